@@ -1,0 +1,103 @@
+"""Residual networks, complete: from the paper to production.
+
+The names below are imported when they are first used, so `import resnetkit` is quick and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from resnetkit.data.transforms import Preprocess
+    from resnetkit.errors import DataError, ModelFileError, ResnetkitError, TrainingError, UsageError
+    from resnetkit.infer.predictor import Predictor
+    from resnetkit.modelfile import load, save
+    from resnetkit.models.resnet import (
+        ResNet,
+        build,
+        resnet18,
+        resnet34,
+        resnet50,
+        resnet101,
+        resnet152,
+        resnext50_32x4d,
+        resnext101_32x8d,
+        resnext101_64x4d,
+        wide_resnet50_2,
+        wide_resnet101_2,
+    )
+    from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+    from resnetkit.train.evaluate import evaluate
+    from resnetkit.train.recipe import RECIPES, Recipe
+    from resnetkit.train.run import resume, train
+
+__all__ = [
+    "RECIPES",
+    "SPECS",
+    "DataError",
+    "ModelFileError",
+    "ModelSpec",
+    "Predictor",
+    "Preprocess",
+    "Recipe",
+    "ResNet",
+    "ResnetkitError",
+    "TrainingError",
+    "UsageError",
+    "build",
+    "evaluate",
+    "load",
+    "parse_spec",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "resume",
+    "save",
+    "train",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]
+
+_HOMES = {
+    "resnetkit.data.transforms": ("Preprocess",),
+    "resnetkit.errors": ("DataError", "ModelFileError", "ResnetkitError", "TrainingError", "UsageError"),
+    "resnetkit.infer.predictor": ("Predictor",),
+    "resnetkit.modelfile": ("load", "save"),
+    "resnetkit.models.resnet": (
+        "ResNet",
+        "build",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+    ),
+    "resnetkit.models.spec": ("SPECS", "ModelSpec", "parse_spec"),
+    "resnetkit.train.evaluate": ("evaluate",),
+    "resnetkit.train.recipe": ("RECIPES", "Recipe"),
+    "resnetkit.train.run": ("resume",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name == "train":  # a package that is called like the verb: see its __call__
+        return import_module("resnetkit.train")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

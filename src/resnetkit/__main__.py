@@ -1,0 +1,7 @@
+"""`python -m resnetkit` is the command line."""
+
+import sys
+
+from resnetkit.cli import main
+
+sys.exit(main())

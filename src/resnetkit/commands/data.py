@@ -1,0 +1,100 @@
+"""`resnetkit data`: get CIFAR, check a data set, write samples of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnetkit.commands.output import print_json, print_table
+from resnetkit.commands.parser import Parser, nearest
+from resnetkit.data.check import check as check_data
+from resnetkit.data.cifar import get_cifar
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.samples import write_pictures
+from resnetkit.errors import UsageError
+
+DATA = "cifar10, cifar100, a folder or a CSV file"
+HELP = """usage: resnetkit data ACTION [options]
+
+  get NAME          have cifar10 or cifar100 on this machine
+  check DATA        count the pictures of each class, find unreadable files and leaks
+  samples DATA DIR  write a few pictures as PNG files
+
+  resnetkit data ACTION --help says more."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Dispatch to get, check or samples."""
+    actions = {"get": get, "check": check, "samples": samples}
+    action, *rest = argv or [""]
+    if action in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if action not in actions:
+        raise UsageError(
+            f"unknown action {action}{nearest(action, list(actions))}" if action else "give get, check or samples"
+        )
+    return actions[action](rest)
+
+
+def get(argv: Sequence[str]) -> int:
+    """Download and decode a set that has a name, unless it is here already."""
+    parser = Parser("data get", "NAME [options]", "Have a data set on this machine; it is kept in the cache folder.")
+    parser.add_argument("name", metavar="NAME", help="cifar10 or cifar100")
+    parser.add_argument("--from", type=str, metavar="DIR", help="folder with the official archive; unset: download it")
+    given = parser.read(argv)
+    folder = get_cifar(given["name"], folder=Path(given["from"]) if given["from"] else None)
+    print(f"{given['name']} is in {folder}")
+    return 0
+
+
+def check(argv: Sequence[str]) -> int:
+    """Open every picture of a set; 1 if there is something to mend."""
+    parser = Parser(
+        "data check", "DATA [options]", "Count the pictures of each class, and find unreadable files and leaks."
+    )
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.read(argv)
+    if given["workers"] < 1:
+        raise UsageError(f"--workers is {given['workers']}; it must be at least 1")
+    report = check_data(given["data"], workers=given["workers"])
+    if given["json"]:
+        print_json(
+            vars(report)
+            | {
+                "unreadable": {str(path): reason for path, reason in report.unreadable},
+                "skipped": {str(path): reason for path, reason in report.skipped},
+            }
+        )
+        return 0 if report.sound else 1
+    classes = list(next(iter(report.counts.values())))
+    totals = ["in all", *(f"{sum(count.values()):,}" for count in report.counts.values())]
+    print_table(
+        ("class", *report.counts), [[n, *(f"{c[n]:,}" for c in report.counts.values())] for n in classes] + [totals]
+    )
+    print(
+        "width {}, {}, {} and height {}, {}, {} pixels: smallest, median, largest".format(
+            *report.widths, *report.heights
+        )
+    )
+    for kind, files in (("unreadable", report.unreadable), ("skipped", report.skipped)):
+        for path, reason in files:
+            print(f"{kind}: {path}: {reason}")
+    for pictures in report.leaks:
+        print(f"the same picture: {', '.join(pictures)}")
+    return 0 if report.sound else 1
+
+
+def samples(argv: Sequence[str]) -> int:
+    """Write pictures of a set as PNG files."""
+    parser = Parser("data samples", "DATA DIR [options]", "Write the first pictures of a data set as PNG files.")
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.add_argument("folder", metavar="DIR", help="where to write them")
+    parser.add_argument("--count", type=int, default=6, help="how many")
+    given = parser.read(argv)
+    if given["count"] < 1:
+        raise UsageError(f"--count is {given['count']}; it must be at least 1")
+    _, part = open_dataset(given["data"]).part("auto")
+    for path in write_pictures(part, Path(given["folder"]), count=given["count"]):
+        print(path)
+    return 0

@@ -1,0 +1,89 @@
+"""`resnetkit evaluate`: error and loss of a model on labelled pictures."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from resnetkit.commands.output import print_json, print_table
+from resnetkit.commands.parser import Parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate and print."""
+    parser = Parser(
+        "evaluate", "MODEL DATA [options]", "Error and loss of a model on labelled pictures, every one counted once."
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model file or a run folder")
+    parser.add_argument("data", metavar="DATA", help="cifar10, cifar100, a folder or a CSV file")
+    parser.add_argument(
+        "--views",
+        type=Literal["single", "ten-crop", "multi-scale"],
+        default="single",
+        help="the centre crop, the mean of ten crops, or of the whole picture at five scales",
+    )
+    parser.add_argument(
+        "--split",
+        type=Literal["auto", "train", "val", "test", "all"],
+        default="auto",
+        help="which part of the data, divided as for the model's training; auto is test, else val, else all",
+    )
+    parser.add_argument("--batch_size", type=int, default=250, help="pictures that go through the network together")
+    parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail on an unreadable picture instead of passing it over"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as a page of HTML")
+    given = parser.read(argv)
+
+    from resnetkit.data.dataset import open_dataset
+    from resnetkit.modelfile import load
+    from resnetkit.train.evaluate import evaluate
+    from resnetkit.train.report import write_report
+
+    model = load(given["model"])
+    trained_on = model.header.data
+    recorded = trained_on.get("split", {})
+    division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
+    dataset = open_dataset(given["data"], strict=given["strict"], **division)
+    title, samples = dataset.part(given["split"])
+    if title in ("train", "all") and dataset.train and dataset.train.fingerprint() == trained_on.get("fingerprint"):
+        print(
+            f"resnetkit evaluate: the model was trained on pictures of {given['data']}; "
+            "--split val takes those that were kept out",
+            file=sys.stderr,
+        )
+    result = evaluate(
+        model,
+        samples,
+        views=given["views"],
+        batch_size=given["batch_size"],
+        workers=given["workers"],
+        strict=given["strict"],
+    )
+    if given["report"]:
+        path = Path(given["report"])
+        write_report(
+            path, model.header, title=f"{given['model']} on {given['data']}", evaluated=result, on=f"{title} pictures"
+        )
+    if given["json"]:
+        print_json(result.to_dict())
+        return 0
+    print(f"{result.images:,} {title} pictures of {given['data']}, {given['views']} view")
+    print(f"top-1 error  {result.top1_error_percent:.2f} %")
+    print(f"top-5 error  {result.top5_error_percent:.2f} %")
+    print(f"loss         {result.loss:.4f}")
+    if given["report"]:
+        print(f"report       {given['report']}")
+    print()
+    print_table(
+        ("class", "pictures", "top-1 error", "top-5 error"),
+        (
+            (name, row["images"], f"{row['top1_error_percent']:.2f} %", f"{row['top5_error_percent']:.2f} %")
+            for name, row in result.per_class.items()
+        ),
+    )
+    if result.unreadable:
+        print(f"\n{len(result.unreadable)} more can't be read, first {next(iter(result.unreadable))}")
+    return 0

@@ -1,0 +1,147 @@
+"""A parser per verb: jsonargparse, with flags in dashes or underscores and errors in one line that names the flag."""
+
+import json
+import re
+from argparse import SUPPRESS, Action
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType
+from typing import Any, NoReturn, get_args
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from resnetkit.errors import UsageError
+
+# The lines under the fields of a dataclass become the help of their flags.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Help(DefaultHelpFormatter):
+    """Flags with dashes, the type in the place of a value, and defaults where there is something to say."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if _is_switch(action):
+            return dashed(f"--[no_]{action.dest}")
+        flags = action.option_strings
+        action.option_strings = [dashed(flag) for flag in flags]
+        text = super()._format_action_invocation(action)
+        action.option_strings = flags
+        return text
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        return (self._get_type_str(action) or action.dest).removesuffix(" | null").upper()
+
+    def _get_help_string(self, action: Action) -> str:
+        text = action.help or ""
+        silent = not action.option_strings or action.nargs == 0 or action.default in (None, SUPPRESS)
+        return text if silent else f"{text} (default {json.dumps(action.default)})".replace('"', "")
+
+
+class Parser(ArgumentParser):
+    """Reads the arguments of one verb; anything wrong with them is a UsageError."""
+
+    def __init__(self, verb: str, arguments: str, description: str) -> None:
+        super().__init__(
+            prog=f"resnetkit {verb}",
+            usage=f"resnetkit {verb} {arguments}",
+            description=description,
+            formatter_class=_Help,
+            exit_on_error=False,
+        )
+
+    def read(self, argv: Sequence[str], *, defaults: bool = True) -> dict[str, Any]:
+        """The arguments by name; without `defaults` only those that were given."""
+        switches = [action.dest for action in self._actions if _is_switch(action)]
+        return vars(self.parse_args(_as_fields(argv, switches), defaults=defaults))
+
+    def read_file(self, path: Path) -> dict[str, Any]:
+        """The arguments in a YAML file, by name; UsageError naming `path` for an unknown key or a wrong type."""
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist; give a YAML file")
+        try:
+            values = vars(self.parse_path(str(path), defaults=False))
+            for action in self._actions:  # jsonargparse takes null for any field
+                if values.get(action.dest, "") is None and NoneType not in get_args(getattr(action, "_typehint", None)):
+                    raise UsageError(f"{action.dest} can't be null; give a value or leave it out")
+            return values
+        except UsageError as error:
+            raise UsageError(f"{path}: {str(error).removeprefix('--')}") from error
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say in one line what jsonargparse says in several."""
+        raise UsageError(self._reworded(message)) from ex
+
+    def _reworded(self, message: str) -> str:
+        flags = [dashed(flag) for action in self._actions for flag in action.option_strings]
+        if found := re.match(r"unrecognized arguments: (\S+)", message):
+            flag = dashed(found[1].partition("=")[0])
+            return (
+                f"unknown flag {flag}{nearest(flag, flags)}"
+                if flag[0] == "-"
+                else f"{found[1]} is one argument too many"
+            )
+        if found := re.match(r"Option '(.+?)' is not accepted", message):
+            return f"unknown key {found[1]}{nearest(found[1], [action.dest for action in self._actions])}"
+        if found := re.match(r'Parser key "(\w+)"', message):
+            return f"--{dashed(found[1])} takes {_expected(message)}"
+        if found := re.match(r"argument (\S+): expected (.+?) arguments?$", message):
+            return f"{dashed(found[1])} needs {'a value' if found[2] == 'one' else found[2]}"
+        if found := re.match(r"the following arguments are required: (.+)", message):
+            names = {action.dest: str(action.metavar) for action in self._actions}
+            return f"{' and '.join(names[name] for name in found[1].split(', '))} missing"
+        if message.startswith("Unexpected config"):
+            return "expected lines such as `lr: 0.1`"
+        return " ".join(message.split()).replace("Problems parsing config", "not YAML")
+
+
+def dashed(flag: str) -> str:
+    """A flag as it is shown; fields have underscores."""
+    return flag.replace("_", "-")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The end of an error about an unknown name: which one was meant, or which there are."""
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}" if len(names) < 10 else ""
+
+
+def _is_switch(action: Action) -> bool:
+    return getattr(action, "_typehint", None) is bool
+
+
+def _as_fields(argv: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """Flags as fields: `--batch-size=8` is `--batch_size=8`, `--flip` `--flip=true`, and `--no-flip` `--flip=false`."""
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    fields: list[str] = []
+    for argument, following in pairwise([*argv[:end], ""]):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            flag = "--" + flag[2:].replace("-", "_")
+        if not equals and flag[2:] in switches and following not in ("true", "false"):
+            equals, value = "=", "true"
+        if not equals and flag.startswith("--no_") and flag[5:] in switches:
+            flag, equals, value = f"--{flag[5:]}", "=", "false"
+        fields.append(flag + equals + value)
+    return [*fields, *argv[end:]]
+
+
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple": "a list like [1,2]",
+    "NoneType": "null",
+}
+
+
+def _expected(message: str) -> str:
+    """From jsonargparse's account of every type it tried: the types or the choices, and the value."""
+    types = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.+?)\])", message)
+    names = [WORDS.get(name, name) or choices.replace("'", "") for name, choices in types]
+    value = re.search(r"(?:Got|Given) value: (.*)$", message)
+    return f"{' or '.join(names)}, not {value[1] if value else 'this'}" if names else " ".join(message.split())

@@ -1,0 +1,247 @@
+"""Samples to batches: seeded, the same for any number of workers, and able to start in mid-epoch."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from resnetkit.data.augment import Augment
+from resnetkit.data.pictures import ColorMode, open_picture
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import DataError, UsageError
+
+logger = logging.getLogger("resnetkit")
+
+BATCHES_AHEAD = 2  # decoded before they are asked for: enough to hide decoding, little enough to hold in memory
+
+# What a random stream is for; together with seed, epoch and position it is the stream's whole seed.
+SHUFFLE, BATCH, PICTURE = range(3)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n pictures that go through the network together."""
+
+    images: Tensor
+    """uint8 (n, channels, size, size), 0 to 255, in channels_last memory; see `Normalize`."""
+    labels: Tensor
+    """int64 (n,)."""
+    indices: Tensor
+    """int64 (n,): places in the samples."""
+    number: int
+    """Place in the epoch, from 0: a run that stopped after this batch goes on at `number + 1`."""
+
+
+class Loader:
+    """Epochs of batches from samples.
+
+    Whatever is random derives from (seed, epoch, position), never from a state: batches are the same to the bit for any
+    number of workers, and an epoch that starts at its tenth batch gives the tenth.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        augment: Augment | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        workers: int = 0,
+        strict: bool = False,
+    ) -> None:
+        """Nothing is read before an epoch begins.
+
+        Without `augment` pictures are only preprocessed, as in validation. `drop_last` leaves out a last batch that is
+        smaller than the others. `workers` threads decode files, 0 is none; pictures in memory that have the right size
+        need none. `strict` raises DataError for an unreadable file, instead of naming and skipping it.
+
+        Raises UsageError for a number that can't be meant or an epoch without a batch, DataError for no pictures.
+        """
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 0)):
+            if value < least:
+                raise UsageError(f"{name} is {value}; it must be at least {least}")
+        self.samples = samples
+        self.preprocess = preprocess
+        self.batch_size = batch_size
+        self.augment = augment
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.workers = workers
+        self.strict = strict
+        self.unreadable: dict[Path, str] = {}
+        """Files that were skipped so far, with the reason."""
+        if not len(samples):
+            raise DataError("there are no pictures to load")
+        if not len(self):
+            raise UsageError(f"{len(samples)} pictures don't fill one batch of {batch_size}; lower the batch size")
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self.samples), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_batch` on.
+
+        A batch is smaller by its unreadable files, and left out, number and all, if none is readable. Once the iterator
+        is closed, or let go, its threads have ended.
+        """
+        if epoch < 0 or not 0 <= first_batch <= len(self):
+            raise UsageError(f"epoch {epoch} from batch {first_batch}; there are {len(self)} batches in an epoch")
+        order = np.arange(len(self.samples))
+        if self.shuffle:
+            order = self._rng(epoch, SHUFFLE).permutation(order)
+        numbers = range(first_batch, len(self))
+        if self.samples.images is not None and self._is_ready(self.samples.images):
+            return self._from_memory(self.samples.images, epoch, numbers, order)
+        return self._decoded(epoch, numbers, order)
+
+    def _is_ready(self, images: NDArray[np.uint8]) -> bool:
+        """Whether pictures in memory are what `preprocess` would make of them, and can be augmented by the batch."""
+        size = self.preprocess.size
+        fits = images.shape[1:] == (size, size, self.preprocess.channels) and self.preprocess.shorter_side == size
+        return fits and not (self.augment and self.augment.resizes)
+
+    def _rng(self, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, purpose, position])))
+
+    def _from_memory(
+        self, images: NDArray[np.uint8], epoch: int, numbers: range, order: NDArray[np.int64]
+    ) -> Iterator[Batch]:
+        for number in numbers:
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            pixels = images[indices]
+            if self.augment:
+                pixels = self.augment.batch(pixels, self._rng(epoch, BATCH, number))
+            yield self._batch(number, indices, pixels)
+
+    def _decoded(self, epoch: int, numbers: range, order: NDArray[np.int64]) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(self.workers, "resnetkit-decode") if self.workers else None
+        # Both maps keep the order; the pool's begins at once, the built-in one when its results are asked for.
+        each = pool.map if pool else map
+        ahead = BATCHES_AHEAD if pool else 0
+        begun: deque[_Begun] = deque()
+        try:
+            for number in numbers:
+                first = number * self.batch_size
+                indices = order[first : first + self.batch_size]
+                pixels = np.empty((len(indices), *self._shape), np.uint8)
+                decode = partial(self._decode, epoch)
+                positions = range(first, first + len(indices))
+                begun.append(_Begun(number, indices, pixels, each(decode, indices, positions, pixels)))
+                if len(begun) > ahead:
+                    yield from self._finished(begun.popleft())
+            while begun:
+                yield from self._finished(begun.popleft())
+        finally:
+            if pool:
+                pool.shutdown(cancel_futures=True)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.preprocess.size, self.preprocess.size, self.preprocess.channels
+
+    def _decode(self, epoch: int, index: int, position: int, out: NDArray[np.uint8]) -> str | None:
+        """Write one picture's pixels to `out`, or say why not. Runs in any thread: it changes nothing else."""
+        at_least = self.augment.at_least(self.preprocess) if self.augment else None
+        try:
+            picture = open_sample(self.samples, index, mode=self.preprocess.mode, at_least=at_least)
+            if self.augment:
+                out[:] = self.augment.picture(picture, self.preprocess, self._rng(epoch, PICTURE, position))
+            else:
+                out[:] = self.preprocess.pixels(picture)
+        except DataError as error:
+            if self.samples.paths is None:
+                raise
+            path = self.samples.paths[index]
+            reason = str(error).removeprefix(f"{path}: ")
+            if self.strict:
+                raise DataError(f"{path}: {reason}. Remove the file, or run without --strict to skip it") from error
+            return reason
+        return None
+
+    def _finished(self, batch: "_Begun") -> Iterator[Batch]:
+        """Wait for a batch; name and drop what is unreadable."""
+        readable = np.ones(len(batch.indices), bool)
+        for place, reason in enumerate(batch.reasons):
+            if reason is not None and self.samples.paths is not None:
+                readable[place] = False
+                path = self.samples.paths[batch.indices[place]]
+                if path not in self.unreadable:
+                    logger.warning("skipped %s: %s", path, reason)
+                self.unreadable[path] = reason
+        if readable.all():
+            yield self._batch(batch.number, batch.indices, batch.pixels)
+        elif readable.any():
+            yield self._batch(batch.number, batch.indices[readable], batch.pixels[readable])
+
+    def _batch(self, number: int, indices: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Batch:
+        """`pixels` is (n, size, size, channels); the tensor is a view of it, and so in channels_last memory."""
+        return Batch(
+            images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            labels=torch.from_numpy(self.samples.labels[indices]),
+            indices=torch.from_numpy(indices.copy()),
+            number=number,
+        )
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that is being decoded."""
+
+    number: int
+    indices: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    """(n, size, size, channels), filled by the workers."""
+    reasons: Iterator[str | None]
+    """For each picture, once it is decoded, None, or why it can't be read."""
+
+
+def open_sample(samples: Samples, index: int, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
+    """One picture of `samples`, from memory or decoded from its file; arguments and errors of `open_picture`."""
+    if samples.images is None:
+        return open_picture((samples.paths or ())[index], mode=mode, at_least=at_least)
+    pixels = samples.images[index]
+    return open_picture(Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels), mode=mode)
+
+
+class Normalize:
+    """`Preprocess.normalize` for batches, equal to the bit.
+
+    uint8 (n, channels, height, width) to float32 of that shape, in channels_last memory.
+    """
+
+    def __init__(self, preprocess: Preprocess, device: torch.device | str | None = None) -> None:
+        """Results are on `device`, by default the CPU; images move there as uint8, a quarter of the bytes."""
+        self.preprocess = preprocess
+        self.device = torch.device(device or "cpu")
+        # 255 as a tensor: CUDA multiplies by the reciprocal of a plain number, which rounds otherwise.
+        self.white = torch.tensor(255.0, device=self.device)
+        self.at_size = self._mean_and_std(preprocess.size, preprocess.size)
+
+    def _mean_and_std(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        mean, std = self.preprocess.mean_at(height, width), self.preprocess.std_at(width)
+        return torch.from_numpy(mean).to(self.device), torch.from_numpy(std).to(self.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(images / 255 - mean) / std."""
+        height, width = images.shape[-2:]
+        at_size = height == width == self.preprocess.size
+        mean, std = self.at_size if at_size else self._mean_and_std(height, width)
+        pixels = images.to(self.device, non_blocking=True).permute(0, 2, 3, 1)
+        inputs = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return inputs.div_(self.white).sub_(mean).div_(std).permute(0, 3, 1, 2)

@@ -1,0 +1,151 @@
+"""Labelled pictures, in memory or on disk: what every reader of data returns and every loader takes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnetkit.data.pictures import open_picture
+from resnetkit.errors import DataError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n labelled pictures. Exactly one of `images` and `paths` is given."""
+
+    classes: tuple[str, ...]
+    """Class names; a label is an index into them."""
+    labels: NDArray[np.int64]
+    """Shape (n,), values 0 to len(classes) - 1."""
+    images: NDArray[np.uint8] | None = None
+    """In memory: shape (n, height, width, channels), 0 to 255."""
+    paths: tuple[Path, ...] | None = None
+    """On disk: one file per picture."""
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.paths is None):
+            raise ValueError("give either images or paths")
+        pictures = len(self.images) if self.images is not None else len(self.paths or ())
+        if pictures != len(self.labels):
+            raise DataError(f"{pictures} pictures but {len(self.labels)} labels; every picture needs one")
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise DataError(
+                f"labels go from {self.labels.min()} to {self.labels.max()}, but there are {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: NDArray[np.int64]) -> "Samples":
+        """The samples at `indices` (shape (m,)), in that order."""
+        return replace(
+            self,
+            labels=self.labels[indices],
+            images=None if self.images is None else self.images[indices],
+            paths=None if self.paths is None else tuple(self.paths[i] for i in indices),
+        )
+
+    def as_classes(self, classes: tuple[str, ...]) -> "Samples":
+        """The same samples with labels as indices into `classes`, which holds all of theirs by name, in any order.
+
+        Names that are all whole numbers, and none of them a name in `classes`, are taken as indices into it.
+        """
+        if self.classes == classes:
+            return self
+        place = {name: index for index, name in enumerate(classes)}
+        if not place.keys() & set(self.classes) and all(name.isdecimal() for name in self.classes):
+            place = {name: int(name) for name in self.classes if int(name) < len(classes)}
+        unknown = [name for name in self.classes if name not in place]
+        if unknown:
+            some = ", ".join(repr(name) for name in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+            raise DataError(
+                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {some}. Rename them; it knows "
+                f"{', '.join(repr(name) for name in classes[:3])} and {max(len(classes) - 3, 0)} more."
+            )
+        return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change with any class name, label, pixel, file name or file size."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        if self.images is not None:
+            digest.update(np.ascontiguousarray(self.images).data)
+        for path in self.paths or ():
+            digest.update(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\0".encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of pictures divided for training; a part that the set does not have is None."""
+
+    name: str
+    """What the user called it: cifar10, cifar100, or the path of a folder or CSV file."""
+    classes: tuple[str, ...]
+    train: Samples | None
+    val: Samples | None
+    """For choosing: recipes, checkpoints, when to stop."""
+    test: Samples | None
+    """Never used for choosing anything."""
+    split: Mapping[str, Any] = field(default_factory=dict)
+    """How train and val were divided; written into the run folder and the model file, enough to repeat it."""
+    skipped: tuple[tuple[Path, str], ...] = ()
+    """Files that were passed over, each with the reason."""
+
+    @property
+    def parts(self) -> dict[str, Samples]:
+        """The parts that there are, by name: train, val, test."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: samples for name, samples in parts.items() if samples is not None}
+
+    def part(self, name: str) -> tuple[str, Samples]:
+        """Return train, val, test, or all of them together, with the name.
+
+        "auto" is what a model is measured on: test; else a val that came with the set, not drawn from train; else all.
+        """
+        parts = self.parts
+        if name == "auto":
+            own_val = "val" in parts and not {"val_fraction", "train_split"} & self.split.keys()
+            name = "test" if "test" in parts else "val" if own_val else "all"
+        if name == "all":
+            return name, _joined(list(parts.values()))
+        if name not in parts:
+            raise DataError(f"{self.name} has no {name} pictures; it has {', '.join(parts)}")
+        return name, parts[name]
+
+
+def _joined(parts: Sequence[Samples]) -> Samples:
+    """The parts of one set, one after another."""
+    images = [part.images for part in parts if part.images is not None]
+    return replace(
+        parts[0],
+        labels=np.concatenate([part.labels for part in parts]),
+        images=np.concatenate(images) if images else None,
+        paths=None if images else tuple(path for part in parts for path in part.paths or ()),
+    )
+
+
+def write_pictures(samples: Samples, folder: Path, *, count: int) -> list[Path]:
+    """Write the first `count` samples to `folder` as PNG, named by place and class: 0003-frog.png.
+
+    Raises DataError where `folder` can't be written, or a picture can't be read.
+    """
+    written: list[Path] = []
+    for i in range(min(count, len(samples))):
+        if samples.images is not None:
+            picture = Image.fromarray(samples.images[i].squeeze())
+        else:
+            picture = open_picture((samples.paths or ())[i])
+        name = samples.classes[samples.labels[i]].replace("/", "-")
+        written.append(folder / f"{i:04d}-{name}.png")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(written[-1])
+        except OSError as error:
+            raise DataError(f"{written[-1]} can't be written: {error.strerror or error}") from error
+    return written

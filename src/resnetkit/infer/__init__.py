@@ -1,0 +1,1 @@
+"""Inference: a model file and pictures to labelled probabilities. It never imports training."""

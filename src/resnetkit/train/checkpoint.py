@@ -1,0 +1,163 @@
+"""A run's folder, and the training state in it: everything that a run needs to go on as if it had never stopped."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from resnetkit.errors import TrainingError
+from resnetkit.files import whole_file
+from resnetkit.train.optim import Plan
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one training run."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """Model file with the lowest validation error; without validation, the last one."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Model file of the latest evaluation."""
+        return self.path / "last.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """Training state to resume from."""
+        return self.path / "state.pt"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe and what it was run on."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON document a line: training and validation metrics."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """Error and learning rate over the run."""
+        return self.path / "curves.png"
+
+    @property
+    def report(self) -> Path:
+        """The finished run as a page."""
+        return self.path / "report.html"
+
+    @property
+    def log(self) -> Path:
+        """What was printed."""
+        return self.path / "log.txt"
+
+    def refuse_existing(self) -> None:
+        """Raise TrainingError where there is something in the folder already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise TrainingError(
+                f"{self.path} is there already. Give another --out, or go on with: resnetkit train --resume {self.path}"
+            )
+
+    def create(self) -> None:
+        """Make the folder."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.path} can't be made: {error.strerror}. Give another --out.") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process, and sweep out half-written files; TrainingError where it is held."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # Windows has no flock: two runs in one folder are then the user's own care.
+                pass
+            except OSError as error:
+                raise TrainingError(f"{self.path} is in use by another process; wait for it, or stop it") from error
+            for half_written in self.path.glob(".*.part"):
+                half_written.unlink()
+            yield
+
+
+@dataclass
+class Position:
+    """Where a run is: plain values, saved with the weights."""
+
+    plan: Plan
+    step: int = 0
+    """Optimiser steps done."""
+    epoch: int = 0
+    next_batch: int = 0
+    """First batch of `epoch` that was not seen yet."""
+    images: int = 0
+    """Pictures trained on."""
+    training_seconds: float = 0.0
+    """Time spent on training steps."""
+    seconds: float = 0.0
+    """Time spent in all, evaluations and savings included."""
+    warming_up: bool = False
+    errors: list[float] = field(default_factory=list)
+    """Error in percent at every evaluation so far; what a plateau is told by."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the best model file."""
+    window_loss: float = 0.0
+    window_wrong: int = 0
+    window_images: int = 0
+    """Sums since the last line of training metrics."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Position":
+        """The reverse of to_dict."""
+        knots = tuple((int(step), float(progress)) for step, progress in values["plan"]["knots"])
+        return cls(**values | {"plan": Plan(knots)})
+
+
+def save_state(
+    path: Path, position: Position, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None
+) -> None:
+    """Write the whole training state to one file, so that its parts can't disagree."""
+    state = {
+        "version": STATE_VERSION,
+        "position": position.to_dict(),
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": None if ema is None else ema.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+    with whole_file(path) as file:
+        torch.save(state, file)
+
+
+def load_state(path: Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> Position:
+    """Put a saved state back into `net`, `optimizer` and `ema`, and return the position. Runs no code from the file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["version"] != STATE_VERSION:
+            raise TrainingError(f"{path} was written by another version of resnetkit; resume with that one")
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+        torch.set_rng_state(state["rng"])
+        return Position.from_dict(state["position"])
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
+        raise TrainingError(f"{path} can't be resumed from ({error}); start anew with another --out") from error

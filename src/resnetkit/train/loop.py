@@ -1,0 +1,263 @@
+"""The only training loop."""
+
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from resnetkit import modelfile
+from resnetkit.data.loader import Batch, Loader, Normalize
+from resnetkit.errors import DataError, TrainingError
+from resnetkit.models.resnet import ResNet
+from resnetkit.train.checkpoint import Position, RunFolder, load_state, save_state
+from resnetkit.train.evaluate import evaluate_net
+from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
+from resnetkit.train.optim import Pace, Plan, learning_rate, plateaus, sgd
+from resnetkit.train.recipe import Recipe
+from resnetkit.train.signals import Signals
+from resnetkit.train.task import Task, freeze
+
+
+class InterruptedTrainingError(TrainingError):
+    """The run was asked to stop, and saved its state first."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class Training:
+    """One run: its network, its optimiser, and how far it is."""
+
+    def __init__(self, task: Task, recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float) -> None:
+        self.task, self.recipe, self.run, self.monitor = task, recipe, run, monitor
+        freeze(task.net, recipe.freeze)
+        self.optimizer = sgd(task.net, recipe)
+        self.ema = (
+            AveragedModel(task.net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+            if recipe.ema_decay
+            else None
+        )
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(task.net) if recipe.compile else task.net
+        self.normalize = Normalize(task.header.preprocess, task.device)
+        self.parameters = [p for p in task.net.parameters() if p.requires_grad]
+        steps_per_epoch = max(1, math.ceil(len(task.loader) / recipe.accumulate))
+        self.steps_per_evaluation = max(1, round(recipe.evaluate_every * steps_per_epoch))
+        if recipe.minutes:
+            plan = Pace.UNKNOWN
+        else:
+            plan = Plan.of_length(recipe.iterations or max(1, round(recipe.epochs * steps_per_epoch)))
+        self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
+        # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
+        val_images = len(task.val) if task.val is not None else 0
+        evaluation_share = 0.5 * val_images / (recipe.batch_size * recipe.accumulate)
+        self.pace = (
+            Pace(recipe.minutes, steps_per_evaluation=self.steps_per_evaluation, evaluation_share=evaluation_share)
+            if recipe.minutes
+            else None
+        )
+        self.started = started
+        self.saved_at = time.monotonic()
+
+    def go_on(self, signals: Signals) -> None:
+        """Train from the present position to the end of the plan."""
+        here = self.position
+        self.monitor.say(
+            f"{self.recipe.model}: {sum(p.numel() for p in self.task.net.parameters()):,} parameters, "
+            f"{len(self.task.loader.samples):,} training pictures, {self.task.precision} on {self.task.device}"
+        )
+        done = here.step >= here.plan.total_steps
+        batches = draw(self.task.loader, here, self.recipe.accumulate)
+        self.train_mode()
+        while not done:
+            tick = time.monotonic()
+            lr = self.learning_rate()
+            self.descend(next(batches), lr)
+            took = time.monotonic() - tick
+            here.training_seconds += took
+            self.show()
+            if self.pace:
+                self.pace.step(took)
+                here.plan = self.pace.fit(here.plan, here.step, elapsed_seconds=self.elapsed())
+            done = here.step >= here.plan.total_steps
+            if done or here.step % self.recipe.log_every == 0:
+                self.log(lr)
+            evaluate = done or here.step % self.steps_per_evaluation == 0
+            if evaluate or signals.received or time.monotonic() - self.saved_at >= self.recipe.save_every:
+                self.refuse_broken_weights(lr)
+                if evaluate:
+                    self.evaluate()
+                self.save()
+            if signals.received and not done:
+                batches.close()
+                raise InterruptedTrainingError(
+                    f"stopped after step {here.step} of {here.plan.total_steps}; everything is saved. "
+                    f"Go on with: resnetkit train --resume {self.run.path}",
+                    signals.received,
+                )
+        batches.close()
+
+    def descend(self, batches: list[Batch], lr: float) -> None:
+        """Take one step of the optimiser on the gradients of `batches`, and count it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        here, images_in_step = self.position, sum(len(batch.labels) for batch in batches)
+        for batch in batches:
+            labels = batch.labels.to(self.task.device)
+            with torch.autocast(self.task.device.type, torch.bfloat16, enabled=self.task.precision == "bfloat16"):
+                logits = self.forward(self.normalize(batch.images))
+            share = len(labels) / images_in_step
+            loss = share * F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+            loss.backward()
+            self.refuse_infinite(loss.item(), lr)
+            here.window_loss += loss.item() * images_in_step
+            here.window_wrong += int((logits.argmax(dim=1) != labels).sum())
+        if self.recipe.gradient_clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update_parameters(self.task.net)
+        here.step += 1
+        here.images += images_in_step
+        here.window_images += images_in_step
+
+    def train_mode(self) -> None:
+        """Batch norm takes its statistics from the batch, but for what is frozen."""
+        self.task.net.train()
+        freeze(self.task.net, self.recipe.freeze)
+
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        here = self.position
+        if here.warming_up:
+            return self.recipe.warmup_lr
+        drops = plateaus(here.errors, patience=self.recipe.plateau_patience)
+        return learning_rate(self.recipe, here.plan.progress(here.step), drops=drops)
+
+    def refuse_infinite(self, loss: float, lr: float) -> None:
+        """Stop, before anything of it is saved, when the loss is not finite."""
+        if not math.isfinite(loss):
+            self.diverged(f"the loss is {loss}", self.position.step + 1, lr)
+
+    def refuse_broken_weights(self, lr: float) -> None:
+        """Stop when the last step left weights that are not finite, which must not be saved."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            self.diverged("weights are no longer finite", self.position.step, lr)
+
+    def diverged(self, what: str, step: int, lr: float) -> None:
+        """Raise TrainingError with the mend."""
+        kept = f" What was saved last is whole: {self.run.path}" if self.run.state.exists() else ""
+        raise TrainingError(
+            f"{what} at step {step}, with learning rate {lr:.4g}. "
+            f"Lower --lr, clip with --gradient-clip 1, or give --precision float32.{kept}"
+        )
+
+    def elapsed(self) -> float:
+        """Seconds since the run began, those of earlier processes included."""
+        return self.position.seconds + time.monotonic() - self.started
+
+    def show(self) -> None:
+        """Bring the progress bar up to date."""
+        here = self.position
+        self.monitor.show(
+            here.step,
+            None if here.plan == Pace.UNKNOWN else here.plan.total_steps,
+            loss=here.window_loss / here.window_images,
+            error_percent=100 * here.window_wrong / here.window_images,
+            images_per_second=here.images / max(here.training_seconds, 1e-9),
+        )
+
+    def log(self, lr: float) -> None:
+        """Write a line of training metrics over the steps since the last one, and begin a new window."""
+        here = self.position
+        if not here.window_images:
+            return
+        error = 100 * here.window_wrong / here.window_images
+        row = {
+            "part": "train",
+            "step": here.step,
+            "epoch": here.epoch,
+            "lr": lr,
+            "loss": round(here.window_loss / here.window_images, 6),
+            "error_percent": round(error, 4),
+            "images_per_second": round(here.images / max(here.training_seconds, 1e-9), 1),
+            "seconds": round(self.elapsed(), 1),
+        }
+        self.monitor.record(row)
+        here.window_loss, here.window_wrong, here.window_images = 0.0, 0, 0
+        if here.warming_up and error < self.recipe.warmup_error_percent:
+            here.warming_up = False
+            self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
+
+    def evaluate(self) -> None:
+        """Measure the present weights on the validation pictures; write last.safetensors, and best if it is."""
+        here, task = self.position, self.task
+        row: dict[str, Any] = {"part": "val", "step": here.step, "epoch": here.epoch}
+        if task.val is not None:
+            began = time.monotonic()
+            measured = evaluate_net(
+                self.averaged(),
+                task.val,
+                task.header.preprocess,
+                workers=self.recipe.workers,
+                strict=self.recipe.strict,
+            )
+            self.train_mode()
+            if self.pace:
+                self.pace.evaluation_seconds = time.monotonic() - began
+            error = measured.top1_error_percent
+            here.errors.append(error)
+            row |= {"loss": round(measured.loss, 6), "error_percent": error, "images": measured.images}
+            self.monitor.record(row | {"seconds": round(self.elapsed(), 1)})
+            self.monitor.say(f"step {here.step}: validation error {error:.2f} %, loss {measured.loss:.4f}")
+        modelfile.save(self.run.last, self.averaged(), replace(task.header, metrics=row))
+        if task.val is None or row["error_percent"] <= here.best.get("error_percent", math.inf):
+            modelfile.save(self.run.best, self.averaged(), replace(task.header, metrics=row))
+            here.best = row
+
+    def averaged(self) -> ResNet:
+        """The network to keep: the moving average if there is one."""
+        if self.ema is None:
+            return self.task.net
+        if not isinstance(self.ema.module, ResNet):
+            raise TypeError(f"the average is of a {type(self.ema.module).__name__}")
+        return self.ema.module
+
+    def save(self) -> None:
+        """Write the training state, and the curves so far."""
+        saved = replace(self.position, seconds=self.elapsed())
+        save_state(self.run.state, saved, net=self.task.net, optimizer=self.optimizer, ema=self.ema)
+        draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Go back to the last saved state."""
+        self.position = load_state(self.run.state, net=self.task.net, optimizer=self.optimizer, ema=self.ema)
+        self.monitor.forget_after(self.position.step)
+        self.monitor.say(f"going on after step {self.position.step}")
+
+    def title(self) -> str:
+        """What the curves and the report are called."""
+        return f"{self.recipe.model} on {self.task.header.data['name']}"
+
+
+def draw(loader: Loader, here: Position, count: int) -> Generator[list[Batch]]:
+    """Yield `count` batches at a time, for ever, from `here` on; `here` moves with them."""
+    group: list[Batch] = []
+    while True:
+        for batch in loader.epoch(here.epoch, here.next_batch):
+            here.next_batch = batch.number + 1
+            group.append(batch)
+            if len(group) == count:
+                yield group
+                group = []
+        if not here.next_batch:
+            raise DataError(f"not one of {len(loader.samples)} training pictures can be read; see resnetkit data check")
+        here.epoch, here.next_batch = here.epoch + 1, 0

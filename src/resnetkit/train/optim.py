@@ -1,0 +1,128 @@
+"""The optimiser's parameter groups, and learning rates as pure functions of how far a run is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from resnetkit.train.recipe import Recipe
+
+
+def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD over the weights of `net` that are not frozen, with or without weight decay on batch norm and biases."""
+    trained = [p for p in net.parameters() if p.requires_grad]
+    # Weights of convolutions and of the last layer have two or more dimensions; norms and biases have one.
+    decayed = [p for p in trained if recipe.decay_norm_and_bias or p.ndim > 1]
+    others = [p for p in trained if not recipe.decay_norm_and_bias and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How steps map to progress, from 0 to 1: straight lines through `knots`, (step, progress), up to (total, 1).
+
+    A run of known length has two knots. A run on the clock gets new ones while it learns how long a step takes.
+    """
+
+    knots: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of_length(cls, total_steps: int) -> "Plan":
+        """The plan of a run whose length is known."""
+        return cls(((0, 0.0), (total_steps, 1.0)))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until the run is done."""
+        return self.knots[-1][0]
+
+    def progress(self, step: int) -> float:
+        """The share of the run that is behind when `step` steps are done, 0 to 1."""
+        for (first, start), (last, end) in zip(self.knots, self.knots[1:], strict=False):
+            if step < last:
+                return start + (end - start) * (step - first) / (last - first)
+        return 1.0
+
+    def until(self, total_steps: int, *, step: int) -> "Plan":
+        """The same course up to `step`, and from there a straight line to the new end."""
+        behind = tuple(knot for knot in self.knots if knot[0] < step)
+        return Plan((*behind, (step, self.progress(step)), (max(total_steps, step + 1), 1.0)))
+
+
+def learning_rate(recipe: Recipe, progress: float, *, drops: int = 0) -> float:
+    """The rate at `progress` (0 to 1) of the run; `drops` is how often a plateau was met so far."""
+    match recipe.schedule:
+        case "one-cycle":
+            rising = progress / recipe.peak_at
+            falling = (1 - progress) / (1 - recipe.peak_at) if recipe.peak_at < 1 else 1.0
+            return recipe.lr * max(min(rising, falling), 0.01)
+        case "cosine":
+            return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        case "step":
+            return recipe.lr * recipe.lr_drop ** sum(progress >= m for m in recipe.milestones)
+        case "plateau":
+            return recipe.lr * recipe.lr_drop**drops
+        case "constant":
+            return recipe.lr
+
+
+def plateaus(errors: Sequence[float], *, patience: int) -> int:
+    """How often the error stood still: `patience` evaluations in a row without a new lowest value."""
+    drops, waited, lowest = 0, 0, float("inf")
+    for error in errors:
+        if error < lowest:
+            lowest, waited = error, 0
+        else:
+            waited += 1
+        if waited == patience:
+            drops, waited = drops + 1, 0
+    return drops
+
+
+class Pace:
+    """Fits a run into a time on the clock: learns what a step costs, and moves the end of the plan accordingly."""
+
+    UNKNOWN = Plan.of_length(1_000_000_000)
+    """The plan until the first steps are measured: its progress stays at practically zero."""
+
+    def __init__(self, minutes: float, *, steps_per_evaluation: int, evaluation_share: float) -> None:
+        """`evaluation_share` is the first guess of an evaluation's cost, as a multiple of a training step's."""
+        self.budget_seconds = 60 * minutes
+        self.steps_per_evaluation = steps_per_evaluation
+        self.evaluation_share = evaluation_share
+        self.evaluation_seconds: float | None = None
+        self._seconds: list[float] = []
+
+    def step(self, seconds: float) -> None:
+        """Note what a training step took."""
+        self._seconds.append(seconds)
+
+    def fit(self, plan: Plan, step: int, *, elapsed_seconds: float) -> Plan:
+        """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits.
+
+        The first two steps of a process are left out: they allocate, and may compile.
+        """
+        steps = self._seconds[2:]
+        known = plan is not Pace.UNKNOWN and plan != Pace.UNKNOWN
+        enough = sum(steps) >= 0.01 * self.budget_seconds and len(steps) >= (0.02 * plan.total_steps if known else 3)
+        if not enough and elapsed_seconds < self.budget_seconds:
+            return plan
+        step_seconds = sum(steps or self._seconds) / len(steps or self._seconds)
+        evaluation_seconds = self.evaluation_seconds or self.evaluation_share * step_seconds
+        # After the last step come its evaluation, that of the best model file for the report, and the drawing.
+        left = self.budget_seconds - elapsed_seconds - 2 * evaluation_seconds - 1.5
+        more = int(left / (step_seconds + evaluation_seconds / self.steps_per_evaluation))
+        total = step + max(more, 0)
+        self._seconds = self._seconds[:2]
+        if known and abs(total - plan.total_steps) <= 0.01 * plan.total_steps:
+            return plan
+        return plan.until(total, step=step)

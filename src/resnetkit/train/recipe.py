@@ -1,0 +1,261 @@
+"""Recipes as data: everything that decides what a training run does, and a row for each published or own recipe."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from resnetkit.errors import UsageError
+from resnetkit.files import write_whole
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a network; with the data and the seed, it decides every weight."""
+
+    model: str = "resnet20"
+    """Network: a name that `resnetkit models` lists, with changes behind commas: resnet20,shortcut=B,depths=5-5-5."""
+    init: str | None = None
+    """Model file or run folder whose weights to start from; the last layer is made anew where the classes differ."""
+    zero_init_residual: bool = False
+    """Start every residual branch at zero (Goyal et al. 2017, Sec. 5.1)."""
+    freeze: int = 0
+    """Parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
+
+    epochs: float = 30.0
+    """Length of the run, in passes over the training pictures."""
+    iterations: int | None = None
+    """Length of the run in optimiser steps, in place of epochs."""
+    minutes: float | None = None
+    """Length of the run on the clock, in place of epochs: the whole schedule is fitted into it."""
+    batch_size: int = 128
+    """Pictures in a batch."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one optimiser step."""
+    train_split: Literal["45k", "50k"] = "45k"
+    """CIFAR: train on 45,000 pictures and validate on 5,000, or train on all 50,000 without validation."""
+    val_fraction: float = 0.2
+    """Folders without a val part: the share of each class that is kept for validation."""
+
+    lr: float = 0.2
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD, 0 to 1."""
+    nesterov: bool = True
+    """Nesterov momentum."""
+    weight_decay: float = 5e-4
+    """L2 penalty on the weights."""
+    decay_norm_and_bias: bool = False
+    """Put the penalty on batch norm and biases, too."""
+    gradient_clip: float = 0.0
+    """Longest gradient, as the L2 norm over all weights; 0 is no limit."""
+    schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = "one-cycle"
+    """Course of the learning rate."""
+    peak_at: float = 0.25
+    """one-cycle: the share of the run after which the rate is highest; it rises and falls in straight lines."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """step: shares of the run after which the rate drops."""
+    lr_drop: float = 0.1
+    """step, plateau: what the rate is multiplied with at a drop."""
+    plateau_patience: int = 5
+    """plateau: the rate drops when this many evaluations in a row did not improve the validation error."""
+    warmup_lr: float = 0.0
+    """Rate until the training error is first under warmup_error_percent; 0 is no warm-up."""
+    warmup_error_percent: float = 80.0
+    """Training error, in percent, that ends the warm-up."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    ema_decay: float = 0.0
+    """Decay per step of a moving average of the weights, which is then what is evaluated and kept; 0 is off."""
+
+    size: int | None = None
+    """Height and width of the pictures that the network sees; unset: CIFAR's own 32, else 224."""
+    resize: int | None = None
+    """Shorter side of a picture before the centre crop when evaluating; unset: size / 0.875."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """How pictures are resized."""
+    normalize: Literal["per-pixel", "per-channel", "imagenet"] = "per-channel"
+    """What is subtracted: the mean picture of the training set, or a mean colour (then divided by the deviation)."""
+    crop: Literal["none", "pad", "random-resized", "scale-jitter"] = "pad"
+    """Training crops: none; pad and crop at random; random area and ratio; random scale and place."""
+    padding: int = 4
+    """pad: pixels of black on each side."""
+    min_area: float = 0.08
+    """random-resized: smallest share of the picture that a crop covers."""
+    jitter: tuple[int, int] = (256, 480)
+    """scale-jitter: range of the shorter side, in pixels."""
+    flip: bool = True
+    """Mirror half of the training pictures."""
+    pca_color: float = 0.0
+    """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet took 0.1."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of training; auto is bfloat16 where the processor multiplies in it. Evaluation is always float32."""
+    channels_last: bool = True
+    """Keep the channels of a pixel together in memory; faster on most processors."""
+    compile: bool = False
+    """Compile the network with torch.compile; slow at the first step, sometimes faster after it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    threads: int = 0
+    """Threads that compute; 0 is one per core."""
+    workers: int = 2
+    """Threads that decode pictures."""
+    seed: int = 0
+    """Decides the first weights, the order of the pictures, their augmentation and the split."""
+    strict: bool = False
+    """Fail on an unreadable picture, instead of naming, counting and skipping it."""
+    evaluate_every: float = 1.0
+    """Epochs between evaluations on the validation pictures."""
+    log_every: int = 100
+    """Steps between two lines of training metrics."""
+    save_every: float = 60.0
+    """Seconds between two checkpoints; one is written at every evaluation, too."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the field."""
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UsageError(f"{_flag(name)} is {value}; it must be at least {least}")
+        for name in ("epochs", "minutes", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{_flag(name)} is {value}; it must be more than 0, and finite")
+        for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
+        for name in ("peak_at", "lr_drop", "min_area"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be over 0 and at most 1")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise UsageError(f"--milestones are {list(self.milestones)}; they must rise, between 0 and 1")
+        if not 1 <= self.jitter[0] <= self.jitter[1]:
+            raise UsageError(f"--jitter is {list(self.jitter)}; give the smallest and the largest shorter side")
+        if self.nesterov and not self.momentum:
+            raise UsageError("--nesterov needs a --momentum over 0; or give --nesterov false")
+        if self.minutes is not None and self.iterations is not None:
+            raise UsageError("--minutes and --iterations both say how long to train; give one")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for YAML and JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+_AT_LEAST = {
+    "freeze": 0,
+    "iterations": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "weight_decay": 0,
+    "gradient_clip": 0,
+    "plateau_patience": 1,
+    "warmup_lr": 0,
+    "padding": 0,
+    "pca_color": 0,
+    "size": 1,
+    "resize": 1,
+    "threads": 0,
+    "workers": 0,
+    "seed": 0,
+    "evaluate_every": 1e-3,
+    "log_every": 1,
+    "save_every": 0,
+}
+
+_CIFAR10 = Recipe()
+
+# Sec. 4.2: 64k iterations of 128 pictures, lr 0.1 divided by 10 at 32k and 48k, weight decay 1e-4 on everything,
+# momentum 0.9; 4 px of padding, random crop and flip, per-pixel mean subtracted.
+_PAPER_CIFAR10 = Recipe(
+    iterations=64_000,
+    lr=0.1,
+    nesterov=False,
+    weight_decay=1e-4,
+    decay_norm_and_bias=True,
+    schedule="step",
+    normalize="per-pixel",
+)
+
+RECIPES: dict[str, Recipe] = {
+    # Our default for CIFAR: one cycle of Nesterov SGD. Bring the length down with --epochs or --minutes.
+    "cifar10": _CIFAR10,
+    # Table 6: 8.75 % test error for resnet20. 64k steps are some 2.5 hours at 900 pictures a second.
+    "paper-cifar10": _PAPER_CIFAR10,
+    # Sec. 4.2: 110 layers start at 0.01 until the training error is under 80 %. Table 6: 6.61 +- 0.16 % (best 6.43 %).
+    "paper-cifar10-110": replace(_PAPER_CIFAR10, model="resnet110", warmup_lr=0.01),
+    # Sec. 3.4: up to 600k iterations of 256 pictures, lr 0.1 divided by 10 when the error plateaus. The mean is
+    # subtracted per channel, not per pixel: a mean picture would not fit the sizes of multi-scale testing.
+    "paper-imagenet": Recipe(
+        model="resnet50_v1",
+        iterations=600_000,
+        batch_size=256,
+        lr=0.1,
+        nesterov=False,
+        weight_decay=1e-4,
+        decay_norm_and_bias=True,
+        schedule="plateau",
+        normalize="imagenet",
+        crop="scale-jitter",
+        pca_color=0.1,
+    ),
+    # A folder of one's own pictures, from random weights or from --init. The rate is for batches of 32.
+    "folder": Recipe(
+        model="resnet18",
+        epochs=30.0,
+        batch_size=32,
+        lr=0.05,
+        weight_decay=1e-4,
+        label_smoothing=0.1,
+        normalize="imagenet",
+        crop="random-resized",
+        min_area=0.25,
+        log_every=20,
+    ),
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the row of RECIPES called `name`; UsageError with the nearest match otherwise."""
+    if name in RECIPES:
+        return RECIPES[name]
+    near = get_close_matches(name, RECIPES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+    raise UsageError(f"no recipe is called {name!r}; {hint}")
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recipe:
+    """`recipe` with other values in some fields; `source` (a file or flag) is named when one does not exist."""
+    names = [field.name for field in fields(Recipe)]
+    for key in changes:
+        if key not in names:
+            near = get_close_matches(key, names, n=1)
+            raise UsageError(f"{source}: no field is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    return replace(recipe, **values)
+
+
+def read_recipe(path: Path, base: Recipe) -> tuple[Recipe, dict[str, Any]]:
+    """Read a YAML file of Recipe fields on top of `base`; the second value is what else a run's own file records."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must be a list of `field: value` lines")
+    run = content.pop("run", {})
+    return changed(base, content, source=str(path)), run
+
+
+def write_recipe(path: Path, recipe: Recipe, run: Mapping[str, Any]) -> None:
+    """Write a recipe as YAML that read_recipe takes, with what a run records beside it under `run`."""
+    write_whole(path, yaml.safe_dump(recipe.to_dict() | {"run": dict(run)}, sort_keys=False))

@@ -1,0 +1,142 @@
+"""Starting a run and going on with one: what comes before and after the loop."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from resnetkit import __version__, modelfile
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.samples import Dataset
+from resnetkit.errors import TrainingError
+from resnetkit.train.checkpoint import RunFolder
+from resnetkit.train.evaluate import evaluate
+from resnetkit.train.loop import Training
+from resnetkit.train.monitor import Monitor
+from resnetkit.train.recipe import Recipe, read_recipe, write_recipe
+from resnetkit.train.report import write_report
+from resnetkit.train.signals import Signals
+from resnetkit.train.task import Task, prepare
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves."""
+
+    run: Path
+    model: Path
+    """The model file to use: the lowest validation error, or the last one where nothing was validated."""
+    best: dict[str, Any]
+    """Step, epoch and errors of that model."""
+    images_per_second: float
+    """Pictures trained on per second of training, evaluations not counted."""
+    seconds: float
+    """Wall-clock time of the run in all."""
+
+
+def train(recipe: Recipe, data: str | Dataset, *, out: str | Path | None = None, quiet: bool = False) -> TrainResult:
+    """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
+
+    `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError after a SIGINT or
+    SIGTERM, once the state is saved; TrainingError when the loss is no longer finite or a file can't be written.
+    """
+    started = time.monotonic()
+    name = data.name if isinstance(data, Dataset) else data
+    run = RunFolder(Path(out) if out else default_folder(recipe, name))
+    run.refuse_existing()
+    task = prepare(recipe, open_for(recipe, data))
+    run.create()
+    return _run(task, recipe, None if isinstance(data, Dataset) else data, run, started=started, quiet=quiet)
+
+
+def resume(run_folder: str | Path, data: Dataset | None = None, *, quiet: bool = False) -> TrainResult:
+    """Go on with a run that was stopped, from its last checkpoint, to the same weights as if it never had been.
+
+    A run that was started on a Dataset needs it again. Raises as `train` does.
+    """
+    started = time.monotonic()
+    run = RunFolder(Path(run_folder))
+    if not run.recipe.is_file():
+        raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml). Start a run with: resnetkit train DATA")
+    recipe, about = read_recipe(run.recipe, Recipe())
+    if data is None and about["data"] is None:
+        raise TrainingError(f"{run.path} was started from Python on a Dataset; give it to resnetkit.resume")
+    task = prepare(recipe, open_for(recipe, data or about["data"]))
+    return _run(task, recipe, about["data"], run, started=started, quiet=quiet)
+
+
+def default_folder(recipe: Recipe, data: str) -> Path:
+    """runs/<model>-<data>-<time>."""
+    model = recipe.model.replace(",", "-").replace("=", "")
+    return Path("runs") / f"{model}-{Path(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def open_for(recipe: Recipe, data: str | Dataset) -> Dataset:
+    """Open the data as the recipe divides it."""
+    if isinstance(data, Dataset):
+        return data
+    return open_dataset(
+        data,
+        train_split=recipe.train_split,
+        val_fraction=recipe.val_fraction,
+        seed=recipe.seed,
+        strict=recipe.strict,
+    )
+
+
+def _run(task: Task, recipe: Recipe, data: str | None, run: RunFolder, *, started: float, quiet: bool) -> TrainResult:
+    try:
+        with run.locked(), Monitor(run, quiet=quiet) as monitor, Signals() as signals:
+            training = Training(task, recipe, run, monitor, started=started)
+            record_recipe(training, data)
+            if run.state.is_file():
+                training.restore()
+            training.go_on(signals)
+            return finish(training)
+    except OSError as error:
+        raise TrainingError(
+            f"{run.path} can't be written: {error.strerror}. What was saved before is whole; "
+            f"make room, then go on with: resnetkit train --resume {run.path}"
+        ) from error
+
+
+def record_recipe(training: Training, data: str | None) -> None:
+    """Write recipe.yaml with what the run is of; TrainingError where a resumed run would not be the same one."""
+    about = {"version": __version__, "precision": training.task.precision, **training.task.header.data}
+    about["data"] = data if data in ("cifar10", "cifar100", None) else str(Path(data).resolve())
+    if training.run.recipe.is_file():
+        _, before = read_recipe(training.run.recipe, training.recipe)
+        for name in ("fingerprint", "precision"):
+            if before[name] != about[name]:
+                raise TrainingError(
+                    f"{training.run.path} can't go on: its {name} was {before[name]} and is {about[name]} now. "
+                    "Bring back the same pictures or machine, or start anew with another --out."
+                )
+    else:
+        write_recipe(training.run.recipe, training.recipe, about)
+
+
+def finish(training: Training) -> TrainResult:
+    """Write the report, from the best model file as it was saved, and say what the run came to."""
+    model = modelfile.load(training.run.best)
+    val = training.task.val
+    measured = evaluate(model, val, workers=training.recipe.workers) if val is not None else None
+    write_report(
+        training.run.report,
+        model.header,
+        title=training.title(),
+        evaluated=measured,
+        on="validation pictures",
+        curves=training.run.curves.read_bytes(),
+    )
+    here = training.position
+    if skipped := len(training.task.loader.unreadable):
+        training.monitor.say(f"{skipped} training pictures could not be read; their names are in {training.run.log}")
+    return TrainResult(
+        run=training.run.path,
+        model=training.run.best,
+        best=here.best,
+        images_per_second=here.images / max(here.training_seconds, 1e-9),
+        seconds=training.elapsed(),
+    )

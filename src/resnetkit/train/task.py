@@ -1,0 +1,173 @@
+"""What a recipe and a data set come to: the network, how pictures reach it, and where and how it computes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from resnetkit import modelfile
+from resnetkit.data.augment import Augment
+from resnetkit.data.loader import Loader
+from resnetkit.data.pictures import ColorMode
+from resnetkit.data.samples import Dataset, Samples
+from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from resnetkit.errors import DataError, UsageError
+from resnetkit.modelfile import Header, Model
+from resnetkit.models.resnet import ResNet, build
+from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+from resnetkit.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training run, ready to start."""
+
+    net: ResNet
+    header: Header
+    """What the run's model files will say, but for the metrics."""
+    loader: Loader
+    """Training batches."""
+    val: Samples | None
+    device: torch.device
+    precision: str
+    """float32 or bfloat16."""
+
+
+def prepare(recipe: Recipe, dataset: Dataset) -> Task:
+    """Build the network, the preprocessing and the loader that `recipe` asks for on `dataset`."""
+    if dataset.train is None or not len(dataset.train):
+        raise DataError(f"{dataset.name} has no training pictures; expected {dataset.name}/train/<class>/<image>")
+    if len(dataset.classes) < 2:
+        raise DataError(f"{dataset.name} has one class ({dataset.classes[0]}); a classifier needs two or more")
+    device = choose_device(recipe.device)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    start = modelfile.load(recipe.init) if recipe.init else None
+    spec = choose_spec(recipe, dataset, start)
+    torch.manual_seed(recipe.seed)
+    if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
+        raise UsageError("--schedule plateau watches the validation error, and there are no validation pictures")
+    net = build(spec, zero_init_residual=recipe.zero_init_residual)
+    if start:
+        copy_weights(start, net, dataset.classes)
+    if recipe.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    preprocess = choose_preprocess(recipe, dataset.train, spec, start)
+    loader = Loader(
+        dataset.train,
+        preprocess,
+        batch_size=recipe.batch_size,
+        augment=Augment(
+            crop=recipe.crop,
+            padding=recipe.padding,
+            flip=recipe.flip,
+            scale=(recipe.min_area, 1.0),
+            jitter=recipe.jitter,
+            pca_color=recipe.pca_color,
+        ),
+        shuffle=True,
+        seed=recipe.seed,
+        drop_last=len(dataset.train) >= recipe.batch_size,
+        workers=recipe.workers,
+        strict=recipe.strict,
+    )
+    return Task(
+        net=net.to(device),
+        header=Header(
+            spec,
+            preprocess,
+            dataset.classes,
+            recipe=recipe.to_dict(),
+            data={"name": dataset.name, "fingerprint": dataset.train.fingerprint(), "split": dict(dataset.split)},
+        ),
+        loader=loader,
+        val=dataset.val if dataset.val is not None and len(dataset.val) else None,
+        device=device,
+        precision=choose_precision(recipe.precision, device),
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is a GPU if there is one, else the CPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no GPU that torch can use; give --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`auto` is bfloat16 where the processor multiplies it in hardware, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return "bfloat16" if fast else "float32"
+
+
+def choose_spec(recipe: Recipe, dataset: Dataset, start: Model | None) -> ModelSpec:
+    """The recipe's network with the classes of `dataset`; UsageError where it is not the one of the first weights."""
+    spec = replace(parse_spec(recipe.model), classes=len(dataset.classes))
+    if start and replace(start.header.spec, classes=spec.classes) != spec:
+        rows = [name for name, row in SPECS.items() if replace(row, classes=spec.classes) == spec]
+        theirs = [n for n, row in SPECS.items() if replace(row, classes=1) == replace(start.header.spec, classes=1)]
+        hint = f"give --model {theirs[0]}" if theirs else "give --model with the same changes"
+        raise UsageError(f"{recipe.init} does not hold a {rows[0] if rows else recipe.model}; {hint}")
+    return spec
+
+
+def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Model | None) -> Preprocess:
+    """How pictures reach the network: as for the first weights, or as the recipe says, measured on `train`."""
+    modes: dict[int, ColorMode] = {1: "L", 3: "RGB"}
+    mode = modes.get(spec.in_channels)
+    if mode is None:
+        raise UsageError(f"--model {recipe.model}: pictures have 1 or 3 channels, not {spec.in_channels}")
+    if train.images is not None and train.images.shape[-1] != spec.in_channels:
+        raise UsageError(f"--model {recipe.model}: these pictures have {train.images.shape[-1]} channels")
+    if start and recipe.size is None and train.images is None:
+        return start.header.preprocess
+    own_size = None if train.images is None else train.images.shape[1]
+    size = recipe.size or own_size or 224
+    resize = recipe.resize or (None if size == own_size else round(size / 0.875))
+    mean, std = mean_and_std(recipe, train, spec)
+    return Preprocess(size=size, resize=resize, interpolation=recipe.interpolation, mean=mean, std=std, mode=mode)
+
+
+def mean_and_std(recipe: Recipe, train: Samples, spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation in the 0-to-1 scale; the mean has a value for each channel, or for each pixel and channel."""
+    if recipe.normalize == "imagenet":
+        if spec.in_channels == 1:
+            return (0.449,), (0.226,)  # the averages of the three channels
+        return IMAGENET_MEAN, IMAGENET_STD
+    if train.images is None:
+        raise UsageError(f"--normalize {recipe.normalize} needs pictures in memory (CIFAR); give --normalize imagenet")
+    if recipe.normalize == "per-pixel":
+        if recipe.size not in (None, train.images.shape[1]):
+            raise UsageError("--normalize per-pixel needs the pictures' own --size")
+        mean = train.images.mean(axis=0, dtype=np.float64).transpose(2, 0, 1) / 255
+        return tuple(np.round(mean.ravel(), 6).tolist()), (1.0,) * spec.in_channels
+    histogram = np.stack([np.bincount(train.images[..., c].ravel(), minlength=256) for c in range(spec.in_channels)])
+    share, level = histogram / histogram.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = share @ level
+    std = np.sqrt(share @ level**2 - mean**2)
+    return tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist())
+
+
+def copy_weights(start: Model, net: ResNet, classes: tuple[str, ...]) -> None:
+    """Start from the weights of `start`; the last layer stays new where the classes are not the same."""
+    weights = start.net.state_dict()
+    if start.header.classes != classes:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+    net.load_state_dict(weights, strict=start.header.classes == classes)
+
+
+def freeze(net: ResNet, parts: int) -> None:
+    """Keep the first `parts` (stem, then stages) as they are: no gradients, and running statistics that stay put."""
+    stages = [name for name, _ in net.named_children() if name.startswith("layer")]
+    if parts > 1 + len(stages):
+        raise UsageError(f"--freeze {parts}: this network has {1 + len(stages)} parts before its last layer")
+    names = ["conv1", "bn1", *stages[: max(parts - 1, 0)]] if parts else []
+    for module in (net.get_submodule(name) for name in names):
+        module.requires_grad_(False)
+        module.eval()

@@ -1,0 +1,75 @@
+"""Real pictures for every test: 420 of CIFAR-10 that are kept in tests/data, and larger sets where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from resnetkit.data.cifar_forms import CIFAR10, decode_sheets
+from resnetkit.data.samples import Samples
+
+SUBSET = Path(__file__).parent / "data" / "cifar10-subset"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder and no network for each test; returns the folder."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("RESNETKIT_CACHE", str(cache))
+    monkeypatch.setenv("RESNETKIT_OFFLINE", "1")
+    return cache
+
+
+@pytest.fixture(scope="session")
+def cifar_subset() -> tuple[Samples, Samples]:
+    """Train (300 pictures) and test (120), 30 and 12 of each of CIFAR-10's classes; images uint8 (n, 32, 32, 3)."""
+    parts = []
+    for part in ("train", "test"):
+        names = (f"{part}.png", f"{part}.json")
+        images, labels = decode_sheets({name: (SUBSET / name).read_bytes() for name in names})
+        images.flags.writeable = labels.flags.writeable = False  # shared by all tests
+        parts.append(Samples(CIFAR10.classes, labels, images))
+    return parts[0], parts[1]
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path, cifar_subset: tuple[Samples, Samples]) -> Path:
+    """root/<class>/<picture>: 20 pictures of 32×32 of each of cat, frog and ship, PNG and JPEG by turns."""
+    train, _ = cifar_subset
+    root = tmp_path / "pictures"
+    for name in ("cat", "frog", "ship"):
+        _write(train, name, root / name, count=20)
+    return root
+
+
+@pytest.fixture
+def split_folder(tmp_path: Path, cifar_subset: tuple[Samples, Samples]) -> Path:
+    """root/{train,test}/<class>/<picture>: all of the subset, ten classes, 300 and 120 pictures."""
+    root = tmp_path / "split"
+    for part, samples in zip(("train", "test"), cifar_subset, strict=True):
+        for name in samples.classes:
+            _write(samples, name, root / part / name, count=len(samples))
+    return root
+
+
+def _write(samples: Samples, name: str, folder: Path, *, count: int) -> None:
+    """Write the first `count` pictures of the class `name` to `folder`."""
+    assert samples.images is not None
+    folder.mkdir(parents=True)
+    indices = [i for i, label in enumerate(samples.labels) if samples.classes[label] == name][:count]
+    for place, i in enumerate(indices):
+        picture = Image.fromarray(samples.images[i])
+        if place % 2:
+            picture.save(folder / f"{name} {place:02d}.jpg", quality=95)
+        else:
+            picture.save(folder / f"{name} {place:02d}.png")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of larger sets and published weights beside the project (or $RESNETKIT_SHARED); skips without it."""
+    folder = Path(os.environ.get("RESNETKIT_SHARED") or Path(__file__).parents[2] / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"needs the sets in {folder}, which is not there; RESNETKIT_SHARED names another place")
+    return folder

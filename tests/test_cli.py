@@ -1,0 +1,389 @@
+"""The command line: help and errors as snapshots, exit codes, and what is on standard output."""
+
+import csv
+import errno
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from syrupy.assertion import SnapshotAssertion
+
+from resnetkit import __version__, cli
+from resnetkit.cli import VERBS, main
+from resnetkit.data.transforms import Preprocess
+from resnetkit.modelfile import Header, save
+from resnetkit.models.resnet import build
+from resnetkit.models.spec import SPECS
+
+CLASSES = ("cat", "frog", "ship")
+SMALL = ["--model", "resnet20,depths=1-1-1", "--size", "32", "--epochs", "2", "--batch-size", "16", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder, on a terminal of fixed width."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+@pytest.fixture
+def model(here: Path) -> str:
+    """An untrained model file of three classes."""
+    torch.manual_seed(0)
+    net = build("resnet20", depths=(1, 1, 1), classes=3).eval()
+    save(here / "model.safetensors", net, Header(net.spec, Preprocess(size=32), CLASSES))
+    return "model.safetensors"
+
+
+Shell = pytest.CaptureFixture[str]
+
+# Help
+
+
+@pytest.mark.parametrize("argv", ["--help", *(f"{verb} --help" for verb in VERBS)])
+def test_help(argv: str, capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert main(argv.split()) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out == snapshot
+
+
+@pytest.mark.parametrize("action", ["get", "check", "samples"])
+def test_help_of_data(action: str, capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert main(["data", action, "-h"]) == 0
+    assert capsys.readouterr().out == snapshot
+
+
+def test_version(capsys: Shell) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"resnetkit {__version__}\n"
+
+
+# Wrong use: exit code 2, and one or two lines that name the flag
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "trian cifar10",
+        "fly",
+        "--jsn",
+        "models resnet21",
+        "models resnet20,shortcut=D",
+        "models resnet20,widht=4",
+        "models resnet20 resnet32",
+        "models --jsn",
+        "train",
+        "train pictures --lrr 1",
+        "train pictures --lr",
+        "train pictures --lr fast",
+        "train pictures --size 1.5",
+        "train pictures --schedule cosin",
+        "train pictures --jitter 3",
+        "train pictures --flip=maybe",
+        "train pictures --batch-size 0",
+        "train pictures --recipe papercifar10",
+        "train pictures --config none.yaml",
+        "train pictures --resume",
+        "train --resume run --lr 1 --no-flip",
+        "train pictures --resume run",
+        "evaluate",
+        "evaluate model.safetensors",
+        "evaluate model.safetensors pictures --views ten",
+        "evaluate model.safetensors pictures --split dev",
+        "predict model.safetensors",
+        "predict model.safetensors cat.png --top many",
+        "predict model.safetensors cat.png --top 0",
+        "predict model.safetensors cat.png --batch_size 0",
+        "predict model.safetensors cat.png --json --csv",
+        "data",
+        "data got cifar10",
+        "data get cifar11",
+        "data check",
+        "data check pictures --workers 0",
+        "data samples pictures out --count 0",
+    ],
+)
+def test_wrong_use(argv: str, model: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert model
+    assert picture_folder.is_dir()
+    assert main(argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == snapshot
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "evaluate none.safetensors pictures",
+        "evaluate model.safetensors nowhere",
+        "evaluate model.safetensors pictures --split test",
+        "evaluate . pictures",
+        "predict none.safetensors cat.png",
+        "train --resume pictures",
+        "data check empty",
+    ],
+)
+def test_failures(argv: str, model: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert model
+    assert picture_folder.is_dir()
+    Path("empty").mkdir()
+    assert main(argv.split()) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == snapshot
+
+
+@pytest.mark.parametrize(
+    "content", ["lr: fast", "learning_rate: 0.1", "batchsize: 3", "- 1", "schedule: cosin", "lr: null"]
+)
+def test_wrong_configuration(content: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    Path("own.yaml").write_text(content)
+    assert main(["train", str(picture_folder), "--config", "own.yaml"]) == 2
+    assert capsys.readouterr().err == snapshot
+
+
+def test_files_of_another_kind(picture_folder: Path, capsys: Shell) -> None:
+    Path("own.yaml").write_text("lr: [")
+    assert main(["train", picture_folder.name, "--config", "own.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("resnetkit train: own.yaml: not YAML: ")
+    Path("own.safetensors").write_text("no weights")
+    assert main(["predict", "own.safetensors", "pictures"]) == 1
+    assert capsys.readouterr().err.startswith("resnetkit predict: own.safetensors is not a whole .safetensors file")
+
+
+# What escapes from a verb
+
+
+def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=run))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "resnetkit models: a/b: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "resnetkit models: a file: No space left on device"),
+        (MemoryError(), "resnetkit models: out of memory; a smaller --batch-size, or a smaller network, needs less"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "resnetkit models: out of memory; a smaller --batch-size, or a smaller network, needs less",
+        ),
+        (ZeroDivisionError("x"), "resnetkit models: internal error: ZeroDivisionError: x; run again with --debug"),
+    ],
+)
+def test_surprises_are_one_line(error: Exception, line: str, capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(error, monkeypatch)
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_an_interrupt_is_130(capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(KeyboardInterrupt(), monkeypatch)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "\nresnetkit models: interrupted\n"
+
+
+@pytest.mark.parametrize("argv", [["--debug", "models", "resnet21"], ["models", "resnet21", "--debug"]])
+def test_debug_shows_the_traceback(argv: list[str], capsys: Shell) -> None:
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert 'UsageError: unknown model "resnet21"' in err
+
+
+def test_a_reader_that_leaves_is_no_error(model: str, picture_folder: Path) -> None:
+    command = [sys.executable, "-m", "resnetkit", "predict", model, str(picture_folder), "--batch-size", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "resnetkit", "models", "--jsn"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "resnetkit models: unknown flag --jsn; did you mean --json?\nSee resnetkit models --help.\n"
+
+
+# models
+
+
+def test_models_table(capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(SPECS)
+    assert out == snapshot
+
+
+def test_one_model(capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert main(["models", "resnet20,shortcut=C,classes=100"]) == 0
+    assert capsys.readouterr().out == snapshot
+
+
+def test_models_json(capsys: Shell) -> None:
+    assert main(["models", "resnet50_v1", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert (one["layers"], one["parameters"], one["channels"]) == (50, 25_557_032, [256, 512, 1024, 2048])
+    assert one["downsample_in"] == "1x1"
+    assert main(["models", "--json"]) == 0
+    every = json.loads(capsys.readouterr().out)
+    assert one in every
+    assert [row["name"] for row in every] == list(SPECS)
+
+
+# train, evaluate, predict: one after another, on real pictures
+
+
+def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
+    data = split_folder.name
+    assert main(["train", data, *SMALL, "--no_flip", "--out", "run", "--json"]) == 0
+    out, err = capsys.readouterr()
+    trained = json.loads(out)
+    assert set(trained) == {"run", "model", "best", "images_per_second", "seconds"}
+    assert (trained["run"], trained["model"]) == ("run", "run/best.safetensors")
+    assert trained["images_per_second"] > 0
+    assert 0 < trained["best"]["error_percent"] <= 100
+    assert "validation error" in err
+    recipe = Path("run/recipe.yaml").read_text()
+    assert "flip: false" in recipe
+    assert "crop: random-resized" in recipe  # the row for folders
+
+    # The same number in training, and from the command line on the same pictures.
+    assert main(["evaluate", "run", data, "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_error_percent"] == trained["best"]["error_percent"]
+
+    assert main(["evaluate", "run", data, "--json", "--batch-size", "7", "--workers", "1"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert set(measured) == {"images", "top1_error_percent", "top5_error_percent", "loss", "per_class"}
+    assert measured["images"] == 120  # test, and not the rest
+    assert set(measured["per_class"]) == {path.name for path in (split_folder / "test").iterdir()}
+    assert measured["per_class"]["frog"]["images"] == 12
+
+    # Counted by hand from the predictions.
+    assert main(["predict", "run", f"{data}/test", "--json", "--top", "1"]) == 0
+    predicted = json.loads(capsys.readouterr().out)
+    wrong = [row for row in predicted if Path(row["path"]).parent.name != row["predictions"][0]["label"]]
+    assert len(predicted) == 120
+    assert 100 * len(wrong) / 120 == pytest.approx(measured["top1_error_percent"], abs=1e-3)
+
+    assert main(["evaluate", "run", data, "--report", "test.html"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("120 test pictures of split, single view\n")
+    assert f"top-1 error  {measured['top1_error_percent']:.2f} %" in out
+    assert "<h2>On 120 test pictures</h2>" in Path("test.html").read_text()
+
+    assert main(["train", data, *SMALL, "--out", "run"]) == 1
+    assert "run is there already" in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--json"]) == 0  # it had ended: nothing to do, and nothing changes
+    again = json.loads(capsys.readouterr().out)
+    assert (again["model"], again["best"]) == (trained["model"], trained["best"])
+
+
+def test_configuration_then_flags(picture_folder: Path, capsys: Shell) -> None:
+    Path("own.yaml").write_text("weight_decay: 3e-4\nlr: 0.02\nmilestones: [0.2, 0.9]\nflip: no\n")
+    flags = ["--lr", "0.03", "--recipe", "paper-cifar10", "--normalize", "imagenet", "--iterations", "1"]
+    assert (
+        main(["train", "pictures", "--out", "run", *SMALL[:4], "--batch-size", "8", *flags, "--config", "own.yaml"])
+        == 0
+    )
+    recipe = Path("run/recipe.yaml").read_text()
+    for line in ("weight_decay: 0.0003", "lr: 0.03", "flip: false", "iterations: 1", "schedule: step", "crop: pad"):
+        assert f"{line}\n" in recipe
+    assert "model             run/best.safetensors" in capsys.readouterr().out
+    # A run's own recipe is a configuration.
+    assert main(["train", "pictures", "--config", "run/recipe.yaml", "--out", "run2"]) == 0
+    own, repeated = (Path(f"{run}/recipe.yaml").read_text().split("run:")[0] for run in ("run", "run2"))
+    assert own == repeated
+
+
+def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, capsys: Shell) -> None:
+    assert main(["train", "pictures", *SMALL, "--out", "run", "--seed", "3", "--val-fraction", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "pictures"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("60 all pictures of pictures")
+    assert "the model was trained on pictures of pictures; --split val" in err
+    assert main(["evaluate", "run", "pictures", "--split", "val"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("30 val pictures")
+    assert err == ""
+
+
+def test_predict_reports_failures_beside_results(model: str, picture_folder: Path, capsys: Shell) -> None:
+    (picture_folder / "cat" / "broken.png").write_bytes(b"nothing")
+    argv = ["predict", model, "pictures/cat", "none.png", "pictures/ship/*.jpg"]
+    assert main([*argv, "--json", "--top", "2"]) == 1
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    assert len(rows) == 20 + 1 + 1 + 10
+    assert {row["path"] for row in rows if "error" in row} == {"pictures/cat/broken.png", "none.png"}
+    assert err == "resnetkit predict: 2 not predicted, first pictures/cat/broken.png\n"
+    for row in rows:
+        if "error" not in row:
+            assert set(row) == {"path", "predictions"}
+            assert [set(best) for best in row["predictions"]] == [{"label", "index", "probability"}] * 2
+
+    assert main([*argv, "--csv", "--top", "1"]) == 1
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(line["path"], line["label"]) for line in lines] == [
+        (row["path"], row["predictions"][0]["label"] if "predictions" in row else "") for row in rows
+    ]
+
+    assert main([*argv, "--top", "1"]) == 1
+    text = capsys.readouterr().out
+    assert f"pictures/cat/cat 00.png\n  {100 * rows[1]['predictions'][0]['probability']:6.2f} %  " in text
+    assert "none.png\n  error: no such file or folder, and nothing matches it\n" in text
+
+
+def test_predict_nothing_is_an_empty_list(model: str, capsys: Shell) -> None:
+    Path("empty").mkdir()
+    assert main(["predict", model, "empty", "--json"]) == 1
+    assert [set(row) for row in json.loads(capsys.readouterr().out)] == [{"path", "error"}]
+
+
+# data
+
+
+def test_data_check(picture_folder: Path, capsys: Shell) -> None:
+    assert main(["data", "check", "pictures", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {part: sum(count.values()) for part, count in report["counts"].items()} == {"train": 48, "val": 12}
+    assert (report["unreadable"], report["skipped"], report["leaks"]) == ({}, {}, [])
+    (picture_folder / "frog" / "broken.png").write_bytes(b"nothing")
+    (picture_folder / "frog" / "notes.txt").write_text("x")
+    assert main(["data", "check", "pictures"]) == 1
+    out = capsys.readouterr().out
+    assert "unreadable: pictures/frog/broken.png: " in out
+    assert "skipped: pictures/frog/notes.txt: not a picture by its suffix" in out
+    assert out.splitlines()[0].split() == ["class", "train", "val"]
+
+
+def test_data_samples(split_folder: Path, capsys: Shell) -> None:
+    assert main(["data", "samples", split_folder.name, "out/few", "--count", "3"]) == 0
+    written = capsys.readouterr().out.split()
+    assert written == ["out/few/0000-airplane.png", "out/few/0001-airplane.png", "out/few/0002-airplane.png"]
+    first = split_folder / "test" / "airplane" / "airplane 00.png"
+    assert Image.open(written[0]).tobytes() == Image.open(first).tobytes()
+    Path("file").write_text("")
+    assert main(["data", "samples", split_folder.name, "file/few"]) == 1
+    assert "file/few/0000-airplane.png can't be written: Not a directory" in capsys.readouterr().err
+
+
+def test_data_get_from_a_folder_without_it(capsys: Shell) -> None:
+    assert main(["data", "get", "cifar10", "--from", "nowhere"]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err

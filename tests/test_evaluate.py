@@ -1,0 +1,140 @@
+"""The evaluation: every picture once, the same number for any batching, and each protocol against its definition."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resnetkit.data.pictures import open_picture
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import DataError, UsageError
+from resnetkit.modelfile import Header, Model
+from resnetkit.models.resnet import build
+from resnetkit.models.spec import parse_spec
+from resnetkit.train.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def model(cifar_subset):
+    torch.manual_seed(0)
+    spec = parse_spec("resnet20")
+    net = build(spec)
+    with torch.no_grad():
+        for size in range(3):  # running statistics of real pictures
+            net(torch.tensor(cifar_subset[0].images[100 * size : 100 * size + 100]).permute(0, 3, 1, 2) / 255)
+    return Model(net.eval(), Header(spec, Preprocess(size=32), cifar_subset[1].classes))
+
+
+def test_the_number_does_not_depend_on_batches_or_workers(model, split_folder, cifar_subset):
+    paths = tuple(sorted((split_folder / "test").rglob("*.*")))
+    labels = np.array([cifar_subset[1].classes.index(path.parent.name) for path in paths])
+    samples = Samples(cifar_subset[1].classes, labels, paths=paths)
+    results = [
+        evaluate(model, samples, batch_size=size, workers=workers).to_dict()
+        for size, workers in ((1, 0), (7, 3), (120, 1), (999, 2))
+    ]
+    assert all(result == results[0] for result in results)
+    assert results[0]["images"] == 120
+    assert 70 < results[0]["top1_error_percent"] <= 100
+    assert results[0]["top5_error_percent"] < results[0]["top1_error_percent"]
+
+
+def test_memory_and_files_agree(model, cifar_subset, tmp_path):
+    from PIL import Image
+
+    test = cifar_subset[1]
+    paths = []
+    for i, image in enumerate(test.images):
+        paths.append(tmp_path / f"{i:03d}.png")
+        Image.fromarray(image).save(paths[-1])
+    on_disk = Samples(test.classes, test.labels, paths=tuple(paths))
+    assert evaluate(model, on_disk).to_dict() == evaluate(model, test).to_dict()
+
+
+def test_classes_are_matched_by_name(model, cifar_subset):
+    test = cifar_subset[1]
+    turned = Samples(test.classes[::-1], 9 - test.labels, images=test.images)
+    assert evaluate(model, turned).to_dict() == evaluate(model, test).to_dict()
+    numbered = Samples(tuple("0123456789"), test.labels, images=test.images)
+    assert evaluate(model, numbered).to_dict() == evaluate(model, test).to_dict()
+    some = replace(test.subset(np.flatnonzero(test.labels < 3)), classes=test.classes[:3])
+    assert set(evaluate(model, some).per_class) == set(test.classes[:3])
+    other = replace(test, classes=("zebra", *test.classes[1:]))
+    with pytest.raises(DataError, match="1 of 10 classes are not the model's: 'zebra'"):
+        evaluate(model, other)
+
+
+def test_unreadable_files_are_named_and_not_counted(model, tmp_path, cifar_subset):
+    from PIL import Image
+
+    Image.fromarray(cifar_subset[1].images[0]).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG")
+    paths = (tmp_path / "bad.png", tmp_path / "good.png")
+    samples = Samples(cifar_subset[1].classes, np.array([0, 0]), paths=paths)
+    for views in ("single", "multi-scale"):
+        result = evaluate(model, samples, views=views)
+        assert result.images == 1
+        assert list(result.unreadable) == [tmp_path / "bad.png"]
+        with pytest.raises(DataError, match=r"bad\.png"):
+            evaluate(model, samples, views=views, strict=True)
+    with pytest.raises(DataError, match="not one of the 1 pictures can be read"):
+        evaluate(model, samples.subset(np.array([0])))
+
+
+def test_ten_crops_average_the_probabilities_of_ten_crops(cifar_subset):
+    torch.manual_seed(1)
+    spec = parse_spec("resnet20")
+    preprocess = Preprocess(size=28, resize=32)
+    model = Model(build(spec).eval(), Header(spec, preprocess, cifar_subset[1].classes))
+    test = cifar_subset[1].subset(np.arange(5))
+    loss = 0.0
+    for image, label in zip(test.images, test.labels, strict=True):
+        crops = [image[y : y + 28, x : x + 28] for y, x in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))]
+        crops += [crop[:, ::-1] for crop in crops]
+        inputs = torch.from_numpy(np.stack([preprocess.normalize(np.ascontiguousarray(crop)) for crop in crops]))
+        with torch.no_grad():
+            loss -= model.net(inputs).softmax(1).mean(0)[label].log().item() / 5
+    assert evaluate(model, test, views="ten-crop").loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_ten_crops_of_whole_pictures_are_refused(model, cifar_subset):
+    with pytest.raises(UsageError, match="nothing to crop"):
+        evaluate(model, cifar_subset[1], views="ten-crop")
+
+
+def test_multi_scale_sees_the_whole_picture_at_five_sizes(shared):
+    torch.manual_seed(2)
+    spec = parse_spec("resnet18,width=8,depths=1-1-1-1,classes=5")
+    preprocess = Preprocess(size=64, resize=72)
+    model = Model(build(spec).eval(), Header(spec, preprocess, tuple("abcde")))
+    path = shared / "data" / "photos" / "n01440764_tench.JPEG"
+    samples = Samples(tuple("abcde"), np.array([3]), paths=(path,))
+    picture = open_picture(path)
+    probabilities = []
+    for side in (64, 73, 110, 137, 183):  # 224, 256, 384, 480, 640 times 64 / 224
+        pixels = preprocess.scaled(picture, side)
+        assert min(pixels.shape[:2]) == side
+        assert max(pixels.shape[:2]) > side, "no crop"
+        with torch.no_grad():
+            probabilities.append(model.net(torch.from_numpy(preprocess.normalize(pixels))[None]).softmax(1))
+    expected = -torch.cat(probabilities).mean(0)[3].log().item()
+    assert evaluate(model, samples, views="multi-scale").loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "right"), [("resnet18", 72), ("resnet50", 82)])
+def test_published_weights_get_their_photographs_right(name, right, shared):
+    weights = torch.load(shared / "weights" / f"imagenet-{name}.pth", weights_only=True)
+    net = build(name)
+    net.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+    with (shared / "data" / "photos" / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    classes = tuple(str(i) for i in range(1000))
+    paths = tuple(Path(shared / "data" / "photos" / row["file"]) for row in rows)
+    samples = Samples(classes, np.array([int(row["class_index"]) for row in rows]), paths=paths)
+    model = Model(net.eval(), Header(parse_spec(name), Preprocess(size=224, resize=256), classes))
+    assert evaluate(model, samples, batch_size=20).top1_error_percent == 100 - right

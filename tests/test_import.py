@@ -1,0 +1,80 @@
+"""What `import resnetkit` brings, and what it must not."""
+
+import subprocess
+import sys
+
+import pytest
+
+import resnetkit
+
+# Slow to import, or not needed before a verb runs.
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "jsonargparse", "matplotlib", "rich", "yaml", "safetensors")
+
+
+def heavy_after(statement: str) -> set[str]:
+    """Which of HEAVY a fresh interpreter has imported after `statement`."""
+    code = f"{statement}\nimport sys\nprint('imported', *(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    marker, *found = done.stdout.splitlines()[-1].split()
+    assert marker == "imported"
+    return set(found)
+
+
+def test_import_is_light() -> None:
+    assert heavy_after("import resnetkit") == set()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["trian"], ["--jsn"], []])
+def test_help_and_wrong_verbs_are_light(argv: list[str]) -> None:
+    quiet = "import contextlib, io\nfrom resnetkit.cli import main\n"
+    call = f"with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()): main({argv!r})"
+    assert heavy_after(quiet + call) == set()
+
+
+@pytest.mark.parametrize("verb", ["models", "train", "evaluate", "predict"])
+def test_help_of_a_verb_needs_no_torch(verb: str) -> None:
+    call = f"from resnetkit.cli import main\nassert main([{verb!r}, '--help']) == 0"
+    assert not heavy_after(call) & {"torch", "torchvision", "matplotlib"}
+
+
+def test_models_needs_neither_torch_nor_numpy() -> None:
+    assert not heavy_after("from resnetkit.cli import main\nassert main(['models']) == 0") & {"torch", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["models.spec", "train.recipe", "data.transforms", "data.samples", "data.dataset", "modelfile", "errors"],
+)
+def test_data_without_torch(module: str) -> None:
+    assert not heavy_after(f"import resnetkit.{module}") & {"torch", "torchvision"}
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(resnetkit.__all__) <= set(dir(resnetkit))
+    for name in resnetkit.__all__:
+        assert callable(getattr(resnetkit, name)) or name in ("SPECS", "RECIPES")
+
+
+def test_public_names_are_the_ones_in_their_modules() -> None:
+    from resnetkit.models.resnet import build
+    from resnetkit.models.spec import SPECS
+    from resnetkit.train.recipe import Recipe
+
+    assert (resnetkit.build, resnetkit.SPECS, resnetkit.Recipe) == (build, SPECS, Recipe)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'resnet19'"):
+        _ = resnetkit.resnet19
+    assert not hasattr(resnetkit, "__wrapped__")
+
+
+@pytest.mark.parametrize("first", ["", "import resnetkit.train.recipe", "from resnetkit.train.loop import resume"])
+def test_train_can_be_called_whatever_was_imported_before(first: str) -> None:
+    code = f"{first}\nimport resnetkit\nassert callable(resnetkit.train), type(resnetkit.train)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_train_is_the_verb_and_the_package(tmp_path: object) -> None:
+    with pytest.raises(resnetkit.DataError, match="nowhere"):
+        resnetkit.train(resnetkit.Recipe(), "nowhere", out=f"{tmp_path}/run", quiet=True)

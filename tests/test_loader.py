@@ -1,0 +1,295 @@
+"""Batches: the same for any workers and any start, in the right memory, and unreadable files named."""
+
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetkit.data.augment import Augment
+from resnetkit.data.loader import BATCHES_AHEAD, Loader, Normalize, open_sample
+from resnetkit.data.pictures import open_picture
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import DataError, UsageError
+
+TINY = Preprocess(size=8)
+CLASSES = ("cat", "dog", "frog")
+
+
+def in_memory(count=22, size=8, channels=3):
+    rng = np.random.default_rng(0)
+    return Samples(
+        CLASSES, rng.integers(0, 3, count), images=rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+    )
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """22 files of several sizes."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(22):
+        paths.append(tmp_path / f"{i:02}.png")
+        Image.fromarray(rng.integers(0, 256, (12 + i % 5, 14 - i % 3, 3), dtype=np.uint8)).save(paths[-1])
+    return Samples(CLASSES, np.arange(22) % 3, paths=tuple(paths))
+
+
+def record(batches):
+    return [(b.number, b.indices.tolist(), b.labels.tolist(), b.images.numpy().tobytes()) for b in batches]
+
+
+def decoding_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("resnetkit-decode")]
+
+
+def test_a_batch_is_a_channels_last_view_of_the_pictures():
+    samples = in_memory()
+    batches = list(Loader(samples, TINY, batch_size=5).epoch())
+    assert [len(b.images) for b in batches] == [5, 5, 5, 5, 2]
+    assert [b.number for b in batches] == [0, 1, 2, 3, 4]
+    first = batches[0]
+    assert (first.images.dtype, first.labels.dtype, first.indices.dtype) == (torch.uint8, torch.int64, torch.int64)
+    assert first.images.shape == (5, 3, 8, 8)
+    assert first.images.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(np.concatenate([b.images.permute(0, 2, 3, 1) for b in batches]), samples.images)
+    assert np.array_equal(np.concatenate([b.labels for b in batches]), samples.labels)
+    assert np.concatenate([b.indices for b in batches]).tolist() == list(range(22))
+    first.images.zero_()
+    assert samples.images.any()  # writing into a batch leaves the samples alone
+
+
+def test_files_come_out_as_preprocess_makes_them(on_disk):
+    for batch in Loader(on_disk, TINY, batch_size=6, workers=2).epoch():
+        for image, index in zip(batch.images, batch.indices, strict=True):
+            expected = TINY.pixels(open_picture(on_disk.paths[index]))
+            assert np.array_equal(image.permute(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("resize", [None, 10])
+def test_memory_and_files_give_the_same_pixels(tmp_path, resize):
+    samples, preprocess = in_memory(6), Preprocess(size=8, resize=resize)
+    paths = []
+    for i, image in enumerate(samples.images):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    files = Samples(CLASSES, samples.labels, paths=tuple(paths))
+    for workers in (0, 2):
+        assert record(Loader(samples, preprocess, batch_size=4, workers=workers).epoch()) == record(
+            Loader(files, preprocess, batch_size=4, workers=workers).epoch()
+        )
+
+
+def test_grey_pictures_have_one_channel(on_disk):
+    grey = Preprocess(size=8, mode="L", mean=(0.4,), std=(0.2,))
+    for samples in (in_memory(channels=1), in_memory(channels=3), on_disk):
+        batch = next(iter(Loader(samples, grey, batch_size=4, augment=Augment("pad")).epoch()))
+        assert batch.images.shape == (4, 1, 8, 8)
+        assert Normalize(grey)(batch.images).shape == (4, 1, 8, 8)
+    kept = next(iter(Loader(in_memory(channels=1), grey, batch_size=4).epoch())).images
+    assert np.array_equal(kept.permute(0, 2, 3, 1), in_memory(channels=1).images[:4])
+    colours = next(iter(Loader(in_memory(channels=1), TINY, batch_size=4).epoch())).images
+    assert torch.equal(colours, kept.expand(4, 3, 8, 8))
+
+
+@pytest.mark.parametrize("crop", [None, "none", "pad", "random-resized", "scale-jitter"])
+@pytest.mark.parametrize("where", ["memory", "larger memory", "files"])
+def test_workers_and_start_change_nothing(on_disk, crop, where):
+    samples = {"memory": in_memory(), "larger memory": in_memory(size=11), "files": on_disk}[where]
+    augment = Augment(crop, padding=2, jitter=(9, 12), pca_color=0.1) if crop else None
+
+    def batches(epoch, workers=0, first_batch=0):
+        loader = Loader(samples, TINY, batch_size=5, augment=augment, shuffle=True, seed=7, workers=workers)
+        return record(loader.epoch(epoch, first_batch))
+
+    whole = batches(3)
+    assert len(whole) == 5
+    assert batches(3, workers=1) == batches(3, workers=3) == whole
+    for first_batch in (1, 4, 5):
+        assert (
+            batches(3, workers=3, first_batch=first_batch) == batches(3, first_batch=first_batch) == whole[first_batch:]
+        )
+    assert sorted(i for _, indices, _, _ in whole for i in indices) == list(range(22))
+    assert [indices for _, indices, _, _ in batches(4)] != [indices for _, indices, _, _ in whole]
+
+
+def test_seed_and_epoch_decide_order_and_augmentation():
+    samples = in_memory()
+    seen = set()
+    for seed in range(3):
+        loader = Loader(samples, TINY, batch_size=22, augment=Augment("pad"), shuffle=True, seed=seed)
+        for epoch in range(3):
+            (batch,) = loader.epoch(epoch)
+            seen.add((tuple(batch.indices.tolist()), batch.images.numpy().tobytes()))
+    assert len({order for order, _ in seen}) == len({pixels for _, pixels in seen}) == 9
+    unshuffled = Loader(samples, TINY, batch_size=22, augment=Augment("pad"))
+    (first,), (second,) = unshuffled.epoch(0), unshuffled.epoch(1)
+    assert torch.equal(first.indices, second.indices)
+    assert not torch.equal(first.images, second.images)
+
+
+def test_the_order_of_the_first_epoch_is_golden():
+    (batch,) = Loader(in_memory(), TINY, batch_size=22, shuffle=True, seed=0).epoch()
+    assert batch.indices.tolist() == [10, 19, 16, 4, 2, 12, 6, 20, 3, 11, 8, 0, 18, 13, 7, 21, 5, 17, 14, 9, 1, 15]
+
+
+@pytest.mark.parametrize(
+    ("count", "drop_last", "sizes"), [(10, True, [5, 5]), (11, True, [5, 5]), (11, False, [5, 5, 1]), (4, False, [4])]
+)
+def test_length_and_last_batch(count, drop_last, sizes):
+    loader = Loader(in_memory(count), TINY, batch_size=5, drop_last=drop_last)
+    assert len(loader) == len(sizes)
+    assert [len(batch.labels) for batch in loader.epoch()] == sizes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_files_are_named_counted_and_skipped(on_disk, caplog, workers):
+    broken = {1: b"", 10: b"text", 11: b"text", 12: b"text", 13: b"text", 14: b"text"}
+    for i, content in broken.items():
+        on_disk.paths[i].write_bytes(content)
+    loader = Loader(on_disk, TINY, batch_size=5, workers=workers)
+    with caplog.at_level(logging.WARNING, "resnetkit"):
+        first = list(loader.epoch(0))
+        second = list(loader.epoch(1))
+    assert [b.number for b in first] == [0, 1, 3, 4]  # the third is all broken; the numbers stay
+    assert [len(b.images) for b in first] == [4, 5, 5, 2]
+    assert first[0].indices.tolist() == [0, 2, 3, 4]
+    assert first[0].labels.tolist() == [0, 2, 0, 1]
+    expected = TINY.pixels(open_picture(on_disk.paths[2]))
+    assert np.array_equal(first[0].images[1].permute(1, 2, 0), expected)
+    assert record(first) == record(second)
+    assert list(loader.unreadable) == [on_disk.paths[i] for i in broken]
+    assert loader.unreadable[on_disk.paths[1]] == "the file is empty (0 bytes)"
+    assert [r.getMessage() for r in caplog.records][:1] == [f"skipped {on_disk.paths[1]}: the file is empty (0 bytes)"]
+    assert len(caplog.records) == 6  # each once, over two epochs
+    assert record(loader.epoch(0, first_batch=3)) == record(first[2:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_strict_stops_at_the_first_unreadable_file(on_disk, workers):
+    for i in (8, 16):
+        on_disk.paths[i].write_bytes(b"")
+    batches = Loader(on_disk, TINY, batch_size=5, workers=workers, strict=True).epoch()
+    assert next(batches).number == 0
+    with pytest.raises(DataError, match=r"08\.png: the file is empty \(0 bytes\)\. Remove the file, or run without"):
+        next(batches)
+    assert decoding_threads() == []
+
+
+def test_a_picture_that_cannot_be_resized_is_named(tmp_path):
+    Image.new("RGB", (40_000, 2)).save(tmp_path / "line.png")
+    loader = Loader(Samples(CLASSES, np.array([0]), paths=(tmp_path / "line.png",)), TINY, batch_size=1)
+    assert list(loader.epoch()) == []
+    assert loader.unreadable == {tmp_path / "line.png": "40000 x 2 pixels is too long and narrow to resize; cut it"}
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_wrong_use_is_not_taken_for_an_unreadable_file(on_disk, workers):
+    loader = Loader(on_disk, TINY, batch_size=5, augment=Augment("scale-jitter", jitter=(4, 9)), workers=workers)
+    with pytest.raises(UsageError, match="jitter starts at 4, less than the crop"):
+        next(iter(loader.epoch()))
+    assert decoding_threads() == []
+
+
+def test_a_closed_epoch_leaves_no_threads_and_did_not_run_ahead(on_disk, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "resnetkit.data.loader.open_picture",
+        lambda path, **options: opened.append(path) or open_picture(path, **options),
+    )
+    loader = Loader(on_disk, TINY, batch_size=2, workers=2)
+    batches = loader.epoch()
+    next(batches)
+    assert decoding_threads()
+    batches.close()
+    assert decoding_threads() == []
+    assert len(opened) <= 2 * (1 + BATCHES_AHEAD)
+    for _ in loader.epoch():
+        break
+    assert decoding_threads() == []
+    assert len(list(loader.epoch())) == 11
+    assert decoding_threads() == []
+
+
+def test_two_epochs_may_be_read_at_once(on_disk):
+    loader = Loader(on_disk, TINY, batch_size=5, augment=Augment("random-resized"), workers=2, shuffle=True)
+    pairs = list(zip(loader.epoch(0), loader.epoch(1), strict=True))
+    assert record(first for first, _ in pairs) == record(loader.epoch(0))
+    assert record(second for _, second in pairs) == record(loader.epoch(1))
+
+
+def test_nothing_is_opened_before_it_is_needed():
+    count = 100_000
+    samples = Samples(CLASSES, np.zeros(count, np.int64), paths=tuple(Path(f"missing/{i}.jpg") for i in range(count)))
+    loader = Loader(samples, TINY, batch_size=128, shuffle=True, workers=2)
+    assert len(loader) == 782
+    batches = loader.epoch(first_batch=780)
+    assert list(batches) == []
+    assert len(loader.unreadable) == 128 + 100_000 % 128
+    assert set(loader.unreadable.values()) == {"no such file"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"batch_size": 23, "drop_last": True}, "22 pictures don't fill one batch of 23; lower the batch size"),
+    ],
+)
+def test_what_the_loader_cannot_mean_is_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        Loader(in_memory(), TINY, **{"batch_size": 4, **changes})
+    with pytest.raises(DataError, match="there are no pictures to load"):
+        Loader(in_memory(0), TINY, batch_size=4)
+    with pytest.raises(UsageError, match="epoch 0 from batch 7; there are 6 batches in an epoch"):
+        Loader(in_memory(), TINY, batch_size=4).epoch(0, 7)
+
+
+@pytest.mark.parametrize("every_pixel", [False, True])
+@pytest.mark.parametrize("size", [8, 13])
+def test_normalize_equals_the_reference_to_the_bit(every_pixel, size):
+    rng = np.random.default_rng(0)
+    preprocess = Preprocess(size=8, mean=tuple(rng.random(3 * 64)) if every_pixel else TINY.mean)
+    pixels = rng.integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    before = images.clone()
+    inputs = Normalize(preprocess)(images)
+    assert inputs.dtype == torch.float32
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(inputs, torch.from_numpy(preprocess.normalize(pixels)))
+    assert torch.equal(Normalize(preprocess)(images.contiguous()), inputs)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_normalize_on_a_gpu_equals_the_reference_to_the_bit():
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
+    for preprocess in (Preprocess(size=16), Preprocess(size=16, mean=tuple(np.linspace(0, 1, 768)))):
+        assert torch.equal(Normalize(preprocess, "cuda")(values).cpu(), Normalize(preprocess)(values))
+
+
+def test_open_sample_reads_memory_and_files(on_disk):
+    samples = in_memory(channels=1)
+    assert np.array_equal(open_sample(samples, 3, mode="L"), samples.images[3, :, :, 0])
+    assert np.array_equal(open_sample(on_disk, 3), open_picture(on_disk.paths[3]))
+
+
+def test_photographs_load_the_same_with_threads(shared):
+    paths = tuple(sorted((shared / "data" / "photos").glob("*.JPEG"))[:10])
+    samples = Samples(CLASSES, np.zeros(10, np.int64), paths=paths)
+    preprocess = Preprocess(size=64, resize=72)
+    whole = [
+        record(
+            Loader(
+                samples, preprocess, batch_size=4, augment=Augment("random-resized"), shuffle=True, workers=workers
+            ).epoch()
+        )
+        for workers in (0, 2)
+    ]
+    assert whole[0] == whole[1]
+    assert sum(len(indices) for _, indices, _, _ in whole[0]) == 10

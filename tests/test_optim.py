@@ -1,0 +1,94 @@
+"""Schedules and plans are pure functions, so their values are written down."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from resnetkit.train.optim import Pace, Plan, learning_rate, plateaus, sgd
+from resnetkit.train.recipe import RECIPES, Recipe
+
+
+def test_paper_schedule_drops_at_32k_and_48k():
+    recipe, plan = RECIPES["paper-cifar10"], Plan.of_length(64_000)
+    rates = {step: learning_rate(recipe, plan.progress(step)) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
+    assert rates == pytest.approx({0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001})
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines():
+    recipe = Recipe(lr=0.4, peak_at=0.25)
+    rates = [learning_rate(recipe, progress) for progress in (0, 0.125, 0.25, 0.625, 0.999)]
+    assert rates == pytest.approx([0.004, 0.2, 0.4, 0.2, 0.004])
+
+
+def test_cosine_and_constant():
+    cosine = replace(Recipe(), schedule="cosine", lr=1.0)
+    assert [learning_rate(cosine, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0], abs=1e-12)
+    assert learning_rate(replace(Recipe(), schedule="constant", lr=0.3), 0.9) == 0.3
+
+
+def test_plateau_counts_evaluations_without_a_new_lowest_error():
+    assert plateaus([50, 40, 41, 40, 39], patience=2) == 1  # 41 and 40 are not under 40
+    assert plateaus([50, 40, 30, 20], patience=2) == 0
+    assert plateaus([50, 50, 50, 50, 50], patience=2) == 2
+    recipe = replace(RECIPES["paper-imagenet"], lr=0.1)
+    assert learning_rate(recipe, 0.5, drops=2) == pytest.approx(0.001)
+
+
+def test_plan_keeps_its_past_and_moves_its_end():
+    plan = Plan.of_length(100).until(60, step=20)
+    assert plan.progress(10) == pytest.approx(0.1)
+    assert plan.progress(20) == pytest.approx(0.2)
+    assert plan.progress(40) == pytest.approx(0.6)
+    assert plan.progress(60) == 1.0
+    assert plan.total_steps == 60
+    assert Plan.of_length(100).until(5, step=20).total_steps == 21, "a run never ends in the past"
+
+
+def test_pace_fits_a_run_whose_speed_changes():
+    """A simulated machine: 0.1 s a step, 0.2 s after a minute; an evaluation of 2 s every 100 steps."""
+    pace = Pace(3, steps_per_evaluation=100, evaluation_share=5.0)
+    plan, step, clock, rates = Pace.UNKNOWN, 0, 0.0, []
+    while step < plan.total_steps:
+        rates.append(plan.progress(step))
+        seconds = 0.1 if clock < 60 else 0.2
+        clock, step = clock + seconds, step + 1
+        pace.step(seconds)
+        plan = pace.fit(plan, step, elapsed_seconds=clock)
+        if step % 100 == 0:
+            clock += 2
+            pace.evaluation_seconds = 2.0
+    clock += 2 + 2 + 1
+    assert 0.95 * 180 <= clock <= 1.02 * 180
+    assert rates == sorted(rates)
+    assert rates[0] < 1e-6
+    assert rates[-1] > 0.99
+
+
+def test_pace_ends_at_once_when_the_time_is_over():
+    pace = Pace(0.1, steps_per_evaluation=10, evaluation_share=1.0)
+    pace.step(20.0)
+    assert pace.fit(Pace.UNKNOWN, 1, elapsed_seconds=21.0).total_steps == 2
+
+
+def test_groups_of_weight_decay():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    modern = sgd(net, Recipe(weight_decay=0.5))
+    assert [(len(g["params"]), g["weight_decay"]) for g in modern.param_groups] == [(1, 0.5), (3, 0.0)]
+    paper = sgd(net, Recipe(weight_decay=0.5, decay_norm_and_bias=True))
+    assert [(len(g["params"]), g["weight_decay"]) for g in paper.param_groups] == [(4, 0.5)]
+    net[0].requires_grad_(False)
+    assert sum(len(g["params"]) for g in sgd(net, Recipe()).param_groups) == 2
+
+
+def test_one_step_is_nesterov_sgd():
+    weight = nn.Parameter(torch.tensor([[1.0]]))
+    net = nn.Module()
+    net.weight = weight
+    optimizer = sgd(net, Recipe(lr=0.1, momentum=0.9, weight_decay=0.0))
+    for _ in range(2):
+        weight.grad = torch.tensor([[1.0]])
+        optimizer.step()
+    # v1 = 1, w1 = 1 - 0.1 (1 + 0.9 * 1); v2 = 1.9, w2 = w1 - 0.1 (1 + 0.9 * 1.9)
+    assert weight.item() == pytest.approx(1 - 0.19 - 0.271)

@@ -1,0 +1,188 @@
+"""Pictures to labelled probabilities."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import DataError, ModelFileError, UsageError
+from resnetkit.infer.predictor import Prediction, Predictor, find_pictures
+from resnetkit.modelfile import Header, Model, save
+from resnetkit.models.resnet import ResNet, build
+
+CLASSES = ("cat", "frog", "ship")
+
+
+@pytest.fixture
+def model() -> Model:
+    """An 8-layer net of three classes, with running statistics that are not those of a fresh one."""
+    torch.manual_seed(0)
+    net = build("resnet20", depths=(1, 1, 1), classes=3)
+    net.train()
+    with torch.no_grad():
+        net(torch.randn(16, 3, 32, 32))
+        net.fc.weight.mul_(5)
+    return Model(net.eval(), Header(net.spec, Preprocess(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)), CLASSES))
+
+
+@pytest.fixture
+def pixels(cifar_subset: tuple[Samples, Samples]) -> np.ndarray:
+    """12 test pictures: uint8 (12, 32, 32, 3)."""
+    images = cifar_subset[1].images
+    assert images is not None
+    return images[::10]
+
+
+def reference(net: ResNet, pixels: np.ndarray) -> torch.Tensor:
+    """Softmax of the plain network on (x / 255 - mean) / std: (n, classes)."""
+    images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+    images = (images - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / 0.2
+    with torch.no_grad():
+        return net(images).softmax(dim=1)
+
+
+def probabilities(predictions: list[list[Prediction]]) -> np.ndarray:
+    """In the order of the classes: (n, classes)."""
+    return np.array([[p.probability for p in sorted(row, key=lambda p: p.index)] for row in predictions])
+
+
+def test_equals_the_network_on_normalised_pixels(model: Model, pixels: np.ndarray) -> None:
+    predictions = Predictor(model)(list(pixels))
+    expected = reference(model.net, pixels)
+    np.testing.assert_allclose(probabilities(predictions), expected, atol=1e-5)
+    assert [row[0].index for row in predictions] == expected.argmax(dim=1).tolist()
+    assert {len(row) for row in predictions} == {3}
+    for row in predictions:
+        assert [p.label for p in row] == [CLASSES[p.index] for p in row]
+        assert sum(p.probability for p in row) == pytest.approx(1, abs=1e-6)
+        assert row == sorted(row, key=lambda p: -p.probability)
+
+
+def test_every_kind_of_picture_is_the_same_picture(model: Model, pixels: np.ndarray, tmp_path: Path) -> None:
+    predictor = Predictor(model)
+    path = tmp_path / "a b.png"
+    Image.fromarray(pixels[0]).save(path)
+    kinds = [path, str(path), path.read_bytes(), Image.open(path), pixels[0]]
+    alone = [predictor(kind, top=2) for kind in kinds]
+    assert all(one == alone[0] for one in alone)
+    assert len(alone[0]) == 2
+    assert [row[0].label for row in predictor(kinds)] == [alone[0][0].label] * len(kinds)
+    assert predictor([]) == []
+
+
+def test_grey_arrays_are_pictures_too(model: Model, pixels: np.ndarray) -> None:
+    grey = pixels[0, :, :, 0]
+    assert Predictor(model)(grey)[0].label == Predictor(model)(np.stack([grey] * 3, axis=-1))[0].label
+
+
+def test_does_not_depend_on_the_batch(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    together = probabilities(predictor(list(pixels)))
+    alone = np.concatenate([probabilities([predictor(picture)]) for picture in pixels])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(probabilities(predictor(list(pixels[::-1])))[::-1], together, atol=1e-6)
+
+
+def test_from_a_file_and_leaves_a_given_network_alone(model: Model, pixels: np.ndarray, tmp_path: Path) -> None:
+    save(tmp_path / "m.safetensors", model.net, model.header)
+    model.net.train()
+    before = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
+    given, loaded = Predictor(model), Predictor(tmp_path / "m.safetensors")
+    assert given(list(pixels)) == loaded(list(pixels))
+    assert model.net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.net.state_dict().items())
+
+
+def test_no_model() -> None:
+    with pytest.raises(ModelFileError, match=r"none\.safetensors does not exist"):
+        Predictor("none.safetensors")
+
+
+def test_wrong_numbers(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    for call, flag in (
+        (lambda: predictor(pixels[0], top=0), "--top is 0"),
+        (lambda: next(predictor.predict_paths(["x"], batch_size=0)), "--batch-size is 0"),
+        (lambda: next(predictor.predict_paths(["x"], workers=-1)), "--workers is -1"),
+    ):
+        with pytest.raises(UsageError, match=flag):
+            call()
+
+
+def test_an_unreadable_picture_is_named(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        Predictor(model)([tmp_path / "broken.jpg"])
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (7, 0), (7, 3), (100, 2)])
+def test_paths_in_order_with_what_failed(
+    model: Model, picture_folder: Path, tmp_path: Path, batch_size: int, workers: int
+) -> None:
+    broken = picture_folder / "cat" / "a broken one.png"
+    broken.write_bytes(b"nothing")
+    predictor = Predictor(model)
+    paths = [picture_folder, tmp_path / "gone.png", picture_folder / "ship" / "ship 00.png"]
+    results = list(predictor.predict_paths(paths, top=1, batch_size=batch_size, workers=workers))
+    files = sorted(path for path in picture_folder.rglob("*") if path.is_file())
+    assert [result["path"] for result in results] == [*map(str, files), str(paths[1]), str(paths[2])]
+    assert {result["path"] for result in results if "error" in result} == {str(broken), str(paths[1])}
+    for result in results:
+        assert set(result) in ({"path", "error"}, {"path", "predictions"})
+        if "predictions" in result:
+            expected = predictor(result["path"], top=1)[0]
+            found = result["predictions"][0]
+            assert (found["label"], found["index"]) == (expected.label, expected.index)
+            assert found["probability"] == pytest.approx(expected.probability, abs=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_stream(model: Model, picture_folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first result comes before more than two batches were read, so memory does not grow with the paths."""
+    predictor = Predictor(model)
+    decoded = []
+    decode = predictor._pixels
+    monkeypatch.setattr(predictor, "_pixels", lambda picture: decoded.append(picture) or decode(picture))
+    forever = itertools.repeat(picture_folder / "cat" / "cat 00.png")
+    results = predictor.predict_paths(forever, batch_size=4, workers=workers)
+    assert "predictions" in next(results)
+    assert len(decoded) <= 8
+    results.close()
+
+
+def found(*paths: str | Path) -> list[tuple[str, bool]]:
+    return [(path.name, error is None) for path, error in find_pictures(paths)]
+
+
+def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "b.png",
+        "a.JPG",
+        "notes.txt",
+        ".hidden.png",
+        "sub/c.webp",
+        "sub/deep/d.png",
+        "empty/x.txt",
+        "[1].png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    everything = [("[1].png", True), ("a.JPG", True), ("b.png", True), ("c.webp", True), ("d.png", True)]
+    assert found(tmp_path) == everything
+    assert found(tmp_path / "notes.txt") == [("notes.txt", True)]  # named, so taken at its word
+    assert found(tmp_path / "*.png") == [("[1].png", True), ("b.png", True)]
+    assert found(tmp_path / "[1].png") == [("[1].png", True)]  # a file before a pattern
+    assert found(tmp_path / "[ab].*") == [("a.JPG", True), ("b.png", True)]
+    assert found(tmp_path / "**" / "*.png") == [("[1].png", True), ("b.png", True), ("d.png", True)]
+    assert found(tmp_path / "s*") == [("c.webp", True), ("d.png", True)]  # a folder that matches
+    assert found(tmp_path / "empty") == [("empty", False)]
+    assert found(tmp_path / "*.gif", tmp_path / "none.png") == [("*.gif", False), ("none.png", False)]
+    monkeypatch.chdir(tmp_path)
+    assert found("sub/*.webp", ".") == [("c.webp", True), *everything]
+    assert found("a**") == [("a**", False)]
+    assert found("") == [("", False)]

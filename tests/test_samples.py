@@ -1,0 +1,75 @@
+"""The parts of a data set: which one a model is measured on, and all of them together."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetkit.data.samples import Dataset, Samples, write_pictures
+from resnetkit.errors import DataError
+
+CLASSES = ("cat", "dog")
+
+
+def in_memory(*labels: int) -> Samples:
+    """Pictures of 2×2 whose pixels are 10 times the label plus the place."""
+    pixels = np.array([10 * label + place for place, label in enumerate(labels)], np.uint8)
+    return Samples(CLASSES, np.array(labels), np.tile(pixels[:, None, None, None], (1, 2, 2, 3)))
+
+
+def on_disk(*labels: int) -> Samples:
+    return Samples(CLASSES, np.array(labels), paths=tuple(Path(f"{label}-{i}.png") for i, label in enumerate(labels)))
+
+
+def dataset(split: dict[str, Any] | None = None, **parts: Samples) -> Dataset:
+    return Dataset("pets", CLASSES, parts.get("train"), parts.get("val"), parts.get("test"), split or {})
+
+
+DRAWN = {"seed": 0, "val_fraction": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("parts", "split", "chosen"),
+    [
+        (("train", "val", "test"), {}, "test"),
+        (("train", "val", "test"), DRAWN, "test"),
+        (("train", "val"), {}, "val"),
+        (("train", "val"), DRAWN, "all"),  # a folder without any division: its val is for training's own use
+        (("train", "val"), {"train_split": "45k", "seed": 0}, "all"),
+        (("train",), {}, "all"),
+        (("val",), {}, "val"),
+    ],
+)
+def test_what_a_model_is_measured_on(parts: tuple[str, ...], split: dict[str, Any], chosen: str) -> None:
+    name, samples = dataset(split, **{part: in_memory(0, 1) for part in parts}).part("auto")
+    assert name == chosen
+    assert len(samples) == (2 if chosen != "all" else 2 * len(parts))
+
+
+def test_all_is_every_picture_once_in_order() -> None:
+    name, samples = dataset(train=in_memory(0, 1), test=in_memory(1, 1, 0)).part("all")
+    assert (name, samples.labels.tolist()) == ("all", [0, 1, 1, 1, 0])
+    assert samples.images is not None
+    assert samples.images[:, 0, 0, 0].tolist() == [0, 11, 10, 11, 2]
+    _, samples = dataset(train=on_disk(0, 1), val=on_disk(1)).part("all")
+    assert [str(path) for path in samples.paths or ()] == ["0-0.png", "1-1.png", "1-0.png"]
+
+
+def test_a_part_by_name_or_an_error_that_lists_them() -> None:
+    pets = dataset(train=in_memory(0), val=in_memory(1))
+    assert pets.part("val") == ("val", pets.val)
+    with pytest.raises(DataError, match="pets has no test pictures; it has train, val"):
+        pets.part("test")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_write_pictures(tmp_path: Path, channels: int) -> None:
+    samples = in_memory(1, 0, 1)
+    assert samples.images is not None
+    samples = Samples(("a/b", "dog"), samples.labels, samples.images[..., :channels])
+    written = write_pictures(samples, tmp_path / "new", count=2)
+    assert [path.name for path in written] == ["0000-dog.png", "0001-a-b.png"]
+    assert [np.asarray(Image.open(path)).max() for path in written] == [10, 1]
+    assert len(write_pictures(samples, tmp_path, count=9)) == 3
