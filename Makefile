@@ -46,7 +46,7 @@ test-all: lint
 	$(PYTEST)
 
 bench: $(DEV)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in benchmarks/*_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 $(BIN)/python:
 	$(PYTHON) -m venv --without-pip $(VENV)

@@ -69,7 +69,7 @@ def test_unknown_name() -> None:
     assert not hasattr(resnetkit, "__wrapped__")
 
 
-@pytest.mark.parametrize("first", ["", "import resnetkit.train.recipe", "from resnetkit.train.loop import resume"])
+@pytest.mark.parametrize("first", ["", "import resnetkit.train.recipe", "from resnetkit.train.run import resume"])
 def test_train_can_be_called_whatever_was_imported_before(first: str) -> None:
     code = f"{first}\nimport resnetkit\nassert callable(resnetkit.train), type(resnetkit.train)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _Verb(ModuleType):
-    """`resnetkit.train` is this package, by the rules of importing, and the verb as well: so the package can be called."""
+    """`resnetkit.train` is this package, by the rules of importing, and the verb as well: so it can be called."""
 
     def __call__(
         self, recipe: "Recipe", data: "str | Dataset", *, out: str | Path | None = None, quiet: bool = False
