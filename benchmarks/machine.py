@@ -9,7 +9,7 @@ import torch
 def describe() -> str:
     """Processor, cores, instructions that matter here, and versions."""
     capabilities = torch.cpu.get_capabilities()
-    fast = [name for name in ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")]
+    fast = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
     have = ", ".join(name for name in fast if capabilities.get(name))
     return (
         f"{capabilities.get('cpu_name', platform.processor())}, {torch.get_num_threads()} threads ({have}); "
