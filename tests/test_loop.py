@@ -344,6 +344,25 @@ def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
     assert timeless[0] == timeless[1]
 
 
+@pytest.mark.slow
+def test_compiled_training_takes_the_same_steps(dataset, tmp_path):
+    recipe = replace(TINY, iterations=4, crop="none")
+    train(recipe, dataset, out=tmp_path / "eager", quiet=True)
+    train(replace(recipe, compile=True), dataset, out=tmp_path / "compiled", quiet=True)
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
+    assert modelfile.load(tmp_path / "compiled").header.spec == modelfile.load(tmp_path / "eager").header.spec
+
+
+def test_bfloat16_training_follows_float32(dataset, tmp_path):
+    recipe = replace(TINY, iterations=8, crop="none", lr=0.01)
+    for precision in ("float32", "bfloat16"):
+        train(replace(recipe, precision=precision), dataset, out=tmp_path / precision, quiet=True)
+    exact, rounded = losses(tmp_path / "float32"), losses(tmp_path / "bfloat16")
+    assert rounded == pytest.approx(exact, rel=0.03)
+    assert rounded != exact
+    assert modelfile.load(tmp_path / "bfloat16").net.fc.weight.dtype == torch.float32
+
+
 def test_two_processes_cannot_share_a_run(dataset, tmp_path):
     train(TINY, dataset, out=tmp_path / "run", quiet=True)
     code = (

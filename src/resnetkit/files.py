@@ -20,6 +20,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # for the person who reads it, the name that was asked for
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
