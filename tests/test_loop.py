@@ -363,6 +363,17 @@ def test_bfloat16_training_follows_float32(dataset, tmp_path):
     assert modelfile.load(tmp_path / "bfloat16").net.fc.weight.dtype == torch.float32
 
 
+def test_files_that_are_left_out_are_named(picture_folder, tmp_path):
+    for i in range(12):
+        (picture_folder / "cat" / f"notes {i:02d}.txt").write_text("not a picture")
+    recipe = replace(TINY, epochs=1, size=32, normalize="imagenet")
+    train(recipe, str(picture_folder), out=tmp_path / "run", quiet=True)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "notes 09.txt: not a picture by its suffix" in log
+    assert "notes 10.txt" not in log
+    assert "left out: 2 more files" in log
+
+
 def test_two_processes_cannot_share_a_run(dataset, tmp_path):
     train(TINY, dataset, out=tmp_path / "run", quiet=True)
     code = (

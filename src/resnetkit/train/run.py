@@ -20,6 +20,9 @@ from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, prepare
 
 
+MOST_NAMED = 10  # files that are left out, named one by one
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a finished run leaves."""
@@ -90,6 +93,10 @@ def _run(task: Task, recipe: Recipe, data: str | None, run: RunFolder, *, starte
         with run.locked(), Monitor(run, quiet=quiet) as monitor, Signals() as signals:
             training = Training(task, recipe, run, monitor, started=started)
             record_recipe(training, data)
+            for path, reason in task.skipped[:MOST_NAMED]:
+                monitor.say(f"left out: {path}: {reason}")
+            if more := len(task.skipped[MOST_NAMED:]):
+                monitor.say(f"left out: {more} more files; resnetkit data check names them")
             if run.state.is_file():
                 training.restore()
             training.go_on(signals)

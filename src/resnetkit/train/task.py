@@ -1,6 +1,7 @@
 """What a recipe and a data set come to: the network, how pictures reach it, and where and how it computes."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class Task:
     loader: Loader
     """Training batches."""
     val: Samples | None
+    skipped: tuple[tuple[Path, str], ...]
+    """Files of the data set that are not taken, each with the reason."""
     device: torch.device
     precision: str
     """float32 or bfloat16."""
@@ -82,6 +85,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Task:
         ),
         loader=loader,
         val=dataset.val if dataset.val is not None and len(dataset.val) else None,
+        skipped=dataset.skipped,
         device=device,
         precision=choose_precision(recipe.precision, device),
     )
