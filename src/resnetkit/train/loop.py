@@ -91,9 +91,12 @@ class Training:
             evaluate = done or here.step % self.steps_per_evaluation == 0
             if evaluate or signals.received or time.monotonic() - self.saved_at >= self.recipe.save_every:
                 self.refuse_broken_weights(lr)
+                began = time.monotonic()
                 if evaluate:
                     self.evaluate()
                 self.save()
+                if evaluate and self.pace:
+                    self.pace.evaluation_seconds = time.monotonic() - began
             if signals.received and not done:
                 batches.close()
                 raise InterruptedTrainingError(
@@ -197,11 +200,10 @@ class Training:
             self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
 
     def evaluate(self) -> None:
-        """Measure the present weights on the validation pictures; write last.safetensors, and best if it is."""
+        """Measure the weights on the validation pictures; write last.safetensors, best if it is, and the curves."""
         here, task = self.position, self.task
         row: dict[str, Any] = {"part": "val", "step": here.step, "epoch": here.epoch}
         if task.val is not None:
-            began = time.monotonic()
             measured = evaluate_net(
                 self.averaged(),
                 task.val,
@@ -210,8 +212,6 @@ class Training:
                 strict=self.recipe.strict,
             )
             self.train_mode()
-            if self.pace:
-                self.pace.evaluation_seconds = time.monotonic() - began
             error = measured.top1_error_percent
             here.errors.append(error)
             row |= {"loss": round(measured.loss, 6), "error_percent": error, "images": measured.images}
@@ -221,6 +221,7 @@ class Training:
         if task.val is None or row["error_percent"] <= here.best.get("error_percent", math.inf):
             modelfile.save(self.run.best, self.averaged(), replace(task.header, metrics=row))
             here.best = row
+        draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
 
     def averaged(self) -> ResNet:
         """The network to keep: the moving average if there is one."""
@@ -231,10 +232,9 @@ class Training:
         return self.ema.module
 
     def save(self) -> None:
-        """Write the training state, and the curves so far."""
+        """Write the training state."""
         saved = replace(self.position, seconds=self.elapsed())
         save_state(self.run.state, saved, net=self.task.net, optimizer=self.optimizer, ema=self.ema)
-        draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:

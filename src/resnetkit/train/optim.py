@@ -1,6 +1,7 @@
 """The optimiser's parameter groups, and learning rates as pure functions of how far a run is."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,8 @@ class Pace:
 
     UNKNOWN = Plan.of_length(1_000_000_000)
     """The plan until the first steps are measured: its progress stays at practically zero."""
+    LATELY = 200
+    """Steps over which the cost of one is averaged."""
 
     def __init__(self, minutes: float, *, steps_per_evaluation: int, evaluation_share: float) -> None:
         """`evaluation_share` is the first guess of an evaluation's cost, as a multiple of a training step's."""
@@ -100,29 +103,32 @@ class Pace:
         self.steps_per_evaluation = steps_per_evaluation
         self.evaluation_share = evaluation_share
         self.evaluation_seconds: float | None = None
-        self._seconds: list[float] = []
+        self._lately: deque[float] = deque(maxlen=self.LATELY)
+        self._steps = 0
+        self._fitted_at = 0
 
     def step(self, seconds: float) -> None:
-        """Note what a training step took."""
-        self._seconds.append(seconds)
+        """Note what a training step took. The first two of a process count little: they allocate, and may compile."""
+        if self._steps == 2:
+            self._lately.clear()
+        self._lately.append(seconds)
+        self._steps += 1
 
     def fit(self, plan: Plan, step: int, *, elapsed_seconds: float) -> Plan:
-        """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits.
-
-        The first two steps of a process are left out: they allocate, and may compile.
-        """
-        steps = self._seconds[2:]
-        known = plan is not Pace.UNKNOWN and plan != Pace.UNKNOWN
-        enough = sum(steps) >= 0.01 * self.budget_seconds and len(steps) >= (0.02 * plan.total_steps if known else 3)
-        if not enough and elapsed_seconds < self.budget_seconds:
+        """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits."""
+        known = plan != Pace.UNKNOWN
+        if known:
+            due = step - self._fitted_at >= 0.02 * plan.total_steps
+        else:
+            due = self._steps >= 5 and sum(self._lately) >= 0.01 * self.budget_seconds
+        if not due and elapsed_seconds < self.budget_seconds:
             return plan
-        step_seconds = sum(steps or self._seconds) / len(steps or self._seconds)
+        self._fitted_at = step
+        step_seconds = sum(self._lately) / len(self._lately)
         evaluation_seconds = self.evaluation_seconds or self.evaluation_share * step_seconds
         # After the last step come its evaluation, that of the best model file for the report, and the drawing.
         left = self.budget_seconds - elapsed_seconds - 2 * evaluation_seconds - 1.5
-        more = int(left / (step_seconds + evaluation_seconds / self.steps_per_evaluation))
-        total = step + max(more, 0)
-        self._seconds = self._seconds[:2]
+        total = step + max(int(left / (step_seconds + evaluation_seconds / self.steps_per_evaluation)), 0)
         if known and abs(total - plan.total_steps) <= 0.01 * plan.total_steps:
             return plan
         return plan.until(total, step=step)

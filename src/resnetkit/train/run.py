@@ -19,7 +19,6 @@ from resnetkit.train.report import write_report
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, prepare
 
-
 MOST_NAMED = 10  # files that are left out, named one by one
 
 
