@@ -81,7 +81,7 @@ class Recipe:
     """What is subtracted: the mean picture of the training set, or a mean colour (then divided by the deviation)."""
     crop: Literal["none", "pad", "random-resized", "scale-jitter"] = "pad"
     """Training crops: none; pad and crop at random; random area and ratio; random scale and place."""
-    padding: int = 4
+    padding: int = 2
     """pad: pixels of black on each side."""
     min_area: float = 0.08
     """random-resized: smallest share of the picture that a crop covers."""
@@ -170,7 +170,7 @@ _AT_LEAST = {
     "save_every": 0,
 }
 
-_CIFAR10 = Recipe(padding=2)
+_CIFAR10 = Recipe()
 
 # Sec. 4.2: 64k iterations of 128 pictures, lr 0.1 divided by 10 at 32k and 48k, weight decay 1e-4 on everything,
 # momentum 0.9; 4 px of padding, random crop and flip, per-pixel mean subtracted.
@@ -182,6 +182,7 @@ _PAPER_CIFAR10 = Recipe(
     decay_norm_and_bias=True,
     schedule="step",
     normalize="per-pixel",
+    padding=4,
 )
 
 RECIPES: dict[str, Recipe] = {
