@@ -51,7 +51,7 @@ def test_a_block_adds_its_shortcut_before_the_last_relu(block):
     block = block(8 * block.expansion, 8).eval()
     x = torch.randn(2, 8 * block.expansion, 6, 6)
     assert torch.equal(block(x), (block.residual(x) + x).clamp(min=0))
-    nn.init.zeros_(block.last_norm.weight)
+    nn.init.zeros_(block.last_layer.weight)
     assert torch.equal(block(x), x.clamp(min=0))
 
 
@@ -108,7 +108,7 @@ def test_the_inner_width_of_a_bottleneck(groups, base_width, planes, inner):
     assert block.conv2.weight.shape == (inner, inner // groups, 3, 3)
 
 
-@pytest.mark.parametrize("wrong", [{"groups": 2}, {"base_width": 128}])
+@pytest.mark.parametrize("wrong", [{"groups": 2}, {"base_width": 128}, {"downsample_in": "1x1"}])
 def test_a_basic_block_refuses_groups(wrong):
     with pytest.raises(UsageError, match="use a bottleneck"):
         BasicBlock(64, 64, **wrong)

@@ -119,6 +119,16 @@ def test_fetches_once(server: Server, path: Path, capsys: pytest.CaptureFixture[
     assert err == "file.bin: fetching 1.0 MB\n"
 
 
+def test_the_first_digits_of_a_hash_are_enough(server: Server, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fetch(server.url("good"), path, sha256=SHA256[:8], progress=False)
+    path.write_bytes(CONTENT[:-1])
+    fetch(server.url("good"), path, sha256=SHA256[:8], progress=False)
+    assert path.read_bytes() == CONTENT
+    assert capsys.readouterr().err == f"{path} is not the file it should be; fetching it again\n"
+    with pytest.raises(DataError, match=f"sha256 {SHA256}, not {SHA256[1:9]}"):
+        fetch(server.url("good"), path, sha256=SHA256[1:9])
+
+
 def test_without_a_hash_takes_what_is_there(server: Server, path: Path) -> None:
     path.parent.mkdir()
     path.with_name("file.bin.part").write_bytes(b"of something else")
@@ -215,7 +225,7 @@ def test_nobody_answers(server: Server, path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/file.bin"
-        with pytest.raises(UnreachableError, match=r"no answer .*refused"):
+        with pytest.raises(UnreachableError, match=rf"no answer .*refused.*put it at {path}"):
             fetch(url, path, md5=MD5)
 
 
@@ -235,6 +245,9 @@ def test_offline_says_what_to_put_where(server: Server, path: Path, monkeypatch:
     ):
         fetch(server.url("good"), path, md5=MD5)
     assert server.asked == []
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=rf"{path} is not the file it should be .*; download {server.url('good')}"):
+        fetch(server.url("good"), path, md5=MD5)
     path.write_bytes(CONTENT)
     assert fetch(server.url("good"), path, md5=MD5) == path
 

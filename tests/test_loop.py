@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ import torch
 
 from resnetkit import modelfile
 from resnetkit.data.samples import Dataset
-from resnetkit.errors import DataError, TrainingError, UsageError
+from resnetkit.errors import DataError, ResnetkitError, TrainingError, UsageError
 from resnetkit.train.evaluate import evaluate
+from resnetkit.train.loop import InterruptedTrainingError
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import RECIPES, Recipe
 from resnetkit.train.run import resume, train
@@ -175,9 +177,18 @@ def test_fine_tuning_to_other_classes_makes_the_last_layer_anew(dataset, picture
     assert model.header.classes == ("cat", "frog", "ship")
     assert model.header.preprocess == start.header.preprocess, "pictures reach the old weights as they always did"
     assert torch.equal(model.net.layer3[0].conv1.weight, start.net.layer3[0].conv1.weight)
-    with pytest.raises(UsageError, match="does not hold a resnet20; give --model with the same changes"):
+    with pytest.raises(UsageError, match="does not hold a resnet20; give --model resnet20,depths=1-1-1"):
         train(replace(recipe, model="resnet20"), str(picture_folder), out=tmp_path / "other", quiet=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_fine_tuning_takes_weights_that_are_run_in_another_way(dataset, tmp_path):
+    start = modelfile.load(train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True).model)
+    recipe = replace(TINY, model=f"{TINY.model},norm=frozen,drop_path=0.1", init=str(tmp_path / "start"), epochs=1)
+    after = modelfile.load(train(recipe, dataset, out=tmp_path / "run", quiet=True).model)
+    assert after.header.spec.norm == "frozen"
+    assert torch.equal(after.net.bn1.running_mean, start.net.bn1.running_mean)
+    assert not torch.equal(after.net.conv1.weight, start.net.conv1.weight)
 
 
 def test_moving_average_is_what_is_kept(dataset, tmp_path):
@@ -191,13 +202,15 @@ def test_moving_average_is_what_is_kept(dataset, tmp_path):
     assert not torch.equal(ema["bn1.running_mean"], plain["bn1.running_mean"])
 
 
-def test_warm_up_ends_with_the_error(dataset, tmp_path):
-    recipe = replace(TINY, epochs=6, warmup_lr=0.01, warmup_error_percent=70.0, schedule="constant", crop="none")
-    train(replace(recipe, log_every=5), dataset, out=tmp_path / "run", quiet=True)
+@pytest.mark.parametrize("log_every", [5, 7])
+def test_warm_up_ends_with_the_error(log_every, dataset, tmp_path):
+    recipe = replace(TINY, iterations=120, warmup_lr=0.01, warmup_error_percent=75.0, schedule="constant", crop="none")
+    train(replace(recipe, log_every=log_every), dataset, out=tmp_path / "run", quiet=True)
     rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["part"] == "train"]
-    over = next(i for i, row in enumerate(rows) if row["error_percent"] < 70)
-    assert [row["lr"] for row in rows] == [0.01] * (over + 1) + [0.05] * (len(rows) - over - 1)
-    assert over < len(rows) - 1
+    over = re.search(r"warm-up over at step (\d+)", (tmp_path / "run" / "log.txt").read_text())
+    assert over
+    assert int(over[1]) in (50, 100), "it is reconsidered every 50 steps, whatever is logged"
+    assert all(row["lr"] == (0.01 if row["step"] <= int(over[1]) else 0.05) for row in rows)
 
 
 def test_without_validation_the_last_model_is_the_best(dataset, tmp_path):
@@ -230,21 +243,97 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
         assert all(torch.isfinite(t).all() for t in modelfile.load(path).net.state_dict().values())
 
 
-def test_a_disk_that_fills_up_loses_nothing(dataset, tmp_path):
-    run = tmp_path / "run"
+def interrupt_after(steps: int, run: Path) -> threading.Thread:
+    """Ask this process to stop once a run has logged so many steps."""
+
+    def watch() -> None:
+        while not any(row["step"] >= steps for row in read_metrics(run / "metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
+def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path):
+    """The state's file fails at several lengths; model files, which are smaller, fail at the first of them."""
     train(TINY, dataset, out=tmp_path / "whole", quiet=True)
+    run = tmp_path / "run"
+    interrupt_after(5, run)
+    with pytest.raises(InterruptedTrainingError):
+        train(TINY, dataset, out=run, quiet=True)
+    saved = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix in (".pt", ".safetensors")}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (tmp_path / "whole" / "state.pt").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # model files fit, training states don't
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(saved["state.pt"])), limits[1]))
     try:
-        with pytest.raises(TrainingError, match="make room, then go on with: resnetkit train --resume"):
-            train(TINY, dataset, out=run, quiet=True)
+        with pytest.raises(TrainingError, match=r"make room or mend it, then go on with: resnetkit train --resume"):
+            resume(run, dataset, quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert modelfile.load(run / "last.safetensors").header.metrics["step"] == 15
+    assert (run / "state.pt").read_bytes() == saved["state.pt"]
     assert not list(run.glob(".*.part"))
     resume(run, dataset, quiet=True)
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(dataset, tmp_path):
+    train(replace(TINY, epochs=1), dataset, out=tmp_path / "whole", quiet=True)
+    run = tmp_path / "run"
+    interrupt_after(3, run)
+    with pytest.raises(InterruptedTrainingError):
+        train(replace(TINY, epochs=1), dataset, out=run, quiet=True)
+    (run / "state.pt").unlink()
+    resume(run, dataset, quiet=True)
+    rows = [[r["step"] for r in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "run")]
+    assert rows[0] == rows[1], "no row twice"
+    assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
+
+
+def test_fine_tuning_goes_on_without_the_first_model(dataset, tmp_path):
+    train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True)
+    recipe = replace(TINY, epochs=1, init=str(tmp_path / "start"))
+    train(recipe, dataset, out=tmp_path / "whole", quiet=True)
+    interrupt_after(4, tmp_path / "run")
+    with pytest.raises(InterruptedTrainingError):
+        train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    (tmp_path / "start").rename(tmp_path / "moved")
+    resume(tmp_path / "run", dataset, quiet=True)
+    whole, run = (tmp_path / name / "last.safetensors" for name in ("whole", "run"))
+    assert whole.read_bytes() == run.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("state.pt", b"garbage", "broken"),
+        ("state.pt", b"", "broken"),
+        ("recipe.yaml", b"lr: abc", "lr is 'abc'; it takes a number"),
+        ("recipe.yaml", b"lr: 0.1", "does not say what data"),
+        ("recipe.yaml", b"\xff\xfe", "not YAML"),
+    ],
+)
+def test_broken_run_folders_are_refused_in_words(file, content, words, dataset, tmp_path):
+    train(replace(TINY, epochs=1), dataset, out=tmp_path / "run", quiet=True)
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(ResnetkitError, match=words):
+        resume(tmp_path / "run", None if file == "recipe.yaml" else dataset, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"freeze": 9}, "--freeze 9"),
+        ({"crop": "scale-jitter", "jitter": (16, 20)}, "--jitter 16"),
+        ({"model": "resnet20,classes=7"}, "leave classes= out"),
+        ({"model": "resnet20,in_channels=1"}, "these pictures have 3 channels"),
+    ],
+)
+def test_wrong_recipes_leave_no_folder(changes, words, dataset, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        train(replace(TINY, **changes), dataset, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_folder_with_something_in_it_is_left_alone(dataset, tmp_path):
@@ -278,7 +367,7 @@ def test_unreadable_pictures_are_named_and_skipped(picture_folder, tmp_path):
     assert "cat 00.png" in log
     assert "ship 02.png" in log
     assert result.best["images"] == 5, "six validate, and one of them is broken"
-    assert "1 training pictures could not be read" in log
+    assert "2 pictures could not be read" in log
     with pytest.raises(DataError, match=r"\.png: not a picture"):
         train(replace(recipe, strict=True), str(picture_folder), out=tmp_path / "strict", quiet=True)
 
@@ -288,7 +377,8 @@ def test_unreadable_pictures_are_named_and_skipped(picture_folder, tmp_path):
 def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
     """A real process, killed several times at arbitrary moments, against one that ran through."""
     flags = [
-        *("--model", "resnet20,depths=1-1-1", "--size", "32", "--batch-size", "16", "--epochs", "4", "--threads", "1"),
+        *("--model", "resnet20,depths=1-1-1,drop_path=0.3", "--size", "32", "--batch-size", "16", "--epochs", "4"),
+        *("--threads", "1"),
         *(
             "--precision",
             "float32",

@@ -49,16 +49,16 @@ def test_plan_keeps_its_past_and_moves_its_end():
 def test_pace_fits_a_run_whose_speed_changes():
     """A simulated machine: 0.1 s a step, 0.2 s after a minute; an evaluation of 2 s every 100 steps."""
     pace = Pace(3, steps_per_evaluation=100, evaluation_share=5.0)
-    plan, step, clock, rates = Pace.UNKNOWN, 0, 0.0, []
+    plan, step, clock, evaluation, rates = Pace.UNKNOWN, 0, 0.0, 0.0, []
     while step < plan.total_steps:
         rates.append(plan.progress(step))
         seconds = 0.1 if clock < 60 else 0.2
         clock, step = clock + seconds, step + 1
         pace.step(seconds)
-        plan = pace.fit(plan, step, elapsed_seconds=clock)
+        plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=evaluation)
         if step % 100 == 0:
-            clock += 2
-            pace.evaluation_seconds = 2.0
+            evaluation = 2.0
+            clock += evaluation
     clock += 2 + 2 + 1
     assert 0.95 * 180 <= clock <= 1.02 * 180
     assert rates == sorted(rates)
@@ -66,10 +66,40 @@ def test_pace_fits_a_run_whose_speed_changes():
     assert rates[-1] > 0.99
 
 
+def test_pace_of_a_resumed_run_is_not_fooled_by_a_slow_first_step():
+    """Half of 1,080 steps of 0.15 s are done; a new process takes a minute for its first step, as a compiler does."""
+    pace = Pace(3, steps_per_evaluation=350, evaluation_share=20.0)
+    plan, step, clock = Plan.of_length(1080), 540, 92.0
+    while step < plan.total_steps:
+        before = plan.progress(step)
+        seconds = 60.0 if step == 540 else 0.15
+        clock, step = clock + seconds, step + 1
+        pace.step(seconds)
+        plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=3.0)
+        assert plan.progress(step) - before < 0.02, "no jump of the schedule"
+    assert 0.9 * 180 <= clock + 2 * 3 + 1 <= 1.02 * 180
+
+
+def test_pace_with_evaluations_that_cost_more_than_training():
+    """Small sets: an evaluation after every 2 steps of 0.05 s, with saving and drawing 0.3 s."""
+    pace = Pace(0.3, steps_per_evaluation=2, evaluation_share=0.5)
+    plan, step, clock, evaluation, rates = Pace.UNKNOWN, 0, 0.0, 0.0, []
+    while step < plan.total_steps:
+        rates.append(plan.progress(step))
+        clock, step = clock + 0.05, step + 1
+        pace.step(0.05)
+        plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=evaluation)
+        if step % 2 == 0:
+            evaluation = 0.3
+            clock += evaluation
+    assert 0.9 * 18 <= clock + 0.3 + 1 <= 1.05 * 18
+    assert rates[-1] > 0.95, "the schedule comes to its end"
+
+
 def test_pace_ends_at_once_when_the_time_is_over():
     pace = Pace(0.1, steps_per_evaluation=10, evaluation_share=1.0)
     pace.step(20.0)
-    assert pace.fit(Pace.UNKNOWN, 1, elapsed_seconds=21.0).total_steps == 2
+    assert pace.fit(Pace.UNKNOWN, 1, elapsed_seconds=21.0, evaluation_seconds=0.0).total_steps == 2
 
 
 def test_groups_of_weight_decay():

@@ -233,7 +233,7 @@ def test_features_are_c2_to_c5_and_forward_is_their_head():
 def test_a_cifar_net_has_three_stages_and_no_pooling():
     net = build("resnet20")
     assert [name for name, _ in net.named_children()] == [
-        *("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "avgpool", "fc")
+        *("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "norm", "last_relu", "avgpool", "fc")
     ]
     assert [tuple(x.shape[1:]) for x in net.features(torch.zeros(2, 3, 32, 32))] == [
         (16, 32, 32),
@@ -299,7 +299,7 @@ def test_zero_init_residual_starts_each_block_as_its_shortcut(model):
     net = build(model, zero_init_residual=True).eval()
     blocks = [module for module in net.modules() if isinstance(module, BasicBlock | Bottleneck)]
     assert len(blocks) == sum(net.spec.depths)
-    assert all(block.last_norm.weight.abs().sum() == 0 for block in blocks)
+    assert all(block.last_layer.weight.abs().sum() == 0 for block in blocks)
     x = torch.rand(2, blocks[0].conv1.in_channels, 8, 8)
     assert torch.equal(blocks[0](x), blocks[0].downsample(x).clamp(min=0))
 
@@ -407,6 +407,7 @@ def test_constructors_are_ordinary_functions(name):
     assert defaults == {
         "pretrained": False,
         "progress": True,
+        "weights": None,
         "num_classes": 1000,
         "zero_init_residual": False,
         "groups": SPECS[name].groups,
@@ -416,13 +417,6 @@ def test_constructors_are_ordinary_functions(name):
     }
     with torch.device("meta"):
         assert constructor(False, True, num_classes=3).spec == parse_spec(name, classes=3)
-
-
-def test_pretrained_says_what_to_do_instead():
-    with pytest.raises(UsageError) as error:
-        resnet.resnet50(pretrained=True)
-    for part in ("resnet50(pretrained=True)", "load_state_dict", "torchvision's resnet50", "resnetkit.load(path)"):
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize(

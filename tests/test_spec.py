@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from resnetkit.errors import UsageError
+from resnetkit.models.geometry import Convolution, parts
 from resnetkit.models.spec import SPECS, ModelSpec, describe, parse_spec
 
 PARAMETERS = {
@@ -50,6 +51,22 @@ PARAMETERS = {
     "plain44": 658_586,
     "plain56": 853_018,
     "plain110": 1_727_962,
+    "resnet18d": 11_708_744,
+    "resnet34d": 21_816_904,
+    "resnet50d": 25_576_264,
+    "resnet101d": 44_568_392,
+    "resnet152d": 60_212_040,
+    "seresnet50": 28_088_024,
+    "resnetblur50": 25_557_032,
+    "resnet50_gn": 25_557_032,
+    "preact_resnet18": 11_687_720,
+    "preact_resnet34": 21_795_880,
+    "preact_resnet50": 25_549_352,
+    "preact_resnet101": 44_541_480,
+    "preact_resnet152": 60_185_128,
+    "preact_resnet110": 1_727_962,
+    "preact_resnet164": 1_703_258,
+    "preact_resnet1001": 10_327_706,
 }
 GMACS = {
     "resnet18": 1.814,
@@ -67,6 +84,13 @@ GMACS = {
     "resnet110": 0.25289,
     "resnet1202": 2.82924,
 }
+RELATIVES_GMACS = {
+    "resnet50,stem=deep": 4.3,  # ResNet-50-C and -D: arXiv:1812.01187, Table 5
+    "resnet50d": 4.3,
+    "resnet50_v1,attention=se": 3.87,  # SE-ResNets: arXiv:1709.01507, Table 2
+    "resnet101_v1,attention=se": 7.60,
+    "resnet152_v1,attention=se": 11.32,
+}
 
 
 def test_the_family_has_these_networks():
@@ -81,6 +105,19 @@ def test_parameters_are_the_papers_to_the_digit(name, parameters):
 @pytest.mark.parametrize(("name", "gmacs"), GMACS.items())
 def test_multiply_adds_are_the_papers_within_half_a_percent(name, gmacs):
     assert SPECS[name].macs() / 1e9 == pytest.approx(gmacs, rel=0.005)
+
+
+@pytest.mark.parametrize(("model", "gmacs"), RELATIVES_GMACS.items())
+def test_multiply_adds_of_the_relatives_are_near_the_published_ones(model, gmacs):
+    assert parse_spec(model).macs() / 1e9 == pytest.approx(gmacs, rel=0.008)
+
+
+def test_the_sizes_of_2016b():
+    # Table 4: 1.7M, 1.7M and 10.2M; the last one without normalisations.
+    millions = [SPECS[f"preact_resnet{layers}"].parameters / 1e6 for layers in (110, 164, 1001)]
+    assert [round(million, 1) for million in millions] == [1.7, 1.7, 10.3]
+    weights = [part.parameters for part in parts(SPECS["preact_resnet1001"]) if isinstance(part, Convolution)]
+    assert round(sum(weights) / 1e6, 1) == 10.2
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name.startswith("plain")])
@@ -106,6 +143,11 @@ def test_the_number_in_the_name_is_the_papers_depth(name):
         ("resnet50,dilated=false-true-true", (256, 512, 1024, 2048), (4, 8, 8, 8)),
         ("resnet18,dilated=true-false-true", (64, 128, 256, 512), (4, 4, 8, 8)),
         ("resnet18,stem=cifar,width=32,depths=1-1", (32, 64), (1, 2)),
+        ("resnet50d", (256, 512, 1024, 2048), (4, 8, 16, 32)),
+        ("preact_resnet164", (64, 128, 256), (1, 2, 4)),
+        ("resnet50,output_stride=8", (256, 512, 1024, 2048), (4, 8, 8, 8)),
+        ("preact_resnet18,output_stride=16", (64, 128, 256, 512), (4, 8, 16, 16)),
+        ("resnet20,output_stride=1", (16, 32, 64), (1, 1, 1)),
     ],
 )
 def test_features_channels_and_strides(model, channels, strides):
@@ -130,6 +172,24 @@ def test_dilation_follows_every_stage_after_the_stride_it_replaces():
     ]
 
 
+def test_output_stride_is_another_word_for_dilation():
+    assert parse_spec("resnet50,output_stride=8") == parse_spec("resnet50,dilated=false-true-true")
+    assert parse_spec("resnet50", output_stride=16).dilated == (False, False, True)
+    assert parse_spec("resnet50,output_stride=32") == SPECS["resnet50"]
+    assert parse_spec("resnet50,output_stride=8").output_stride == 8
+    assert parse_spec("resnet18,output_stride=4,depths=1-1") == parse_spec("resnet18,depths=1-1,dilated=true")
+    dilated = parse_spec("resnet50,output_stride=8")
+    assert parse_spec(dilated, output_stride=32) == SPECS["resnet50"]
+    assert "output_stride" not in dilated.to_dict()
+
+
+def test_blocks_are_dropped_more_often_the_deeper_they_are():
+    spec = parse_spec("resnet18", drop_path=0.35)
+    assert [block.drop_path for stage in spec.stages for block in stage] == pytest.approx(
+        [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35], abs=1e-12
+    )
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_a_spec_survives_json(name):
     spec = replace(SPECS[name], dilated=(True,) * (len(SPECS[name].depths) - 1), classes=7)
@@ -140,6 +200,32 @@ def test_a_spec_survives_json(name):
 
 def test_from_dict_takes_defaults_for_what_is_not_given():
     assert ModelSpec.from_dict({"block": "basic", "depths": [3, 4, 6, 3]}) == SPECS["resnet34"]
+
+
+def test_a_header_from_before_the_relatives_still_loads():
+    old = {
+        "block": "bottleneck",
+        "depths": [3, 4, 6, 3],
+        "stem": "imagenet",
+        "width": 64,
+        "shortcut": "B",
+        "downsample_in": "3x3",
+        "groups": 32,
+        "width_per_group": 4,
+        "dilated": [],
+        "classes": 12,
+        "in_channels": 3,
+    }
+    spec = ModelSpec.from_dict(old)
+    assert spec == replace(SPECS["resnext50_32x4d"], classes=12)
+    assert spec.to_dict() == old | {
+        "order": "post",
+        "norm": "batch",
+        "attention": "none",
+        "pooled_shortcut": False,
+        "blur": 0,
+        "drop_path": 0.0,
+    }
 
 
 def test_no_dilation_has_one_spelling():
@@ -164,6 +250,21 @@ def test_no_dilation_has_one_spelling():
             {},
             {"block": "bottleneck", "downsample_in": "1x1", "groups": 4, "width_per_group": 32},
         ),
+        (
+            "resnet20,order=pre,norm=frozen,attention=se,blur=3,drop_path=0.1,shortcut=B,pooled_shortcut=Yes,stem=deep",
+            {},
+            {
+                "order": "pre",
+                "norm": "frozen",
+                "attention": "se",
+                "blur": 3,
+                "drop_path": 0.1,
+                "shortcut": "B",
+                "pooled_shortcut": True,
+                "stem": "deep",
+            },
+        ),
+        ("resnet20,drop_path=0", {"blur": "5", "pooled_shortcut": "0"}, {"blur": 5}),
     ],
 )
 def test_any_field_is_a_changed_row(text, changes, fields):
@@ -184,7 +285,7 @@ def test_a_spec_is_changed_like_a_name():
         ("resnet20,shortcut=b", 'unknown shortcut "b"; did you mean "B"? Known: A, B, C, none'),
         ("resnet20,shortcut=D", 'unknown shortcut "D". Known: A, B, C, none'),
         ("resnet20,block=bottelneck", 'did you mean "bottleneck"?'),
-        ("resnet20,stem=mnist", "Known: imagenet, cifar"),
+        ("resnet20,stem=mnist", "Known: imagenet, cifar, deep"),
         ("resnet20,downsample_in=2x2", "Known: 1x1, 3x3"),
         ("resnet20,classes", '"classes" in "resnet20,classes" is no change; write field=value'),
         ("resnet20,classes=ten", 'classes is "ten"; it takes a whole number'),
@@ -203,6 +304,25 @@ def test_a_spec_is_changed_like_a_name():
         ("resnet20,downsample_in=1x1", "basic blocks take no groups, width_per_group or downsample_in"),
         ("resnet50,groups=0", "groups has 0"),
         ("resnet50,width_per_group=1,width=32", "leaves no channel for a group"),
+        ("resnet20,order=before", 'unknown order "before". Known: post, pre'),
+        ("resnet20,norm=grup", 'unknown norm "grup"; did you mean "group"? Known: batch, group, frozen'),
+        ("resnet20,attention=eca", 'unknown attention "eca"'),
+        ("resnet20,blur=2", "blur is 2; it takes 0, 3, 5 or 7"),
+        ("resnet20,drop_path=1", "drop_path is 1.0; it takes a number from 0 to less than 1"),
+        ("resnet20,drop_path=nan", "drop_path is nan; it takes a number"),
+        ("resnet20,drop_path=some", 'drop_path is "some"; it takes a number, such as 0.1'),
+        ("resnet20,pooled_shortcut=maybe", 'pooled_shortcut is "maybe"; write true or false'),
+        ("resnet20,pooled_shortcut=true", "pooled_shortcut needs projections: shortcut=B or C, not A"),
+        ("plain20,order=pre", "order=pre is about shortcuts"),
+        ("plain20,drop_path=0.1", "drop_path needs shortcuts"),
+        ("resnet50_v1,blur=3", "blur takes over the stride of the 3x3; use downsample_in=3x3, or blur=0"),
+        ("resnet18,stem=deep,width=1", "stem=deep halves the width=1"),
+        ("resnet20,norm=group", "norm=group makes 32 groups of channels, but a convolution has 16"),
+        ("preact_resnet50,norm=group,width_per_group=12", "but a convolution has 12"),
+        ("resnet50,output_stride=12", "output_stride is 12; it takes one of 4, 8, 16, 32 here"),
+        ("resnet20,output_stride=32", "output_stride is 32; it takes one of 1, 2, 4 here"),
+        ("resnet50,output_stride=8,dilated=true-true-true", "give it or dilated, not both"),
+        ("resnet50,output_strid=8", 'did you mean "output_stride"?'),
     ],
 )
 def test_a_wrong_text_is_named_with_its_mend(text, message):
@@ -222,6 +342,13 @@ def test_a_wrong_text_is_named_with_its_mend(text, message):
         ({"dilated": (1, 0)}, "dilated is [1, 0]; it takes true or false"),
         ({"shortcut": None}, 'unknown shortcut "None"'),
         ({"color": 1}, 'unknown field "color"'),
+        ({"blur": 3.0}, "blur is 3.0"),
+        ({"blur": True}, "blur is True"),
+        ({"pooled_shortcut": 1}, "pooled_shortcut is 1; it takes true or false"),
+        ({"drop_path": None}, "drop_path is None"),
+        ({"drop_path": True}, "drop_path is True"),
+        ({"norm": None}, 'unknown norm "None"'),
+        ({"output_stride": 2.0}, "output_stride is 2.0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_mend(changes, message):

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from resnetkit.data.dataset import open_dataset
+    from resnetkit.data.samples import Dataset, Samples
     from resnetkit.data.transforms import Preprocess
     from resnetkit.errors import DataError, ModelFileError, ResnetkitError, TrainingError, UsageError
+    from resnetkit.hub import from_hub, to_hub
     from resnetkit.infer.predictor import Predictor
     from resnetkit.modelfile import load, save
     from resnetkit.models.resnet import (
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     )
     from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
     from resnetkit.train.evaluate import evaluate
+    from resnetkit.train.loop import InterruptedTrainingError
     from resnetkit.train.recipe import RECIPES, Recipe
     from resnetkit.train.run import resume, train
 
@@ -36,6 +40,8 @@ __all__ = [
     "RECIPES",
     "SPECS",
     "DataError",
+    "Dataset",
+    "InterruptedTrainingError",
     "ModelFileError",
     "ModelSpec",
     "Predictor",
@@ -43,11 +49,14 @@ __all__ = [
     "Recipe",
     "ResNet",
     "ResnetkitError",
+    "Samples",
     "TrainingError",
     "UsageError",
     "build",
     "evaluate",
+    "from_hub",
     "load",
+    "open_dataset",
     "parse_spec",
     "resnet18",
     "resnet34",
@@ -59,15 +68,19 @@ __all__ = [
     "resnext101_64x4d",
     "resume",
     "save",
+    "to_hub",
     "train",
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
 
 _HOMES = {
+    "resnetkit.data.dataset": ("open_dataset",),
+    "resnetkit.data.samples": ("Dataset", "Samples"),
     "resnetkit.data.transforms": ("Preprocess",),
     "resnetkit.errors": ("DataError", "ModelFileError", "ResnetkitError", "TrainingError", "UsageError"),
     "resnetkit.infer.predictor": ("Predictor",),
+    "resnetkit.hub": ("from_hub", "to_hub"),
     "resnetkit.modelfile": ("load", "save"),
     "resnetkit.models.resnet": (
         "ResNet",
@@ -85,6 +98,7 @@ _HOMES = {
     ),
     "resnetkit.models.spec": ("SPECS", "ModelSpec", "parse_spec"),
     "resnetkit.train.evaluate": ("evaluate",),
+    "resnetkit.train.loop": ("InterruptedTrainingError",),
     "resnetkit.train.recipe": ("RECIPES", "Recipe"),
     "resnetkit.train.run": ("resume",),
 }

@@ -15,6 +15,7 @@ VERBS = {
     "train": ("train a network on CIFAR, a folder or a CSV, or go on with a run", "resnetkit.commands.train"),
     "evaluate": ("error and loss of a model on labelled pictures", "resnetkit.commands.evaluate"),
     "predict": ("pictures to labelled probabilities", "resnetkit.commands.predict"),
+    "convert": ("other people's weights to a model file, and the other way", "resnetkit.commands.convert"),
     "data": ("get CIFAR, check a data set, write samples of it", "resnetkit.commands.data"),
 }
 """Verb -> what it does, and the module whose `run(argv)` does it and returns the exit code."""

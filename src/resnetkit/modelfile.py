@@ -6,22 +6,29 @@ torchvision gives them.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resnetkit import __version__
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.errors import ModelFileError
 from resnetkit.files import write_whole
-from resnetkit.models.spec import ModelSpec
+from resnetkit.models.spec import SPECS, ModelSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from resnetkit.models.resnet import ResNet
+    from resnetkit.models.weights import Published
 
 FORMAT_VERSION = 1
 HEADER_KEY = "resnetkit"
+Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
+HUB = "hf:"
+"""Begins the name of a repository on the Hugging Face Hub: hf:OWNER/NAME."""
 
 
 @dataclass(frozen=True)
@@ -44,34 +51,71 @@ class Header:
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.spec.classes:
-            raise ModelFileError(f"{len(self.classes)} class names for a network with {self.spec.classes} classes")
+            raise ModelFileError(_wrong_count(self.classes, self.spec))
 
     def to_json(self) -> str:
         """The header as one JSON document."""
-        fields = vars(self) | {"spec": self.spec.to_dict(), "preprocess": self.preprocess.to_dict()}
-        return json.dumps(fields, ensure_ascii=False, sort_keys=True)
+        values = vars(self) | {"spec": self.spec.to_dict(), "preprocess": self.preprocess.to_dict()}
+        return json.dumps(values, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Header":
         """Read a header; `source` names the file in errors."""
         try:
-            fields = json.loads(text)
-            written_as = fields["format_version"]
-            if written_as > FORMAT_VERSION:
+            values = json.loads(text)
+            _check_types(values, _TYPES)
+            _check_types(values.get("data", {}).get("split", {}), _SPLIT_TYPES)
+            if values["format_version"] > FORMAT_VERSION:
                 raise ModelFileError(
-                    f"{source} has format {written_as}, written by resnetkit {fields['version']}; "
+                    f"{source} has format {values['format_version']}, written by resnetkit {values['version']}; "
                     f"this is {__version__} and reads up to {FORMAT_VERSION}. Upgrade resnetkit."
                 )
-            return cls(
-                **fields
-                | {
-                    "spec": ModelSpec.from_dict(fields["spec"]),
-                    "preprocess": Preprocess.from_dict(fields["preprocess"]),
-                    "classes": tuple(fields["classes"]),
-                }
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelFileError(f"{source} has a broken header ({error}); get the file anew") from error
+            for kind, given in ((cls, values), (ModelSpec, values["spec"]), (Preprocess, values["preprocess"])):
+                if unknown := sorted(given.keys() - {field.name for field in fields(kind)}):
+                    raise ModelFileError(
+                        f"{source} was written by resnetkit {values['version']}, with a field that this one "
+                        f"({__version__}) does not know: {unknown[0]}. Upgrade resnetkit."
+                    )
+            read = {
+                "spec": ModelSpec.from_dict(values["spec"]),
+                "preprocess": Preprocess.from_dict(values["preprocess"]),
+                "classes": tuple(values["classes"]),
+            }
+            if len(read["classes"]) != read["spec"].classes:
+                raise ValueError(_wrong_count(read["classes"], read["spec"]))
+            return cls(**values | read)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ModelFileError(f"{source} has a broken header ({reason}); get the file anew") from error
+
+
+_TYPES: Types = {
+    "spec": dict,
+    "preprocess": dict,
+    "classes": list,
+    "recipe": dict,
+    "metrics": dict,
+    "data": dict,
+    "version": str,
+    "format_version": int,
+}
+"""What JSON makes of a header's fields."""
+_SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str}
+
+
+def _check_types(values: object, types: Types) -> None:
+    """Raise TypeError where `values` is no mapping, or one of its values is of another type; each may be absent."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{json.dumps(values)[:40]} in place of fields by name")
+    for name, expected in types.items():
+        if name in values and (not isinstance(values[name], expected) or isinstance(values[name], bool)):
+            raise TypeError(f"{name} is {json.dumps(values[name])[:40]}")
+    if any(not isinstance(name, str) for name in values.get("classes", ())):
+        raise TypeError("classes are not names")
+
+
+def _wrong_count(classes: Sequence[str], spec: ModelSpec) -> str:
+    return f"{len(classes)} class names for a network with {spec.classes} classes"
 
 
 @dataclass(frozen=True)
@@ -89,18 +133,14 @@ def save(path: str | Path, net: "ResNet", header: Header) -> None:
     Raises ModelFileError where the tensors of `net` are not those of `header.spec` (a changed norm layer, say):
     such a file could not be loaded.
     """
-    import torch
     from safetensors.torch import save as to_bytes
-
-    from resnetkit.models.resnet import build
 
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    with torch.device("meta"):
-        expected = build(header.spec).state_dict()
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    if shapes != {name: tensor.shape for name, tensor in expected.items()}:
-        raise ModelFileError(f"{path}: the network's tensors are not those of its spec; it can't be saved as that")
+    if wrong := _wrong_tensors(_without_weights(header.spec), tensors):
+        raise ModelFileError(
+            f"{path}: the network's tensors are not those of its spec ({wrong}); it can't be saved as that"
+        )
     try:
         write_whole(path, to_bytes(tensors, {HEADER_KEY: header.to_json()}))
     except OSError as error:
@@ -110,28 +150,37 @@ def save(path: str | Path, net: "ResNet", header: Header) -> None:
 
 
 def find(model: str | Path) -> Path:
-    """The file that MODEL names: a model file itself, or the best (else the last) one of a run folder."""
+    """The file that MODEL names: a model file, the best (else the last) one of a run folder, or one of hf:OWNER/NAME.
+
+    What exists as a file or a folder is that, whatever its name. Raises ModelFileError where there is nothing.
+    """
     path = Path(model)
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():
                 return path / name
         raise ModelFileError(f"{path} holds no model file; expected {path}/best.safetensors")
-    if not path.is_file():
-        raise ModelFileError(f"{path} does not exist; give a model file or a run folder")
-    return path
+    if path.is_file():
+        return path
+    if str(model).startswith(HUB):
+        from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
+
+        return fetch_from_hub(str(model).removeprefix(HUB), WEIGHTS_FILE)
+    network, colon, weights = str(model).partition(":")
+    near = get_close_matches(network, SPECS, n=1) if colon else []
+    hint = f". Did you mean {near[0]}:{weights}?" if near and near[0] != network else ""
+    raise ModelFileError(f"{path} does not exist; give a model file, a run folder, or NAME:WEIGHTS{hint}")
 
 
 def inspect(model: str | Path) -> Header:
-    """Read the header of a model file or run folder, without its weights and without torch."""
-    from safetensors import SafetensorError, safe_open
+    """Read the header of a model file or run folder, without its weights and without torch.
 
+    For published weights (`load` says how they are named) it is what their source says of them.
+    """
+    if weights := _published(model):
+        return _header(weights)
     path = find(model)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); get it anew") from error
+    metadata = _metadata(path)
     if HEADER_KEY not in metadata:
         raise ModelFileError(
             f"{path} holds weights but no resnetkit header, so network, preprocessing and classes are unknown. "
@@ -140,18 +189,93 @@ def inspect(model: str | Path) -> Header:
     return Header.from_json(metadata[HEADER_KEY], source=str(path))
 
 
+def _metadata(path: Path) -> Mapping[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); get it anew") from error
+
+
+def _published(model: str | Path) -> "Published | None":
+    """The published weights that MODEL names; None for a file, a run folder, or a model file of ours on the Hub."""
+    network, colon, name = str(model).partition(":")
+    if Path(model).exists():
+        return None
+    if str(model).startswith(HUB):
+        if HEADER_KEY in _metadata(find(model)):
+            return None
+        from resnetkit.models.timm import timm_weights
+
+        return timm_weights(name)
+    if network not in SPECS:
+        return None
+    from resnetkit.models.weights import find_weights
+
+    return find_weights(network, name if colon else "DEFAULT")
+
+
+def _header(weights: "Published") -> Header:
+    data = {"name": weights.data} if weights.data else {}
+    return Header(weights.spec, weights.preprocess, weights.classes, weights.about(), weights.metrics, data)
+
+
 def load(model: str | Path) -> Model:
-    """Load a model file, or the best one of a run folder: the network in evaluation mode, and its header."""
-    from safetensors import SafetensorError
+    """Load the network that MODEL names, in evaluation mode, and its header.
+
+    `model` is a model file; a run folder, for its best one; NAME:WEIGHTS for published weights of a row of SPECS
+    (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT); or hf:OWNER/NAME for a repository on the Hugging Face Hub
+    that holds a model file or weights of timm's. Published weights are downloaded, checked, and kept in the cache.
+
+    Raises ModelFileError for a file that is missing, broken, or does not fit, or holds a number that is not finite;
+    UsageError for unknown weights; DataError for a failed download. No random number is drawn.
+    """
     from safetensors.torch import load_file
 
-    from resnetkit.models.resnet import build
+    from resnetkit.models.weights import fill, load_published
 
+    if weights := _published(model):
+        net = _without_weights(weights.spec)
+        load_published(net, weights)
+        return Model(net.eval(), _header(weights))
     path = find(model)
     header = inspect(path)
-    try:
-        net = build(header.spec)
-        net.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, UsageError) as error:
-        raise ModelFileError(f"{path}: the weights do not fit the network in its header: {error}") from error
+    net = _without_weights(header.spec)
+    tensors = load_file(path)
+    if wrong := _wrong_tensors(net, tensors):
+        raise ModelFileError(f"{path}: the weights do not fit the network in its header: {wrong}")
+    fill(net, tensors, source=str(path))
     return Model(net.eval(), header)
+
+
+def _without_weights(spec: ModelSpec) -> "ResNet":
+    """A network on the meta device: nothing is drawn only to be replaced, and nothing takes memory."""
+    import torch
+
+    from resnetkit.models.layers import Blur
+    from resnetkit.models.resnet import build
+
+    with torch.device("meta"):
+        net = build(spec)
+    for module in net.modules():
+        if isinstance(module, Blur):  # the one constant that no file brings
+            module.kernel = Blur(len(module.kernel), module.stride).kernel
+    return net
+
+
+def _wrong_tensors(net: "ResNet", tensors: Mapping[str, "Tensor"]) -> str:
+    """How many of `tensors` are not those of `net` by name and shape, and the first; empty where all are."""
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if not wrong:
+        return ""
+    return f"{len(wrong)} of {len(expected | found)} tensors differ, first {wrong[0]}: " + (
+        "missing"
+        if wrong[0] not in found
+        else "not in the network"
+        if wrong[0] not in expected
+        else f"of shape {found[wrong[0]]}, not {expected[wrong[0]]}"
+    )

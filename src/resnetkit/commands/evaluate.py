@@ -14,7 +14,11 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "evaluate", "MODEL DATA [options]", "Error and loss of a model on labelled pictures, every one counted once."
     )
-    parser.add_argument("model", metavar="MODEL", help="a model file or a run folder")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model file, a run folder, NAME:WEIGHTS such as resnet50:IMAGENET1K_V2, or hf:OWNER/NAME",
+    )
     parser.add_argument("data", metavar="DATA", help="cifar10, cifar100, a folder or a CSV file")
     parser.add_argument(
         "--views",

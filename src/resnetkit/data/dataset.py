@@ -17,7 +17,7 @@ def open_dataset(
 
     A folder that is called cifar10 needs a slash: ./cifar10. `train_split` ("45k" or "50k") divides CIFAR's training
     pictures, `val_fraction` those of folders and CSV files that have no val; both are drawn with `seed`.
-    With `strict`, what would be skipped in class folders is an error.
+    With `strict`, what would be skipped (files that are no pictures, or not there) is an error.
 
     Raises DataError where there is no such data, or it is not laid out as expected, and UsageError for wrong values.
     """
@@ -29,7 +29,7 @@ def open_dataset(
     if path.is_dir():
         return load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict)
     if path.suffix.lower() == ".csv":
-        return load_csv(path, val_fraction=val_fraction, seed=seed)
+        return load_csv(path, val_fraction=val_fraction, seed=seed, strict=strict)
     accepted = f"{', '.join(CIFARS)}, a folder or a .csv file"
     if path.exists():
         raise DataError(f"{data} is a file of another kind; give {accepted}")

@@ -86,13 +86,20 @@ def cannot_write(path: Path, error: OSError) -> DataError:
 
 
 def fetch(
-    url: str, path: Path, *, md5: str | None = None, sha256: str | None = None, timeout_seconds: float = 10.0
+    url: str,
+    path: Path,
+    *,
+    md5: str | None = None,
+    sha256: str | None = None,
+    timeout_seconds: float = 10.0,
+    progress: bool = True,
 ) -> Path:
     """Download `url` to `path` unless it is there already, and return `path`.
 
-    The bytes go to `<path>.part`, which takes its name only once it is whole and, where `md5` or `sha256` (hex digits)
-    are given, right. A part that an earlier call left is continued where the server allows it. `timeout_seconds` limits
-    the connecting and every wait for bytes, not the whole.
+    The bytes go to `<path>.part`, which takes its name only once it is whole and, where `md5` or `sha256` (hex digits,
+    or the first of them, as in the names of torchvision's files) are given, right. A part that an earlier call left is
+    continued where the server allows it. `timeout_seconds` limits the connecting and every wait for bytes, not the
+    whole. `progress` shows how much is there.
 
     Raises UnreachableError when no server answers, DataError for a status such as 404, for a download that keeps
     breaking off (what came is kept for the next call), for wrong bytes (nothing is kept) and for a full disk.
@@ -101,15 +108,20 @@ def fetch(
     part = path.with_name(path.name + ".part")
     with locked(path):
         if path.is_file():
-            if not _differences(path, expected):
+            wrong = _differences(path, expected)
+            if not wrong:
                 return path
+            if offline():
+                raise DataError(
+                    f"{path} is not the file it should be ({wrong}); download {url} elsewhere, put it there"
+                )
             say(f"{path} is not the file it should be; fetching it again")
             path.unlink()
         if offline():
             raise DataError(f"RESNETKIT_OFFLINE is set: download {url} elsewhere and put it at {path}")
         if not expected:
             part.unlink(missing_ok=True)  # nothing would tell whether it is the beginning of the same file
-        _download(url, part, expected, timeout_seconds)
+        _download(url, part, expected, timeout_seconds, progress)
         part.replace(path)
     return path
 
@@ -162,13 +174,13 @@ def read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
     return contents
 
 
-def _download(url: str, part: Path, expected: dict[str, str], timeout_seconds: float) -> None:
+def _download(url: str, part: Path, expected: dict[str, str], timeout_seconds: float, progress: bool) -> None:
     """Fill `part` until it is whole and right."""
     reason = ""
     for attempt in range(ATTEMPTS):
         start = part.stat().st_size if part.exists() else 0
         try:
-            _append(url, part, start, timeout_seconds)
+            _append(url, part, start, timeout_seconds, progress)
         except _BrokenOffError as error:
             reason = str(error)
             # A server may also promise more bytes than the file has; the hash knows.
@@ -194,11 +206,11 @@ def _differences(path: Path, expected: dict[str, str]) -> str:
     """Say how the file's hashes differ from the expected ones; empty where they agree."""
     found = {name: digest(path, name) for name in expected}
     return ", ".join(
-        f"{name} {found[name]}, not {expected[name]}" for name in expected if found[name] != expected[name]
+        f"{name} {found[name]}, not {digits}" for name, digits in expected.items() if not found[name].startswith(digits)
     )
 
 
-def _append(url: str, part: Path, start: int, timeout_seconds: float) -> None:
+def _append(url: str, part: Path, start: int, timeout_seconds: float, progress: bool) -> None:
     """Write the bytes of `url` from `start` on to the end of `part`, or all of them where the server sends all."""
     response = _open(url, part, start, timeout_seconds)
     with response:
@@ -211,7 +223,7 @@ def _append(url: str, part: Path, start: int, timeout_seconds: float) -> None:
         total = None if length is None else start + length
         done = start
         try:
-            with part.open("ab" if start else "wb") as file, _progress(part.stem, start, total) as show:
+            with part.open("ab" if start else "wb") as file, _progress(part.stem, start, total, progress) as show:
                 for chunk in _chunks(response):
                     file.write(chunk)
                     done += len(chunk)
@@ -225,6 +237,7 @@ def _append(url: str, part: Path, start: int, timeout_seconds: float) -> None:
 
 
 def _open(url: str, part: Path, start: int, timeout_seconds: float) -> HTTPResponse:
+    destination = part.with_suffix("")
     headers = {"User-Agent": "resnetkit"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=timeout_seconds)
@@ -233,13 +246,14 @@ def _open(url: str, part: Path, start: int, timeout_seconds: float) -> HTTPRespo
         if error.code == 416 and start:  # the part is longer than the file
             part.unlink()
             raise _BrokenOffError("the earlier part was too long") from None
-        destination = part.with_suffix("")
         raise DataError(
             f"{url}: the server answered {error.code} {error.reason}; get the file elsewhere, put it at {destination}"
         ) from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UnreachableError(f"{url}: no answer ({reason}); check the network, or get the file elsewhere") from None
+        raise UnreachableError(
+            f"{url}: no answer ({reason}); check the network, or get the file elsewhere and put it at {destination}"
+        ) from None
     return response
 
 
@@ -252,8 +266,11 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 @contextmanager
-def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, start: int, total: int | None, progress: bool) -> Iterator[Callable[[int], None]]:
     """Show how much of a download is there: a bar on a terminal, a line every 5 seconds elsewhere."""
+    if not progress:
+        yield lambda _: None
+        return
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn

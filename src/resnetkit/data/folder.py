@@ -75,15 +75,17 @@ def load_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict:
     return _dataset(str(root), parts, skipped, val_fraction=val_fraction, seed=seed)
 
 
-def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0) -> Dataset:
+def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False) -> Dataset:
     """Read the columns path, label and, if it is there, split (train, val or test) of a CSV file in UTF-8.
 
-    Paths are relative to the CSV's folder. Without val it is split from train, as in `load_folder`.
+    Paths are relative to the CSV's folder. Without val it is split from train, as in `load_folder`. Files that do not
+    exist are listed in `skipped`; with `strict` one is an error.
 
-    Raises DataError, with the line, for missing columns, missing files, empty labels and contradictions.
+    Raises DataError, with the line, for missing columns, empty labels and contradictions, and where no file exists.
     """
     parts: dict[str, list[_Picture]] = defaultdict(list)
     seen: dict[Path, tuple[int, str]] = {}
+    skipped: list[tuple[Path, str]] = []
     for line, row in _rows(path):
         where = f"{path}, line {line}"
         name, label = row["path"], normalize("NFC", row["label"])
@@ -94,13 +96,21 @@ def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0) -> Dataset
             raise DataError(f"{where}: split is {row['split']!r}; expected train, val or test")
         picture = path.parent / name
         if not picture.is_file():
-            raise DataError(f"{where}: {picture} does not exist; paths are relative to the folder of the CSV")
+            if strict:
+                raise DataError(f"{where}: {picture} does not exist; paths are relative to the folder of the CSV")
+            skipped.append((picture, f"does not exist ({where})"))
+            continue
         if (known := seen.setdefault(picture, (line, label)))[1] != label:
             raise DataError(f"{where}: {name} is {label!r}, but {known[1]!r} in line {known[0]}; remove one of them")
         parts[part].append(_Picture(normalize("NFC", Path(name).as_posix()), picture, label, where))
     if not any(parts.values()):
+        if skipped:
+            raise DataError(
+                f"{path}: none of its {len(skipped)} files exists, first {skipped[0][0]}; "
+                "paths are relative to the folder of the CSV"
+            )
         raise DataError(f"{path} lists no pictures; expected a line per picture below the line path,label")
-    return _dataset(str(path), parts, val_fraction=val_fraction, seed=seed)
+    return _dataset(str(path), parts, skipped, val_fraction=val_fraction, seed=seed)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -130,17 +130,26 @@ def _joined(parts: Sequence[Samples]) -> Samples:
     )
 
 
-def write_pictures(samples: Samples, folder: Path, *, count: int) -> list[Path]:
-    """Write the first `count` samples to `folder` as PNG, named by place and class: 0003-frog.png.
+def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[Path], dict[Path, str]]:
+    """Write `count` samples to `folder` as PNG, of every class in turn, named by place and class: 0003-frog.png.
 
-    Raises DataError where `folder` can't be written, or a picture can't be read.
+    Returns what was written, and the pictures that can't be read, with the reasons: others took their turns.
+    Raises DataError where `folder` can't be written, or none can be read.
     """
     written: list[Path] = []
-    for i in range(min(count, len(samples))):
+    unreadable: dict[Path, str] = {}
+    for i in _in_turn(samples.labels):
+        if len(written) == count:
+            break
         if samples.images is not None:
             picture = Image.fromarray(samples.images[i].squeeze())
         else:
-            picture = open_picture((samples.paths or ())[i])
+            path = (samples.paths or ())[i]
+            try:
+                picture = open_picture(path)
+            except DataError as error:
+                unreadable[path] = str(error).removeprefix(f"{path}: ")
+                continue
         name = samples.classes[samples.labels[i]].replace("/", "-")
         written.append(folder / f"{i:04d}-{name}.png")
         try:
@@ -148,4 +157,14 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> list[Path]:
             picture.save(written[-1])
         except OSError as error:
             raise DataError(f"{written[-1]} can't be written: {error.strerror or error}") from error
-    return written
+    if not written:
+        raise DataError(f"not one of the {len(samples)} pictures can be read; see resnetkit data check")
+    return written, unreadable
+
+
+def _in_turn(labels: NDArray[np.int64]) -> list[int]:
+    """Places of the first sample of every class, then of the second, and so on."""
+    by_class = np.argsort(labels, kind="stable")
+    ordered = labels[by_class]
+    turn = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return by_class[np.argsort(turn, kind="stable")].tolist()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnetkit.errors import UsageError
-from resnetkit.models.geometry import EXPANSION, StridedKernel, bottleneck_width
+from resnetkit.models.geometry import EXPANSION, AttentionName, StridedKernel, bottleneck_width
+from resnetkit.models.layers import Blur, DilatedAverage, DropPath, SqueezeExcitation
 
 NormLayer = Callable[[int], nn.Module]
 """Makes the normalisation of a map with so many channels."""
@@ -44,62 +45,42 @@ def projection(inputs: int, outputs: int, stride: int = 1, norm_layer: NormLayer
     return nn.Sequential(conv1x1(inputs, outputs, stride), norm_layer(outputs))
 
 
+def pooled_projection(
+    inputs: int,
+    outputs: int,
+    stride: int = 1,
+    norm_layer: NormLayer = nn.BatchNorm2d,
+    *,
+    dilation: int = 1,
+    out_dilation: int = 1,
+) -> nn.Sequential:
+    """ResNet-D's projection: 2×2 averages instead of a stride that skips places (arXiv:1812.01187, Fig. 2c)."""
+    pool: nn.Module = nn.Identity()
+    if stride > 1:
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True)
+    elif dilation != out_dilation:
+        pool = DilatedAverage(dilation)
+    return nn.Sequential(pool, conv1x1(inputs, outputs), norm_layer(outputs))
+
+
+def _blurred(blur: int, stride: int, dilation: int, out_dilation: int) -> tuple[int, nn.Module]:
+    """Return the stride that a blur leaves to its convolution, and the blur."""
+    if blur and (stride > 1 or dilation != out_dilation):
+        return 1, Blur(blur, stride, dilation)
+    return stride, nn.Identity()
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut (Fig. 5, left). Raises UsageError for groups or another base width.
 
     `dilation` is that of the map that comes in, `out_dilation` that of the map that goes out (default: the same).
     Where a stride was replaced by dilation they differ, and only then does the block see what it saw with its stride.
+    `blur` is the size of the filter that takes the stride over (0: none), `drop_path` how often training leaves the
+    residual out.
     """
 
     expansion: ClassVar[int] = EXPANSION["basic"]
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        groups: int = 1,
-        base_width: int = 64,
-        dilation: int = 1,
-        norm_layer: NormLayer | None = None,
-        *,
-        out_dilation: int | None = None,
-    ) -> None:
-        super().__init__()
-        if (groups, base_width) != (1, 64):
-            raise UsageError("a basic block takes no groups and no base_width but 64; use a bottleneck")
-        norm_layer = norm_layer or nn.BatchNorm2d
-        self.conv1 = conv3x3(inplanes, planes, stride, dilation=dilation)
-        self.bn1 = norm_layer(planes)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(planes, planes, dilation=out_dilation or dilation)
-        self.bn2 = norm_layer(planes)
-        self.downsample = downsample or nn.Identity()
-        self.relu = nn.ReLU(inplace=True)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The normalisation just before the addition."""
-        return self.bn2
-
-    def residual(self, x: Tensor) -> Tensor:
-        """F(x) of Eq. 1: shape (n, planes, ⌈h / stride⌉, ⌈w / stride⌉), before the addition and its ReLU."""
-        x = self.relu1(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inplanes, h, w) to (n, planes, ⌈h / stride⌉, ⌈w / stride⌉)."""
-        return self.relu(self.residual(x) + self.downsample(x))
-
-
-class Bottleneck(nn.Module):
-    """Convolutions of 1×1, 3×3 and 1×1 beside a shortcut (Fig. 5, right); with groups, ResNeXt's block.
-
-    `downsample_in` says which convolution has the stride; dilations as in BasicBlock.
-    """
-
-    expansion: ClassVar[int] = EXPANSION["bottleneck"]
+    relu1_in_place: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -114,36 +95,116 @@ class Bottleneck(nn.Module):
         *,
         out_dilation: int | None = None,
         downsample_in: StridedKernel = "3x3",
+        attention: AttentionName = "none",
+        blur: int = 0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        if (groups, base_width, downsample_in) != (1, 64, "3x3"):
+            raise UsageError("a basic block takes no groups, no base_width but 64 and no 1x1; use a bottleneck")
         norm_layer = norm_layer or nn.BatchNorm2d
-        width = bottleneck_width(planes, groups, base_width)
-        outputs = planes * self.expansion
-        if downsample_in == "1x1":  # the 3×3 then comes after the stride, and works on the map that goes out
-            strides, dilation = (stride, 1), out_dilation or dilation
-        else:
-            strides = (1, stride)
-        self.conv1 = conv1x1(inplanes, width, strides[0])
-        self.bn1 = norm_layer(width)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(width, width, strides[1], groups, dilation)
-        self.bn2 = norm_layer(width)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.conv3 = conv1x1(width, outputs)
-        self.bn3 = norm_layer(outputs)
+        out_dilation = out_dilation or dilation
+        stride, blurred = _blurred(blur, stride, dilation, out_dilation)
+        self.conv1 = conv3x3(inplanes, planes, stride, dilation=dilation)
+        self.bn1 = norm_layer(self.normalised(self.conv1))
+        self.relu1 = nn.ReLU(inplace=self.relu1_in_place)
+        self.blur = blurred
+        self.conv2 = conv3x3(planes, planes, dilation=out_dilation)
+        self.bn2 = norm_layer(self.normalised(self.conv2))
+        self.se = SqueezeExcitation(planes) if attention == "se" else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.downsample = downsample or nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
+    @staticmethod
+    def normalised(conv: nn.Conv2d) -> int:
+        """Channels of the normalisation that belongs to a convolution."""
+        return conv.out_channels
+
     @property
-    def last_norm(self) -> nn.Module:
-        """The normalisation just before the addition."""
+    def last_layer(self) -> nn.Module:
+        """The layer whose `weight` scales the residual just before the addition."""
+        return self.bn2
+
+    def residual(self, x: Tensor) -> Tensor:
+        """F(x) of Eq. 1: shape (n, planes, ⌈h / stride⌉, ⌈w / stride⌉), before the addition and its ReLU."""
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(self.blur(x)))
+        return self.drop_path(self.se(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inplanes, h, w) to (n, planes, ⌈h / stride⌉, ⌈w / stride⌉)."""
+        return self.relu(self.residual(x) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """Convolutions of 1×1, 3×3 and 1×1 beside a shortcut (Fig. 5, right); with groups, ResNeXt's block.
+
+    `downsample_in` says which convolution has the stride; a blur takes over that of the 3×3. The rest as in BasicBlock.
+    """
+
+    expansion: ClassVar[int] = EXPANSION["bottleneck"]
+    relu1_in_place: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        groups: int = 1,
+        base_width: int = 64,
+        dilation: int = 1,
+        norm_layer: NormLayer | None = None,
+        *,
+        out_dilation: int | None = None,
+        downsample_in: StridedKernel = "3x3",
+        attention: AttentionName = "none",
+        blur: int = 0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if blur and downsample_in == "1x1":
+            raise UsageError("a bottleneck with a blur has its stride in the 3x3")
+        norm_layer = norm_layer or nn.BatchNorm2d
+        out_dilation = out_dilation or dilation
+        width = bottleneck_width(planes, groups, base_width)
+        outputs = planes * self.expansion
+        stride, blurred = _blurred(blur, stride, dilation, out_dilation)
+        if downsample_in == "1x1":  # the 3×3 then comes after the stride, and works on the map that goes out
+            strides, dilation = (stride, 1), out_dilation
+        else:
+            strides = (1, stride)
+        self.conv1 = conv1x1(inplanes, width, strides[0])
+        self.bn1 = norm_layer(self.normalised(self.conv1))
+        self.relu1 = nn.ReLU(inplace=self.relu1_in_place)
+        self.conv2 = conv3x3(width, width, strides[1], groups, dilation)
+        self.bn2 = norm_layer(self.normalised(self.conv2))
+        self.relu2 = nn.ReLU(inplace=True)
+        self.blur = blurred
+        self.conv3 = conv1x1(width, outputs)
+        self.bn3 = norm_layer(self.normalised(self.conv3))
+        self.se = SqueezeExcitation(outputs) if attention == "se" else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.downsample = downsample or nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+
+    @staticmethod
+    def normalised(conv: nn.Conv2d) -> int:
+        """Channels of the normalisation that belongs to a convolution."""
+        return conv.out_channels
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer whose `weight` scales the residual just before the addition."""
         return self.bn3
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x) of Eq. 1: shape (n, 4 · planes, ⌈h / stride⌉, ⌈w / stride⌉), before the addition and its ReLU."""
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+        x = self.bn3(self.conv3(self.blur(x)))
+        return self.drop_path(self.se(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, 4 · planes, ⌈h / stride⌉, ⌈w / stride⌉)."""

@@ -1,6 +1,8 @@
 """The residual network that a `ModelSpec` describes, and the constructors that people know from torchvision."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,18 +16,38 @@ from resnetkit.models.blocks import (
     PadShortcut,
     PlainBasicBlock,
     PlainBottleneck,
+    conv3x3,
+    pooled_projection,
     projection,
 )
-from resnetkit.models.geometry import STEMS, BlockSpec
+from resnetkit.models.geometry import NORM_GROUPS, STEMS, BlockSpec, NormName
+from resnetkit.models.layers import Blur, FrozenBatchNorm2d
+from resnetkit.models.preactivation import PreBasicBlock, PreBottleneck, SharedPreBasicBlock, SharedPreBottleneck
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+from resnetkit.models.weights import check_fits, chosen_weights, load_published
+
+NORMS: dict[NormName, NormLayer] = {
+    "batch": nn.BatchNorm2d,
+    "group": partial(nn.GroupNorm, NORM_GROUPS),
+    "frozen": FrozenBatchNorm2d,
+}
+# The forms of Fig. 5's two blocks: (basic, bottleneck).
+POST = {"basic": BasicBlock, "bottleneck": Bottleneck}
+PLAIN = {"basic": PlainBasicBlock, "bottleneck": PlainBottleneck}
+PRE = {"basic": PreBasicBlock, "bottleneck": PreBottleneck}
+SHARED_PRE = {"basic": SharedPreBasicBlock, "bottleneck": SharedPreBottleneck}
 
 
 class ResNet(nn.Module):
     """The network of a spec, with He initialisation (fan-out, as in torchvision).
 
     With the same seed it has torchvision's tensors: same names, same order, same first values. `norm_layer` makes the
-    normalisations from their channels (default: BatchNorm2d). `zero_init_residual` starts every block as its shortcut
-    (arXiv:1706.02677); in a plain net that would stop the signal, and raises UsageError.
+    normalisations from their channels (default: those of spec.norm). `zero_init_residual` starts every block as its
+    shortcut (arXiv:1706.02677). It raises UsageError where that would stop the signal, as in a plain net, or could
+    never change, as with frozen normalisation.
+
+    A pre-activation net normalises first in its first block, and last behind its last block: the last map of `features`
+    is taken after that and its ReLU, the others are sums as they are.
     """
 
     def __init__(
@@ -34,18 +56,20 @@ class ResNet(nn.Module):
         super().__init__()
         if zero_init_residual and spec.shortcut == "none":
             raise UsageError("zero_init_residual needs shortcuts; without them (shortcut=none) nothing gets through")
-        norm_layer = norm_layer or nn.BatchNorm2d
-        stem = STEMS[spec.stem]
+        if zero_init_residual and spec.norm == "frozen" and spec.order == "post" and norm_layer is None:
+            raise UsageError("zero_init_residual needs normalisation that is trained; norm=frozen stays zero for ever")
+        norm_layer = norm_layer or NORMS[spec.norm]
+        pre = spec.order == "pre"
         self.spec = spec
-        self.conv1 = nn.Conv2d(
-            spec.in_channels, spec.width, stem.kernel, stem.stride, padding=stem.kernel // 2, bias=False
-        )
-        self.bn1 = norm_layer(spec.width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stem.pool_stride, padding=1) if stem.pool_stride > 1 else nn.Identity()
+        self.conv1 = _stem(spec, norm_layer)
+        self.bn1 = nn.Identity() if pre else norm_layer(spec.width)
+        self.relu = nn.Identity() if pre else nn.ReLU(inplace=True)
+        self.maxpool = _pooling(spec)
         self._stage_names = [f"layer{number}" for number in range(1, len(spec.depths) + 1)]
         for name, stage in zip(self._stage_names, spec.stages, strict=True):
             self.add_module(name, nn.Sequential(*(_block(spec, row, norm_layer) for row in stage)))
+        self.norm = norm_layer(spec.channels[-1]) if pre else nn.Identity()
+        self.last_relu = nn.ReLU(inplace=True) if pre else nn.Identity()
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(spec.channels[-1], spec.classes)
         _initialise(self, zero_init_residual=zero_init_residual)
@@ -66,7 +90,7 @@ class ResNet(nn.Module):
         for name in self._stage_names:
             x = self.get_submodule(name)(x)
             maps.append(x)
-        return tuple(maps)
+        return (*maps[:-1], self.last_relu(self.norm(maps[-1])))
 
     def head(self, x: Tensor) -> Tensor:
         """Average the last map (n, channels[-1], h, w) over its places and classify it: logits (n, classes)."""
@@ -77,16 +101,54 @@ class ResNet(nn.Module):
         return self.head(self.features(images)[-1])
 
 
+def _stem(spec: ModelSpec, norm_layer: NormLayer) -> nn.Module:
+    """Make the convolution before the first stage, or the three of a deep stem."""
+    kernels, stride, *_ = STEMS[spec.stem]
+    if len(kernels) == 1:
+        kernel = kernels[0]
+        return nn.Conv2d(spec.in_channels, spec.width, kernel, stride, padding=kernel // 2, bias=False)
+    first, second, last = STEMS[spec.stem].widths(spec.width)
+    return nn.Sequential(
+        conv3x3(spec.in_channels, first, stride),
+        norm_layer(first),
+        nn.ReLU(inplace=True),
+        conv3x3(first, second),
+        norm_layer(second),
+        nn.ReLU(inplace=True),
+        conv3x3(second, last),
+    )
+
+
+def _pooling(spec: ModelSpec) -> nn.Module:
+    """Make the max pooling behind the stem; a blur takes its stride over."""
+    stride = STEMS[spec.stem].pool_stride
+    if stride == 1:
+        return nn.Identity()
+    if spec.blur:
+        return nn.Sequential(nn.MaxPool2d(3, 1, padding=1), Blur(spec.blur, stride))
+    return nn.MaxPool2d(3, stride, padding=1)
+
+
+def _shortcut(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Module | None:
+    """Make what is beside a block; None is the identity."""
+    if row.shortcut == "pad":
+        return PadShortcut(row.inputs, row.outputs, row.stride)
+    if row.shortcut != "project":
+        return None
+    norm = nn.Identity if spec.order == "pre" else norm_layer
+    if spec.pooled_shortcut:
+        dilations = {"dilation": row.dilation, "out_dilation": row.out_dilation}
+        return pooled_projection(row.inputs, row.outputs, row.stride, norm, **dilations)
+    return projection(row.inputs, row.outputs, row.stride, norm)
+
+
 def _block(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Module:
     """Make one block with its shortcut."""
+    pre, plain = spec.order == "pre", row.shortcut == "none"
+    forms = SHARED_PRE if pre and row.shared else PRE if pre else PLAIN if plain else POST
     # The shortcut is made first: torchvision draws the first values in that order.
-    downsample: nn.Module | None = None
-    if row.shortcut == "project":
-        downsample = projection(row.inputs, row.outputs, row.stride, norm_layer)
-    elif row.shortcut == "pad":
-        downsample = PadShortcut(row.inputs, row.outputs, row.stride)
-    plain = row.shortcut == "none"
-    sizes = (
+    downsample = _shortcut(spec, row, norm_layer)
+    return forms[spec.block](
         row.inputs,
         row.planes,
         row.stride,
@@ -95,11 +157,11 @@ def _block(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Module:
         spec.width_per_group,
         row.dilation,
         norm_layer,
-    )
-    if spec.block == "basic":
-        return (PlainBasicBlock if plain else BasicBlock)(*sizes, out_dilation=row.out_dilation)
-    return (PlainBottleneck if plain else Bottleneck)(
-        *sizes, out_dilation=row.out_dilation, downsample_in=spec.downsample_in
+        out_dilation=row.out_dilation,
+        downsample_in=spec.downsample_in,
+        attention=spec.attention,
+        blur=spec.blur,
+        drop_path=row.drop_path,
     )
 
 
@@ -108,6 +170,8 @@ def _initialise(net: ResNet, *, zero_init_residual: bool) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm) and module.affine:
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -115,7 +179,7 @@ def _initialise(net: ResNet, *, zero_init_residual: bool) -> None:
         return
     for module in net.modules():
         if isinstance(module, BasicBlock | Bottleneck):
-            gain = getattr(module.last_norm, "weight", None)
+            gain = getattr(module.last_layer, "weight", None)
             if isinstance(gain, Tensor):  # a normalisation without a gain has nothing to set to zero
                 nn.init.zeros_(gain)
 
@@ -142,6 +206,7 @@ class Constructor(Protocol):
         pretrained: bool = False,
         progress: bool = True,
         *,
+        weights: object = None,
         num_classes: int = 1000,
         zero_init_residual: bool = False,
         groups: int = ...,
@@ -149,7 +214,7 @@ class Constructor(Protocol):
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: NormLayer | None = None,
     ) -> ResNet:
-        """Make the network with new weights."""
+        """Make the network, with new weights or published ones."""
         ...
 
 
@@ -161,6 +226,7 @@ def _constructor(name: str) -> Constructor:
         pretrained: bool = False,
         progress: bool = True,
         *,
+        weights: object = None,
         num_classes: int = row.classes,
         zero_init_residual: bool = False,
         groups: int = row.groups,
@@ -168,33 +234,34 @@ def _constructor(name: str) -> Constructor:
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: NormLayer | None = None,
     ) -> ResNet:
-        if pretrained:
-            raise UsageError(
-                f"{name}(pretrained={pretrained!r}): this version can't fetch weights. Make {name}() and give its "
-                f"load_state_dict the state_dict of torchvision's {name}, which has the same names; "
-                f"or open a model file with resnetkit.load(path)."
-            )
+        chosen = chosen_weights(name, pretrained=pretrained, weights=weights)
         dilated = replace_stride_with_dilation
         if dilated is not None and len(dilated) != len(row.depths) - 1:
             raise UsageError(
                 f"replace_stride_with_dilation is {list(dilated)}; it takes None or {len(row.depths) - 1} values, "
                 f"one for each stage after the first"
             )
-        return build(
+        spec = replace(
             row,
-            zero_init_residual=zero_init_residual,
-            norm_layer=norm_layer,
             classes=num_classes,
             groups=groups,
             width_per_group=width_per_group,
             dilated=tuple(dilated or ()),
         )
+        if chosen:
+            check_fits(spec, chosen)  # before anything is made or downloaded
+        net = build(spec, zero_init_residual=zero_init_residual, norm_layer=norm_layer)
+        if chosen:
+            load_published(net, chosen, progress=progress)
+        return net
 
     construct.__name__ = construct.__qualname__ = name
     construct.__doc__ = f"""{name}: {row.layers} layers, {row.parameters:,} parameters, {row.macs() / 1e9:.2f} GMACs.
 
-    Arguments are torchvision's; `replace_stride_with_dilation` works in every block. `progress` is accepted for its
-    callers' sake. Raises UsageError for `pretrained=True`, with what to do instead, and for what can't be built.
+    Arguments are torchvision's; `replace_stride_with_dilation` works in every block. `weights` is a name in
+    `resnetkit models {name}`, "DEFAULT", a member of torchvision's enumeration, or a repository of timm's on the
+    Hugging Face Hub (OWNER/NAME, extra `hub`); `pretrained=True` is torchvision's IMAGENET1K_V1. `progress` shows a
+    download. Raises UsageError for what can't be built or does not belong together, DataError for a failed download.
     """
     return construct
 

@@ -1,24 +1,25 @@
 """Residual networks as data, without torch: `ModelSpec`, one row of `SPECS` per variant, and a row's text form."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from itertools import chain
 from typing import Any, get_args
 
 from resnetkit.errors import UsageError
+from resnetkit.models.constraints import contradictions, wrong_values
 from resnetkit.models.geometry import (
     CONVOLUTIONS,
-    EXPANSION,
-    SHORTCUTS,
     STEMS,
+    AttentionName,
     BlockName,
     BlockSpec,
-    Convolution,
+    NormName,
+    OrderName,
     ShortcutName,
     StemName,
     StridedKernel,
-    bottleneck_width,
+    parts,
+    stages,
 )
 
 
@@ -31,7 +32,8 @@ class ModelSpec:
     depths: tuple[int, ...]
     """Blocks in each stage."""
     stem: StemName = "imagenet"
-    """imagenet: 7×7/2 convolution and 3×3/2 max pooling; cifar: one 3×3 convolution."""
+    """imagenet: 7×7/2 convolution and 3×3/2 max pooling; cifar: one 3×3 convolution; deep: as imagenet, with three 3×3
+    convolutions in place of the 7×7 (ResNet-C, arXiv:1812.01187)."""
     width: int = 64
     """Channels of the stem and of the first stage; each stage after it doubles them."""
     shortcut: ShortcutName = "B"
@@ -44,6 +46,18 @@ class ModelSpec:
     """Channels of each of those groups in a stage of 64 planes; 128 makes a wide ResNet."""
     dilated: tuple[bool, ...] = ()
     """For each stage after the first, whether dilation replaces its stride; empty: nowhere."""
+    order: OrderName = "post"
+    """post: normalisation and ReLU behind each convolution; pre: before it (arXiv:1603.05027)."""
+    norm: NormName = "batch"
+    """batch; group, in 32 groups (arXiv:1803.08494); frozen: batch normalisation as a fixed affine layer."""
+    attention: AttentionName = "none"
+    """se: squeeze-and-excitation at the end of every residual (arXiv:1709.01507)."""
+    pooled_shortcut: bool = False
+    """Whether projections average 2×2 places in place of a stride (ResNet-D, arXiv:1812.01187)."""
+    blur: int = 0
+    """Size of the filter that takes the strides over, against aliasing (arXiv:1904.11486): 0 for none, 3, 5 or 7."""
+    drop_path: float = 0.0
+    """How often training leaves the last block's residual out, the first one's never (arXiv:1603.09382)."""
     classes: int = 1000
     """Width of the last layer."""
     in_channels: int = 3
@@ -58,32 +72,13 @@ class ModelSpec:
             if isinstance(values, str) or not isinstance(values, Sequence):
                 raise UsageError(f"{name} is {values!r}; it takes a list with a value for each stage")
             object.__setattr__(self, name, tuple(values))
-        if not self.depths:
-            raise UsageError("depths is empty; a network has at least one stage")
-        single = ("width", "groups", "width_per_group", "classes", "in_channels")
-        for name, count in [("depths", depth) for depth in self.depths] + [
-            (name, getattr(self, name)) for name in single
-        ]:
-            if type(count) is not int or count < 1:
-                raise UsageError(f"{name} has {count!r}; it takes whole numbers from 1 up")
-        if not all(type(dilate) is bool for dilate in self.dilated):
-            raise UsageError(f"dilated is {list(self.dilated)}; it takes true or false for each stage after the first")
-        if self.dilated and len(self.dilated) != len(self.depths) - 1:
-            raise UsageError(
-                f"dilated has {len(self.dilated)} values for {len(self.depths)} stages; "
-                f"give {len(self.depths) - 1}, one for each stage after the first"
-            )
+        for message in wrong_values(self):
+            raise UsageError(message)
         if not any(self.dilated):
             object.__setattr__(self, "dilated", ())  # one spelling, so that equal networks have equal specs
-        if self.block == "basic" and (self.groups, self.width_per_group, self.downsample_in) != (1, 64, "3x3"):
-            raise UsageError(
-                "basic blocks take no groups, width_per_group or downsample_in; use block=bottleneck, or change width"
-            )
-        if bottleneck_width(self.width, 1, self.width_per_group) < 1:
-            raise UsageError(
-                f"width={self.width} with width_per_group={self.width_per_group} leaves no channel for a group; "
-                f"width × width_per_group must be at least 64"
-            )
+        object.__setattr__(self, "drop_path", float(self.drop_path))
+        for message in contradictions(self):
+            raise UsageError(message)
 
     @property
     def layers(self) -> int:
@@ -106,50 +101,19 @@ class ModelSpec:
         return tuple(stage[-1].reduction for stage in self.stages)
 
     @property
+    def output_stride(self) -> int:
+        """Pixels of the picture from one place of the last map to the next; as a change, it sets `dilated`."""
+        return self.strides[-1]
+
+    @property
     def stages(self) -> tuple[tuple[BlockSpec, ...], ...]:
         """The blocks of each stage, from the picture to the classes."""
-        stem = STEMS[self.stem]
-        inputs, reduction, dilation = self.width, stem.stride * stem.pool_stride, 1
-        dilated = (False, *self.dilated) if self.dilated else (False,) * len(self.depths)
-        stages: list[tuple[BlockSpec, ...]] = []
-        for stage, (depth, dilate) in enumerate(zip(self.depths, dilated, strict=True)):
-            planes = self.width * 2**stage
-            step = 1 if stage == 0 else 2
-            outputs = planes * EXPANSION[self.block]
-            stride = 1 if dilate else step
-            out_dilation = dilation * step // stride
-            reduction *= stride
-            same, changed = SHORTCUTS[self.shortcut]
-            joins = same if (stride, inputs) == (1, outputs) else changed
-            first = BlockSpec(inputs, planes, outputs, stride, dilation, out_dilation, reduction, joins)
-            later = BlockSpec(outputs, planes, outputs, 1, out_dilation, out_dilation, reduction, same)
-            stages.append((first, *[later] * (depth - 1)))
-            inputs, dilation = outputs, out_dilation
-        return tuple(stages)
-
-    def convolutions(self) -> Iterator[Convolution]:
-        """Every convolution, in the order of the tensors: the one walk that sizes and costs come from."""
-        stem = STEMS[self.stem]
-        yield Convolution(self.in_channels, self.width, stem.kernel, stem.stride)
-        for block in chain.from_iterable(self.stages):
-            inputs, planes, outputs, reduction = block.inputs, block.planes, block.outputs, block.reduction
-            if self.block == "basic":
-                yield Convolution(inputs, planes, 3, reduction)
-                yield Convolution(planes, outputs, 3, reduction)
-            else:
-                inner = bottleneck_width(planes, self.groups, self.width_per_group)
-                before = reduction // block.stride if self.downsample_in == "3x3" else reduction
-                yield Convolution(inputs, inner, 1, before)
-                yield Convolution(inner, inner, 3, reduction, self.groups)
-                yield Convolution(inner, outputs, 1, reduction)
-            if block.shortcut == "project":
-                yield Convolution(inputs, outputs, 1, reduction)
+        return stages(self)
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers, with batch normalisation's two for each channel."""
-        classifier = (self.channels[-1] + 1) * self.classes
-        return sum(conv.weights + 2 * conv.outputs for conv in self.convolutions()) + classifier
+        """Trainable numbers, with the two for each channel of a normalisation that is not frozen."""
+        return sum(part.parameters for part in parts(self)) + (self.channels[-1] + 1) * self.classes
 
     def macs(self, size: int | None = None) -> int:
         """Multiply-adds of convolutions and classifier for one picture of `size` × `size` pixels (default: input_size).
@@ -157,7 +121,7 @@ class ModelSpec:
         The paper calls them FLOPs.
         """
         side = self.input_size if size is None else size
-        return sum(conv.macs(side) for conv in self.convolutions()) + self.channels[-1] * self.classes
+        return sum(part.macs(side) for part in parts(self)) + self.channels[-1] * self.classes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them; `from_dict` is the way back."""
@@ -179,11 +143,16 @@ class ModelSpec:
 
 
 FIELDS = tuple(field.name for field in fields(ModelSpec))
+MOST_LISTED = 12  # names that an error gives beside the nearest one
+CHANGES = (*FIELDS, "output_stride")
 CHOICES = {
     "block": get_args(BlockName),
     "stem": get_args(StemName),
     "shortcut": get_args(ShortcutName),
     "downsample_in": get_args(StridedKernel),
+    "order": get_args(OrderName),
+    "norm": get_args(NormName),
+    "attention": get_args(AttentionName),
 }
 
 RESNET18 = ModelSpec("basic", (2, 2, 2, 2))
@@ -191,10 +160,16 @@ RESNET34 = ModelSpec("basic", (3, 4, 6, 3))
 RESNET50 = ModelSpec("bottleneck", (3, 4, 6, 3))
 RESNET101 = ModelSpec("bottleneck", (3, 4, 23, 3))
 RESNET152 = ModelSpec("bottleneck", (3, 8, 36, 3))
+IMAGENET = {18: RESNET18, 34: RESNET34, 50: RESNET50, 101: RESNET101, 152: RESNET152}
 # Sec. 4.2: three stages of 2n convolutions, 6n + 2 layers, option A everywhere.
 CIFAR = {
     6 * n + 2: ModelSpec("basic", (n, n, n), stem="cifar", width=16, shortcut="A", classes=10)
     for n in (3, 5, 7, 9, 18, 200)
+}
+# 2016b, Sec. 5: 9n + 2 layers of bottlenecks; in the authors' code with projections, and the stride in the first 1×1.
+PREACT_CIFAR = {
+    9 * n + 2: ModelSpec("bottleneck", (n, n, n), stem="cifar", width=16, downsample_in="1x1", order="pre", classes=10)
+    for n in (18, 111)
 }
 
 SPECS: dict[str, ModelSpec] = {
@@ -220,6 +195,13 @@ SPECS: dict[str, ModelSpec] = {
     **{f"resnet{layers}_b": replace(spec, shortcut="B") for layers, spec in CIFAR.items()},
     **{f"resnet{layers}_c": replace(spec, shortcut="C") for layers, spec in CIFAR.items()},
     **{f"plain{layers}": replace(spec, shortcut="none") for layers, spec in CIFAR.items() if layers != 1202},
+    **{f"resnet{layers}d": replace(spec, stem="deep", pooled_shortcut=True) for layers, spec in IMAGENET.items()},
+    "seresnet50": replace(RESNET50, attention="se"),
+    "resnetblur50": replace(RESNET50, blur=3),
+    "resnet50_gn": replace(RESNET50, norm="group"),
+    **{f"preact_resnet{layers}": replace(spec, order="pre") for layers, spec in IMAGENET.items()},
+    "preact_resnet110": replace(CIFAR[110], order="pre"),
+    **{f"preact_resnet{layers}": spec for layers, spec in PREACT_CIFAR.items()},
 }
 
 
@@ -227,7 +209,8 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
     """Return a row of SPECS, or a given spec, with changes.
 
     `model` is a name, and may go on with changes: `resnet20,shortcut=B,depths=3-3-3,classes=100`. `changes` are fields
-    by name, as values (`depths=(3, 3, 3)`) or in the same text form (`depths="3-3-3"`). Raises UsageError.
+    by name, as values (`depths=(3, 3, 3)`) or in the same text form (`depths="3-3-3"`). `output_stride` is one more
+    change: it puts dilation in place of the strides beyond it. Raises UsageError.
     """
     if isinstance(model, str):
         name, *settings = (part.strip() for part in model.split(","))
@@ -244,9 +227,18 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
     else:
         spec = model
     for field in changes:
-        if field not in FIELDS:
-            raise _unknown("field", field, FIELDS)
-    return replace(spec, **{field: _value(field, given) for field, given in changes.items()})
+        if field not in CHANGES:
+            raise _unknown("field", field, CHANGES)
+    values = {field: _value(field, given) for field, given in changes.items()}
+    if "output_stride" not in values:
+        return replace(spec, **values)
+    if "dilated" in values:
+        raise UsageError("output_stride says where the net is dilated; give it or dilated, not both")
+    wanted = values.pop("output_stride")
+    strides = replace(spec, **values | {"dilated": ()}).strides
+    if type(wanted) is not int or wanted not in strides:
+        raise UsageError(f"output_stride is {wanted!r}; it takes one of {', '.join(map(str, strides))} here")
+    return replace(spec, **values | {"dilated": tuple(stride > wanted for stride in strides[1:])})
 
 
 def describe(model: str | ModelSpec) -> dict[str, str | int | float]:
@@ -270,15 +262,22 @@ def _value(field: str, given: Any) -> Any:
     """Read a field's text form; what is no text is a value already."""
     if not isinstance(given, str) or field in CHOICES:
         return given
-    words = given.split("-")
-    if field == "dilated":
+    words = given.split("-") if field in ("depths", "dilated") else [given]
+    if field in ("dilated", "pooled_shortcut"):
         known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if not all(word.lower() in known for word in words):
-            raise UsageError(
-                f'dilated is "{given}"; write true or false for each stage after the first: false-true-true'
-            )
-        return tuple(known[word.lower()] for word in words)
-    if not all(word.isascii() and word.isdigit() for word in words) or (field != "depths" and len(words) > 1):
+            form = "true or false"
+            if field == "dilated":
+                form += " for each stage after the first: false-true-true"
+            raise UsageError(f'{field} is "{given}"; write {form}')
+        truths = tuple(known[word.lower()] for word in words)
+        return truths if field == "dilated" else truths[0]
+    if field == "drop_path":
+        try:
+            return float(given)
+        except ValueError:
+            raise UsageError(f'drop_path is "{given}"; it takes a number, such as 0.1') from None
+    if not all(word.isascii() and word.isdigit() for word in words):
         form = "whole numbers with dashes, such as 3-4-6-3" if field == "depths" else "a whole number, such as 10"
         raise UsageError(f'{field} is "{given}"; it takes {form}')
     numbers = tuple(int(word) for word in words)
@@ -286,8 +285,12 @@ def _value(field: str, given: Any) -> Any:
 
 
 def _unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
-    """Make the error for a word that is not among the known ones; it names the nearest."""
+    """Make the error for a word that is not among the known ones; it names the nearest, and all where they are few."""
     by_lower = {word.lower(): word for word in known}
     nearest = get_close_matches(str(given).lower(), by_lower, n=1)
     hint = f'; did you mean "{by_lower[nearest[0]]}"?' if nearest else "."
-    return UsageError(f'unknown {kind} "{given}"{hint} Known: {", ".join(known)}')
+    if kind == "model":
+        hint += " See resnetkit models"
+    elif not nearest or len(by_lower) < MOST_LISTED:
+        hint += f" Known: {', '.join(by_lower.values())}"
+    return UsageError(f'unknown {kind} "{given}"{hint}')

@@ -1,5 +1,7 @@
 """A run's folder, and the training state in it: everything that a run needs to go on as if it had never stopped."""
 
+import io
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from resnetkit.errors import TrainingError
 from resnetkit.files import whole_file
+from resnetkit.modelfile import Header
 from resnetkit.train.optim import Plan
 
 STATE_VERSION = 1
@@ -64,8 +67,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     def refuse_existing(self) -> None:
-        """Raise TrainingError where there is something in the folder already."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        """Raise TrainingError where there is something in the folder already, but for what a start that failed left."""
+        left_by_a_start = {".lock", self.log.name}
+        if self.path.exists() and (
+            not self.path.is_dir() or any(path.name not in left_by_a_start for path in self.path.iterdir())
+        ):
             raise TrainingError(
                 f"{self.path} is there already. Give another --out, or go on with: resnetkit train --resume {self.path}"
             )
@@ -115,6 +121,11 @@ class Position:
     """Error in percent at every evaluation so far; what a plateau is told by."""
     best: dict[str, Any] = field(default_factory=dict)
     """Metrics of the best model file."""
+    evaluation_seconds: float = 0.0
+    """What the last evaluation took, with the saving after it."""
+    warmup_wrong: int = 0
+    warmup_images: int = 0
+    """Sums since the warm-up was last reconsidered."""
     window_loss: float = 0.0
     window_wrong: int = 0
     window_images: int = 0
@@ -132,32 +143,68 @@ class Position:
 
 
 def save_state(
-    path: Path, position: Position, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None
+    path: Path,
+    position: Position,
+    *,
+    header: Header,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: AveragedModel | None,
 ) -> None:
     """Write the whole training state to one file, so that its parts can't disagree."""
     state = {
         "version": STATE_VERSION,
+        "header": header.to_json(),
         "position": position.to_dict(),
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": None if ema is None else ema.state_dict(),
         "rng": torch.get_rng_state(),
     }
+    # Not straight into the file: where that fails, torch hides the reason behind one of its own.
+    content = io.BytesIO()
+    torch.save(state, content)
     with whole_file(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
 
 
-def load_state(path: Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> Position:
-    """Put a saved state back into `net`, `optimizer` and `ema`, and return the position. Runs no code from the file."""
+@dataclass(frozen=True)
+class State:
+    """A saved training state."""
+
+    path: Path
+    header: Header
+    position: Position
+    tensors: dict[str, Any]
+    """State dicts of net, optimizer and ema, and the random generator's state."""
+
+    def restore(self, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> None:
+        """Put weights, moments, averages and the random generator back; TrainingError where they do not fit."""
+        try:
+            net.load_state_dict(self.tensors["net"])
+            optimizer.load_state_dict(self.tensors["optimizer"])
+            if ema is not None:
+                ema.load_state_dict(self.tensors["ema"])
+            torch.set_rng_state(self.tensors["rng"])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrainingError(f"{self.path} does not fit the run; start anew with another --out") from error
+
+
+def load_state(path: Path) -> State:
+    """Read a saved state, running no code from the file; TrainingError where it is broken."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != STATE_VERSION:
             raise TrainingError(f"{path} was written by another version of resnetkit; resume with that one")
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        if ema is not None:
-            ema.load_state_dict(state["ema"])
-        torch.set_rng_state(state["rng"])
-        return Position.from_dict(state["position"])
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
-        raise TrainingError(f"{path} can't be resumed from ({error}); start anew with another --out") from error
+        header = Header.from_json(state["header"], source=str(path))
+        return State(path, header, Position.from_dict(state["position"]), state)
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        EOFError,
+    ) as error:
+        raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another --out") from error

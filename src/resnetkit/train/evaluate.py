@@ -1,7 +1,9 @@
 """The one evaluation, always in float32: a single view, ten crops, or fully convolutional at several scales."""
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from resnetkit.data.dataset import open_dataset
 from resnetkit.data.loader import Loader, Normalize, open_sample
-from resnetkit.data.samples import Samples
+from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError
-from resnetkit.modelfile import Model
+from resnetkit.modelfile import Header, Model, load
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.metrics import Evaluation, mean_log_probabilities
+from resnetkit.train.task import choose_device
+
+logger = logging.getLogger("resnetkit")
 
 Views = Literal["single", "ten-crop", "multi-scale"]
 Pixels = list[NDArray[np.uint8]]
@@ -27,22 +33,32 @@ SCALES = (224, 256, 384, 480, 640)
 
 
 def evaluate(
-    model: Model,
-    samples: Samples,
+    model: Model | str | Path,
+    data: Samples | str,
     *,
+    split: str = "auto",
     views: Views = "single",
     batch_size: int = 250,
     workers: int = 2,
     strict: bool = False,
+    device: str = "auto",
 ) -> Evaluation:
-    """Count the errors of `model` on every one of `samples` once; the counts do not depend on batch size or workers.
+    """Count the errors of `model` on every one of some pictures once, whatever the batch size and the workers.
 
-    `views`: the centre crop; the mean probability of ten crops (Sec. 3.4); or that of the whole picture at five scales.
-    Classes are matched by name, in any order. Raises DataError where `samples` has a class that the model does not
-    know, where nothing can be read, or, with `strict`, at the first unreadable file.
+    `model` is a loaded one or whatever `load` takes; `data` is samples, or cifar10, cifar100, a folder or a CSV file,
+    of which `split` names the part (auto: test, else val, else all). `views`: the centre crop; the mean probability of ten
+    crops (Sec. 3.4); or that of the whole picture at five scales. Classes are matched by name, in any order.
+
+    Raises DataError where there is a class that the model does not know, where nothing can be read, or, with `strict`,
+    at the first unreadable file.
     """
+    model = model if isinstance(model, Model) else load(model)
+    if isinstance(data, Samples):
+        samples = data
+    else:
+        _, samples = open_as_trained(model.header, data, strict=strict).part(split)
     return evaluate_net(
-        model.net,
+        moved(model.net, choose_device(device)),
         samples.as_classes(model.header.classes),
         model.header.preprocess,
         views=views,
@@ -50,6 +66,18 @@ def evaluate(
         workers=workers,
         strict=strict,
     )
+
+
+def open_as_trained(header: Header, data: str, *, strict: bool = False) -> Dataset:
+    """Open `data`, with training and validation pictures divided as they were when the model was trained."""
+    recorded = header.data.get("split", {})
+    division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
+    return open_dataset(data, strict=strict, **division)
+
+
+def moved(net: ResNet, device: torch.device) -> ResNet:
+    """The network on `device`: itself if it is there, else a copy."""
+    return net if next(net.parameters()).device == device else deepcopy(net).to(device)
 
 
 @torch.no_grad()
@@ -124,12 +152,16 @@ def each_picture(
                 raise
             return error
 
+    if workers < 0:
+        raise UsageError(f"workers is {workers}; it must be at least 0")
     workers = max(workers, 1)
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(samples), 8 * workers):  # a window at a time: memory stays flat
             window = range(first, min(first + 8 * workers, len(samples)))
             for index, views in zip(window, pool.map(read, window), strict=True):
                 if isinstance(views, DataError):
-                    unreadable[(samples.paths or ())[index]] = str(views)
+                    path = (samples.paths or ())[index]
+                    unreadable[path] = str(views).removeprefix(f"{path}: ")
+                    logger.warning("skipped %s: %s", path, unreadable[path])
                 else:
                     yield views, int(samples.labels[index])

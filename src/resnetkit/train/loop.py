@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from resnetkit import modelfile
 from resnetkit.data.loader import Batch, Loader, Normalize
 from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
-from resnetkit.train.checkpoint import Position, RunFolder, load_state, save_state
+from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
 from resnetkit.train.evaluate import evaluate_net
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
-from resnetkit.train.optim import Pace, Plan, learning_rate, plateaus, sgd
+from resnetkit.train.optim import Pace, Plan, learning_rate, moving_average, plateaus, sgd
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, freeze
+
+WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
+DRAW_EVERY = 30.0  # seconds between two drawings of the curves
 
 
 class InterruptedTrainingError(TrainingError):
@@ -37,10 +40,9 @@ class Training:
 
     def __init__(self, task: Task, recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float) -> None:
         self.task, self.recipe, self.run, self.monitor = task, recipe, run, monitor
-        freeze(task.net, recipe.freeze)
         self.optimizer = sgd(task.net, recipe)
         self.ema = (
-            AveragedModel(task.net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+            AveragedModel(task.net, multi_avg_fn=moving_average(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay
             else None
         )
@@ -64,6 +66,7 @@ class Training:
         )
         self.started = started
         self.saved_at = time.monotonic()
+        self.drawn_at = -math.inf
 
     def go_on(self, signals: Signals) -> None:
         """Train from the present position to the end of the plan."""
@@ -84,8 +87,15 @@ class Training:
             self.show()
             if self.pace:
                 self.pace.step(took)
-                here.plan = self.pace.fit(here.plan, here.step, elapsed_seconds=self.elapsed())
+                here.plan = self.pace.fit(
+                    here.plan,
+                    here.step,
+                    elapsed_seconds=self.elapsed(),
+                    evaluation_seconds=here.evaluation_seconds,
+                )
             done = here.step >= here.plan.total_steps
+            if here.warming_up:
+                self.reconsider_warmup()
             if done or here.step % self.recipe.log_every == 0:
                 self.log(lr)
             evaluate = done or here.step % self.steps_per_evaluation == 0
@@ -95,8 +105,8 @@ class Training:
                 if evaluate:
                     self.evaluate()
                 self.save()
-                if evaluate and self.pace:
-                    self.pace.evaluation_seconds = time.monotonic() - began
+                if evaluate:
+                    here.evaluation_seconds = time.monotonic() - began
             if signals.received and not done:
                 batches.close()
                 raise InterruptedTrainingError(
@@ -110,7 +120,7 @@ class Training:
         """Take one step of the optimiser on the gradients of `batches`, and count it."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        here, images_in_step = self.position, sum(len(batch.labels) for batch in batches)
+        here, images_in_step, wrong = self.position, sum(len(batch.labels) for batch in batches), 0
         for batch in batches:
             labels = batch.labels.to(self.task.device)
             with torch.autocast(self.task.device.type, torch.bfloat16, enabled=self.task.precision == "bfloat16"):
@@ -120,7 +130,7 @@ class Training:
             loss.backward()
             self.refuse_infinite(loss.item(), lr)
             here.window_loss += loss.item() * images_in_step
-            here.window_wrong += int((logits.argmax(dim=1) != labels).sum())
+            wrong += int((logits.argmax(dim=1) != labels).sum())
         if self.recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         self.optimizer.step()
@@ -130,6 +140,9 @@ class Training:
         here.step += 1
         here.images += images_in_step
         here.window_images += images_in_step
+        here.window_wrong += wrong
+        here.warmup_images += images_in_step
+        here.warmup_wrong += wrong
 
     def train_mode(self) -> None:
         """Batch norm takes its statistics from the batch, but for what is frozen."""
@@ -143,6 +156,17 @@ class Training:
             return self.recipe.warmup_lr
         drops = plateaus(here.errors, patience=self.recipe.plateau_patience)
         return learning_rate(self.recipe, here.plan.progress(here.step), drops=drops)
+
+    def reconsider_warmup(self) -> None:
+        """End the warm-up when the training error over the last WARMUP_STEPS is low enough."""
+        here = self.position
+        if here.step % WARMUP_STEPS:
+            return
+        error = 100 * here.warmup_wrong / here.warmup_images
+        here.warmup_wrong = here.warmup_images = 0
+        if error < self.recipe.warmup_error_percent:
+            here.warming_up = False
+            self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
 
     def refuse_infinite(self, loss: float, lr: float) -> None:
         """Stop, before anything of it is saved, when the loss is not finite."""
@@ -186,7 +210,7 @@ class Training:
         row = {
             "part": "train",
             "step": here.step,
-            "epoch": here.epoch,
+            "epoch": self.epochs(),
             "lr": lr,
             "loss": round(here.window_loss / here.window_images, 6),
             "error_percent": round(error, 4),
@@ -195,14 +219,11 @@ class Training:
         }
         self.monitor.record(row)
         here.window_loss, here.window_wrong, here.window_images = 0.0, 0, 0
-        if here.warming_up and error < self.recipe.warmup_error_percent:
-            here.warming_up = False
-            self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
 
     def evaluate(self) -> None:
-        """Measure the weights on the validation pictures; write last.safetensors, best if it is, and the curves."""
+        """Measure the weights on the validation pictures; write last.safetensors, best if it is, curves at times."""
         here, task = self.position, self.task
-        row: dict[str, Any] = {"part": "val", "step": here.step, "epoch": here.epoch}
+        row: dict[str, Any] = {"part": "val", "step": here.step, "epoch": self.epochs()}
         if task.val is not None:
             measured = evaluate_net(
                 self.averaged(),
@@ -221,7 +242,8 @@ class Training:
         if task.val is None or row["error_percent"] <= here.best.get("error_percent", math.inf):
             modelfile.save(self.run.best, self.averaged(), replace(task.header, metrics=row))
             here.best = row
-        draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
+        if time.monotonic() - self.drawn_at >= DRAW_EVERY:
+            self.draw()
 
     def averaged(self) -> ResNet:
         """The network to keep: the moving average if there is one."""
@@ -231,17 +253,29 @@ class Training:
             raise TypeError(f"the average is of a {type(self.ema.module).__name__}")
         return self.ema.module
 
+    def draw(self) -> None:
+        """Draw the curves so far."""
+        draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
+        self.drawn_at = time.monotonic()
+
     def save(self) -> None:
         """Write the training state."""
         saved = replace(self.position, seconds=self.elapsed())
-        save_state(self.run.state, saved, net=self.task.net, optimizer=self.optimizer, ema=self.ema)
+        save_state(
+            self.run.state, saved, header=self.task.header, net=self.task.net, optimizer=self.optimizer, ema=self.ema
+        )
         self.saved_at = time.monotonic()
 
-    def restore(self) -> None:
-        """Go back to the last saved state."""
-        self.position = load_state(self.run.state, net=self.task.net, optimizer=self.optimizer, ema=self.ema)
+    def restore(self, state: State) -> None:
+        """Go back to a saved state."""
+        state.restore(net=self.task.net, optimizer=self.optimizer, ema=self.ema)
+        self.position = state.position
         self.monitor.forget_after(self.position.step)
         self.monitor.say(f"going on after step {self.position.step}")
+
+    def epochs(self) -> float:
+        """Passes over the training pictures so far."""
+        return round(self.position.epoch + self.position.next_batch / len(self.task.loader), 3)
 
     def title(self) -> str:
         """What the curves and the report are called."""

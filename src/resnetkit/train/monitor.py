@@ -23,6 +23,7 @@ class Monitor:
     def __init__(self, run: RunFolder, *, quiet: bool = False) -> None:
         self.run = run
         self._logger = logging.getLogger("resnetkit")
+        self._level = self._logger.level
         self._quiet = quiet
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -49,6 +50,7 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        self._logger.setLevel(self._level)
         for handler in self._handlers:
             self._logger.removeHandler(handler)
             handler.close()

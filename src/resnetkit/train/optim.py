@@ -2,11 +2,11 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnetkit.train.recipe import Recipe
 
@@ -102,10 +102,9 @@ class Pace:
         self.budget_seconds = 60 * minutes
         self.steps_per_evaluation = steps_per_evaluation
         self.evaluation_share = evaluation_share
-        self.evaluation_seconds: float | None = None
         self._lately: deque[float] = deque(maxlen=self.LATELY)
         self._steps = 0
-        self._fitted_at = 0
+        self._fitted_at: int | None = None
 
     def step(self, seconds: float) -> None:
         """Note what a training step took. The first two of a process count little: they allocate, and may compile."""
@@ -114,21 +113,39 @@ class Pace:
         self._lately.append(seconds)
         self._steps += 1
 
-    def fit(self, plan: Plan, step: int, *, elapsed_seconds: float) -> Plan:
-        """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits."""
+    def fit(self, plan: Plan, step: int, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
+        """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits.
+
+        `evaluation_seconds` is what the last evaluation took, 0 where there was none yet.
+        """
         known = plan != Pace.UNKNOWN
+        if self._fitted_at is None:
+            self._fitted_at = step
         if known:
             due = step - self._fitted_at >= 0.02 * plan.total_steps
         else:
-            due = self._steps >= 5 and sum(self._lately) >= 0.01 * self.budget_seconds
-        if not due and elapsed_seconds < self.budget_seconds:
+            due = sum(self._lately) >= 0.01 * self.budget_seconds
+        if not (due and self._steps >= 5) and elapsed_seconds < self.budget_seconds:
             return plan
         self._fitted_at = step
         step_seconds = sum(self._lately) / len(self._lately)
-        evaluation_seconds = self.evaluation_seconds or self.evaluation_share * step_seconds
+        evaluation_seconds = evaluation_seconds or self.evaluation_share * step_seconds
         # After the last step come its evaluation, that of the best model file for the report, and the drawing.
         left = self.budget_seconds - elapsed_seconds - 2 * evaluation_seconds - 1.5
         total = step + max(int(left / (step_seconds + evaluation_seconds / self.steps_per_evaluation)), 0)
         if known and abs(total - plan.total_steps) <= 0.01 * plan.total_steps:
             return plan
         return plan.until(total, step=step)
+
+
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """The update of an exponential moving average of weights and statistics; counters are copied."""
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    return update

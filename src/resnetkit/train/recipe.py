@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -19,7 +20,8 @@ class Recipe:
     model: str = "resnet20"
     """Network: a name that `resnetkit models` lists, with changes behind commas: resnet20,shortcut=B,depths=5-5-5."""
     init: str | None = None
-    """Model file or run folder whose weights to start from; the last layer is made anew where the classes differ."""
+    """Model file, run folder, NAME:WEIGHTS (resnet18:IMAGENET1K_V1) or hf:OWNER/NAME whose weights to start from; the
+    last layer is made anew where the classes differ."""
     zero_init_residual: bool = False
     """Start every residual branch at zero (Goyal et al. 2017, Sec. 5.1)."""
     freeze: int = 0
@@ -65,20 +67,21 @@ class Recipe:
     warmup_lr: float = 0.0
     """Rate until the training error is first under warmup_error_percent; 0 is no warm-up."""
     warmup_error_percent: float = 80.0
-    """Training error, in percent, that ends the warm-up."""
+    """Training error over 50 steps, in percent, that ends the warm-up."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     ema_decay: float = 0.0
     """Decay per step of a moving average of the weights, which is then what is evaluated and kept; 0 is off."""
 
     size: int | None = None
-    """Height and width of the pictures that the network sees; unset: CIFAR's own 32, else 224."""
+    """Height and width of the pictures that the network sees; unset: as for --init, CIFAR's own 32, else 224."""
     resize: int | None = None
-    """Shorter side of a picture before the centre crop when evaluating; unset: size / 0.875."""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    """How pictures are resized."""
+    """Shorter side of a picture before the centre crop when evaluating; unset: as for --init, else size / 0.875."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    """How pictures are resized; unset: as for the first weights, else bilinear."""
     normalize: Literal["per-pixel", "per-channel", "imagenet"] = "per-channel"
-    """What is subtracted: the mean picture of the training set, or a mean colour (then divided by the deviation)."""
+    """What is subtracted: the mean picture of the training set, or a mean colour (then divided by the deviation). With
+    --init, always what was subtracted for the first weights."""
     crop: Literal["none", "pad", "random-resized", "scale-jitter"] = "pad"
     """Training crops: none; pad and crop at random; random area and ratio; random scale and place."""
     padding: int = 2
@@ -117,20 +120,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the field."""
-        for name, least in _AT_LEAST.items():
+        for name, hint in get_type_hints(Recipe).items():
+            if not _is_a(getattr(self, name), hint):
+                raise UsageError(f"{_flag(name)} is {getattr(self, name)!r}; it takes {_words(hint)}")
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UsageError(f"{_flag(name)} is {value}; it must be at least {least}")
-        for name in ("epochs", "minutes", "lr"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{_flag(name)} is {value}; it must be more than 0, and finite")
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"{_flag(name)} is {value}; it must be from {least:g} to {most:g}")
         for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
-        for name in ("peak_at", "lr_drop", "min_area"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be over 0 and at most 1")
+        for name in ("peak_at", "lr_drop", "min_area", "epochs", "minutes", "lr"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{_flag(name)} is {value}; it must be over 0")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise UsageError(f"--milestones are {list(self.milestones)}; they must rise, between 0 and 1")
         if not 1 <= self.jitter[0] <= self.jitter[1]:
@@ -149,25 +152,59 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-_AT_LEAST = {
-    "freeze": 0,
-    "iterations": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "weight_decay": 0,
-    "gradient_clip": 0,
-    "plateau_patience": 1,
-    "warmup_lr": 0,
-    "padding": 0,
-    "pca_color": 0,
-    "size": 1,
-    "resize": 1,
-    "threads": 0,
-    "workers": 0,
-    "seed": 0,
-    "evaluate_every": 1e-3,
-    "log_every": 1,
-    "save_every": 0,
+def _is_a(value: object, hint: Any) -> bool:
+    """Whether `value` is of a field's type; a whole number may stand for a float."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        item, rest = get_args(hint)
+        fits = isinstance(value, tuple) and all(_is_a(v, item) for v in value)
+        return fits and (rest is Ellipsis or len(value) == 2)
+    if members := get_args(hint):
+        return any(_is_a(value, member) for member in members)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    """A field's type, for people."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of numbers" if get_args(hint)[1] is Ellipsis else "two whole numbers"
+    if members := get_args(hint):
+        return " or ".join(_words(member) for member in members)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "nothing"}
+    return names[hint]
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "freeze": (0, 1000),
+    "epochs": (0, 1e6),
+    "iterations": (1, 10**9),
+    "minutes": (0, 1e6),
+    "batch_size": (1, 10**6),
+    "accumulate": (1, 10**6),
+    "lr": (0, 1e30),
+    "weight_decay": (0, 1e6),
+    "gradient_clip": (0, 1e30),
+    "peak_at": (0, 1),
+    "lr_drop": (0, 1),
+    "plateau_patience": (1, 10**6),
+    "warmup_lr": (0, 1e30),
+    "warmup_error_percent": (0, 100),
+    "padding": (0, 10**4),
+    "min_area": (0, 1),
+    "pca_color": (0, 1e6),
+    "size": (1, 2**16),
+    "resize": (1, 2**16),
+    "threads": (0, 1024),  # far more make OpenMP end the process
+    "workers": (0, 1024),
+    "seed": (0, 2**63 - 1),
+    "evaluate_every": (1e-3, 1e9),
+    "log_every": (1, 10**9),
+    "save_every": (0, 1e9),
 }
 
 _CIFAR10 = Recipe()
@@ -186,8 +223,8 @@ _PAPER_CIFAR10 = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # Our default for CIFAR: one cycle of Nesterov SGD. Bring the length down with --epochs or --minutes. With 1,080 steps
-    # (three minutes on two cores), 2 px of padding gave 19.0 % validation error, the paper's 4 px 21.6 %.
+    # Our default for CIFAR: one cycle of Nesterov SGD. Bring the length down with --epochs or --minutes. After 1,080
+    # steps (three minutes on two cores), 2 px of padding gave 19.0 % validation error, the paper's 4 px 21.6 %.
     "cifar10": _CIFAR10,
     # Table 6: 8.75 % test error for resnet20. 64k steps are some 2.5 hours at 900 pictures a second.
     "paper-cifar10": _PAPER_CIFAR10,

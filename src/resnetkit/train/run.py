@@ -9,8 +9,8 @@ from typing import Any
 from resnetkit import __version__, modelfile
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Dataset
-from resnetkit.errors import TrainingError
-from resnetkit.train.checkpoint import RunFolder
+from resnetkit.errors import ModelFileError, TrainingError
+from resnetkit.train.checkpoint import RunFolder, State, load_state
 from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import Training
 from resnetkit.train.monitor import Monitor
@@ -49,23 +49,32 @@ def train(recipe: Recipe, data: str | Dataset, *, out: str | Path | None = None,
     run.refuse_existing()
     task = prepare(recipe, open_for(recipe, data))
     run.create()
-    return _run(task, recipe, None if isinstance(data, Dataset) else data, run, started=started, quiet=quiet)
+    return _run(task, recipe, run, data=data, state=None, started=started, quiet=quiet)
 
 
-def resume(run_folder: str | Path, data: Dataset | None = None, *, quiet: bool = False) -> TrainResult:
+def resume(run_folder: str | Path, data: str | Dataset | None = None, *, quiet: bool = False) -> TrainResult:
     """Go on with a run that was stopped, from its last checkpoint, to the same weights as if it never had been.
 
-    A run that was started on a Dataset needs it again. Raises as `train` does.
+    `data` is needed where a run was started on a Dataset, or where its pictures have moved; they must be the same.
+    Raises as `train` does.
     """
     started = time.monotonic()
     run = RunFolder(Path(run_folder))
     if not run.recipe.is_file():
         raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml). Start a run with: resnetkit train DATA")
     recipe, about = read_recipe(run.recipe, Recipe())
-    if data is None and about["data"] is None:
-        raise TrainingError(f"{run.path} was started from Python on a Dataset; give it to resnetkit.resume")
-    task = prepare(recipe, open_for(recipe, data or about["data"]))
-    return _run(task, recipe, about["data"], run, started=started, quiet=quiet)
+    data = data or about.get("data")
+    if data is None:
+        raise TrainingError(f"{run.recipe} does not say what data the run was on; give it to resnetkit.resume, too")
+    state = load_state(run.state) if run.state.is_file() else None
+    task = prepare(recipe, open_for(recipe, data), state.header if state else None)
+    for name, now in (("fingerprint", task.header.data["fingerprint"]), ("precision", task.precision)):
+        if about.get(name, now) != now:
+            raise TrainingError(
+                f"{run.path} can't go on: its {name} was {about[name]} and is {now} now. "
+                "Bring back the same pictures or machine, or start anew with another --out."
+            )
+    return _run(task, recipe, run, data=data, state=state, started=started, quiet=quiet)
 
 
 def default_folder(recipe: Recipe, data: str) -> Path:
@@ -87,61 +96,80 @@ def open_for(recipe: Recipe, data: str | Dataset) -> Dataset:
     )
 
 
-def _run(task: Task, recipe: Recipe, data: str | None, run: RunFolder, *, started: float, quiet: bool) -> TrainResult:
+def _run(
+    task: Task,
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    data: str | Dataset,
+    state: State | None,
+    started: float,
+    quiet: bool,
+) -> TrainResult:
     try:
         with run.locked(), Monitor(run, quiet=quiet) as monitor, Signals() as signals:
             training = Training(task, recipe, run, monitor, started=started)
-            record_recipe(training, data)
+            if state:
+                training.restore(state)
+            else:
+                record_recipe(training, data)
+                monitor.forget_after(0)
+                training.save()
             for path, reason in task.skipped[:MOST_NAMED]:
                 monitor.say(f"left out: {path}: {reason}")
             if more := len(task.skipped[MOST_NAMED:]):
                 monitor.say(f"left out: {more} more files; resnetkit data check names them")
-            if run.state.is_file():
-                training.restore()
             training.go_on(signals)
             return finish(training)
-    except OSError as error:
+    except (OSError, ModelFileError) as error:
+        failed = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(failed, OSError):
+            raise
         raise TrainingError(
-            f"{run.path} can't be written: {error.strerror}. What was saved before is whole; "
-            f"make room, then go on with: resnetkit train --resume {run.path}"
+            f"{failed.filename or run.path}: {failed.strerror}. What was saved before is whole; "
+            f"make room or mend it, then go on with: resnetkit train --resume {run.path}"
         ) from error
 
 
-def record_recipe(training: Training, data: str | None) -> None:
-    """Write recipe.yaml with what the run is of; TrainingError where a resumed run would not be the same one."""
+def record_recipe(training: Training, data: str | Dataset) -> None:
+    """Write recipe.yaml: the recipe, and what it is run on."""
     about = {"version": __version__, "precision": training.task.precision, **training.task.header.data}
-    about["data"] = data if data in ("cifar10", "cifar100", None) else str(Path(data).resolve())
-    if training.run.recipe.is_file():
-        _, before = read_recipe(training.run.recipe, training.recipe)
-        for name in ("fingerprint", "precision"):
-            if before[name] != about[name]:
-                raise TrainingError(
-                    f"{training.run.path} can't go on: its {name} was {before[name]} and is {about[name]} now. "
-                    "Bring back the same pictures or machine, or start anew with another --out."
-                )
+    if isinstance(data, Dataset):
+        about["data"] = None
     else:
-        write_recipe(training.run.recipe, training.recipe, about)
+        about["data"] = data if data in ("cifar10", "cifar100") else str(Path(data).resolve())
+    write_recipe(training.run.recipe, training.recipe, about)
 
 
 def finish(training: Training) -> TrainResult:
-    """Write the report, from the best model file as it was saved, and say what the run came to."""
-    model = modelfile.load(training.run.best)
-    val = training.task.val
-    measured = evaluate(model, val, workers=training.recipe.workers) if val is not None else None
+    """Draw the curves, write the report from the best model file as it was saved, and say what the run came to."""
+    run, task, here = training.run, training.task, training.position
+    training.draw()
+    model = modelfile.load(run.best)
+    unreadable = dict(task.loader.unreadable)
+    measured = None
+    if task.val is not None:
+        measured = evaluate(
+            model,
+            task.val,
+            batch_size=training.recipe.batch_size,
+            workers=training.recipe.workers,
+            device=task.device.type,
+        )
+        unreadable |= measured.unreadable
     write_report(
-        training.run.report,
+        run.report,
         model.header,
         title=training.title(),
         evaluated=measured,
         on="validation pictures",
-        curves=training.run.curves.read_bytes(),
+        curves=run.curves.read_bytes(),
     )
-    here = training.position
-    if skipped := len(training.task.loader.unreadable):
-        training.monitor.say(f"{skipped} training pictures could not be read; their names are in {training.run.log}")
+    if unreadable:
+        training.monitor.say(f"{len(unreadable)} pictures could not be read; their names are in {run.log}")
     return TrainResult(
-        run=training.run.path,
-        model=training.run.best,
+        run=run.path,
+        model=run.best,
         best=here.best,
         images_per_second=here.images / max(here.training_seconds, 1e-9),
         seconds=training.elapsed(),

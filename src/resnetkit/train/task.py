@@ -36,38 +36,35 @@ class Task:
     """float32 or bfloat16."""
 
 
-def prepare(recipe: Recipe, dataset: Dataset) -> Task:
-    """Build the network, the preprocessing and the loader that `recipe` asks for on `dataset`."""
+def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> Task:
+    """Build the network, the preprocessing and the loader that `recipe` asks for on `dataset`.
+
+    `header` is that of a run that goes on: its network and preprocessing hold, and `recipe.init` is not read again.
+    """
     if dataset.train is None or not len(dataset.train):
         raise DataError(f"{dataset.name} has no training pictures; expected {dataset.name}/train/<class>/<image>")
     if len(dataset.classes) < 2:
         raise DataError(f"{dataset.name} has one class ({dataset.classes[0]}); a classifier needs two or more")
+    if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
+        raise UsageError("--schedule plateau watches the validation error, and there are no validation pictures")
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    start = modelfile.load(recipe.init) if recipe.init else None
-    spec = choose_spec(recipe, dataset, start)
+    start = modelfile.load(recipe.init) if recipe.init and header is None else None
+    spec = header.spec if header else choose_spec(recipe, dataset, start)
+    preprocess = header.preprocess if header else choose_preprocess(recipe, dataset.train, spec, start)
     torch.manual_seed(recipe.seed)
-    if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
-        raise UsageError("--schedule plateau watches the validation error, and there are no validation pictures")
     net = build(spec, zero_init_residual=recipe.zero_init_residual)
     if start:
         copy_weights(start, net, dataset.classes)
+    freeze(net, recipe.freeze)
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    preprocess = choose_preprocess(recipe, dataset.train, spec, start)
     loader = Loader(
         dataset.train,
         preprocess,
         batch_size=recipe.batch_size,
-        augment=Augment(
-            crop=recipe.crop,
-            padding=recipe.padding,
-            flip=recipe.flip,
-            scale=(recipe.min_area, 1.0),
-            jitter=recipe.jitter,
-            pca_color=recipe.pca_color,
-        ),
+        augment=choose_augment(recipe, preprocess),
         shuffle=True,
         seed=recipe.seed,
         drop_last=len(dataset.train) >= recipe.batch_size,
@@ -112,13 +109,21 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 def choose_spec(recipe: Recipe, dataset: Dataset, start: Model | None) -> ModelSpec:
     """The recipe's network with the classes of `dataset`; UsageError where it is not the one of the first weights."""
-    spec = replace(parse_spec(recipe.model), classes=len(dataset.classes))
-    if start and replace(start.header.spec, classes=spec.classes) != spec:
-        rows = [name for name, row in SPECS.items() if replace(row, classes=spec.classes) == spec]
-        theirs = [n for n, row in SPECS.items() if replace(row, classes=1) == replace(start.header.spec, classes=1)]
-        hint = f"give --model {theirs[0]}" if theirs else "give --model with the same changes"
-        raise UsageError(f"{recipe.init} does not hold a {rows[0] if rows else recipe.model}; {hint}")
+    asked = parse_spec(recipe.model)
+    spec = replace(asked, classes=len(dataset.classes))
+    if "classes=" in recipe.model and asked != spec:
+        raise UsageError(f"--model {recipe.model}: {dataset.name} has {spec.classes} classes; leave classes= out")
+    if start and trunk(start.header.spec) != trunk(spec):
+        rows = [name for name, row in SPECS.items() if trunk(row) == trunk(start.header.spec)]
+        name = start.header.recipe.get("model") or (rows[0] if rows else "with the same changes")
+        raise UsageError(f"{recipe.init} does not hold a {recipe.model}; give --model {name}")
     return spec
+
+
+def trunk(spec: ModelSpec) -> ModelSpec:
+    """The spec without what may differ between networks with the same weights: classes, and how they are run."""
+    norm = "batch" if spec.norm == "frozen" else spec.norm
+    return replace(spec, classes=1, dilated=(), drop_path=0.0, norm=norm)
 
 
 def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Model | None) -> Preprocess:
@@ -129,13 +134,32 @@ def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Mo
         raise UsageError(f"--model {recipe.model}: pictures have 1 or 3 channels, not {spec.in_channels}")
     if train.images is not None and train.images.shape[-1] != spec.in_channels:
         raise UsageError(f"--model {recipe.model}: these pictures have {train.images.shape[-1]} channels")
-    if start and recipe.size is None and train.images is None:
-        return start.header.preprocess
+    first = start.header.preprocess if start else None
     own_size = None if train.images is None else train.images.shape[1]
-    size = recipe.size or own_size or 224
-    resize = recipe.resize or (None if size == own_size else round(size / 0.875))
-    mean, std = mean_and_std(recipe, train, spec)
-    return Preprocess(size=size, resize=resize, interpolation=recipe.interpolation, mean=mean, std=std, mode=mode)
+    size = recipe.size or (first.size if first else own_size or 224)
+    if first and size == first.size:
+        resize = recipe.resize or first.resize
+    else:
+        resize = recipe.resize or (None if size == own_size else round(size / 0.875))
+    mean, std = (first.mean, first.std) if first else mean_and_std(recipe, train, spec)
+    interpolation = recipe.interpolation or (first.interpolation if first else "bilinear")
+    return Preprocess(size=size, resize=resize, interpolation=interpolation, mean=mean, std=std, mode=mode)
+
+
+def choose_augment(recipe: Recipe, preprocess: Preprocess) -> Augment:
+    """The recipe's augmentation; UsageError where it does not go with how pictures reach the network."""
+    if recipe.crop == "scale-jitter" and recipe.jitter[0] < preprocess.size:
+        raise UsageError(f"--jitter {recipe.jitter[0]} is less than the crop; give at least --size {preprocess.size}")
+    if recipe.pca_color and preprocess.channels != 3:
+        raise UsageError("--pca-color shifts three channels, and these pictures have one; give --pca-color 0")
+    return Augment(
+        crop=recipe.crop,
+        padding=recipe.padding,
+        flip=recipe.flip,
+        scale=(recipe.min_area, 1.0),
+        jitter=recipe.jitter,
+        pca_color=recipe.pca_color,
+    )
 
 
 def mean_and_std(recipe: Recipe, train: Samples, spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -162,8 +186,8 @@ def copy_weights(start: Model, net: ResNet, classes: tuple[str, ...]) -> None:
     """Start from the weights of `start`; the last layer stays new where the classes are not the same."""
     weights = start.net.state_dict()
     if start.header.classes != classes:
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
-    net.load_state_dict(weights, strict=start.header.classes == classes)
+        weights |= {name: tensor for name, tensor in net.state_dict().items() if name.startswith("fc.")}
+    net.load_state_dict(weights)
 
 
 def freeze(net: ResNet, parts: int) -> None:
@@ -171,7 +195,7 @@ def freeze(net: ResNet, parts: int) -> None:
     stages = [name for name, _ in net.named_children() if name.startswith("layer")]
     if parts > 1 + len(stages):
         raise UsageError(f"--freeze {parts}: this network has {1 + len(stages)} parts before its last layer")
-    names = ["conv1", "bn1", *stages[: max(parts - 1, 0)]] if parts else []
-    for module in (net.get_submodule(name) for name in names):
+    frozen = ["conv1", "bn1", *stages[: parts - 1]] if parts else []
+    for module in (child for name, child in net.named_children() if name in frozen):
         module.requires_grad_(False)
         module.eval()

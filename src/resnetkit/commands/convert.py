@@ -1,0 +1,112 @@
+"""`resnetkit convert`: someone else's weights to a model file, and a model file to what torchvision or timm loads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from resnetkit.commands.output import print_json
+from resnetkit.commands.parser import Parser, dashed
+from resnetkit.errors import UsageError
+
+ONLY_IN = ("model", "preprocess", "classes", "new_head")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Convert, and say what was known and from where."""
+    parser = Parser(
+        "convert",
+        "FILE [options], or resnetkit convert MODEL --to torchvision|timm",
+        "Someone else's weights (.pth, .pt, .th, .bin, .safetensors, .h5, .keras, .npz) to a model file. No code in "
+        "them is run. Names of torchvision, timm, transformers, Keras, akamaster/pytorch_resnet_cifar10 and "
+        "chenyaofo/pytorch-cifar-models are known. Nothing is written unless every tensor fits.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the weights; with --to, a model file or a run folder")
+    parser.add_argument(
+        "--model", type=str, metavar="NAME", help="the network, with changes behind commas: resnet50_v1,classes=10"
+    )
+    parser.add_argument(
+        "--preprocess",
+        type=str,
+        help="imagenet, imagenet-v2, imagenet-bicubic, caffe, cifar-imagenet, cifar10 or cifar100, and changes behind "
+        "commas: imagenet,size=288,resize=320,mean=0.5:0.5:0.5; or a JSON object of fields",
+    )
+    parser.add_argument(
+        "--classes", type=str, metavar="FILE", help="class names, one a line or as JSON; or imagenet, cifar10, cifar100"
+    )
+    parser.add_argument(
+        "--new_head", type=int, metavar="N", help="make the last layer anew, with first values, for N classes"
+    )
+    parser.add_argument(
+        "--to",
+        type=Literal["torchvision", "timm"],
+        help="the other way: a state dict that this project loads, strictly",
+    )
+    parser.add_argument(
+        "--out", type=str, metavar="FILE", help="unset: FILE's stem in this folder; with --to, .pth or .safetensors"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.read(argv)
+    if given["to"]:
+        if others := [dashed(f"--{name}") for name in ONLY_IN if given[name] is not None]:
+            raise UsageError(f"--to writes what is in the model file; leave out {' '.join(others)}")
+        return _export(given["file"], given["to"], given["out"], force=given["force"], as_json=given["json"])
+
+    from resnetkit.convert.conversion import convert
+
+    done = convert(
+        given["file"],
+        model=given["model"],
+        preprocess=given["preprocess"],
+        classes=given["classes"],
+        new_head=given["new_head"],
+        out=given["out"],
+        force=given["force"],
+    )
+    header = done.header
+    if given["json"]:
+        print_json(
+            {
+                "model": str(done.path),
+                "network": done.model,
+                "source": done.known,
+                "tensors": done.tensors,
+                "new_head": done.new_head,
+                "left_out": list(done.beside),
+                "spec": header.spec.to_dict(),
+                "preprocess": header.preprocess.to_dict(),
+                "classes": list(header.classes),
+                "metrics": dict(header.metrics),
+            }
+        )
+        return 0
+    seen = header.preprocess
+    shown = ", ".join(header.classes[:3]) + (", ..." if len(header.classes) > 3 else "")
+    print(f"source      {done.known}")
+    print(f"network     {done.model}, {header.spec.parameters:,} parameters; all {done.tensors} tensors fit")
+    print(f"pictures    {seen.size} of {seen.shorter_side} pixels, {seen.interpolation}, mean {_numbers(seen.mean)}")
+    print(f"            std {_numbers(seen.std)}")
+    print(f"classes     {len(header.classes)}: {shown}")
+    if done.new_head:
+        print("last layer  made anew: it predicts nothing before it is trained")
+    if done.beside:
+        print(f"left out    {', '.join(done.beside)}")
+    print(f"model       {done.path}")
+    return 0
+
+
+def _export(model: str, to: str, out: str | None, *, force: bool, as_json: bool) -> int:
+    from resnetkit.convert.outgoing import export
+
+    path: Path = export(model, to=to, out=out, force=force)
+    if as_json:
+        print_json({"file": str(path), "to": to})
+    else:
+        print(f"{path} loads in {to} with strict=True")
+    return 0
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return (
+        " ".join(f"{value:.4g}" for value in values) if len(values) < 4 else f"of every pixel ({len(values):,} values)"
+    )

@@ -1,0 +1,171 @@
+"""Whether tensors are those of a network, to the last one: none missing, none left over, none of another shape."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnetkit.convert.sources import SOURCES, Source, Tensors, recognise
+from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.resnet import build
+from resnetkit.models.spec import SPECS, ModelSpec
+
+COUNTERS = "num_batches_tracked"
+"""A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
+HEAD = ("fc.weight", "fc.bias")
+MOST_LISTED = 8
+"""Tensors of a kind that an error lists; the rest is counted."""
+KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
+
+
+def fit(tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
+    """Return the state dict for `build(spec)`, in float32, from one with the names of any known source.
+
+    Batch counters that are absent are 0. Raises ModelFileError, naming `where`, with all tensors that are missing, left
+    over or of another shape; UsageError where the source's networks are not such ones (v1 or v1.5).
+    """
+    source = find_source(tensors, where=where)
+    refuse_contradictions(source.name, source.implies, spec, where=where)
+    return fit_renamed(source, renamed(source, tensors, where=where), spec, where=where)
+
+
+def find_source(tensors: Tensors, *, where: str) -> Source:
+    """The source whose names these are; ModelFileError where it is none that is known."""
+    if source := recognise(tensors):
+        return source
+    known = ", ".join(source.name for source in SOURCES)
+    raise ModelFileError(
+        f"{where} holds no residual network with names that are known here ({known}); "
+        f"its first tensors are {_listed(tensors, 3)}"
+    )
+
+
+def renamed(source: Source, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
+    """The tensors under our names and in our layout."""
+    ours: dict[str, Tensor] = {}
+    for theirs, tensor in tensors.items():
+        if (name := source.rename(theirs)) in ours:
+            raise ModelFileError(f"{where} has two tensors for {name}, one of them {theirs}; remove one")
+        ours[name] = tensor
+    return source.prepare(ours)
+
+
+def refuse_contradictions(who: str, facts: Mapping[str, Any], spec: ModelSpec, *, where: str) -> None:
+    """Raise UsageError where `spec` is not what `facts`, fields that are known, say: tensors alone would not tell."""
+    for name, known in facts.items():
+        value = getattr(spec, name)
+        if value == known or (name == "downsample_in" and spec.block == "basic"):
+            continue
+        if name == "downsample_in":
+            fits = "resnet50_v1, resnet101_v1, ..." if known == "1x1" else "resnet50, resnet101, ..."
+            raise UsageError(
+                f"{where} comes from {who}, whose bottlenecks have the stride {KERNEL_STRIDES[known]}; the network has "
+                f"it {KERNEL_STRIDES[value]}: the weights would load and be wrong. Give --model {fits}"
+            )
+        raise UsageError(
+            f"{where} comes from {who}, with {name}={known}; the network has {name}={value}. Change --model"
+        )
+
+
+def fit_renamed(source: Source, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
+    """The last step of `fit`: account for every tensor, then put channels in our order."""
+    with torch.device("meta"):
+        expected = build(spec).state_dict()
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTERS)}
+    counters |= {name: tensors[name].long() for name in counters if name in tensors and not tensors[name].ndim}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
+    missing = [name for name in expected if name not in tensors and name not in counters]
+    unexpected = [name for name in tensors if name not in expected]
+    misshaped = [name for name in tensors if name in expected and tensors[name].shape != expected[name].shape]
+    if missing or unexpected or misshaped:
+        raise ModelFileError(
+            _account(where, tensors, expected, missing, unexpected, misshaped, spec, rows_like(tensors, source.implies))
+        )
+    ours = source.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
+    return {name: counters[name] if name in counters else ours[name].contiguous() for name in expected}
+
+
+def rows_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
+    """The rows of SPECS that have these tensors, whatever the number of classes, and are what `facts` say."""
+    buffers = ("running_mean", "running_var", COUNTERS)
+    trunk = sum(t.numel() for name, t in tensors.items() if name not in HEAD and not name.endswith(buffers))
+    rows: list[str] = []
+    for name, row in SPECS.items():
+        spec = replace(row, classes=1)
+        said = all(getattr(spec, field) == value for field, value in facts.items() if field != "downsample_in")
+        strides = facts.get("downsample_in", spec.downsample_in)
+        if not said or (spec.block == "bottleneck" and spec.downsample_in != strides):
+            continue
+        if spec.parameters - (spec.channels[-1] + 1) == trunk and _has_tensors_of(spec, tensors):
+            rows.append(name)
+    return rows
+
+
+def _has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:
+    with torch.device("meta"):
+        expected = build(spec).state_dict()
+    return _trunk_shapes(tensors) == _trunk_shapes(expected)
+
+
+def _trunk_shapes(tensors: Tensors) -> dict[str, torch.Size]:
+    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTERS)}
+
+
+def _account(
+    where: str,
+    tensors: Tensors,
+    expected: Tensors,
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+    spec: ModelSpec,
+    like: list[str],
+) -> str:
+    """The error's text: everything that does not fit, with the nearest match, and what may mend it."""
+    lines = [f"{where} does not fit the network; nothing was written."]
+    if missing:
+        lines += _rows("missing", missing, unexpected, tensors, expected)
+    if unexpected:
+        lines += _rows("unexpected", unexpected, missing, expected, tensors)
+    if misshaped:
+        lines += _shown(
+            "another shape",
+            [f"{name} {_shape(tensors[name])}, the network's is {_shape(expected[name])}" for name in misshaped],
+        )
+    if not unexpected and set(missing + misshaped) <= set(HEAD):
+        inside = f"{len(tensors[HEAD[1]]):,}" if HEAD[1] in tensors and tensors[HEAD[1]].ndim else "no"
+        lines.append(
+            f"The file has {inside} classes and the network {spec.classes:,}. Give --model NAME,classes=N as in the "
+            f"file, --classes with as many names, or --new-head {spec.classes} for a last layer made anew."
+        )
+    elif like:
+        lines.append(f"The file's tensors are those of {', '.join(like)}.")
+    return "\n".join(lines)
+
+
+def _rows(kind: str, names: list[str], others: list[str], there: Tensors, here: Tensors) -> list[str]:
+    """Lines for names that only one side has, each with the nearest that only the other side has."""
+    texts: list[str] = []
+    for name in names[:MOST_LISTED]:
+        shape = _shape(here[name])
+        alike = [other for other in others if there[other].shape == here[name].shape]
+        near = get_close_matches(name, alike, n=1, cutoff=0.3) or get_close_matches(name, others, n=1, cutoff=0.7)
+        texts.append(f"{name} {shape}" + (f", nearest {near[0]} {_shape(there[near[0]])}" if near else ""))
+    return _shown(kind, [*texts, *names[MOST_LISTED:]])
+
+
+def _shown(kind: str, texts: list[str]) -> list[str]:
+    more = [f"  and {len(texts) - MOST_LISTED} more"] if len(texts) > MOST_LISTED else []
+    return [f"{kind}:", *(f"  {text}" for text in texts[:MOST_LISTED]), *more]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "scalar"
+
+
+def _listed(names: Iterable[str], most: int) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" ({len(names)} in all)" if len(names) > most else "")

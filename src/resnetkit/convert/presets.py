@@ -1,0 +1,113 @@
+"""What a file of weights can't say, in words: preprocessing and class names, as rows and in a short text form."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from resnetkit.data.cifar_forms import CIFARS
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UsageError
+
+IMAGENET = Preprocess(size=224, resize=256)
+PREPROCESSES: dict[str, Preprocess] = {
+    # torchvision's first weights, and most others
+    "imagenet": IMAGENET,
+    # torchvision's second weights of ResNet-50 and deeper
+    "imagenet-v2": replace(IMAGENET, resize=232),
+    # Microsoft's on the Hugging Face Hub
+    "imagenet-bicubic": replace(IMAGENET, interpolation="bicubic"),
+    # Caffe's means and no scale, as the authors' own weights and Keras' have them; here on a scale of 0 to 1
+    "caffe": replace(IMAGENET, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3),
+    # CIFAR with ImageNet's means, as akamaster/pytorch_resnet_cifar10
+    "cifar-imagenet": Preprocess(size=32),
+    # CIFAR with its own means, and the mean of its pictures' standard deviations, as chenyaofo/pytorch-cifar-models
+    "cifar10": Preprocess(size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+    "cifar100": Preprocess(size=32, mean=(0.5070, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2761)),
+}
+CLASS_LISTS = ("imagenet", *CIFARS)
+GRAMMAR = "NAME, NAME,field=value,... or field=value,...; lists with colons: mean=0.5:0.5:0.5"
+
+
+def parse_preprocess(text: str | Preprocess) -> Preprocess:
+    """Read `imagenet`, `imagenet,size=288`, `size=32,mean=0.5:0.5:0.5,std=1:1:1`, or a JSON object of fields.
+
+    Raises UsageError for an unknown name or field and for what no preprocessing can be.
+    """
+    if isinstance(text, Preprocess):
+        return text
+    if text.lstrip().startswith("{"):
+        try:
+            return Preprocess.from_dict(json.loads(text))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UsageError(f"--preprocess is no JSON ({error}); write {GRAMMAR}") from None
+    first, *settings = (part.strip() for part in text.split(","))
+    fields: dict[str, Any] = {}
+    if "=" in first:
+        settings = [first, *settings]
+    elif first in PREPROCESSES:
+        fields = PREPROCESSES[first].to_dict()
+    else:
+        near = get_close_matches(first, PREPROCESSES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREPROCESSES)}"
+        raise UsageError(f"--preprocess {first!r} is unknown; {hint} Or write {GRAMMAR}")
+    for setting in settings:
+        name, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise UsageError(f"--preprocess: {setting!r} is no field=value; write {GRAMMAR}")
+        fields[name] = _value(name, value)
+    return Preprocess.from_dict(fields)
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        if name in ("mean", "std"):
+            return [float(number) for number in text.split(":")]
+        return int(text) if name in ("size", "resize") else text
+    except ValueError:
+        form = "numbers with colons: 0.5:0.5:0.5" if name in ("mean", "std") else "a whole number"
+        raise UsageError(f"--preprocess: {name} is {text!r}; it takes {form}") from None
+
+
+def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names in the order of the logits: a list, one of CLASS_LISTS, or a file.
+
+    A file has a name on each line, or is JSON: a list of names, or an object whose keys are the classes' numbers (as in
+    a config.json's id2label). Raises UsageError.
+    """
+    if not isinstance(classes, str | Path):
+        return tuple(classes)
+    path = Path(classes)
+    if str(classes) in CIFARS:
+        return CIFARS[str(classes)].classes
+    if str(classes) == "imagenet":
+        from resnetkit.models.weights import imagenet_classes
+
+        return imagenet_classes()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise UsageError(
+            f"--classes {path}: {said}; give {', '.join(CLASS_LISTS)}, or a file with a name on each line"
+        ) from None
+    names = _from_json(path, text) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
+    names = [name.strip() for name in names if name.strip()]
+    if not names or len(set(names)) != len(names):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        raise UsageError(f"--classes {path}: {f'{twice!r} is there twice' if twice else 'no names'}; one name a line")
+    return tuple(names)
+
+
+def _from_json(path: Path, text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict):
+            found = [found[str(index)] for index in range(len(found))]
+        if all(isinstance(name, str) for name in found):
+            return found
+    except (ValueError, KeyError, RecursionError):
+        pass  # said below
+    raise UsageError(f"--classes {path}: not a JSON list of names, nor an object with the numbers from 0 as keys")

@@ -1,0 +1,237 @@
+"""Random weights go from other projects' networks to ours and back, and the logits are the same."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from resnetkit.convert.conversion import convert
+from resnetkit.convert.fitting import fit
+from resnetkit.convert.outgoing import as_named_by, export
+from resnetkit.convert.presets import PREPROCESSES
+from resnetkit.errors import UsageError
+from resnetkit.models.resnet import build
+from resnetkit.models.spec import parse_spec
+from resnetkit.models.timm import ARCHITECTURES
+
+TORCHVISION = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+)
+PRE = {f"resnetv2_{layers}": f"preact_resnet{layers}" for layers in (18, 34, 50, 101, 152)}
+PRE["resnetv2_50d"] = "preact_resnet50,stem=deep,pooled_shortcut=true"
+TIMM = {name: model for name, model in (ARCHITECTURES | PRE).items() if parse_spec(model).parameters < 100e6}
+QUICK = ("resnet18", "resnet18d", "resnetblur18", "resnetv2_18")
+TRANSFORMERS = {
+    "resnet18": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet34": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet50": {"depths": [3, 4, 6, 3]},
+    "resnet101": {"depths": [3, 4, 23, 3]},
+    "resnet152": {"depths": [3, 8, 36, 3]},
+}
+
+
+def slow_but(names, quick=QUICK):
+    """Parameters of a test; all but the quick ones are slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
+    """A network with normalisations that do something, in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in net.state_dict().items():
+        if tensor.ndim == 1 and tensor.is_floating_point():
+            low, high = (0.5, 1.5) if name.endswith(("weight", "running_var")) else (-0.2, 0.2)
+            tensor.uniform_(low, high, generator=generator)
+    return net.eval()
+
+
+@torch.no_grad()
+def assert_same_logits(ours: nn.Module, theirs, *, size: int = 64) -> None:
+    """Within 1e-5 in float32, of the largest logit where that is over 1."""
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    expected = theirs(images)
+    difference = (ours.eval()(images) - expected).abs().max() / expected.abs().max().clamp(min=1)
+    assert expected.std() > 1e-3  # it depends on something
+    assert difference < 1e-5
+
+
+def loaded(model: str, tensors: Mapping[str, Tensor], **changes) -> nn.Module:
+    """Our network with the tensors of another project's."""
+    net = build(model, **changes)
+    net.load_state_dict(fit(tensors, net.spec, where="theirs"))
+    return net
+
+
+@pytest.mark.parametrize("name", slow_but(TORCHVISION))
+def test_torchvision(name):
+    from torchvision import models
+
+    theirs = randomised(getattr(models, name)())
+    ours = loaded(name, theirs.state_dict())
+    assert_same_logits(ours, theirs)
+    again = randomised(getattr(models, name)(), seed=1)
+    again.load_state_dict(as_named_by("torchvision", ours.spec, ours.state_dict()), strict=True)
+    assert_same_logits(ours, again)
+
+
+@pytest.mark.parametrize("name", slow_but(TIMM))
+def test_timm(name):
+    import timm
+
+    theirs = randomised(timm.create_model(name))
+    ours = loaded(TIMM[name], theirs.state_dict())
+    assert_same_logits(ours, theirs)
+    again = randomised(timm.create_model(name), seed=1)
+    again.load_state_dict(as_named_by("timm", ours.spec, ours.state_dict()), strict=True)
+    assert_same_logits(ours, again)
+
+
+@pytest.mark.parametrize("name", slow_but(TRANSFORMERS))
+def test_transformers(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(num_labels=1000, **TRANSFORMERS[name])
+    theirs = randomised(transformers.ResNetForImageClassification(config))
+    theirs.save_pretrained(tmp_path / "hub")
+    done = convert(tmp_path / "hub" / "model.safetensors", out=tmp_path / "ours.safetensors")
+    assert (done.model, done.known, done.header.preprocess.interpolation) == (name, "transformers", "bicubic")
+    net = build(done.header.spec)
+    net.load_state_dict(load_file(done.path))
+    assert_same_logits(net, lambda images: theirs(images).logits)
+
+
+@pytest.mark.slow
+def test_transformers_with_the_stride_of_v1(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(num_labels=1000, downsample_in_bottleneck=True)
+    theirs = randomised(transformers.ResNetForImageClassification(config))
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"\(v1\); .* Give --model resnet50_v1"):
+        convert(tmp_path / "model.safetensors", model="resnet50", out=tmp_path / "ours.safetensors")
+    done = convert(tmp_path / "model.safetensors", out=tmp_path / "ours.safetensors")
+    assert done.model == "resnet50_v1"
+    net = build(done.header.spec)
+    net.load_state_dict(load_file(done.path))
+    assert_same_logits(net, lambda images: theirs(images).logits)
+    config.hidden_act = "gelu"
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="another activation"):
+        convert(tmp_path / "model.safetensors", out=tmp_path / "other.safetensors")
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory) -> ModuleType:
+    """Keras on torch, with its settings in a folder of its own."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
+    return pytest.importorskip("keras")
+
+
+def of_keras(keras, layers: int, classes: int = 1000):
+    """A random ResNet of Keras, with biases and statistics that do something."""
+    make = getattr(keras.applications, f"ResNet{layers}")
+    net = make(weights=None, input_shape=(64, 64, 3), classes=classes, classifier_activation=None)
+    random = np.random.default_rng(0)
+    for layer in net.layers:
+        values = layer.get_weights()
+        for index, variable in enumerate(layer.weights):
+            if values[index].ndim == 1:
+                scales = variable.path.endswith(("gamma", "moving_variance"))
+                values[index] = random.uniform(*((0.5, 1.5) if scales else (-0.2, 0.2)), values[index].shape)
+        layer.set_weights(values)
+    net.compile("adam")
+    net.optimizer.build(net.trainable_variables)  # whose moments are in a whole model's file as well
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ".keras"])
+@pytest.mark.parametrize("layers", [50, 101, 152])
+def test_keras(layers, suffix, keras, tmp_path):
+    theirs = of_keras(keras, layers)
+    path = tmp_path / f"theirs{suffix}"
+    theirs.save_weights(path) if suffix == ".weights.h5" else theirs.save(path)
+    done = convert(path, out=tmp_path / "ours.safetensors")
+    assert (done.model, done.known) == (f"resnet{layers}_v1", "Keras")
+    net = build(done.header.spec)
+    net.load_state_dict(load_file(done.path))
+
+    def in_keras(images: Tensor) -> Tensor:  # blue, green, red, and channels last
+        return torch.as_tensor(theirs(images.flip(1).permute(0, 2, 3, 1), training=False)).cpu()
+
+    assert_same_logits(net, in_keras)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+def test_keras_sees_the_same_pixels(keras):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+    theirs = keras.applications.resnet.preprocess_input(pixels.astype(np.float32), data_format="channels_last")
+    ours = PREPROCESSES["caffe"].normalize(pixels)
+    assert np.allclose(ours[:, ::-1].transpose(0, 2, 3, 1), theirs, atol=2e-4)  # of 255; ours divides and multiplies
+
+
+class SymmetricPad(nn.Module):
+    """akamaster's option A, from its description: half of the new channels before the old ones, half after."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.half = new_channels // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.half, self.half))
+
+
+@pytest.mark.parametrize("layers", [20, 56])
+def test_akamaster(layers, tmp_path):
+    theirs = randomised(build(f"resnet{layers}"))
+    for stage, width in ((theirs.layer2, 16), (theirs.layer3, 32)):
+        stage[0].downsample = SymmetricPad(width)
+    tensors = {f"module.{name.replace('fc.', 'linear.')}": t for name, t in theirs.state_dict().items()}
+    torch.save({"state_dict": tensors, "best_prec1": 91.7}, tmp_path / "theirs.th")
+    done = convert(tmp_path / "theirs.th", out=tmp_path / "ours.safetensors")
+    assert (done.model, done.beside) == (f"resnet{layers}", ("best_prec1",))
+    assert done.header.preprocess == PREPROCESSES["cifar-imagenet"]
+    assert done.header.classes[3] == "cat"
+    net = build(done.header.spec)
+    net.load_state_dict(load_file(done.path))
+    assert_same_logits(net, theirs, size=32)
+    straight = build(f"resnet{layers}")
+    straight.load_state_dict(theirs.state_dict())
+    with pytest.raises(AssertionError):  # what comes of not minding the order
+        assert_same_logits(straight, theirs, size=32)
+
+
+@pytest.mark.parametrize(("to", "suffix"), [("torchvision", ".pth"), ("timm", ".safetensors")])
+def test_there_and_back_through_files(to, suffix, tmp_path):
+    import timm
+    from torchvision import models
+
+    make = (
+        (lambda: models.resnet18(num_classes=7))
+        if to == "torchvision"
+        else lambda: timm.create_model("resnetv2_18", num_classes=7)
+    )
+    theirs = randomised(make())
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    model = {"torchvision": "resnet18", "timm": "preact_resnet18"}[to]
+    names = tuple("abcdefg")
+    done = convert(
+        tmp_path / "theirs.pth", model=model, preprocess="imagenet", classes=names, out=tmp_path / "ours.safetensors"
+    )
+    assert done.header.classes == names
+    path: Path = export(done.path, to=to, out=tmp_path / f"again{suffix}")
+    read = torch.load(path, weights_only=True) if suffix == ".pth" else load_file(path)
+    again = make()
+    again.load_state_dict(read, strict=True)
+    for (name, tensor), (other, before) in zip(again.state_dict().items(), theirs.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(tensor, before)
