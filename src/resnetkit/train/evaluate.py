@@ -20,6 +20,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError
 from resnetkit.modelfile import Header, Model, load
 from resnetkit.models.resnet import ResNet
+from resnetkit.precision import exact_float32
 from resnetkit.train.metrics import Evaluation, mean_log_probabilities
 from resnetkit.train.task import choose_device
 
@@ -81,6 +82,7 @@ def moved(net: ResNet, device: torch.device) -> ResNet:
 
 
 @torch.no_grad()
+@exact_float32()
 def evaluate_net(
     net: ResNet,
     samples: Samples,
