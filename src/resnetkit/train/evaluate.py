@@ -47,8 +47,8 @@ def evaluate(
     """Count the errors of `model` on every one of some pictures once, whatever the batch size and the workers.
 
     `model` is a loaded one or whatever `load` takes; `data` is samples, or cifar10, cifar100, a folder or a CSV file,
-    of which `split` names the part (auto: test, else val, else all). `views`: the centre crop; the mean probability of ten
-    crops (Sec. 3.4); or that of the whole picture at five scales. Classes are matched by name, in any order.
+    of which `split` names the part (auto: test, else val, else all). `views`: the centre crop; the mean probability of
+    ten crops (Sec. 3.4); or that of the whole picture at five scales. Classes are matched by name, in any order.
 
     Raises DataError where there is a class that the model does not know, where nothing can be read, or, with `strict`,
     at the first unreadable file.
