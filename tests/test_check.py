@@ -78,3 +78,12 @@ def test_sign_digits(shared: Path) -> None:
     report = check(str(shared / "data" / "sign-digits"), workers=2)
     assert report.unreadable == ()
     assert report.widths[2] == 3024
+
+
+def test_one_class_is_no_set_for_a_classifier(picture_folder: Path) -> None:
+    assert check(str(picture_folder)).problems == ()
+    shutil.rmtree(picture_folder / "frog")
+    shutil.rmtree(picture_folder / "ship")
+    report = check(str(picture_folder))
+    assert report.problems == ("all pictures are of one class, cat; a classifier needs two or more",)
+    assert not report.sound

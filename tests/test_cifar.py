@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data import cifar_forms
+from resnetkit.data import cifar, cifar_forms
 from resnetkit.data.cifar import CIFAR10, CIFAR100, Cifar, find_cifar, get_cifar, load_cifar
 from resnetkit.data.cifar_forms import Form, decode_pickles
 from resnetkit.data.samples import Samples
@@ -255,7 +255,8 @@ def test_downloads_folder_is_looked_in(small: Cifar, tmp_path: Path, own_cache: 
     shutil.copy(archive, own_cache / "downloads")
     assert len(load_cifar(small).test or ()) == 120
     assert archive.is_file()
-    assert not (own_cache / "downloads" / archive.name).exists(), "its content is in the cache, which takes less"
+    assert (own_cache / "downloads" / archive.name).is_file(), "only what was downloaded here is removed"
+    assert (own_cache / "cifar10").is_dir()
 
 
 def test_two_processes(small: Cifar, tmp_path: Path, own_cache: Path) -> None:
@@ -414,3 +415,46 @@ def test_real_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
     assert whole.images[0, 0, 0].tolist() == [59, 62, 63]
     np.testing.assert_allclose(whole.images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)
+
+
+def test_a_downloaded_archive_is_removed_once_decoded(
+    small: Cifar, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESNETKIT_OFFLINE")
+    form = small.official[1]
+    row = replace(small, official=(form,), url=f"{(tmp_path / 'from').as_uri()}/")
+    monkeypatch.setattr(cifar, "fetch", lambda url, path, *, md5: copied(tmp_path / "from" / form.archive, path))
+    assert len(load_cifar(row).test or ()) == 120
+    assert (own_cache / "cifar10").is_dir()
+    assert list((own_cache / "downloads").iterdir()) == []
+
+
+def copied(source: Path, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return Path(shutil.copy(source, path))
+
+
+def test_what_no_hash_confirms_stays_out_of_the_cache(cifar_subset: Subset, tmp_path: Path, own_cache: Path) -> None:
+    """CIFAR-100, unpacked: a changed file there must not become what `cifar100` means on this machine."""
+    form = CIFAR100.official[1]
+    row = make(CIFAR100, form, cifar_subset, tmp_path)
+    test = tmp_path / form.folder / "test.bin"
+    assert len(load_cifar(row, folder=tmp_path / form.folder).test or ()) == 120
+    assert not (own_cache / "cifar100").exists()
+    with pytest.raises(DataError, match=r"no hash confirms unpacked files of cifar100.*; give cifar-100-python.tar.gz"):
+        get_cifar(row, folder=tmp_path / form.folder)
+
+    get_cifar(row, folder=tmp_path / form.archive)  # its MD5 is known
+    official = load_cifar(row).test
+    flip(test)
+    own = load_cifar(row, folder=tmp_path / form.folder).test
+    again = load_cifar(row).test
+    assert official is not None
+    assert own is not None
+    assert again is not None
+    assert own.fingerprint() != official.fingerprint() == again.fingerprint()
+
+    shutil.rmtree(own_cache / "cifar100")
+    shutil.copytree(tmp_path / form.folder, own_cache / "downloads" / form.folder)
+    assert len(load_cifar(row).test or ()) == 120
+    assert not (own_cache / "cifar100").exists()

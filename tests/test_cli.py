@@ -16,10 +16,14 @@ from syrupy.assertion import SnapshotAssertion
 
 from resnetkit import __version__, cli
 from resnetkit.cli import VERBS, main
+from resnetkit.commands.output import print_json
+from resnetkit.commands.parser import Parser
 from resnetkit.data.transforms import Preprocess
 from resnetkit.modelfile import Header, save
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
+from resnetkit.train import report
+from resnetkit.train.recipe import Recipe
 
 CLASSES = ("cat", "frog", "ship")
 SMALL = ["--model", "resnet20,depths=1-1-1", "--size", "32", "--epochs", "2", "--batch-size", "16", "--threads", "1"]
@@ -88,20 +92,24 @@ def test_version(capsys: Shell) -> None:
         "train pictures --size 1.5",
         "train pictures --schedule cosin",
         "train pictures --jitter 3",
+        "train pictures --milestones 0.5,late",
+        "train pictures --epoch 3",
         "train pictures --flip=maybe",
         "train pictures --batch-size 0",
         "train pictures --recipe papercifar10",
         "train pictures --config none.yaml",
         "train pictures --resume",
         "train --resume run --lr 1 --no-flip",
-        "train pictures --resume run",
         "evaluate",
         "evaluate model.safetensors",
         "evaluate model.safetensors pictures --views ten",
         "evaluate model.safetensors pictures --split dev",
+        "evaluate model.safetensors pictures --report none/report.html",
+        "evaluate model.safetensors pictures --report pictures",
         "predict model.safetensors",
         "predict model.safetensors cat.png --top many",
         "predict model.safetensors cat.png --top 0",
+        "predict model.safetensors cat.png --top 0 --csv",
         "predict model.safetensors cat.png --batch_size 0",
         "predict model.safetensors cat.png --json --csv",
         "data",
@@ -130,6 +138,7 @@ def test_wrong_use(argv: str, model: str, picture_folder: Path, capsys: Shell, s
         "evaluate . pictures",
         "predict none.safetensors cat.png",
         "train --resume pictures",
+        "train pictures --resume run",
         "data check empty",
     ],
 )
@@ -144,12 +153,48 @@ def test_failures(argv: str, model: str, picture_folder: Path, capsys: Shell, sn
 
 
 @pytest.mark.parametrize(
-    "content", ["lr: fast", "learning_rate: 0.1", "batchsize: 3", "- 1", "schedule: cosin", "lr: null"]
+    "content",
+    [
+        "lr: fast",
+        "learning_rate: 0.1",
+        "batchsize: 3",
+        "- 1",
+        "schedule: cosin",
+        "lr: null",
+        "batch_size: x",
+        "batch_size: 0",
+    ],
 )
 def test_wrong_configuration(content: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
     Path("own.yaml").write_text(content)
     assert main(["train", str(picture_folder), "--config", "own.yaml"]) == 2
     assert capsys.readouterr().err == snapshot
+
+
+def test_configuration_that_is_no_text(picture_folder: Path, capsys: Shell) -> None:
+    Path("own.yaml").write_bytes(b"\x93\xff\x00\x01")
+    assert main(["train", "pictures", "--config", "own.yaml"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "resnetkit train: own.yaml is not a text file in UTF-8; give a YAML file\n"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "\n", "---\n# nothing yet\n"])
+def test_an_empty_configuration_changes_nothing(content: str, capsys: Shell) -> None:
+    Path("own.yaml").write_text(content)
+    assert main(["train", "nowhere", "--config", "own.yaml"]) == 1
+    assert "nowhere: no such data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--milestones", "0.2,0.9"], ["--milestones=[0.2,0.9]"], ["--milestones=0.2,0.9"]])
+def test_lists(flags: list[str]) -> None:
+    parser = Parser("train", "", "")
+    parser.add_class_arguments(Recipe)
+    assert parser.read([*flags, "--jitter", "3,4", "--lr", "1"], defaults=False) == {
+        "milestones": (0.2, 0.9),
+        "jitter": (3, 4),
+        "lr": 1.0,
+    }
 
 
 def test_files_of_another_kind(picture_folder: Path, capsys: Shell) -> None:
@@ -175,7 +220,11 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     ("error", "line"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), "resnetkit models: a/b: Permission denied"),
-        (OSError(errno.ENOSPC, "No space left on device"), "resnetkit models: a file: No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "resnetkit models: standard output: No space left on device",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate"), "resnetkit models: a file: Cannot allocate"),
         (MemoryError(), "resnetkit models: out of memory; a smaller --batch-size, or a smaller network, needs less"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
@@ -212,6 +261,15 @@ def test_a_reader_that_leaves_is_no_error(model: str, picture_folder: Path) -> N
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "resnetkit", "models"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "resnetkit models: standard output: No space left on device\n")
 
 
 def test_as_a_module() -> None:
@@ -283,7 +341,8 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
     assert 100 * len(wrong) / 120 == pytest.approx(measured["top1_error_percent"], abs=1e-3)
 
     assert main(["evaluate", "run", data, "--report", "test.html"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err == "resnetkit evaluate: the report is test.html\n"
     assert out.startswith("120 test pictures of split, single view\n")
     assert f"top-1 error  {measured['top1_error_percent']:.2f} %" in out
     assert "<h2>On 120 test pictures</h2>" in Path("test.html").read_text()
@@ -323,6 +382,34 @@ def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, 
     out, err = capsys.readouterr()
     assert out.startswith("30 val pictures")
     assert err == ""
+
+
+def test_a_report_that_cannot_be_written_does_not_lose_the_result(
+    model: str, picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_report(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    assert main(["evaluate", model, "pictures", "--report", "report.html", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["images"] == 60
+    assert err == "resnetkit evaluate: report.html: No space left on device\n"
+
+
+def test_evaluate_names_what_is_left_out(model: str, picture_folder: Path, capsys: Shell) -> None:
+    (picture_folder / "labels.csv").write_text("path,label\ncat/cat 00.png,cat\ngone.png,frog\n")
+    assert main(["evaluate", model, "pictures/labels.csv", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["images"] == 1
+    assert "1 files of pictures/labels.csv left out, first pictures/gone.png: does not exist (" in err
+    assert main(["evaluate", model, "pictures/labels.csv", "--strict"]) == 1
+    assert "gone.png does not exist" in capsys.readouterr().err
+
+
+def test_json_has_no_number_that_is_none(capsys: Shell) -> None:
+    print_json({"loss": float("nan"), "rows": [(1.5, float("inf"))]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "rows": [[1.5, None]]}
 
 
 def test_predict_reports_failures_beside_results(model: str, picture_folder: Path, capsys: Shell) -> None:
@@ -377,12 +464,30 @@ def test_data_check(picture_folder: Path, capsys: Shell) -> None:
 def test_data_samples(split_folder: Path, capsys: Shell) -> None:
     assert main(["data", "samples", split_folder.name, "out/few", "--count", "3"]) == 0
     written = capsys.readouterr().out.split()
-    assert written == ["out/few/0000-airplane.png", "out/few/0001-airplane.png", "out/few/0002-airplane.png"]
+    assert written == ["out/few/0000-airplane.png", "out/few/0012-automobile.png", "out/few/0024-bird.png"]
     first = split_folder / "test" / "airplane" / "airplane 00.png"
     assert Image.open(written[0]).tobytes() == Image.open(first).tobytes()
     Path("file").write_text("")
     assert main(["data", "samples", split_folder.name, "file/few"]) == 1
     assert "file/few/0000-airplane.png can't be written: Not a directory" in capsys.readouterr().err
+
+
+def test_data_samples_passes_unreadable_pictures_over(picture_folder: Path, capsys: Shell) -> None:
+    (picture_folder / "cat" / "a broken one.png").touch()
+    assert main(["data", "samples", "pictures", "out", "--count", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.rpartition("-")[2] for line in out.splitlines()] == ["frog.png", "ship.png", "cat.png"]
+    assert err == "resnetkit data samples: unreadable: pictures/cat/a broken one.png: the file is empty (0 bytes)\n"
+
+
+def test_data_check_of_one_class(picture_folder: Path, capsys: Shell) -> None:
+    (picture_folder / "cat").rename("one")
+    Path("root").mkdir()
+    Path("one").rename("root/one")
+    assert main(["data", "check", "root"]) == 1
+    assert "to mend: all pictures are of one class, one; a classifier needs two or more" in capsys.readouterr().out
+    assert main(["data", "check", "root", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
 
 
 def test_data_get_from_a_folder_without_it(capsys: Shell) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resnetkit.data.dataset import open_dataset
 from resnetkit.data.folder import SPLIT_RULE, load_csv, load_folder
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
@@ -255,14 +256,10 @@ def test_csv_with_split(tmp_path: Path) -> None:
         ("", "line 1: there is no column 'path', only an empty line; expected path,label or path,label,split"),
         ("file,class\n1.png,a\n", "line 1: there is no column 'path', only file, class"),
         ("path;label\n1.png;a\n", "line 1: there is no column 'path', only path;label"),
-        (
-            "path,label\n1.png,a\n9.png,a\n",
-            "line 3: .*9.png does not exist; paths are relative to the folder of the CSV",
-        ),
         ("path,label\n1.png,a\n2.png, \n", "line 3: the label is empty; fill it in or remove the line"),
         ("path,label\n1.png\n", "line 2: the label is empty"),
         ("path,label\n,a\n", "line 2: the path is empty"),
-        ("path,label\n.,a\n", "line 2: .* does not exist"),
+        ("path,label\n.,a\n9.png,b\n", "none of its 2 files exists, first .*; paths are relative to the folder of the"),
         ("path,label,split\n1.png,a,dev\n", "line 2: split is 'dev'; expected train, val or test"),
         ("path,label,split\n1.png,a,\n", "line 2: split is ''; expected"),
         ("path,label\n1.png,a\n2.png,a\n1.png,b\n", "line 4: 1.png is 'b', but 'a' in line 2; remove one of them"),
@@ -291,3 +288,16 @@ def test_sign_digits(shared: Path) -> None:
     assert dataset.classes == tuple("0123456789")
     assert sum(sizes(dataset)) == 2062
     assert sizes(dataset)[1] == sum(round(0.2 * n) for n in (205, 206, 206, 206, 207, 207, 207, 206, 208, 204))
+
+
+def test_csv_with_a_missing_file(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    path = tmp_path / "labels.csv"
+    path.write_text("path,label\n1.png,a\n9.png,a\n2.png,b\n")
+    dataset = load_csv(path, val_fraction=0)
+    assert (dataset.classes, sizes(dataset)) == (("a", "b"), (2, 0, 0))
+    assert dataset.skipped == ((tmp_path / "9.png", f"does not exist ({path}, line 3)"),)
+    with pytest.raises(DataError, match=r"line 3: .*9.png does not exist; paths are relative to the folder of the CSV"):
+        load_csv(path, strict=True)
+    with pytest.raises(DataError, match=r"9.png does not exist"):
+        open_dataset(str(path), strict=True)

@@ -81,7 +81,7 @@ def test_what_would_not_load_is_not_written(tmp_path):
         (lambda whole: b"", "whole"),
         (lambda whole: b"<html>not found</html>", "whole"),
         (lambda whole: (2**60).to_bytes(8, "little") + whole[8:], "whole"),
-        (lambda whole: whole.replace(b'\\"block\\"', b'\\"blick\\"'), "broken header"),
+        (lambda whole: whole.replace(b'\\"basic\\"', b'\\"basil\\"'), "broken header .unknown block"),
     ],
     ids=["half", "stub", "empty", "html", "length", "field"],
 )
@@ -130,3 +130,101 @@ def test_channels_last_weights_keep_their_values(tmp_path):
     images = torch.from_numpy(np.random.default_rng(0).random((2, 3, 32, 32), np.float32))
     with torch.no_grad():
         assert torch.allclose(modelfile.load(tmp_path / "m.safetensors").net(images), net.eval()(images), atol=1e-5)
+
+
+def write_header(path, **changes):
+    """A model file of resnet20 with other values in its header; None removes one."""
+    values = {k: v for k, v in (json.loads(header().to_json()) | changes).items() if v is not None}
+    save_file(build("resnet20,classes=3").state_dict(), path, {HEADER_KEY: json.dumps(values)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ["a", "b"]}, r"broken header \(2 class names for a network with 3 classes\)"),
+        ({"classes": [1, 2, 3]}, "classes are not names"),
+        ({"classes": "abc"}, 'classes is "abc"'),
+        ({"classes": None}, "it lacks 'classes'"),
+        ({"data": []}, r"data is \[\]"),
+        ({"data": 3}, "data is 3"),
+        ({"data": {"split": [1]}}, r"\[1\] in place of fields by name"),
+        ({"data": {"split": {"seed": "x"}}}, 'seed is "x"'),
+        ({"data": {"split": {"val_fraction": [1]}}}, r"val_fraction is \[1\]"),
+        ({"recipe": "fast"}, 'recipe is "fast"'),
+        ({"metrics": 1}, "metrics is 1"),
+        ({"spec": 1}, "spec is 1"),
+        ({"preprocess": "x"}, 'preprocess is "x"'),
+        ({"format_version": "1"}, 'format_version is "1"'),
+        ({"version": 2}, "version is 2"),
+        ({"dropout": 1, "version": "0.9"}, r"written by resnetkit 0\.9, with a field .* not know: dropout\. Upgrade"),
+        (
+            {"spec": {**parse_spec("resnet20,classes=3").to_dict(), "gated": True}, "version": "0.9"},
+            r"written by resnetkit 0\.9, with a field .* not know: gated\. Upgrade",
+        ),
+        (
+            {"preprocess": {**Preprocess(size=32).to_dict(), "pad": 1}, "version": "0.9"},
+            r"written by resnetkit 0\.9, with a field .* not know: pad\. Upgrade",
+        ),
+    ],
+)
+def test_a_wrong_header_is_an_error_that_names_the_file(changes, words, tmp_path):
+    write_header(tmp_path / "m.safetensors", **changes)
+    for read in (modelfile.inspect, modelfile.load):
+        with pytest.raises(ModelFileError, match=f"m.safetensors .*{words}"):
+            read(tmp_path / "m.safetensors")
+
+
+def test_null_is_no_header_field(tmp_path):
+    values = json.loads(header().to_json())
+    for text in (json.dumps(values | {"data": None}), json.dumps(values | {"classes": None}), "null", "[1]", "3"):
+        save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "m.safetensors", {HEADER_KEY: text})
+        with pytest.raises(ModelFileError, match=r"m.safetensors has a broken header"):
+            modelfile.load(tmp_path / "m.safetensors")
+
+
+def test_weights_that_do_not_fit_are_one_line(tmp_path):
+    save_file(build("resnet56,classes=3").state_dict(), tmp_path / "m.safetensors", {HEADER_KEY: header().to_json()})
+    with pytest.raises(ModelFileError) as error:
+        modelfile.load(tmp_path / "m.safetensors")
+    assert str(error.value).endswith(": not in the network")
+    assert str(error.value).startswith(
+        f"{tmp_path}/m.safetensors: the weights do not fit the network in its header: "
+        "216 of 332 tensors differ, first layer1.3."
+    )
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(number, tmp_path):
+    net = build("resnet20,classes=3")
+    net.layer2[0].bn1.running_var[3] = number
+    modelfile.save(tmp_path / "m.safetensors", net, header())
+    with pytest.raises(ModelFileError, match=r"m.safetensors: layer2\.0\.bn1\.running_var holds numbers that are not"):
+        modelfile.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet20", "resnet20,norm=frozen", "resnet18,norm=group", "resnet18,blur=5", "seresnet50", "preact_resnet18"],
+)
+def test_loading_draws_nothing_and_gives_the_network_that_was_saved(name, tmp_path):
+    net = build(name, classes=3).train()
+    images = torch.randn(2, 3, 64, 64)
+    net(images)
+    modelfile.save(tmp_path / "m.safetensors", net.eval(), Header(net.spec, Preprocess(size=64), CLASSES))
+    state = torch.get_rng_state()
+    loaded = modelfile.load(tmp_path / "m.safetensors").net
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), net(images))
+    for own, other in ((net.parameters(), loaded.parameters()), (net.buffers(), loaded.buffers())):
+        for a, b in zip(own, other, strict=True):
+            assert (a.dtype, a.device, a.requires_grad, a.stride()) == (b.dtype, b.device, b.requires_grad, b.stride())
+    loaded.train()(images).sum().backward()  # it can be trained on
+
+
+def test_half_precision_weights_become_float32(tmp_path):
+    tensors = {
+        name: t.half() if t.is_floating_point() else t for name, t in build("resnet20,classes=3").state_dict().items()
+    }
+    save_file(tensors, tmp_path / "m.safetensors", {HEADER_KEY: header().to_json()})
+    assert {p.dtype for p in modelfile.load(tmp_path / "m.safetensors").net.parameters()} == {torch.float32}

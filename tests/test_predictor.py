@@ -186,3 +186,37 @@ def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("sub/*.webp", ".") == [("c.webp", True), *everything]
     assert found("a**") == [("a**", False)]
     assert found("") == [("", False)]
+
+
+def test_arrays(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    grey = pixels[0, :, :, :1]
+    assert predictor(grey) == predictor(grey[:, :, 0])
+    for wrong in (
+        pixels[0].astype(np.float32),
+        pixels[0].astype(np.int64),
+        np.zeros((40, 40, 4), np.uint8),
+        np.zeros(40, np.uint8),
+        pixels,
+    ):
+        with pytest.raises(UsageError) as error:
+            predictor(wrong)
+        assert f"the array is {wrong.dtype} {wrong.shape}; a picture is uint8" in str(error.value)
+    with pytest.raises(DataError, match=r"\(0, 4, 3\): a picture without pixels"):
+        predictor(np.zeros((0, 4, 3), np.uint8))
+
+
+def test_wrong_numbers_are_refused_before_anything_is_read(model: Model) -> None:
+    for wrong in ({"top": 0}, {"batch_size": 0}, {"workers": -1}):
+        with pytest.raises(UsageError):
+            Predictor(model).predict_paths(["x"], **wrong)
+
+
+def test_predicts_in_exact_float32(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    seen = []
+    predictor._net.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+    before = torch.backends.cudnn.conv.fp32_precision
+    predictor(pixels[0])
+    assert seen == ["ieee"]
+    assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"

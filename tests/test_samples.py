@@ -69,7 +69,23 @@ def test_write_pictures(tmp_path: Path, channels: int) -> None:
     samples = in_memory(1, 0, 1)
     assert samples.images is not None
     samples = Samples(("a/b", "dog"), samples.labels, samples.images[..., :channels])
-    written = write_pictures(samples, tmp_path / "new", count=2)
-    assert [path.name for path in written] == ["0000-dog.png", "0001-a-b.png"]
-    assert [np.asarray(Image.open(path)).max() for path in written] == [10, 1]
-    assert len(write_pictures(samples, tmp_path, count=9)) == 3
+    written, unreadable = write_pictures(samples, tmp_path / "new", count=2)
+    assert [path.name for path in written] == ["0001-a-b.png", "0000-dog.png"]
+    assert [np.asarray(Image.open(path)).max() for path in written] == [1, 10]
+    assert unreadable == {}
+    assert len(write_pictures(samples, tmp_path, count=9)[0]) == 3
+
+
+def test_every_class_has_its_turn_and_unreadable_pictures_lose_theirs(tmp_path: Path) -> None:
+    samples = on_disk(0, 0, 0, 0, 1, 1)
+    samples = Samples(samples.classes, samples.labels, paths=tuple(tmp_path / path for path in samples.paths or ()))
+    for i, path in enumerate(samples.paths or ()):
+        Image.new("RGB", (2, 2)).save(path) if i not in (0, 5) else path.touch()
+    written, unreadable = write_pictures(samples, tmp_path / "out", count=3)
+    assert [path.name for path in written] == ["0004-dog.png", "0001-cat.png", "0002-cat.png"]
+    assert unreadable == {
+        tmp_path / "0-0.png": "the file is empty (0 bytes)",
+        tmp_path / "1-5.png": unreadable[tmp_path / "0-0.png"],
+    }
+    with pytest.raises(DataError, match="not one of the 2 pictures can be read"):
+        write_pictures(samples.subset(np.array([0, 5])), tmp_path / "none", count=3)

@@ -278,10 +278,10 @@ def test_a_spec_is_changed_like_a_name():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnt50", 'unknown model "resnt50"; did you mean "resnet50"? Known: resnet18, resnet34'),
+        ("resnt50", 'unknown model "resnt50"; did you mean "resnet50"? See resnetkit models'),
         ("ResNet50", 'did you mean "resnet50"?'),
         ("", 'unknown model ""'),
-        ("resnet20,shortcuts=B", 'unknown field "shortcuts"; did you mean "shortcut"? Known: block, depths'),
+        ("resnet20,shortcuts=B", 'unknown field "shortcuts"; did you mean "shortcut"?'),
         ("resnet20,shortcut=b", 'unknown shortcut "b"; did you mean "B"? Known: A, B, C, none'),
         ("resnet20,shortcut=D", 'unknown shortcut "D". Known: A, B, C, none'),
         ("resnet20,block=bottelneck", 'did you mean "bottleneck"?'),
@@ -384,3 +384,11 @@ def test_specs_need_no_torch():
         "import sys, resnetkit.models.spec; print([m for m in ('torch', 'torchvision', 'numpy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("text", ["resnt50", "vgg", "resnet20,shortcuts=B", "resnet20,zz=1", "resnet20,stem=x"])
+def test_no_error_is_a_wall_of_names(text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_spec(text)
+    assert len(str(error.value)) < 240
+    assert ("See resnetkit models" in str(error.value)) == ("," not in text)

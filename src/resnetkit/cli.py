@@ -1,11 +1,14 @@
 """The command line: one verb, one function, imported only when it runs, so that help and errors come at once."""
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from io import UnsupportedOperation
 
 from resnetkit import __version__
 from resnetkit.errors import ResnetkitError, UsageError
@@ -19,6 +22,8 @@ VERBS = {
     "data": ("get CIFAR, check a data set, write samples of it", "resnetkit.commands.data"),
 }
 """Verb -> what it does, and the module whose `run(argv)` does it and returns the exit code."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # a parser that printed its help
         return int(stop.code or 0)
     except BrokenPipeError:  # the reader has gone, as in `resnetkit predict ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         print(f"\n{verb}: interrupted", file=sys.stderr)
@@ -46,8 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         else:
             print(_explain(error, verb), file=sys.stderr)
+        if _is_full(error):
+            _drop_output()
         return error.exit_code if isinstance(error, ResnetkitError) else 1
     return code
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether standard output takes no more: files are written through `files.py`, whose errors name them."""
+    return isinstance(error, OSError) and error.errno in FULL and not error.filename
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer of standard output go nowhere, or Python complains about it when it ends."""
+    with suppress(UnsupportedOperation):  # it may be no file, when `main` is called from Python
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -87,5 +105,5 @@ def _explain(error: Exception, verb: str) -> str:
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
         return f"{verb}: out of memory; a smaller --batch-size, or a smaller network, needs less"
     if isinstance(error, OSError) and error.strerror:
-        return f"{verb}: {error.filename or 'a file'}: {error.strerror}"
+        return f"{verb}: {error.filename or ('standard output' if _is_full(error) else 'a file')}: {error.strerror}"
     return f"{verb}: internal error: {type(error).__name__}: {error}; run again with --debug"

@@ -63,13 +63,14 @@ class Header:
         """Read a header; `source` names the file in errors."""
         try:
             values = json.loads(text)
-            _check_types(values, _TYPES)
-            _check_types(values.get("data", {}).get("split", {}), _SPLIT_TYPES)
+            _check_types(values, {"format_version": int, "version": str})
             if values["format_version"] > FORMAT_VERSION:
                 raise ModelFileError(
                     f"{source} has format {values['format_version']}, written by resnetkit {values['version']}; "
                     f"this is {__version__} and reads up to {FORMAT_VERSION}. Upgrade resnetkit."
                 )
+            _check_types(values, _TYPES)
+            _check_types(values.get("data", {}).get("split", {}), _SPLIT_TYPES)
             for kind, given in ((cls, values), (ModelSpec, values["spec"]), (Preprocess, values["preprocess"])):
                 if unknown := sorted(given.keys() - {field.name for field in fields(kind)}):
                     raise ModelFileError(
@@ -96,8 +97,6 @@ _TYPES: Types = {
     "recipe": dict,
     "metrics": dict,
     "data": dict,
-    "version": str,
-    "format_version": int,
 }
 """What JSON makes of a header's fields."""
 _SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str}

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Convolve and multiply float32 at its full precision within the block, whatever was set; no effect on a CPU.
 
-    The setting is torch's own and holds for all threads. It comes back when the block ends.
+    The setting is torch's own and holds for all threads. It comes back when the block ends; torch's older flags
+    (`allow_tf32`) can't be read until then.
     """
-    from torch import backends
+    import torch
 
-    # All that one flag of torch's older interface covers: it can't be read while convolutions and rnn differ.
-    places = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    backends: Any = torch.backends  # whose types don't know the newer settings
+    places = (backends.cudnn.conv, backends.cuda.matmul)
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

@@ -1,17 +1,17 @@
 """`resnetkit data`: get CIFAR, check a data set, write samples of it."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from resnetkit.commands.output import print_json, print_table
-from resnetkit.commands.parser import Parser, nearest
+from resnetkit.commands.parser import DATA, Parser, nearest
 from resnetkit.data.check import check as check_data
 from resnetkit.data.cifar import get_cifar
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import write_pictures
 from resnetkit.errors import UsageError
 
-DATA = "cifar10, cifar100, a folder or a CSV file"
 HELP = """usage: resnetkit data ACTION [options]
 
   get NAME          have cifar10 or cifar100 on this machine
@@ -62,6 +62,7 @@ def check(argv: Sequence[str]) -> int:
         print_json(
             vars(report)
             | {
+                "problems": report.problems,
                 "unreadable": {str(path): reason for path, reason in report.unreadable},
                 "skipped": {str(path): reason for path, reason in report.skipped},
             }
@@ -80,6 +81,8 @@ def check(argv: Sequence[str]) -> int:
     for kind, files in (("unreadable", report.unreadable), ("skipped", report.skipped)):
         for path, reason in files:
             print(f"{kind}: {path}: {reason}")
+    for problem in report.problems:
+        print(f"to mend: {problem}")
     for pictures in report.leaks:
         print(f"the same picture: {', '.join(pictures)}")
     return 0 if report.sound else 1
@@ -87,7 +90,9 @@ def check(argv: Sequence[str]) -> int:
 
 def samples(argv: Sequence[str]) -> int:
     """Write pictures of a set as PNG files."""
-    parser = Parser("data samples", "DATA DIR [options]", "Write the first pictures of a data set as PNG files.")
+    parser = Parser(
+        "data samples", "DATA DIR [options]", "Write pictures of a data set as PNG files, of every class in turn."
+    )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("folder", metavar="DIR", help="where to write them")
     parser.add_argument("--count", type=int, default=6, help="how many")
@@ -95,6 +100,9 @@ def samples(argv: Sequence[str]) -> int:
     if given["count"] < 1:
         raise UsageError(f"--count is {given['count']}; it must be at least 1")
     _, part = open_dataset(given["data"]).part("auto")
-    for path in write_pictures(part, Path(given["folder"]), count=given["count"]):
+    written, unreadable = write_pictures(part, Path(given["folder"]), count=given["count"])
+    for path in written:
         print(path)
+    for path, reason in unreadable.items():
+        print(f"resnetkit data samples: unreadable: {path}: {reason}", file=sys.stderr)
     return 0

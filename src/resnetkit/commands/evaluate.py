@@ -3,10 +3,14 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from resnetkit.commands.output import print_json, print_table
-from resnetkit.commands.parser import Parser
+from resnetkit.commands.parser import DATA, MODEL, Parser
+from resnetkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnetkit.train.metrics import Evaluation
 
 
 def run(argv: Sequence[str]) -> int:
@@ -14,12 +18,8 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "evaluate", "MODEL DATA [options]", "Error and loss of a model on labelled pictures, every one counted once."
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a model file, a run folder, NAME:WEIGHTS such as resnet50:IMAGENET1K_V2, or hf:OWNER/NAME",
-    )
-    parser.add_argument("data", metavar="DATA", help="cifar10, cifar100, a folder or a CSV file")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument(
         "--views",
         type=Literal["single", "ten-crop", "multi-scale"],
@@ -40,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as a page of HTML")
     given = parser.read(argv)
+    report = _report(given["report"])
 
     from resnetkit.data.dataset import open_dataset
     from resnetkit.modelfile import load
@@ -58,6 +59,12 @@ def run(argv: Sequence[str]) -> int:
             "--split val takes those that were kept out",
             file=sys.stderr,
         )
+    if dataset.skipped:
+        path, reason = dataset.skipped[0]
+        print(
+            f"resnetkit evaluate: {len(dataset.skipped)} files of {given['data']} left out, first {path}: {reason}",
+            file=sys.stderr,
+        )
     result = evaluate(
         model,
         samples,
@@ -66,20 +73,34 @@ def run(argv: Sequence[str]) -> int:
         workers=given["workers"],
         strict=given["strict"],
     )
-    if given["report"]:
-        path = Path(given["report"])
-        write_report(
-            path, model.header, title=f"{given['model']} on {given['data']}", evaluated=result, on=f"{title} pictures"
-        )
     if given["json"]:
         print_json(result.to_dict())
-        return 0
-    print(f"{result.images:,} {title} pictures of {given['data']}, {given['views']} view")
+    else:
+        print(f"{result.images:,} {title} pictures of {given['data']}, {given['views']} view")
+        _print(result)
+    if report:
+        title = f"{title} pictures"
+        write_report(report, model.header, title=f"{given['model']} on {given['data']}", evaluated=result, on=title)
+        print(f"resnetkit evaluate: the report is {report}", file=sys.stderr)
+    return 0
+
+
+def _report(path: str | None) -> Path | None:
+    """Where the report goes; refused before the work and not after it."""
+    if path is None:
+        return None
+    report = Path(path)
+    if not report.parent.is_dir():
+        raise UsageError(f"--report {report}: there is no folder {report.parent}; make it, or give another file")
+    if report.is_dir():
+        raise UsageError(f"--report {report} is a folder; give a file, such as {report / 'report.html'}")
+    return report
+
+
+def _print(result: "Evaluation") -> None:
     print(f"top-1 error  {result.top1_error_percent:.2f} %")
     print(f"top-5 error  {result.top5_error_percent:.2f} %")
     print(f"loss         {result.loss:.4f}")
-    if given["report"]:
-        print(f"report       {given['report']}")
     print()
     print_table(
         ("class", "pictures", "top-1 error", "top-5 error"),
@@ -90,4 +111,3 @@ def run(argv: Sequence[str]) -> int:
     )
     if result.unreadable:
         print(f"\n{len(result.unreadable)} more can't be read, first {next(iter(result.unreadable))}")
-    return 0

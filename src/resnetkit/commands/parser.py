@@ -8,11 +8,15 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from resnetkit.errors import UsageError
+
+MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
+DATA = "cifar10, cifar100, a folder or a CSV file"
+"""What verbs say of their arguments MODEL and DATA."""
 
 # The lines under the fields of a dataclass become the help of their flags.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -31,15 +35,21 @@ class _Help(DefaultHelpFormatter):
         action.option_strings = [dashed(flag) for flag in flags]
         text = super()._format_action_invocation(action)
         action.option_strings = flags
-        return text
+        return text.replace("[ITEM,...]", "NUMBER,...")
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
+        for kind in get_args(getattr(action, "_typehint", None)):
+            if get_origin(kind) is Literal:  # of a choice that may be unset
+                return f"{{{','.join(get_args(kind))}}}"
         return (self._get_type_str(action) or action.dest).removesuffix(" | null").upper()
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
         silent = not action.option_strings or action.nargs == 0 or action.default in (None, SUPPRESS)
-        return text if silent else f"{text} (default {json.dumps(action.default)})".replace('"', "")
+        if silent:
+            return text
+        default = ",".join(map(str, action.default)) if _is_list(action) else json.dumps(action.default)
+        return f"{text} (default {default})".replace('"', "")
 
 
 class Parser(ArgumentParser):
@@ -52,25 +62,35 @@ class Parser(ArgumentParser):
             description=description,
             formatter_class=_Help,
             exit_on_error=False,
+            allow_abbrev=False,
         )
 
     def read(self, argv: Sequence[str], *, defaults: bool = True) -> dict[str, Any]:
         """The arguments by name; without `defaults` only those that were given."""
         switches = [action.dest for action in self._actions if _is_switch(action)]
-        return vars(self.parse_args(_as_fields(argv, switches), defaults=defaults))
+        lists = [action.dest for action in self._actions if _is_list(action)]
+        return vars(self.parse_args(_as_fields(argv, switches, lists), defaults=defaults))
 
     def read_file(self, path: Path) -> dict[str, Any]:
         """The arguments in a YAML file, by name; UsageError naming `path` for an unknown key or a wrong type."""
         if not path.is_file():
             raise UsageError(f"{path} does not exist; give a YAML file")
         try:
-            values = vars(self.parse_path(str(path), defaults=False))
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise UsageError(f"{path} can't be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not a text file in UTF-8; give a YAML file") from error
+        if not re.sub(r"^---|#.*", "", text, flags=re.MULTILINE).strip():
+            return {}
+        try:
+            values = vars(self.parse_string(text, str(path), defaults=False))
             for action in self._actions:  # jsonargparse takes null for any field
                 if values.get(action.dest, "") is None and NoneType not in get_args(getattr(action, "_typehint", None)):
                     raise UsageError(f"{action.dest} can't be null; give a value or leave it out")
             return values
         except UsageError as error:
-            raise UsageError(f"{path}: {str(error).removeprefix('--')}") from error
+            raise UsageError(f"{path}: {as_key(str(error))}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one line what jsonargparse says in several."""
@@ -104,6 +124,11 @@ def dashed(flag: str) -> str:
     return flag.replace("_", "-")
 
 
+def as_key(message: str) -> str:
+    """An error that begins with a flag, about a line of a file: --batch-size becomes the key batch_size."""
+    return re.sub(r"^--[\w-]+", lambda flag: flag[0][2:].replace("-", "_"), message)
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """The end of an error about an unknown name: which one was meant, or which there are."""
     near = get_close_matches(name, names, n=1)
@@ -114,8 +139,15 @@ def _is_switch(action: Action) -> bool:
     return getattr(action, "_typehint", None) is bool
 
 
-def _as_fields(argv: Sequence[str], switches: Sequence[str]) -> list[str]:
-    """Flags as fields: `--batch-size=8` is `--batch_size=8`, `--flip` `--flip=true`, and `--no-flip` `--flip=false`."""
+def _is_list(action: Action) -> bool:
+    return get_origin(getattr(action, "_typehint", None)) is tuple
+
+
+def _as_fields(argv: Sequence[str], switches: Sequence[str], lists: Sequence[str]) -> list[str]:
+    """Flags as fields: `--batch-size=8` is `--batch_size=8`, `--flip` `--flip=true`, and `--no-flip` `--flip=false`.
+
+    Of a list, `--jitter 256,480` is `--jitter=[256,480]`.
+    """
     end = list(argv).index("--") if "--" in argv else len(argv)
     fields: list[str] = []
     for argument, following in pairwise([*argv[:end], ""]):
@@ -126,8 +158,16 @@ def _as_fields(argv: Sequence[str], switches: Sequence[str]) -> list[str]:
             equals, value = "=", "true"
         if not equals and flag.startswith("--no_") and flag[5:] in switches:
             flag, equals, value = f"--{flag[5:]}", "=", "false"
+        if equals and flag[2:] in lists:
+            value = _bracketed(value)
+        elif fields and fields[-1] in [f"--{name}" for name in lists] and flag[:2] != "--":  # the value of that flag
+            flag = _bracketed(flag)
         fields.append(flag + equals + value)
     return [*fields, *argv[end:]]
+
+
+def _bracketed(value: str) -> str:
+    return value if value.startswith("[") else f"[{value}]"
 
 
 WORDS = {
@@ -144,4 +184,6 @@ def _expected(message: str) -> str:
     types = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.+?)\])", message)
     names = [WORDS.get(name, name) or choices.replace("'", "") for name, choices in types]
     value = re.search(r"(?:Got|Given) value: (.*)$", message)
+    if (count := re.search(r"Expected a tuple with (\d+) elements", message)) and value:
+        return f"{count[1]} numbers, not {value[1].strip('[]')}"
     return f"{' or '.join(names)}, not {value[1] if value else 'this'}" if names else " ".join(message.split())

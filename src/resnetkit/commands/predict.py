@@ -1,23 +1,19 @@
 """`resnetkit predict`: files, folders and globs to labelled probabilities."""
 
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from resnetkit.commands.parser import Parser
+from resnetkit.commands.output import as_json
+from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.errors import UsageError
 
 
 def run(argv: Sequence[str]) -> int:
     """Predict every picture; 1 if any could not be."""
     parser = Parser("predict", "MODEL PATH... [options]", "Pictures to labelled probabilities.")
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a model file, a run folder, NAME:WEIGHTS such as resnet50:IMAGENET1K_V2, or hf:OWNER/NAME",
-    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture, a folder of them, or a glob in quotes")
     parser.add_argument("--top", type=int, default=5, help="how many of the most probable classes to give")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures that go through the network together")
@@ -71,6 +67,6 @@ def _write_json(results: Iterable[dict[str, Any]]) -> None:
     """Write the list as it comes: a folder may hold more pictures than memory."""
     separator = "["
     for result in results:
-        print(separator, json.dumps(result, ensure_ascii=False), sep="\n", end="")
+        print(separator, as_json(result), sep="\n", end="")
         separator = ","
     print("\n]" if separator == "," else "[]")

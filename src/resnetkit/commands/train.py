@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetkit.commands.output import print_json
-from resnetkit.commands.parser import Parser, dashed
+from resnetkit.commands.parser import DATA, Parser, as_key, dashed
 from resnetkit.errors import UsageError
 from resnetkit.train.recipe import RECIPES, Recipe, changed, find_recipe
 
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
         result = resume(resumed, given.get("data"))
     else:
         if "data" not in given:
-            raise UsageError("DATA missing: cifar10, cifar100, a folder or a CSV file")
+            raise UsageError(f"DATA missing: {DATA}")
         recipe = _recipe(given)
         from resnetkit.train.run import train
 
@@ -71,5 +71,8 @@ def _recipe(given: dict[str, Any]) -> Recipe:
         reader.add_class_arguments(Recipe)
         reader.add_argument("--run", type=dict, help=SUPPRESS)  # in a run folder's recipe.yaml, beside the fields
         values = reader.read_file(Path(given["config"]))
-        recipe = changed(recipe, {name: values[name] for name in values if name != "run"}, source=given["config"])
+        try:
+            recipe = changed(recipe, {name: values[name] for name in values if name != "run"}, source=given["config"])
+        except UsageError as error:
+            raise UsageError(f"{given['config']}: {as_key(str(error))}") from error
     return changed(recipe, {name: given[name] for name in FIELDS if name in given}, source="flags")

@@ -18,9 +18,10 @@ from resnetkit.data.folder import PICTURE_SUFFIXES
 from resnetkit.data.pictures import open_picture
 from resnetkit.errors import DataError, UsageError
 from resnetkit.modelfile import Model, load
+from resnetkit.precision import exact_float32
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
-"""A path, an encoded file, an opened picture, or uint8 values of shape (height, width) or (height, width, 3)."""
+"""A path, an encoded file, an opened picture, or uint8 values of shape (height, width), (height, width, 1 or 3)."""
 
 
 class Prediction(NamedTuple):
@@ -59,7 +60,7 @@ class Predictor:
     ) -> list[Prediction] | list[list[Prediction]]:
         """Return the `top` most probable classes, best first: a list for one picture, a list of lists for several.
 
-        Raises DataError naming the first picture that can't be read.
+        Raises DataError naming the first picture that can't be read, and UsageError for an array that is no picture.
         """
         if isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray):
             return self([pictures], top=top)[0]
@@ -67,12 +68,11 @@ class Predictor:
 
     def predict_pixels(self, pixels: Sequence[NDArray[np.uint8]], *, top: int = 5) -> list[list[Prediction]]:
         """Predict one batch of what `preprocess.pixels` returned, each of shape (size, size, channels)."""
-        if top < 1:
-            raise UsageError(f"--top is {top}; it must be at least 1")
+        _check_least(top=top)
         if not pixels:
             return []
         images = torch.from_numpy(self.preprocess.normalize(np.stack(pixels)))
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             logits = self._net(images.to(self.device, memory_format=torch.channels_last))
             probabilities, indices = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
         return [
@@ -88,10 +88,14 @@ class Predictor:
         A result is {"path", "predictions": [{"label", "index", "probability"}]}, or {"path", "error"} for what can't be
         read or found. `workers` threads decode ahead of the network; memory holds two batches, however many the paths.
         """
-        if batch_size < 1:
-            raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
+        _check_least(top=top, batch_size=batch_size)
         if workers < 0:
             raise UsageError(f"--workers is {workers}; it must be at least 0")
+        return self._results(paths, top=top, batch_size=batch_size, workers=workers)
+
+    def _results(
+        self, paths: Iterable[str | Path], *, top: int, batch_size: int, workers: int
+    ) -> Iterator[dict[str, Any]]:
         decoded = self._decoded(find_pictures(paths), workers=workers, ahead=batch_size)
         while batch := list(islice(decoded, batch_size)):
             predictions = iter(self.predict_pixels([p for _, p in batch if not isinstance(p, str)], top=top))
@@ -102,7 +106,7 @@ class Predictor:
                     yield {"path": str(path), "predictions": [best._asdict() for best in next(predictions)]}
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
-        source = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        source = _as_picture(picture) if isinstance(picture, np.ndarray) else picture
         source = Path(source) if isinstance(source, str) else source
         return self.preprocess.pixels(open_picture(source, mode=self.preprocess.mode))
 
@@ -128,6 +132,23 @@ class Predictor:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+def _as_picture(pixels: NDArray[Any]) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
+        raise UsageError(
+            f"the array is {pixels.dtype} {pixels.shape}; a picture is uint8 (height, width) or (height, width, 1 or "
+            "3), with values from 0 to 255. Give several as a list"
+        )
+    if not pixels.size:
+        raise DataError(f"the array is {pixels.shape}: a picture without pixels")
+    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if pixels.shape[2:] == (1,) else pixels)
+
+
+def _check_least(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def find_pictures(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:

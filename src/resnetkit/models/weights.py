@@ -173,7 +173,10 @@ def fill(net: "ResNet", tensors: Mapping[str, "Tensor"], *, source: str) -> None
         if not tensor.isfinite().all():
             raise ModelFileError(f"{source}: {name} holds numbers that are not finite; get weights that are whole")
     types = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-    own = {name: tensor.detach().to(types.get(name)).contiguous() for name, tensor in tensors.items()}
+    # Cloned: a file's tensors lie at addresses at which some kernels round otherwise than where torch puts its own.
+    own = {
+        name: tensor.detach().to(types.get(name, tensor.dtype)).clone().contiguous() for name, tensor in tensors.items()
+    }
     net.load_state_dict(own, assign=next(net.parameters()).is_meta)
 
 
