@@ -135,7 +135,7 @@ def test_wrong_use(argv: str, model: str, picture_folder: Path, capsys: Shell, s
         "evaluate none.safetensors pictures",
         "evaluate model.safetensors nowhere",
         "evaluate model.safetensors pictures --split test",
-        "evaluate . pictures",
+        "evaluate pictures pictures",
         "predict none.safetensors cat.png",
         "train --resume pictures",
         "train pictures --resume run",

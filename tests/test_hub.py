@@ -65,6 +65,7 @@ def test_folder_and_back(model: Path, tmp_path: Path) -> None:
     assert back.header == there.header == HEADER
     assert all(map(torch.equal, there.net.state_dict().values(), back.net.state_dict().values()))
     assert (folder / "model.safetensors").read_bytes() == (model / "best.safetensors").read_bytes()
+    assert resnetkit.load(folder).header == HEADER, "the folder is a MODEL as it is"
 
 
 def test_the_card_says_what_the_header_says() -> None:

@@ -404,12 +404,15 @@ def test_timm_in_every_way(own_cache: Path) -> None:
     assert row.preprocess == Preprocess(size=224, resize=235, interpolation="bicubic")
     for ours in (
         resnetkit.resnet18(weights="timm/resnet18.a1_in1k"),
+        resnetkit.resnet18(weights="hf:timm/resnet18.a1_in1k"),
         resnetkit.load("resnet18:timm/resnet18.a1_in1k").net,
         resnetkit.load("hf:timm/resnet18.a1_in1k").net,
     ):
         assert torch.equal(ours.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
     with pytest.raises(UsageError, match=r"holds no resnet50; load it as hf:timm/resnet18.a1_in1k"):
         resnetkit.resnet50(weights="timm/resnet18.a1_in1k")
+    with pytest.raises(UsageError, match=r"resnet18\.pth is a file: open it with resnetkit\.load"):
+        resnetkit.resnet18(weights="mine/resnet18.pth")
     with pytest.raises(UsageError, match=r"timm/resnet18.a1_in1k has 1000 classes, not 3"):
         resnetkit.resnet18(weights="timm/resnet18.a1_in1k", num_classes=3)
 

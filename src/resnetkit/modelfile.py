@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 HEADER_KEY = "resnetkit"
+IN_FOLDERS = ("best.safetensors", "last.safetensors", "model.safetensors")
+"""Model files by their name in a folder, the first that is there: of a run, and of what to_hub writes."""
 Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
 HUB = "hf:"
 """Begins the name of a repository on the Hugging Face Hub: hf:OWNER/NAME."""
@@ -149,13 +151,13 @@ def save(path: str | Path, net: "ResNet", header: Header) -> None:
 
 
 def find(model: str | Path) -> Path:
-    """The file that MODEL names: a model file, the best (else the last) one of a run folder, or one of hf:OWNER/NAME.
+    """The file that MODEL names: a model file, the best one of a run folder, one to_hub wrote, or one of hf:OWNER/NAME.
 
     What exists as a file or a folder is that, whatever its name. Raises ModelFileError where there is nothing.
     """
     path = Path(model)
     if path.is_dir():
-        for name in ("best.safetensors", "last.safetensors"):
+        for name in IN_FOLDERS:
             if (path / name).is_file():
                 return path / name
         raise ModelFileError(f"{path} holds no model file; expected {path}/best.safetensors")
@@ -182,8 +184,8 @@ def inspect(model: str | Path) -> Header:
     metadata = _metadata(path)
     if HEADER_KEY not in metadata:
         raise ModelFileError(
-            f"{path} holds weights but no resnetkit header, so network, preprocessing and classes are unknown. "
-            "Build the network with resnetkit.build(NAME), load them with load_state_dict, and resnetkit.save it."
+            f"{path} holds somebody's weights, without a header that names network, preprocessing and classes. "
+            f"Make a model file of it: resnetkit convert {path}"
         )
     return Header.from_json(metadata[HEADER_KEY], source=str(path))
 
@@ -195,7 +197,9 @@ def _metadata(path: Path) -> Mapping[str, str]:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); get it anew") from error
+        ours = path.suffix == ".safetensors"
+        hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {path}"
+        raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
 
 
 def _published(model: str | Path) -> "Published | None":

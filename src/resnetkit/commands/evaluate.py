@@ -42,18 +42,15 @@ def run(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     report = _report(given["report"])
 
-    from resnetkit.data.dataset import open_dataset
     from resnetkit.modelfile import load
-    from resnetkit.train.evaluate import evaluate
+    from resnetkit.train.evaluate import evaluate, open_as_trained
     from resnetkit.train.report import write_report
 
     model = load(given["model"])
-    trained_on = model.header.data
-    recorded = trained_on.get("split", {})
-    division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
-    dataset = open_dataset(given["data"], strict=given["strict"], **division)
+    dataset = open_as_trained(model.header, given["data"], strict=given["strict"])
     title, samples = dataset.part(given["split"])
-    if title in ("train", "all") and dataset.train and dataset.train.fingerprint() == trained_on.get("fingerprint"):
+    trained_on = model.header.data.get("fingerprint")
+    if title in ("train", "all") and dataset.train and dataset.train.fingerprint() == trained_on:
         print(
             f"resnetkit evaluate: the model was trained on pictures of {given['data']}; "
             "--split val takes those that were kept out",

@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the last map of each stage: c2 to c5, or c2 to c4 of a CIFAR net.
 
-        `images` has shape (n, in_channels, h, w), any h and w. Map i has shape
+        `images` has shape (n, in_channels, h, w), any h and w that a blur can reflect (see Blur). Map i has shape
         (n, channels[i], ⌈h / spec.strides[i]⌉, ⌈w / spec.strides[i]⌉).
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))

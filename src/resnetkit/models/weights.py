@@ -7,6 +7,7 @@ here. It is imported when weights are asked for, since that takes seconds. timm'
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetkit.data.download import cache_folder, fetch
@@ -82,7 +83,10 @@ def find_weights(network: str, weights: object) -> Published:
     `weights` is a name in `published(network)`, "DEFAULT" (torchvision's choice, the most accurate), a member of
     torchvision's enumeration, or a repository of timm's on the Hugging Face Hub. Raises UsageError with what there is.
     """
+    if isinstance(weights, str) and (Path(weights).is_file() or weights.endswith((".pth", ".pt", ".safetensors"))):
+        raise UsageError(f"{weights} is a file: open it with resnetkit.load, after resnetkit convert if it is not ours")
     if isinstance(weights, str) and "/" in weights:
+        weights = weights.removeprefix("hf:")
         from resnetkit.models.timm import timm_weights
 
         return _fitting(network, timm_weights(weights))
