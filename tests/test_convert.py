@@ -4,9 +4,11 @@ import csv
 import hashlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,7 +17,7 @@ from resnetkit import modelfile
 from resnetkit.cli import main
 from resnetkit.convert import conversion
 from resnetkit.convert.conversion import convert, known_by_hash
-from resnetkit.convert.fitting import fit
+from resnetkit.convert.fitting import find_source, fit, refuse_contradictions, renamed
 from resnetkit.convert.outgoing import export
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
 from resnetkit.data.cifar_forms import CIFAR10
@@ -129,10 +131,13 @@ def test_classes_and_last_layer():
     assert convert(file, **given | {"model": classes}, force=True).header.classes == names
     Path("theirs.safetensors").unlink()
     refused(file, ModelFileError, r"4 classes and the network 10.*--new-head 10", **GIVEN)
-    refused(file, ModelFileError, "nothing was written", model=SMALL)  # before it asks for the rest
+    refused(file, ModelFileError, "nothing was written", model=f"{SMALL},classes=10")  # before it asks for the rest
+    refused(file, UsageError, r"give --preprocess .*\|FILE \(4 names\)", model=SMALL)  # as many as in the file
     refused(file, UsageError, "3 class names for 4 classes", **given | {"model": classes, "classes": names[:3]})
     refused(file, UsageError, "4 class names for 2 classes", **given, new_head=2)
     refused(file, UsageError, "--new-head is 0", **GIVEN, new_head=0)
+    refused(file, UsageError, "--new-head is 5 and --model has classes=4", model=classes, new_head=5)
+    assert convert(file, model=classes, preprocess="cifar10", new_head=4).header.classes == tuple("0123")
 
 
 def test_a_new_head_is_made_with_the_seed():
@@ -174,9 +179,15 @@ def test_every_tensor_is_accounted_for():
 
 
 def test_a_long_account_is_cut_and_names_what_would_fit():
-    said = refused(weights("resnet18"), ModelFileError, "nothing was written", model="resnet34", classes="imagenet")
-    assert "and 72 more" in said
+    file = weights("resnet18")
+    said = refused(file, ModelFileError, "nothing was written", model="resnet34", classes="imagenet")
+    assert "and 72 more; --debug names them" in said
     assert said.endswith("The file's tensors are those of resnet18.")
+    with pytest.raises(ModelFileError) as caught:
+        convert(file, model="resnet34", classes="imagenet")
+    (note,) = caught.value.__notes__
+    assert note.startswith("all missing: layer1.2.conv1.weight, ")
+    assert note.count(", ") == 79  # of 8 + 72 names
 
 
 def test_other_networks_are_told_apart():
@@ -225,17 +236,22 @@ def test_sources_contradict_a_wrong_network():
         "embedder.embedder.convolution.weight": torch.zeros(1),
         "classifier.1.weight": torch.zeros(1),
     }
+
+    def fits(tensors, spec, where):
+        refuse_contradictions((source := find_source(tensors, where=where)).name, source.implies, spec, where=where)
+        fit(source, renamed(source, tensors, where=where), spec, where=where)
+
     with pytest.raises(UsageError, match=r"from transformers, .* in the 3×3 convolution \(v1\.5\)"):
-        fit(tensors, parse_spec("resnet50_v1"), where="w.bin")
+        fits(tensors, parse_spec("resnet50_v1"), where="w.bin")
     keras = {"conv1_conv/kernel": torch.zeros(7, 7, 3, 64), "conv2_block1_1_conv/kernel": torch.zeros(1, 1, 64, 64)}
     with pytest.raises(UsageError, match=r"w\.h5 comes from Keras, .*\(v1\); .* Give --model resnet50_v1"):
-        fit(keras, parse_spec("resnet50"), where="w.h5")
+        fits(keras, parse_spec("resnet50"), where="w.h5")
     akamaster = {"conv1.weight": torch.zeros(16, 3, 3, 3), "linear.weight": torch.zeros(10, 64)}
     with pytest.raises(UsageError, match="shortcut=A; the network has shortcut=none"):
-        fit(akamaster, parse_spec("plain20"), where="w.th")
+        fits(akamaster, parse_spec("plain20"), where="w.th")
     bit = {"stages.0.blocks.0.norm1.weight": torch.zeros(64)}
     with pytest.raises(UsageError, match="order=pre; the network has order=post"):
-        fit(bit, parse_spec("resnet50"), where="bit")
+        fits(bit, parse_spec("resnet50"), where="bit")
 
 
 def test_published_files_are_known_by_their_hash(monkeypatch):
@@ -273,6 +289,95 @@ def test_cifar_models_are_known_by_their_hash(monkeypatch):
     assert done.header.classes[:2] == ("apple", "aquarium_fish")
 
 
+# What the files beside it say
+
+
+TINY = "resnet18,width=8"
+ANIMALS = ("ant", "bee", "cat", "dog", "eel")
+
+
+def transformers_weights() -> Path:
+    """A tiny network of five classes under the names of transformers."""
+
+    def theirs(name: str) -> str:
+        parts = ("convolution", "normalization")
+        if found := re.fullmatch(r"layer(\d)\.(\d)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(.+)", name):
+            stage, block, kind, index, place, value = found.groups()
+            part = f"layer.{int(index) - 1}.{parts[kind == 'bn']}" if kind else f"shortcut.{parts[int(place)]}"
+            return f"encoder.stages.{int(stage) - 1}.layers.{block}.{part}.{value}"
+        for ours, other in (("conv1", "convolution"), ("bn1", "normalization")):
+            name = name.replace(f"{ours}.", f"embedder.embedder.{other}.")
+        return name.replace("fc.", "classifier.1.")
+
+    torch.save({theirs(name): tensor for name, tensor in build(TINY, classes=5).state_dict().items()}, "hub.pth")
+    return Path("hub.pth")
+
+
+def test_transformers_says_its_classes_and_pictures():
+    file = transformers_weights()
+    config = {"model_type": "resnet", "id2label": dict(enumerate(ANIMALS))}
+    Path("config.json").write_text(json.dumps(config))
+    refused(file, UsageError, "don't say all; give --preprocess [^ ]*$", model=TINY)
+    processor = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.9, "resample": 3}
+    processor |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    Path("preprocessor_config.json").write_text(json.dumps(processor))
+    done = convert(file, model=TINY)
+    assert (done.header.classes, done.assumed) == (ANIMALS, ())
+    assert done.header.preprocess == Preprocess(224, 248, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    done.path.unlink()
+    for change in ({"size": 384}, {"feature_extractor_type": "ViTFeatureExtractor"}, {"do_normalize": False}):
+        Path("preprocessor_config.json").write_text(json.dumps(processor | change))
+        refused(file, UsageError, "give --preprocess", model=TINY)
+    Path("config.json").write_text(json.dumps(config | {"id2label": {"0": "ant"}}))
+    refused(file, UsageError, "config.json says 1 classes and the weights beside it have 5", model=TINY)
+
+
+def test_timm_says_its_network_classes_and_pictures():
+    file = weights("resnet18,blur=3,classes=5")
+    cfg = {"input_size": [3, 160, 160], "crop_pct": 0.8, "interpolation": "bicubic"}
+    config = {
+        "architecture": "resnetblur18",
+        "num_classes": 5,
+        "label_names": ANIMALS,
+        "pretrained_cfg": cfg | {"mean": [0.5] * 3, "std": [0.25] * 3},
+    }
+    Path("config.json").write_text(json.dumps(config))
+    refused(file, UsageError, "from timm resnetblur18, with blur=3; the network has blur=0", model="resnet18")
+    done = convert(file)
+    assert (done.model, done.known, done.assumed) == ("resnet18,blur=3", "timm resnetblur18", ())
+    assert done.header.spec == parse_spec("resnet18,blur=3,classes=5")
+    assert done.header.classes == ANIMALS
+    assert done.header.preprocess == Preprocess(160, 200, "bicubic", (0.5,) * 3, (0.25,) * 3)
+    Path("theirs.safetensors").unlink()
+    for change, words in (
+        ({"architecture": "resnet50t"}, "config.json describes a resnet50t, which is no row here"),
+        ({"num_classes": 7}, "config.json says 7 classes and the weights beside it have 5"),
+        ({"label_names": ANIMALS[:2]}, "config.json says 2 classes"),
+        ({"model_args": {"output_stride": 8}}, "resnetblur18 with output_stride=8; no row here says that"),
+        ({"pretrained_cfg": cfg | {"crop_mode": "border"}}, "config.json: crop_mode is border"),
+    ):
+        Path("config.json").write_text(json.dumps(config | change))
+        refused(file, UsageError, words)
+    Path("config.json").write_text(json.dumps(config | {"pretrained_cfg": cfg}))
+    refused(file, ModelFileError, "config.json is not what timm writes")
+
+
+def test_what_is_assumed_is_said(capsys):
+    tensors = build("resnet20").state_dict()
+    torch.save({name.replace("fc.", "linear."): tensor for name, tensor in tensors.items()}, "theirs.th")
+    assert main(["convert", "theirs.th"]) == 0
+    said = "assumed     preprocessing and class names, as its author publishes: the file does not say; "
+    assert f"{said}--preprocess and --classes override it\n" in capsys.readouterr().out
+    assert convert("theirs.th", preprocess="cifar10", force=True).assumed == ("classes",)
+    assert convert("theirs.th", preprocess="cifar10", classes="cifar10", force=True).assumed == ()
+
+
+def test_the_second_version_of_keras_is_named():
+    layers = ("conv1_conv", "conv2_block1_1_conv", "post_bn")
+    np.savez("theirs.npz", **{f"{layer}/kernel": np.zeros(1, np.float32) for layer in layers})
+    refused(Path("theirs.npz"), ModelFileError, r"is a ResNet V2 \(ResNet50V2, \.\.\.\) of Keras, which is not read")
+
+
 # Preprocessing and class names as text
 
 
@@ -299,6 +404,8 @@ def test_presets():
         ("imagenet,resize=big", "resize is 'big'; it takes a whole number"),
         ("imagenet,mean=1,2,3", "'2' is no field=value"),
         ("imagenet,mean=a:b:c", "numbers with colons"),
+        ("zzz", r"cifar100\. Or write"),
+        ("imagenet,size=224,size=225", "--preprocess has size twice"),
         ("imagenet,sise=3", "did you mean size"),
         ("imagenet,size=300", "less than the crop"),
         ("mean=0.5:0.5:0.5", "no size"),
@@ -318,10 +425,24 @@ def test_files_of_class_names():
     assert class_names("names.json") == ("cat", "dog")
     Path("names.json").write_text('{"1": "dog", "0": "cat"}')
     assert class_names("names.json") == ("cat", "dog")
-    for content, words in (("cat\ncat", "'cat' is there twice"), ("", "no names"), ('{"a": 1}', "JSON"), ("[", "JSON")):
+    for content, words in (
+        ("cat\ncat\ncat", "'cat' is there 3 times"),
+        ("cat\ncat\ncat 2", "some names are there twice"),
+        ("", "no names"),
+        ('{"a": 1}', "JSON"),
+        ('{"id2label": {"1": "dog"}}', "JSON"),
+        ("[", "JSON"),
+    ):
         Path("names.txt").write_text(content)
         with pytest.raises(UsageError, match=words):
             class_names("names.txt")
+    Path("config.json").write_text('{"id2label": {"1": "dog", "0": "cat"}, "model_type": "resnet"}')
+    assert class_names("config.json") == ("cat", "dog")
+    Path("names.txt").write_text("crane\nmaillot\ncrane\n")
+    assert class_names("names.txt") == ("crane", "maillot", "crane 2")
+    for given in (range(10), ["a"] * 10, ["a", ""], [], [b"a"], {"0": 1}):
+        with pytest.raises(UsageError, match="--classes: "):
+            class_names(given)
     with pytest.raises(UsageError, match=r"none\.txt: No such file.*; give imagenet"):
         class_names("none.txt")
 
@@ -338,6 +459,11 @@ def test_only_what_the_project_has_is_exported():
         ("resnet18d", "torchvision", "stem=deep, pooled_shortcut=True"),
         ("resnet18,blur=5", "timm", "blur=5"),
         ("preact_resnet18,attention=se", "timm", "attention=se"),
+        ("resnet18,output_stride=8", "torchvision", "block=basic, dilated=false-true-true"),
+        ("resnet18d,output_stride=8", "timm", "pooled_shortcut=True, dilated=false-true-true"),
+        ("resnet18,blur=3,output_stride=16", "timm", "blur=3, dilated=false-false-true"),
+        ("resnet18,dilated=true-false-true", "timm", r"dilated=\(True, False, True\)"),
+        ("preact_resnet18,output_stride=4", "timm", r"dilated=\(True, True, True\)"),
     ):
         net = build(model)
         modelfile.save("ours.safetensors", net, header(net.spec))
@@ -354,10 +480,16 @@ def test_export_by_the_command_line(capsys):
     net = build("resnet18,classes=3")
     modelfile.save("ours.safetensors", net, header(net.spec))
     assert main(["convert", "ours.safetensors", "--to", "torchvision"]) == 0
-    assert capsys.readouterr().out == "ours-torchvision.pth loads in torchvision with strict=True\n"
+    assert capsys.readouterr().out == (
+        "ours-torchvision.pth loads in torchvision with strict=True into\ntorchvision.models.resnet18(num_classes=3)\n"
+    )
     assert torch.equal(torch.load("ours-torchvision.pth")["fc.bias"], net.fc.bias)
     assert main(["convert", "ours.safetensors", "--to", "timm", "--out", "t.safetensors", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"file": "t.safetensors", "to": "timm"}
+    assert json.loads(capsys.readouterr().out) == {
+        "file": "t.safetensors",
+        "to": "timm",
+        "network": 'timm.create_model("resnet18", num_classes=3)',
+    }
     for argv, words in (
         (["--to", "torchvision"], "ours-torchvision.pth is there already"),
         (["--to", "timm", "--out", "t.onnx"], "ends in .onnx; it takes .pth, .pt, .safetensors"),
@@ -368,7 +500,7 @@ def test_export_by_the_command_line(capsys):
         assert words in capsys.readouterr().err
     save_file({"conv1.weight": torch.zeros(1)}, "bare.safetensors")
     assert main(["convert", "bare.safetensors", "--to", "timm"]) == 1
-    assert "no resnetkit header" in capsys.readouterr().err
+    assert "without a header" in capsys.readouterr().err
 
 
 def test_convert_by_the_command_line(capsys):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnetkit.convert.conversion import convert
-from resnetkit.convert.fitting import fit
-from resnetkit.convert.outgoing import as_named_by, export
+from resnetkit.convert.fitting import find_source, fit, renamed
+from resnetkit.convert.outgoing import as_named_by, constructor, export, refuse_inexpressible
 from resnetkit.convert.presets import PREPROCESSES
 from resnetkit.errors import UsageError
 from resnetkit.models.resnet import build
@@ -66,7 +66,8 @@ def assert_same_logits(ours: nn.Module, theirs, *, size: int = 64) -> None:
 def loaded(model: str, tensors: Mapping[str, Tensor], **changes) -> nn.Module:
     """Our network with the tensors of another project's."""
     net = build(model, **changes)
-    net.load_state_dict(fit(tensors, net.spec, where="theirs"))
+    source = find_source(tensors, where="theirs")
+    net.load_state_dict(fit(source, renamed(source, tensors, where="theirs"), net.spec, where="theirs"))
     return net
 
 
@@ -92,6 +93,69 @@ def test_timm(name):
     again = randomised(timm.create_model(name), seed=1)
     again.load_state_dict(as_named_by("timm", ours.spec, ours.state_dict()), strict=True)
     assert_same_logits(ours, again)
+
+
+TINY = "depths=1-1-1-1,classes=5"
+
+
+@pytest.mark.parametrize(
+    ("model", "to", "call"),
+    [
+        (
+            "resnet50,output_stride=8,classes=5",
+            "torchvision",
+            "torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True], num_classes=5)",
+        ),
+        (
+            f"resnext50_32x4d,dilated=true-false-true,{TINY}",
+            "torchvision",
+            "torchvision.models.resnet.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], groups=32, "
+            "width_per_group=4, replace_stride_with_dilation=[True, False, True], num_classes=5)",
+        ),
+        (
+            "resnet18,output_stride=8,classes=5",
+            "timm",
+            'timm.create_model("resnet18", output_stride=8, num_classes=5)',
+        ),
+        (
+            f"seresnet50,output_stride=16,{TINY}",
+            "timm",
+            'timm.create_model("resnet50", layers=[1, 1, 1, 1], block_args={"attn_layer": "se"}, output_stride=16, '
+            "num_classes=5)",
+        ),
+        (
+            "preact_resnet18,output_stride=8,classes=5",
+            "timm",
+            'timm.create_model("resnetv2_18", output_stride=8, num_classes=5)',
+        ),
+        (
+            f"preact_resnet50,stem=deep,pooled_shortcut=true,{TINY}",
+            "timm",
+            'timm.create_model("resnetv2_50", layers=[1, 1, 1, 1], stem_type="deep", avg_down=True, num_classes=5)',
+        ),
+        (
+            f"resnet50d,norm=group,groups=2,width_per_group=16,{TINY}",
+            "timm",
+            'timm.create_model("resnet50", layers=[1, 1, 1, 1], stem_width=32, stem_type="deep", avg_down=True, '
+            'cardinality=2, base_width=16, norm_layer="groupnorm", num_classes=5)',
+        ),
+        (
+            f"resnet18,blur=3,{TINY}",
+            "timm",
+            'timm.create_model("resnet18", layers=[1, 1, 1, 1], aa_layer=timm.layers.BlurPool2d, num_classes=5)',
+        ),
+    ],
+)
+def test_the_call_that_is_printed_makes_the_network(model, to, call):
+    import timm
+    import torchvision
+
+    ours = randomised(build(model))
+    refuse_inexpressible(ours.spec, to)
+    assert constructor(ours.spec, to) == call
+    theirs = eval(call, {"timm": timm, "torchvision": torchvision}).eval()
+    theirs.load_state_dict(as_named_by(to, ours.spec, ours.state_dict()), strict=True)
+    assert_same_logits(ours, theirs)
 
 
 @pytest.mark.parametrize("name", slow_but(TRANSFORMERS))

@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 
 from resnetkit.convert.readers import read_weights
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.resnet import build
+from resnetkit.models.weights import fill
 
 TENSORS = {
     "conv1.weight": torch.arange(12.0).reshape(1, 3, 2, 2),
@@ -82,6 +84,41 @@ def test_nests_and_prefixes(tmp_path):
     # A prefix that not every name has is no wrapper's.
     torch.save({"module.a": torch.zeros(2), "b": torch.zeros(2)}, path)
     assert list(read_weights(path).tensors) == ["module.a", "b"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_of_numpy_beside_the_weights(zipped, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    beside = {"accuracy": np.float32(0.9), "epoch": np.int64(3), "curve": np.ones(3)}
+    torch.save({"net": TENSORS} | beside, path, _use_new_zipfile_serialization=zipped)
+    read = read_weights(path)
+    assert list(read.tensors) == list(TENSORS)
+    assert set(read.beside) == set(beside)
+    torch.save({"net": TENSORS, "names": np.array([Canary(tmp_path / "canary")], dtype=object)}, path)
+    with pytest.raises(ModelFileError, match="run code"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("bn1.running_var", torch.tensor([0.5, -0.1]), "bn1.running_var holds variances below 0"),
+        ("conv1.weight", torch.ones(1, 3, 2, 2, dtype=torch.int64), "conv1.weight holds int64, not floating-point"),
+        ("conv1.weight", torch.ones(1, 3, 2, 2, dtype=torch.uint8), "conv1.weight holds uint8, not floating-point"),
+    ],
+)
+def test_values_that_no_network_has(name, tensor, words, tmp_path):
+    for kind in (".pth", ".safetensors", ".npz"):
+        path = write(tmp_path / f"w{kind}", TENSORS | {name: tensor})
+        with pytest.raises(ModelFileError, match=words):
+            read_weights(path)
+    net = build("resnet20")
+    with pytest.raises(ModelFileError, match=f"theirs: {words}"):
+        fill(net, net.state_dict() | {name: tensor}, source="theirs")
+    if name == "bn1.running_var":
+        path = write(tmp_path / "w.pth", {"conv1_bn/moving_variance": tensor})
+        with pytest.raises(ModelFileError, match="variances below 0"):
+            read_weights(path)
 
 
 class Canary:

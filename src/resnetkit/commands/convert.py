@@ -73,6 +73,7 @@ def run(argv: Sequence[str]) -> int:
                 "tensors": done.tensors,
                 "new_head": done.new_head,
                 "left_out": list(done.beside),
+                "assumed": list(done.assumed),
                 "spec": header.spec.to_dict(),
                 "preprocess": header.preprocess.to_dict(),
                 "classes": list(header.classes),
@@ -87,6 +88,11 @@ def run(argv: Sequence[str]) -> int:
     print(f"pictures    {seen.size} of {seen.shorter_side} pixels, {seen.interpolation}, mean {_numbers(seen.mean)}")
     print(f"            std {_numbers(seen.std)}")
     print(f"classes     {len(header.classes)}: {shown}")
+    if done.assumed:
+        flags = [f"--{name}" for name in done.assumed]
+        what = " and ".join({"preprocess": "preprocessing", "classes": "class names"}[name] for name in done.assumed)
+        overrides = f"{' and '.join(flags)} override{'' if len(flags) > 1 else 's'} it"
+        print(f"assumed     {what}, as its author publishes: the file does not say; {overrides}")
     if done.new_head:
         print("last layer  made anew: it predicts nothing before it is trained")
     if done.beside:
@@ -96,13 +102,15 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _export(model: str, to: str, out: str | None, *, force: bool, as_json: bool) -> int:
-    from resnetkit.convert.outgoing import export
+    from resnetkit.convert.outgoing import constructor, export
+    from resnetkit.modelfile import inspect
 
     path: Path = export(model, to=to, out=out, force=force)
+    call = constructor(inspect(model).spec, to)
     if as_json:
-        print_json({"file": str(path), "to": to})
+        print_json({"file": str(path), "to": to, "network": call})
     else:
-        print(f"{path} loads in {to} with strict=True")
+        print(f"{path} loads in {to} with strict=True into\n{call}")
     return 0
 
 

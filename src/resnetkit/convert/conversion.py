@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from resnetkit.convert.configs import transformers_facts
-from resnetkit.convert.fitting import HEAD, find_source, fit_renamed, refuse_contradictions, renamed, rows_like
+from resnetkit.convert.configs import Facts, identity, timm_facts, transformers_facts
+from resnetkit.convert.fitting import HEAD, find_source, fit, refuse_contradictions, renamed, rows_like
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
 from resnetkit.convert.readers import read_weights
 from resnetkit.convert.sources import Source
@@ -50,6 +50,8 @@ class Known:
     metrics: Mapping[str, float] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the model file's header keeps of where the weights come from."""
+    assumed: tuple[str, ...] = ()
+    """What of it the weights' author usually does, and no file says: preprocess, classes."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Conversion:
     """Whether the last layer was made anew, and so predicts nothing yet."""
     beside: tuple[str, ...]
     """What else the file held, and is left out."""
+    assumed: tuple[str, ...] = ()
+    """What was neither given nor known from a file or its hash, but is as its author publishes: preprocess, classes."""
 
 
 def convert(
@@ -82,9 +86,10 @@ def convert(
 ) -> Conversion:
     """Write someone else's weights as a model file, to `out` or `<stem of file>.safetensors` in the working folder.
 
-    What neither the file nor its hash says must be given: `model` (a name in SPECS with changes), `preprocess` (the
-    text form of presets, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file, or the names). `new_head`
-    makes the last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`.
+    What neither the file nor its hash nor a config.json beside it says must be given: `model` (a name in SPECS with
+    changes), `preprocess` (the text form of presets, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file,
+    or the names). The number of classes is the file's, unless `model` or `classes` says another. `new_head` makes the
+    last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`.
 
     Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
     broken, hostile or does not fit. Nothing is written then.
@@ -95,6 +100,9 @@ def convert(
     target = free_target(path, out or f"{path.stem.removesuffix('.weights')}.safetensors", force=force)
     if new_head is not None and new_head < 1:
         raise UsageError(f"--new-head is {new_head}; it takes the number of classes")
+    asked = _classes_in(model) if model else None
+    if new_head and asked not in (None, new_head):
+        raise UsageError(f"--new-head is {new_head} and --model has classes={asked}; leave one of them out")
     names = None if classes is None else class_names(classes)
     chosen = None if preprocess is None else parse_preprocess(preprocess)
 
@@ -105,30 +113,33 @@ def convert(
     tensors = renamed(source, weights.tensors, where=str(path))
     inside = len(tensors["fc.weight"]) if "fc.weight" in tensors and tensors["fc.weight"].ndim else None
     sha256 = digest(path, "sha256")
-    known = (known_by_hash(sha256) if source.registered else None) or _known_by_source(source, inside, path)
+    known = (known_by_hash(sha256) if source.registered else None) or _known_by_files(source, inside, path)
     like = [known.model] if known.model else rows_like(tensors, known.facts)
     network = model or (like[0] if len(like) == 1 else None)
     preset = chosen or known.preprocess
+    if network is None:
+        raise _question(path, known, like, network, preset, names or known.classes, inside)
+
     if new_head and not names:
         names = tuple(map(str, range(new_head)))
-    counted = new_head or (len(names) if names else None if model else inside)
-    names = names or known.classes
-    if network is None:
-        raise _question(path, known, like, network, preset, names)
-
-    spec = _spec(network, counted)
+    counted = new_head or asked or (len(names) if names else inside)
+    spec = replace(parse_spec(network), classes=counted) if counted else parse_spec(network)
     if names and len(names) != spec.classes:
         raise UsageError(f"{len(names)} class names for {spec.classes} classes; give --classes as many, or none")
     refuse_contradictions(known.who, known.facts, spec, where=str(path))
     net = _network(source, tensors, spec, new_head=bool(new_head), where=str(path))
+    assumed = tuple(
+        name for name, value in (("preprocess", chosen), ("classes", names)) if name in known.assumed and value is None
+    )
+    names = names or known.classes
     if preset is None or names is None:
-        raise _question(path, known, like, network, preset, names)
+        raise _question(path, known, like, network, preset, names, spec.classes)
     if spec.in_channels != preset.channels:
         raise UsageError(f"the network takes {spec.in_channels} channels and the preprocessing makes {preset.channels}")
     recipe = {**known.about, "converted_from": path.name, "sha256": sha256, "source": known.who}
     header = Header(spec, preset, names, recipe, {} if new_head or chosen else known.metrics)
     save(target, net, header)
-    return Conversion(target, header, network, known.who, len(weights.tensors), bool(new_head), weights.beside)
+    return Conversion(target, header, network, known.who, len(weights.tensors), bool(new_head), weights.beside, assumed)
 
 
 def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
@@ -147,7 +158,7 @@ def known_by_hash(sha256: str) -> Known | None:
     """What is known of a file with this SHA-256 (64 hex digits): a published one, or None."""
     if sha256[:8] in CIFAR_MODELS:
         model, preset = CIFAR_MODELS[sha256[:8]]
-        facts = _identity(parse_spec(model))
+        facts = identity(parse_spec(model))
         return Known("chenyaofo/pytorch-cifar-models", model, PREPROCESSES[preset], class_names(preset), facts)
     from resnetkit.models.weights import known_file
 
@@ -155,22 +166,28 @@ def known_by_hash(sha256: str) -> Known | None:
         return None
     model, row = found
     who = f"{row.source} {model}:{row.name}"
-    return Known(who, model, row.preprocess, row.classes, _identity(row.spec), row.metrics, row.about())
+    return Known(who, model, row.preprocess, row.classes, identity(row.spec), row.metrics, row.about())
 
 
-def _identity(spec: ModelSpec) -> dict[str, Any]:
-    """The fields that make it another network; those that may change without other weights are left out."""
-    free = ("classes", "dilated", "drop_path", "norm")
-    return {name: value for name, value in vars(spec).items() if name not in free}
-
-
-def _known_by_source(source: Source, classes: int | None, path: Path) -> Known:
+def _known_by_files(source: Source, classes: int | None, path: Path) -> Known:
+    """What the names of the tensors say, and the files beside them; beyond that, what their author publishes."""
+    beside = Facts()
+    if source.name == "transformers":
+        beside = transformers_facts(path, classes)
+    elif source.name in ("torchvision or timm", "timm (resnetv2)"):
+        beside = timm_facts(path, classes)
     preset, names = source.published.get(classes or 0, (None, None))
+    if beside.model and classes == 1000:  # timm names no classes where they are ImageNet's
+        names = "imagenet"
+    usual = PREPROCESSES[preset] if preset and beside.silent else None
+    assumed = {"preprocess": usual if beside.preprocess is None else None, "classes": None if beside.classes else names}
     return Known(
-        source.name,
-        preprocess=PREPROCESSES[preset] if preset else None,
-        classes=class_names(names) if names else None,
-        facts={**source.implies, **(transformers_facts(path) if source.name == "transformers" else {})},
+        beside.who or source.name,
+        beside.model,
+        beside.preprocess or usual,
+        beside.classes or (class_names(names) if names else None),
+        {**source.implies, **beside.fields},
+        assumed=tuple(name for name, value in assumed.items() if value),
     )
 
 
@@ -181,19 +198,21 @@ def _question(
     network: str | None,
     preset: Preprocess | None,
     names: tuple[str, ...] | None,
+    counted: int | None,
 ) -> UsageError:
     """The error that asks for every flag that is missing, with what it takes."""
     fits = f"its tensors fit {', '.join(like)}" if like else "its tensors fit no row of `resnetkit models`"
     needed = [f"--model NAME ({fits})"] if network is None else []
     needed += [f"--preprocess {'|'.join(PREPROCESSES)}"] if preset is None else []
-    needed += [f"--classes {'|'.join(CLASS_LISTS)}|FILE"] if names is None else []
+    many = f" ({counted:,} names)" if counted else ""
+    needed += [f"--classes {'|'.join(CLASS_LISTS)}|FILE{many}"] if names is None else []
     return UsageError(f"{path} has the names of {known.who}, which don't say all; give {', and '.join(needed)}")
 
 
-def _spec(network: str, counted: int | None) -> ModelSpec:
-    """The network, with as many classes as were counted, unless its text says how many."""
-    spec = parse_spec(network)
-    return replace(spec, classes=counted) if counted and "classes" not in network else spec
+def _classes_in(network: str) -> int | None:
+    """The number of classes that the text of a network gives, if it does."""
+    said = any(setting.partition("=")[0].strip() == "classes" for setting in network.split(",")[1:])
+    return parse_spec(network).classes if said else None
 
 
 def _network(source: Source, tensors: Mapping[str, Tensor], spec: ModelSpec, *, new_head: bool, where: str) -> "ResNet":
@@ -204,5 +223,5 @@ def _network(source: Source, tensors: Mapping[str, Tensor], spec: ModelSpec, *, 
         torch.manual_seed(0)
         net = build(spec)
     head = {name: net.state_dict()[name].clone() for name in HEAD} if new_head else {}
-    net.load_state_dict(fit_renamed(source, {**tensors, **head}, spec, where=where) | head)
+    net.load_state_dict(fit(source, {**tensors, **head}, spec, where=where) | head)
     return net

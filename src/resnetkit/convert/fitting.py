@@ -1,5 +1,6 @@
 """Whether tensors are those of a network, to the last one: none missing, none left over, none of another shape."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -21,20 +22,12 @@ MOST_LISTED = 8
 KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
 
 
-def fit(tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
-    """Return the state dict for `build(spec)`, in float32, from one with the names of any known source.
-
-    Batch counters that are absent are 0. Raises ModelFileError, naming `where`, with all tensors that are missing, left
-    over or of another shape; UsageError where the source's networks are not such ones (v1 or v1.5).
-    """
-    source = find_source(tensors, where=where)
-    refuse_contradictions(source.name, source.implies, spec, where=where)
-    return fit_renamed(source, renamed(source, tensors, where=where), spec, where=where)
-
-
 def find_source(tensors: Tensors, *, where: str) -> Source:
-    """The source whose names these are; ModelFileError where it is none that is known."""
+    """The source whose names these are; ModelFileError where it is none that is known or can be read."""
     if source := recognise(tensors):
+        for pattern, networks in source.unread.items():
+            if any(re.fullmatch(pattern, name) for name in tensors):
+                raise ModelFileError(f"{where} is {networks} of {source.name}, which is not read; ResNet V1 is")
         return source
     known = ", ".join(source.name for source in SOURCES)
     raise ModelFileError(
@@ -70,8 +63,12 @@ def refuse_contradictions(who: str, facts: Mapping[str, Any], spec: ModelSpec, *
         )
 
 
-def fit_renamed(source: Source, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
-    """The last step of `fit`: account for every tensor, then put channels in our order."""
+def fit(source: Source, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
+    """Return the state dict for `build(spec)`, in float32, from tensors of `source` under our names: see `renamed`.
+
+    Batch counters that are absent are 0. Raises ModelFileError, naming `where`, with the tensors that are missing, left
+    over or of another shape: the first of each kind, and in the error's notes, which --debug shows, all of them.
+    """
     with torch.device("meta"):
         expected = build(spec).state_dict()
     counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTERS)}
@@ -81,9 +78,12 @@ def fit_renamed(source: Source, tensors: Tensors, spec: ModelSpec, *, where: str
     unexpected = [name for name in tensors if name not in expected]
     misshaped = [name for name in tensors if name in expected and tensors[name].shape != expected[name].shape]
     if missing or unexpected or misshaped:
-        raise ModelFileError(
-            _account(where, tensors, expected, missing, unexpected, misshaped, spec, rows_like(tensors, source.implies))
-        )
+        like = rows_like(tensors, source.implies)
+        error = ModelFileError(_account(where, tensors, expected, missing, unexpected, misshaped, spec, like))
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("another shape", misshaped)):
+            if len(names) > MOST_LISTED:
+                error.add_note(f"all {kind}: {', '.join(names)}")
+        raise error
     ours = source.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
     return {name: counters[name] if name in counters else ours[name].contiguous() for name in expected}
 
@@ -158,7 +158,7 @@ def _rows(kind: str, names: list[str], others: list[str], there: Tensors, here: 
 
 
 def _shown(kind: str, texts: list[str]) -> list[str]:
-    more = [f"  and {len(texts) - MOST_LISTED} more"] if len(texts) > MOST_LISTED else []
+    more = [f"  and {len(texts) - MOST_LISTED} more; --debug names them"] if len(texts) > MOST_LISTED else []
     return [f"{kind}:", *(f"  {text}" for text in texts[:MOST_LISTED]), *more]
 
 

@@ -3,17 +3,20 @@
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from resnetkit.convert.configs import PRE_ACTIVATED
 from resnetkit.convert.conversion import free_target
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import write_whole
 from resnetkit.modelfile import load
-from resnetkit.models.spec import ModelSpec
+from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+from resnetkit.models.timm import ARCHITECTURES
 
 FORMATS = (".pth", ".pt", ".safetensors")
 # What a network must be for a project to have it; a field that isn't here may be anything. With anything else the
@@ -32,12 +35,18 @@ EXPRESSIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "in_channels": (3,),
     },
     "timm": {
+        "dilated": ((), (False, False, True), (False, True, True)),  # output_stride=16 and 8
         "stem": ("imagenet", "deep"),
         "width": (64,),
         "shortcut": ("B",),
         "downsample_in": ("3x3",),
         "blur": (0, 3),
     },
+}
+# With dilation, beyond that: torchvision's basic blocks take none, and timm's pooled shortcuts and blurs lie elsewhere.
+DILATED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "torchvision": {"block": ("bottleneck",)},
+    "timm": {"pooled_shortcut": (False,), "blur": (0,)},
 }
 RESNETV2: dict[str, tuple[Any, ...]] = {  # timm's pre-activation networks, beyond that
     "norm": ("batch", "frozen"),
@@ -78,14 +87,63 @@ def refuse_inexpressible(spec: ModelSpec, project: str) -> None:
     """Raise UsageError where `project` has no network like this, naming the field."""
     stages = len(spec.depths)
     wrong = [f"{stages} stages"] if stages != 4 else []
-    for name, values in (EXPRESSIBLE[project] | (RESNETV2 if spec.order == "pre" else {})).items():
-        if getattr(spec, name) not in values:
-            wrong.append(f"{name}={getattr(spec, name)}")
+    rows = EXPRESSIBLE[project] | (RESNETV2 if spec.order == "pre" else {})
+    wrong += [f"{name}={getattr(spec, name)}" for name, values in rows.items() if getattr(spec, name) not in values]
+    if spec.dilated and not wrong:
+        rows = DILATED[project]
+        wrong = [f"{name}={getattr(spec, name)}" for name, values in rows.items() if getattr(spec, name) not in values]
+        wrong += [f"dilated={'-'.join(map(str, spec.dilated)).lower()}"] if wrong else []
     if wrong:
         raise UsageError(
             f"{project} has no network with {', '.join(wrong)}: its tensors might load there "
             "and compute something else. Keep the model file"
         )
+
+
+def constructor(spec: ModelSpec, project: str) -> str:
+    """The Python call that makes this network in `project`, which `refuse_inexpressible` has let through."""
+    classes = {"num_classes": spec.classes}
+    if project == "torchvision":
+        near = next((name for name, row in SPECS.items() if row == ModelSpec(spec.block, spec.depths)), None)
+        block = "Bottleneck" if spec.block == "bottleneck" else "BasicBlock"
+        made = f"torchvision.models.resnet.ResNet(torchvision.models.resnet.{block}, {list(spec.depths)}, "
+        dilated = {"replace_stride_with_dilation": list(spec.dilated)} if spec.dilated else {}
+        shape = _changed(spec, "groups", "groups") | _changed(spec, "width_per_group", "width_per_group")
+        return f"{f'torchvision.models.{near}(' if near else made}{_listed(shape | dilated | classes)})"
+    same = replace(spec, dilated=(), classes=1000, in_channels=3, drop_path=0.0)
+    same = replace(same, norm="batch") if same.norm == "frozen" else same
+    theirs = next((name for name, row in (ARCHITECTURES | PRE_ACTIVATED).items() if parse_spec(row) == same), None)
+    arguments: dict[str, object] = {}
+    if theirs is None:
+        layers = 18 if spec.block == "basic" else 50
+        theirs = f"resnetv2_{layers}" if spec.order == "pre" else f"resnet{layers}"
+        arguments = {"layers": list(spec.depths)} | TIMM_STEMS[spec.order, spec.stem]
+        arguments |= {"avg_down": True} if spec.pooled_shortcut else {}
+        arguments |= _changed(spec, "groups", "cardinality") | _changed(spec, "width_per_group", "base_width")
+        arguments |= {"norm_layer": '"groupnorm"'} if spec.norm == "group" else {}
+        arguments |= {"block_args": '{"attn_layer": "se"}'} if spec.attention == "se" else {}
+        arguments |= {"aa_layer": "timm.layers.BlurPool2d"} if spec.blur else {}
+    arguments |= {"output_stride": spec.output_stride} if spec.dilated else {}
+    arguments |= _changed(spec, "in_channels", "in_chans")
+    return f'timm.create_model("{theirs}", {_listed(arguments | classes)})'
+
+
+TIMM_STEMS: dict[tuple[str, str], dict[str, object]] = {
+    ("post", "imagenet"): {},
+    ("pre", "imagenet"): {},
+    ("post", "deep"): {"stem_width": 32, "stem_type": '"deep"'},
+    ("pre", "deep"): {"stem_type": '"deep"'},
+}
+
+
+def _changed(spec: ModelSpec, field: str, theirs: str) -> dict[str, object]:
+    """A field under a project's name, unless it is what it is by default there and here."""
+    value = getattr(spec, field)
+    return {} if value == getattr(ModelSpec, field) else {theirs: value}
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def as_named_by(project: str, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

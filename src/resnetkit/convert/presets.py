@@ -1,7 +1,8 @@
 """What a file of weights can't say, in words: preprocessing and class names, as rows and in a short text form."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -51,12 +52,16 @@ def parse_preprocess(text: str | Preprocess) -> Preprocess:
         fields = PREPROCESSES[first].to_dict()
     else:
         near = get_close_matches(first, PREPROCESSES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREPROCESSES)}"
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREPROCESSES)}."
         raise UsageError(f"--preprocess {first!r} is unknown; {hint} Or write {GRAMMAR}")
+    changed: set[str] = set()
     for setting in settings:
         name, equals, value = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UsageError(f"--preprocess: {setting!r} is no field=value; write {GRAMMAR}")
+        if name in changed:
+            raise UsageError(f"--preprocess has {name} twice; give it once")
+        changed.add(name)
         fields[name] = _value(name, value)
     return Preprocess.from_dict(fields)
 
@@ -74,11 +79,12 @@ def _value(name: str, text: str) -> Any:
 def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     """Class names in the order of the logits: a list, one of CLASS_LISTS, or a file.
 
-    A file has a name on each line, or is JSON: a list of names, or an object whose keys are the classes' numbers (as in
-    a config.json's id2label). Raises UsageError.
+    A file has a name on each line, or is JSON: a list of names, an object whose keys are the classes' numbers, or a
+    config.json with one of these as id2label or label_names. Of a name that is there twice, as "crane" is among
+    ImageNet's, the second becomes "crane 2"; three times are a mistake. Raises UsageError.
     """
     if not isinstance(classes, str | Path):
-        return tuple(classes)
+        return names_in(classes, where="--classes")
     path = Path(classes)
     if str(classes) in CIFARS:
         return CIFARS[str(classes)].classes
@@ -93,21 +99,37 @@ def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
         raise UsageError(
             f"--classes {path}: {said}; give {', '.join(CLASS_LISTS)}, or a file with a name on each line"
         ) from None
-    names = _from_json(path, text) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
-    names = [name.strip() for name in names if name.strip()]
-    if not names or len(set(names)) != len(names):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        raise UsageError(f"--classes {path}: {f'{twice!r} is there twice' if twice else 'no names'}; one name a line")
-    return tuple(names)
-
-
-def _from_json(path: Path, text: str) -> list[str]:
+    where = f"--classes {path}"
+    if text.lstrip()[:1] not in ("[", "{"):
+        return names_in([name for name in text.splitlines() if name.strip()], where=where)
     try:
         found = json.loads(text)
-        if isinstance(found, dict):
-            found = [found[str(index)] for index in range(len(found))]
-        if all(isinstance(name, str) for name in found):
-            return found
-    except (ValueError, KeyError, RecursionError):
-        pass  # said below
-    raise UsageError(f"--classes {path}: not a JSON list of names, nor an object with the numbers from 0 as keys")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: no JSON ({error})") from None
+    return names_in(found, where=where)
+
+
+def names_in(found: Any, *, where: str) -> tuple[str, ...]:
+    """Class names out of a list, or of an object as `class_names` takes it; `where` begins the UsageError."""
+    if isinstance(found, Mapping):
+        found = found.get("id2label") or found.get("label_names") or found
+    if isinstance(found, Mapping):
+        by_number = {str(key): name for key, name in found.items()}
+        found = [by_number.get(str(index)) for index in range(len(by_number))]
+    found = list(found) if isinstance(found, Iterable) and not isinstance(found, str | bytes) else [None]
+    if not all(isinstance(name, str) for name in found):
+        raise UsageError(
+            f"{where}: neither names nor a JSON list of them, nor an object with the numbers from 0 as keys"
+        )
+    times: Counter[str] = Counter()
+    names: list[str] = []
+    for name in map(str.strip, found):
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name} {times[name]}")
+    if not names or not all(times):
+        raise UsageError(f"{where}: {'an empty name' if names else 'no names'}; give one for each class")
+    often, most = times.most_common(1)[0]
+    if most > 2 or len(set(names)) != len(names):
+        said = f"{often!r} is there {most} times" if most > 2 else "some names are there twice, and numbered too"
+        raise UsageError(f"{where}: {said}; give each class a name of its own")
+    return tuple(names)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.weights import wrong_values
 
 NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 """Where training scripts keep the state dict in a checkpoint, in the order in which they are looked for."""
@@ -109,9 +110,32 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Contents:
         raise _broken(path, "safetensors", error) from error
 
 
+class NumPyValue:
+    """What stands for a number or an array of NumPy beside the weights: nothing of NumPy's is called to make it."""
+
+    def __init__(self, *_: object) -> None:
+        """Take what NumPy's would, and leave it."""
+
+    def __setstate__(self, state: object) -> None:
+        """The same."""
+
+
+HARMLESS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    Namespace,  # a script's arguments
+    *(
+        (NumPyValue, f"numpy{name}")
+        for core in (".core.multiarray", "._core.multiarray")
+        for name in (f"{core}.scalar", f"{core}._reconstruct")
+    ),
+    (NumPyValue, "numpy.dtype"),
+    (NumPyValue, "numpy.ndarray"),
+]
+"""What a checkpoint may hold beside tensors: making one runs no code of the file's, nor any that it could misuse."""
+
+
 def _read_torch(path: Path, file: BinaryIO) -> Contents:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):  # a script's arguments: no code
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make anything of it
@@ -216,7 +240,7 @@ def _unwrapped(path: Path, content: Mapping[str, Any], metadata: Mapping[str, st
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no plain numbers, bigger than the file, or not finite."""
+    """Refuse tensors that are no plain numbers, bigger than the file, or with values that no network can have."""
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
             raise ModelFileError(f"{path}: {name} is no plain tensor of real numbers; save dense float tensors")
@@ -229,6 +253,9 @@ def _check(path: Path, tensors: Mapping[str, Tensor]) -> None:
             f"{f', and so have {len(broken) - 1} other tensors' if len(broken) > 1 else ''}; "
             "the training diverged or the file is damaged: get another"
         )
+    for name, tensor in tensors.items():
+        if wrong := wrong_values(name, tensor):
+            raise ModelFileError(f"{path}: {name} holds {wrong}; the file is damaged or quantised: get another")
 
 
 def _not_finite(tensor: Tensor) -> int:

@@ -33,6 +33,8 @@ class Source:
     """Fields of a spec that hold for all of its networks."""
     published: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """Number of classes -> the names, in presets, of preprocessing and classes of the weights that it publishes."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of names -> which of its networks have them, that begin alike and can't be read."""
     registered: bool = False
     """Whether some files with its names are known by their hash."""
 
@@ -174,6 +176,7 @@ SOURCES = (
         prepare=fold_keras,
         implies={"downsample_in": "1x1", "blur": 0},
         published={1000: ("caffe", "imagenet")},
+        unread={r"conv2_block1_preact_bn/.+|post_bn/.+": "a ResNet V2 (ResNet50V2, ...)"},
     ),
     Source(
         "transformers",

@@ -27,6 +27,7 @@ IN_TORCHVISION = (
 )
 """Networks that torchvision has weights of: known beforehand, so that asking for another takes no seconds."""
 COUNTER = "num_batches_tracked"
+VARIANCES = ("running_var", "moving_variance")  # as PyTorch and Keras call them
 
 
 @dataclass(frozen=True)
@@ -171,17 +172,33 @@ def load_published(net: "ResNet", weights: Published, *, progress: bool = True) 
 def fill(net: "ResNet", tensors: Mapping[str, "Tensor"], *, source: str) -> None:
     """Put `tensors`, which fit, into `net`, as its own types; a net on the meta device takes them over.
 
-    Raises ModelFileError, with `source`, where a number is not finite.
+    Raises ModelFileError, with `source`, where a number can't be one of a network: see `wrong_values`.
     """
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ModelFileError(f"{source}: {name} holds numbers that are not finite; get weights that are whole")
+        if wrong := wrong_values(name, tensor):
+            raise ModelFileError(f"{source}: {name} holds {wrong}; get weights that are whole")
     types = {name: tensor.dtype for name, tensor in net.state_dict().items()}
     # Cloned: a file's tensors lie at addresses at which some kernels round otherwise than where torch puts its own.
     own = {
         name: tensor.detach().to(types.get(name, tensor.dtype)).clone().contiguous() for name, tensor in tensors.items()
     }
     net.load_state_dict(own, assign=next(net.parameters()).is_meta)
+
+
+def wrong_values(name: str, tensor: "Tensor") -> str:
+    """What a tensor holds that no network can compute with: "numbers that are not finite"; empty where all is well.
+
+    That is also whole numbers, but for counters, and variances below 0, of which the root is not a number.
+    """
+    if COUNTER in name:
+        return ""
+    if not tensor.is_floating_point():
+        return f"{str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers"
+    if not tensor.float().isfinite().all():
+        return "numbers that are not finite"
+    if name.endswith(VARIANCES) and tensor.numel() and tensor.float().min() < 0:
+        return "variances below 0"
+    return ""
 
 
 def _wrong_names(net: "ResNet", tensors: Mapping[str, Any]) -> list[str]:
