@@ -200,6 +200,7 @@ def test_moving_average_is_what_is_kept(dataset, tmp_path):
     assert torch.equal(state["ema"]["module.fc.weight"], ema["fc.weight"])
     assert not torch.equal(ema["fc.weight"], plain["fc.weight"])
     assert not torch.equal(ema["bn1.running_mean"], plain["bn1.running_mean"])
+    assert torch.equal(ema["bn1.num_batches_tracked"], plain["bn1.num_batches_tracked"]), "counters are not averaged"
 
 
 @pytest.mark.parametrize("log_every", [5, 7])
@@ -302,6 +303,28 @@ def test_fine_tuning_goes_on_without_the_first_model(dataset, tmp_path):
     resume(tmp_path / "run", dataset, quiet=True)
     whole, run = (tmp_path / name / "last.safetensors" for name in ("whole", "run"))
     assert whole.read_bytes() == run.read_bytes()
+
+
+def test_a_run_goes_on_where_its_pictures_have_moved(picture_folder, tmp_path):
+    recipe = replace(TINY, epochs=8, size=32, normalize="imagenet", evaluate_every=99)
+    train(recipe, str(picture_folder), out=tmp_path / "whole", quiet=True)
+    interrupt_after(4, tmp_path / "run")
+    with pytest.raises(InterruptedTrainingError):
+        train(recipe, str(picture_folder), out=tmp_path / "run", quiet=True)
+    moved = picture_folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="no such data"):
+        resume(tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", str(moved), quiet=True)
+    whole, run = (modelfile.load(tmp_path / name).net.state_dict() for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], run[name]) for name in whole)
+
+
+def test_fine_tuning_changes_only_the_preprocessing_that_is_asked(dataset, picture_folder, tmp_path):
+    train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True)
+    first = modelfile.load(tmp_path / "start").header.preprocess
+    recipe = replace(TINY, init=str(tmp_path / "start"), epochs=1, resize=40, interpolation="bicubic")
+    model = modelfile.load(train(recipe, str(picture_folder), out=tmp_path / "run", quiet=True).model)
+    assert model.header.preprocess == replace(first, resize=40, interpolation="bicubic")
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "save_every": (0, 1e9),
 }
 
-_CIFAR10 = Recipe()
-
 # Sec. 4.2: 64k iterations of 128 pictures, lr 0.1 divided by 10 at 32k and 48k, weight decay 1e-4 on everything,
 # momentum 0.9; 4 px of padding, random crop and flip, per-pixel mean subtracted.
 _PAPER_CIFAR10 = Recipe(
@@ -225,7 +223,7 @@ _PAPER_CIFAR10 = Recipe(
 RECIPES: dict[str, Recipe] = {
     # Our default for CIFAR: one cycle of Nesterov SGD. Bring the length down with --epochs or --minutes. After 1,080
     # steps (three minutes on two cores), 2 px of padding gave 19.0 % validation error, the paper's 4 px 21.6 %.
-    "cifar10": _CIFAR10,
+    "cifar10": Recipe(),
     # Table 6: 8.75 % test error for resnet20. 64k steps are some 2.5 hours at 900 pictures a second.
     "paper-cifar10": _PAPER_CIFAR10,
     # Sec. 4.2: 110 layers start at 0.01 until the training error is under 80 %. Table 6: 6.61 +- 0.16 % (best 6.43 %).
