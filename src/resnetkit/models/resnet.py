@@ -79,16 +79,25 @@ class ResNet(nn.Module):
         """Channels of each map that `features` returns."""
         return self.spec.channels
 
+    def stem(self, images: Tensor) -> Tensor:
+        """(n, in_channels, h, w) to what the first stage gets: (n, width, ...), after the pooling if there is one."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The stages in their order; each holds its blocks."""
+        return tuple(self.get_submodule(name) for name in self._stage_names)
+
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the last map of each stage: c2 to c5, or c2 to c4 of a CIFAR net.
 
         `images` has shape (n, in_channels, h, w), any h and w that a blur can reflect (see Blur). Map i has shape
         (n, channels[i], ⌈h / spec.strides[i]⌉, ⌈w / spec.strides[i]⌉).
         """
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.stem(images)
         maps: list[Tensor] = []
-        for name in self._stage_names:
-            x = self.get_submodule(name)(x)
+        for stage in self.stages:
+            x = stage(x)
             maps.append(x)
         return (*maps[:-1], self.last_relu(self.norm(maps[-1])))
 

@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,6 +16,7 @@ from resnetkit.data.loader import Batch, Loader, Normalize
 from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
+from resnetkit.train.compute import choose_forward
 from resnetkit.train.evaluate import evaluate_net
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.optim import Pace, Plan, learning_rate, moving_average, plateaus, sgd
@@ -46,7 +47,9 @@ class Training:
             if recipe.ema_decay
             else None
         )
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(task.net) if recipe.compile else task.net
+        self.forward, self.computed_by = choose_forward(
+            task.net, recipe, task.device, task.precision, recompute=task.recompute
+        )
         self.normalize = Normalize(task.header.preprocess, task.device)
         self.parameters = [p for p in task.net.parameters() if p.requires_grad]
         steps_per_epoch = max(1, math.ceil(len(task.loader) / recipe.accumulate))
@@ -73,7 +76,8 @@ class Training:
         here = self.position
         self.monitor.say(
             f"{self.recipe.model}: {sum(p.numel() for p in self.task.net.parameters()):,} parameters, "
-            f"{len(self.task.loader.samples):,} training pictures, {self.task.precision} on {self.task.device}"
+            f"{len(self.task.loader.samples):,} training pictures, {self.task.precision} on {self.task.device}, "
+            f"{self.computed_by}{', recomputing' if self.task.recompute else ''}"
         )
         done = here.step >= here.plan.total_steps
         batches = draw(self.task.loader, here, self.recipe.accumulate)
@@ -123,8 +127,7 @@ class Training:
         here, images_in_step, wrong = self.position, sum(len(batch.labels) for batch in batches), 0
         for batch in batches:
             labels = batch.labels.to(self.task.device)
-            with torch.autocast(self.task.device.type, torch.bfloat16, enabled=self.task.precision == "bfloat16"):
-                logits = self.forward(self.normalize(batch.images))
+            logits = self.forward(self.normalize(batch.images))
             share = len(labels) / images_in_step
             loss = share * F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
             loss.backward()

@@ -99,8 +99,12 @@ class Recipe:
     """Arithmetic of training; auto is bfloat16 where the processor multiplies in it. Evaluation is always float32."""
     channels_last: bool = True
     """Keep the channels of a pixel together in memory; faster on most processors."""
-    compile: bool = False
-    """Compile the network with torch.compile; slow at the first step, sometimes faster after it."""
+    compile: Literal["auto", "kernels", "inductor", "off"] = "auto"
+    """How a step is computed: by our kernels, by torch.compile, or operation by operation. auto takes the kernels where
+    they serve the network, and torch.compile for others if the run is long enough to pay for it."""
+    recompute: Literal["auto", "on", "off"] = "auto"
+    """Keep only each block's input for its gradient and compute the rest again: less memory, a third more time. auto
+    does it where the whole would not fit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     threads: int = 0

@@ -16,6 +16,7 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+from resnetkit.train.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.recipe import Recipe
 
 
@@ -34,6 +35,8 @@ class Task:
     device: torch.device
     precision: str
     """float32 or bfloat16."""
+    recompute: bool
+    """Whether blocks compute their maps again for the gradient, to save memory."""
 
 
 def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> Task:
@@ -58,6 +61,9 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
     if start:
         copy_weights(start, net, dataset.classes)
     freeze(net, recipe.freeze)
+    precision = choose_precision(recipe.precision, device)
+    need = training_need(net, batch_size=recipe.batch_size, size=preprocess.size, precision=precision)
+    recompute = choose_recompute(need, recipe, available_memory() if device.type == "cpu" else None)
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
     loader = Loader(
@@ -84,7 +90,8 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         val=dataset.val if dataset.val is not None and len(dataset.val) else None,
         skipped=dataset.skipped,
         device=device,
-        precision=choose_precision(recipe.precision, device),
+        precision=precision,
+        recompute=recompute,
     )
 
 

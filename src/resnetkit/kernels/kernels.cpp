@@ -1,0 +1,155 @@
+// The functions that Python calls. Pointers are to whole maps; `threads` threads share the work.
+#include <algorithm>
+
+#include "normalization.h"
+#include "winograd.h"
+
+namespace {
+
+using normalization::Norm;
+using normalization::Slopes;
+
+template <typename T>
+void norm_forward(Norm norm, const T* in, const T* beside, T* out, float* running_mean, float* running_var,
+                  float momentum, float epsilon, int threads) {
+    std::vector<float> partial(2 * threads * norm.channels, 0.0f), origin(norm.channels);
+    // Differences from the first place, so that squares don't cancel where a mean is far from zero.
+    for (long c = 0; c < norm.channels; c += LANES) store(&origin[c], load(in + c));
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num();
+        Span mine = span(norm.places, thread, threads);
+        normalization::add_moments(in, origin.data(), &partial[2 * thread * norm.channels], mine, norm.channels);
+#pragma omp barrier
+#pragma omp single
+        normalization::finish_moments(norm, origin.data(), partial.data(), threads, running_mean, running_var, momentum,
+                                      epsilon);
+        normalization::apply(norm, in, beside, out, mine);
+    }
+}
+
+template <typename T>
+void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* grad_in, T* grad_beside,
+                   float* grad_gain, float* grad_bias, int threads) {
+    std::vector<float> partial(2 * threads * norm.channels, 0.0f);
+    Slopes slopes(norm.channels);
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num();
+        Span mine = span(norm.places, thread, threads);
+        normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * thread * norm.channels], mine);
+#pragma omp barrier
+#pragma omp single
+        normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+        normalization::input_gradient(norm, slopes, grad_out, in, out, grad_beside, grad_in + mine.first * norm.channels,
+                                      mine);
+    }
+}
+
+}  // namespace
+
+#define NORM(NAME, T)                                                                                                  \
+    extern "C" void norm_forward_##NAME(const T* in, const T* beside, T* out, long places, long channels,              \
+                                        const float* gain, const float* bias, float* running_mean,                     \
+                                        float* running_var, float* mean, float* inverse_std, float momentum,           \
+                                        float epsilon, int relu, int threads) {                                        \
+        norm_forward<T>({places, channels, gain, bias, mean, inverse_std, relu != 0}, in, beside, out, running_mean,   \
+                        running_var, momentum, epsilon, threads);                                                      \
+    }                                                                                                                  \
+    extern "C" void norm_backward_##NAME(const T* grad_out, const T* in, const T* out, T* grad_in, T* grad_beside,     \
+                                         long places, long channels, const float* gain, const float* mean,             \
+                                         const float* inverse_std, float* grad_gain, float* grad_bias, int relu,       \
+                                         int threads) {                                                                \
+        norm_backward<T>({places, channels, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0}, grad_out,    \
+                         in, out, grad_in, grad_beside, grad_gain, grad_bias, threads);                                \
+    }
+
+NORM(float32, float)
+NORM(bfloat16, bfloat16)
+
+#if defined(__AVX512BF16__)
+
+// A 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
+extern "C" void unit_forward(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
+                             long images, long height, long width, long inputs, long outputs, const float* gain,
+                             const float* bias, const float* origin, float* running_mean, float* running_var,
+                             float* mean, float* inverse_std, float momentum, float epsilon, int relu, int threads) {
+    winograd::Shape s = {images, height, width, inputs, outputs};
+    Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
+    std::vector<bfloat16> weights(s.weight_points());
+    std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num();
+        Span blocks = span(outputs / LANES, thread, threads), mine = span(images, thread, threads);
+        winograd::transform_weights(weight, weights.data(), inputs, outputs, false, blocks.first, blocks.last);
+        bfloat16* points = scratch<bfloat16>(s.points());
+        float* sums = &partial[2 * thread * outputs];
+        winograd::Moments moments = {start.data(), sums, sums + outputs};
+#pragma omp barrier
+        for (long image = mine.first; image < mine.last; image++) {
+            winograd::transform(in + image * height * width * inputs, points, height, width, inputs);
+            winograd::convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
+        }
+#pragma omp barrier
+#pragma omp single
+        normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var, momentum,
+                                      epsilon);
+        normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
+    }
+}
+
+// Gradients of what unit_forward got. grad_beside, that of what was added, may be null where nothing was. grad_in may be
+// null; where identity is not, it is added to grad_in, and may be grad_beside.
+extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
+                              const bfloat16* out, bfloat16* grad_in, bfloat16* grad_beside, const bfloat16* identity,
+                              float* grad_weight, long images, long height, long width, long inputs, long outputs,
+                              const float* gain, const float* mean, const float* inverse_std, float* grad_gain,
+                              float* grad_bias, int relu, int threads) {
+    winograd::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
+    long places = height * width, in_size = places * inputs, out_size = places * outputs;
+    Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
+    Slopes slopes(outputs);
+    std::vector<bfloat16> weights(s.weight_points());
+    std::vector<float> partial(2 * threads * outputs, 0.0f), sums(s.weight_points() * threads, 0.0f);
+    long at_once = std::max(1L, 512 / places);  // images for whose weight gradients registers are filled once
+    long in_points = s.pair_points(), grad_points = turned.padded_pair_points();
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num();
+        Span blocks = span(inputs / LANES, thread, threads), mine = span(images, thread, threads);
+        if (grad_in)
+            winograd::transform_weights(weight, weights.data(), outputs, inputs, true, blocks.first, blocks.last);
+        normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * thread * outputs],
+                                    {mine.first * places, mine.last * places});
+#pragma omp barrier
+#pragma omp single
+        normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+        bfloat16* points = scratch<bfloat16>(turned.points() + out_size + at_once * (in_points + grad_points));
+        bfloat16* grad_y = points + turned.points();
+        bfloat16* pairs = grad_y + out_size;
+        bfloat16* grad_pairs = pairs + at_once * in_points;
+        float* own = &sums[s.weight_points() * thread];
+        for (long first = mine.first; first < mine.last; first += at_once) {
+            long count = std::min(at_once, mine.last - first);
+            for (long i = 0; i < count; i++) {
+                long image = first + i;
+                normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
+                                              {image * places, (image + 1) * places});
+                if (grad_in) {
+                    winograd::transform(grad_y, points, height, width, outputs);
+                    winograd::convolve(points, weights.data(), grad_in + image * in_size,
+                                       identity ? identity + image * in_size : nullptr, turned, nullptr);
+                }
+                winograd::transform_pairs(in + image * in_size, pairs + i * in_points, height, width, inputs);
+                winograd::transform_gradient(grad_y, grad_pairs + i * grad_points, height, width, outputs);
+            }
+            winograd::add_weight_gradient(pairs, grad_pairs, own, count, s);
+        }
+#pragma omp barrier
+        Span rows = span(inputs, thread, threads);
+        winograd::to_weight_gradient(sums.data(), threads, grad_weight, s, rows.first, rows.last);
+    }
+}
+
+#endif

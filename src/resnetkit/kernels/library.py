@@ -1,0 +1,95 @@
+"""Compile the kernels for this machine, keep them, and load them."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from resnetkit.data.download import cache_folder
+
+SOURCES = Path(__file__).parent
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
+SECONDS = 300  # for the compiler; it takes five
+
+logger = logging.getLogger(__name__)
+
+Library = ctypes.CDLL
+
+
+def find_compiler() -> list[str] | None:
+    """The C++ compiler as a command: `$CXX`, or the first of COMPILERS there is."""
+    given = os.environ.get("CXX")
+    for command in [shlex.split(given)] if given else [[name] for name in COMPILERS]:
+        if command and shutil.which(command[0]):
+            return command
+    return None
+
+
+@cache
+def library() -> Library | None:
+    """The compiled kernels, or None where they can't be made; `status` then says why. Never raises.
+
+    Only after `import torch`: both must share one OpenMP, or their threads wait for processors that the others hold.
+    """
+    return _load()[0]
+
+
+def status() -> str:
+    """One line on the kernels: loaded, or why not."""
+    return _load()[1]
+
+
+@cache
+def _load() -> tuple[Library | None, str]:
+    if os.environ.get("RESNETKIT_KERNELS", "1") == "0":
+        return None, "off (RESNETKIT_KERNELS=0)"
+    compiler = find_compiler()
+    if compiler is None:
+        return None, "off: there is no C++ compiler; install g++, or set CXX"
+    try:
+        path = _compiled(compiler)
+        return Library(str(path)), f"on, compiled by {compiler[0]}: {path}"
+    except subprocess.CalledProcessError as error:
+        logger.debug("%s", error.stderr)
+        last = (error.stderr or "").strip().splitlines()
+        return None, f"off: {shlex.join(compiler)} failed" + (f": {last[-1]}" if last else "")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"off: {error}"
+
+
+def _compiled(compiler: list[str]) -> Path:
+    """Where the compiled kernels are; made anew for another processor, compiler or source."""
+    sources = sorted(SOURCES.glob("*.cpp"))
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    digest = hashlib.sha256("\0".join([*compiler, *FLAGS, version, _processor()]).encode())
+    for source in [*sources, *sorted(SOURCES.glob("*.h"))]:
+        digest.update(source.read_bytes())
+    folder = cache_folder() / "kernels"
+    path = folder / f"{digest.hexdigest()[:24]}.so"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whoever compiles at the same time writes a file of their own; the last to finish wins, with the same bytes.
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / path.name
+        command = [*compiler, *FLAGS, *map(str, sources), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        made.replace(path)
+    return path
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return f"{platform.machine()} {platform.processor()}"
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(sorted({line for line in lines if line.lower().startswith(("model name", "flags", "features"))}))

@@ -1,0 +1,150 @@
+// Batch normalisation in training, with the addition of a shortcut and ReLU: what one thread does of it.
+//
+// A map is [places][channels] (images, height and width as one), channels a multiple of 16, float32 or bfloat16. Sums are
+// float32 whatever the map is, and double where threads' sums meet.
+#pragma once
+#include <cmath>
+
+#include "threads.h"
+#include "vectors.h"
+
+namespace normalization {
+
+constexpr long BLOCK = 32;  // places whose sums stay in registers
+
+struct Norm {
+    long places, channels;
+    const float* gain;
+    const float* bias;
+    float* mean;         // of the batch
+    float* inverse_std;  // of the batch
+    bool relu;
+};
+
+// Sums of x - origin and of its square over a span of places, added to sums[0..channels] and sums[channels..].
+template <typename T>
+void add_moments(const T* in, const float* origin, float* sums, Span mine, long channels) {
+    for (long p = mine.first; p < mine.last; p += BLOCK) {
+        long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
+        for (long c = 0; c < channels; c += LANES) {
+            floats zero = load(origin + c), sum = {}, square = {};
+            for (long q = p; q < end; q++) {
+                floats x = load(in + q * channels + c) - zero;
+                sum += x;
+                square += x * x;
+            }
+            store(sums + c, load(sums + c) + sum);
+            store(sums + channels + c, load(sums + channels + c) + square);
+        }
+    }
+}
+
+// Threads' moments, one [2][channels] after another, to the batch's, and into the running statistics if there are any.
+inline void finish_moments(const Norm& norm, const float* origin, const float* partial, int threads, float* running_mean,
+                           float* running_var, float momentum, float epsilon) {
+    for (long c = 0; c < norm.channels; c++) {
+        double sum = 0, square = 0;
+        for (int t = 0; t < threads; t++) {
+            sum += partial[2 * t * norm.channels + c];
+            square += partial[(2 * t + 1) * norm.channels + c];
+        }
+        double shift = sum / norm.places, variance = square / norm.places - shift * shift;
+        if (variance < 0) variance = 0;  // but not where it is not a number
+        norm.mean[c] = origin[c] + shift;
+        norm.inverse_std[c] = 1 / std::sqrt(variance + epsilon);
+        if (running_mean) {
+            double unbiased = norm.places > 1 ? variance * norm.places / (norm.places - 1) : variance;
+            running_mean[c] += momentum * (norm.mean[c] - running_mean[c]);
+            running_var[c] += momentum * ((float)unbiased - running_var[c]);
+        }
+    }
+}
+
+// out = relu(in normalised + beside) over a span of places.
+template <typename T>
+void apply(const Norm& norm, const T* in, const T* beside, T* out, Span mine) {
+    for (long p = mine.first; p < mine.last; p += BLOCK) {
+        long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
+        for (long c = 0; c < norm.channels; c += LANES) {
+            floats scale = load(norm.gain + c) * load(norm.inverse_std + c);
+            floats offset = load(norm.bias + c) - load(norm.mean + c) * scale;
+            for (long q = p; q < end; q++) {
+                long at = q * norm.channels + c;
+                floats x = load(in + at) * scale + offset;
+                if (beside) x += load(beside + at);
+                store(out + at, norm.relu ? positive(x) : x);
+            }
+        }
+    }
+}
+
+// The gradient behind the ReLU at one place: `out` is what `apply` gave.
+template <typename T>
+inline floats behind_relu(const Norm& norm, const T* grad_out, const T* out) {
+    floats g = load(grad_out);
+    return norm.relu ? (floats)((ints)g & (load(out) > 0)) : g;
+}
+
+// Sums of the gradient and of its product with in - mean, as in add_moments; writes the gradient of what was added.
+template <typename T>
+void add_products(const Norm& norm, const T* grad_out, const T* in, const T* out, T* grad_beside, float* sums,
+                  Span mine) {
+    for (long p = mine.first; p < mine.last; p += BLOCK) {
+        long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
+        for (long c = 0; c < norm.channels; c += LANES) {
+            floats mean = load(norm.mean + c), sum = {}, product = {};
+            for (long q = p; q < end; q++) {
+                long at = q * norm.channels + c;
+                floats g = behind_relu(norm, grad_out + at, out + at);
+                if (grad_beside) store(grad_beside + at, g);
+                sum += g;
+                product += g * (load(in + at) - mean);
+            }
+            store(sums + c, load(sums + c) + sum);
+            store(sums + norm.channels + c, load(sums + norm.channels + c) + product);
+        }
+    }
+}
+
+// What the gradient of the input takes, per channel: scale * (g - level - (in - mean) * slope).
+struct Slopes {
+    std::vector<float> scale, level, slope;
+    explicit Slopes(long channels) : scale(channels), level(channels), slope(channels) {}
+};
+
+inline void finish_products(const Norm& norm, const float* partial, int threads, Slopes& slopes, float* grad_gain,
+                            float* grad_bias) {
+    for (long c = 0; c < norm.channels; c++) {
+        double sum = 0, product = 0;
+        for (int t = 0; t < threads; t++) {
+            sum += partial[2 * t * norm.channels + c];
+            product += partial[(2 * t + 1) * norm.channels + c];
+        }
+        double inverse = norm.inverse_std[c];
+        grad_bias[c] = sum;
+        grad_gain[c] = product * inverse;
+        slopes.scale[c] = norm.gain[c] * inverse;
+        slopes.level[c] = sum / norm.places;
+        slopes.slope[c] = product / norm.places * inverse * inverse;
+    }
+}
+
+// The gradient of the input over a span of places; grad_in begins with the first of them.
+template <typename T>
+void input_gradient(const Norm& norm, const Slopes& slopes, const T* grad_out, const T* in, const T* out,
+                    const T* grad_beside, T* grad_in, Span mine) {
+    for (long p = mine.first; p < mine.last; p += BLOCK) {
+        long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
+        for (long c = 0; c < norm.channels; c += LANES) {
+            floats mean = load(norm.mean + c), scale = load(&slopes.scale[c]);
+            floats level = load(&slopes.level[c]), slope = load(&slopes.slope[c]);
+            for (long q = p; q < end; q++) {
+                long at = q * norm.channels + c;
+                floats g = grad_beside ? load(grad_beside + at) : behind_relu(norm, grad_out + at, out + at);
+                store(grad_in + at - mine.first * norm.channels, scale * (g - level - (load(in + at) - mean) * slope));
+            }
+        }
+    }
+}
+
+}  // namespace normalization

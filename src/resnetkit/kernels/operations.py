@@ -1,0 +1,218 @@
+"""The kernels on tensors. Maps have shape (n, channels, h, w), in channels_last memory, on the CPU.
+
+Every function writes to a new tensor and gives the same bits for the same numbers and count of threads.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor, nn
+
+from resnetkit.kernels.library import library
+
+LANES = 16  # channels come in multiples of it
+WINOGRAD_INPUTS = (16, 32, 64)  # above, the weights no longer stay in the cache, and oneDNN is as fast
+
+_POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+_ARGUMENTS = {
+    "norm_forward": [*[_POINTER] * 3, _LONG, _LONG, *[_POINTER] * 6, _FLOAT, _FLOAT, _INT, _INT],
+    "norm_backward": [*[_POINTER] * 5, _LONG, _LONG, *[_POINTER] * 5, _INT, _INT],
+    "unit_forward": [*[_POINTER] * 5, *[_LONG] * 5, *[_POINTER] * 7, _FLOAT, _FLOAT, _INT, _INT],
+    "unit_backward": [*[_POINTER] * 9, *[_LONG] * 5, *[_POINTER] * 5, _INT, _INT],
+}
+_SUFFIXES = {torch.float32: "_float32", torch.bfloat16: "_bfloat16"}
+
+
+def norm_forward(
+    y: Tensor, norm: nn.BatchNorm2d, *, beside: Tensor | None = None, relu: bool, update: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """relu(batch_norm(y) + beside) in training mode, with the batch's mean and 1 / deviation, float32 per channel.
+
+    `update` counts the batch in the running statistics.
+    """
+    channels = y.shape[1]
+    z = torch.empty_like(y)
+    mean, inverse_std = torch.empty(2, channels).unbind()
+    _kernel("norm_forward", y.dtype)(
+        y.data_ptr(),
+        _pointer(beside),
+        z.data_ptr(),
+        y.numel() // channels,
+        channels,
+        norm.weight.data_ptr(),
+        norm.bias.data_ptr(),
+        _pointer(norm.running_mean if update else None),
+        _pointer(norm.running_var if update else None),
+        mean.data_ptr(),
+        inverse_std.data_ptr(),
+        norm.momentum,
+        norm.eps,
+        relu,
+        torch.get_num_threads(),
+    )
+    if update and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked += 1
+    return z, mean, inverse_std
+
+
+def norm_backward(
+    grad: Tensor,
+    y: Tensor,
+    z: Tensor,
+    norm: nn.BatchNorm2d,
+    mean: Tensor,
+    inverse_std: Tensor,
+    *,
+    beside: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Gradients of what norm_forward got: y, beside (or None), weight and bias. `z` is what it gave."""
+    channels = y.shape[1]
+    grad_y = torch.empty_like(y)
+    grad_beside = torch.empty_like(y) if beside else None
+    grad_gain, grad_bias = torch.empty(2, channels).unbind()
+    _kernel("norm_backward", y.dtype)(
+        grad.data_ptr(),
+        y.data_ptr(),
+        z.data_ptr(),
+        grad_y.data_ptr(),
+        _pointer(grad_beside),
+        y.numel() // channels,
+        channels,
+        norm.weight.data_ptr(),
+        mean.data_ptr(),
+        inverse_std.data_ptr(),
+        grad_gain.data_ptr(),
+        grad_bias.data_ptr(),
+        relu,
+        torch.get_num_threads(),
+    )
+    return grad_y, grad_beside, grad_gain, grad_bias
+
+
+def winograd_serves(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether unit_forward and unit_backward take this convolution of `x`, and are faster than oneDNN."""
+    lib = library()
+    plain = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1) and conv.groups == 1
+    widths = conv.in_channels in WINOGRAD_INPUTS and conv.out_channels in WINOGRAD_INPUTS
+    sides = x.shape[2] % 4 == 0 and x.shape[3] % 8 == 0
+    return plain and widths and sides and x.dtype == torch.bfloat16 and lib is not None and hasattr(lib, "unit_forward")
+
+
+def unit_forward(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.BatchNorm2d,
+    *,
+    beside: Tensor | None = None,
+    origin: Tensor,
+    relu: bool,
+    update: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """conv(x), then norm_forward of it: (conv(x), mean, 1 / deviation, what comes out). Where winograd_serves.
+
+    Moments are summed around `origin`, a guess of the mean: no number depends on it but by rounding.
+    """
+    weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+    images, inputs, height, width = x.shape
+    outputs = conv.out_channels
+    y = torch.empty((images, outputs, height, width), dtype=x.dtype, memory_format=torch.channels_last)
+    z = torch.empty_like(y)
+    mean, inverse_std = torch.empty(2, outputs).unbind()
+    _kernel("unit_forward")(
+        x.data_ptr(),
+        weight.data_ptr(),
+        _pointer(beside),
+        y.data_ptr(),
+        z.data_ptr(),
+        images,
+        height,
+        width,
+        inputs,
+        outputs,
+        norm.weight.data_ptr(),
+        norm.bias.data_ptr(),
+        origin.data_ptr(),
+        _pointer(norm.running_mean if update else None),
+        _pointer(norm.running_var if update else None),
+        mean.data_ptr(),
+        inverse_std.data_ptr(),
+        norm.momentum,
+        norm.eps,
+        relu,
+        torch.get_num_threads(),
+    )
+    if update and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked += 1
+    return y, mean, inverse_std, z
+
+
+def unit_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.BatchNorm2d,
+    mean: Tensor,
+    inverse_std: Tensor,
+    *,
+    input_too: bool,
+    beside: bool,
+    added: Tensor | None = None,
+    relu: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
+    """Gradients of what unit_forward got: x (if `input_too`), beside (or None), and conv's and norm's parameters.
+
+    `added` is added to that of x.
+    """
+    weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+    images, inputs, height, width = x.shape
+    outputs = conv.out_channels
+    grad_x = torch.empty_like(x, memory_format=torch.channels_last) if input_too else None
+    grad_beside = torch.empty_like(y) if beside else None
+    grad_weight = torch.empty_like(weight)
+    grad_gain, grad_bias = torch.empty(2, outputs).unbind()
+    _kernel("unit_backward")(
+        grad.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        y.data_ptr(),
+        z.data_ptr(),
+        _pointer(grad_x),
+        _pointer(grad_beside),
+        _pointer(added),
+        grad_weight.data_ptr(),
+        images,
+        height,
+        width,
+        inputs,
+        outputs,
+        norm.weight.data_ptr(),
+        mean.data_ptr(),
+        inverse_std.data_ptr(),
+        grad_gain.data_ptr(),
+        grad_bias.data_ptr(),
+        relu,
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_beside, grad_weight, grad_gain, grad_bias
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+_FOUND: dict[tuple[str, torch.dtype | None], "ctypes._NamedFuncPointer"] = {}
+
+
+def _kernel(name: str, dtype: torch.dtype | None = None) -> "ctypes._NamedFuncPointer":
+    """The compiled function, with the types of its arguments."""
+    if (name, dtype) not in _FOUND:
+        lib = library()
+        if lib is None:
+            raise RuntimeError("the kernels are not there; ask library() first")
+        function = lib[name + (_SUFFIXES[dtype] if dtype else "")]
+        function.argtypes, function.restype = _ARGUMENTS[name], None
+        _FOUND[name, dtype] = function
+    return _FOUND[name, dtype]

@@ -1,0 +1,55 @@
+// Sixteen float32 lanes, from float32 or bfloat16 memory. GCC and Clang split them where registers are narrower.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+constexpr long LANES = 16;
+typedef float floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32)));
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+static inline floats load(const float* from) {
+    floats x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void store(float* to, floats x) { std::memcpy(to, &x, sizeof x); }
+
+static inline floats load(const bfloat16* from) {
+    halves half;
+    std::memcpy(&half, from, sizeof half);
+    return (floats)(__builtin_convertvector(half, words) << 16);
+}
+
+static inline void store(bfloat16* to, floats x) {
+    halves half;
+#if defined(__AVX512BF16__)
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(&half, &rounded, sizeof half);
+#else
+    words bits = (words)x;
+    words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+    words quiet = (bits >> 16) | 0x40;
+    words is_nan = (words)(x != x);
+    half = __builtin_convertvector((quiet & is_nan) | (rounded & ~is_nan), halves);
+#endif
+    std::memcpy(to, &half, sizeof half);
+}
+
+static inline floats positive(floats x) { return (floats)((ints)x & (x > 0)); }
+
+static inline bfloat16 rounded(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    if (x != x) return {(uint16_t)(bits >> 16 | 0x40)};
+    return {(uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}

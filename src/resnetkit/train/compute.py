@@ -1,0 +1,87 @@
+"""How a network's training step is computed here: by our kernels, by torch.compile, or operation by operation."""
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from resnetkit.errors import UsageError
+from resnetkit.kernels.library import find_compiler
+from resnetkit.models.resnet import ResNet
+from resnetkit.train.fused import FusedNet, why_not
+from resnetkit.train.recipe import Recipe
+
+PAYS_FROM_STEPS, PAYS_FROM_MINUTES = 20_000, 30.0
+"""Length of a run from which torch.compile, a minute of work, is worth it where our kernels can't help."""
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def choose_forward(
+    net: ResNet, recipe: Recipe, device: torch.device, precision: str, *, recompute: bool = False
+) -> tuple[Forward, str]:
+    """The function from normalised images, float32, to logits, with which `net` is trained; and its name for people.
+
+    Raises UsageError where the recipe asks for kernels that can't serve the network.
+    """
+    dtype = getattr(torch, precision)
+    if recipe.compile in ("auto", "kernels"):
+        reason = "it is not on a CPU" if device.type != "cpu" else why_not(net)
+        if reason is None:
+            return FusedNet(net, dtype, recompute=recompute), "kernels"
+        if recipe.compile == "kernels":
+            raise UsageError(f"--compile kernels can't serve this network: {reason}. Give --compile auto")
+    forward: Forward = Recomputed(net) if recompute else net
+    name = "eager"
+    if recipe.compile == "inductor" or (recipe.compile == "auto" and not recompute and _pays(recipe, device)):
+        forward, name = torch.compile(forward), "torch.compile"
+
+    def in_precision(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return forward(images)
+
+    return in_precision, name
+
+
+def _pays(recipe: Recipe, device: torch.device) -> bool:
+    """Whether the run is long enough for torch.compile; by the recipe alone, so that a resumed run does the same."""
+    if device.type == "cpu" and find_compiler() is None:
+        return False
+    return (recipe.iterations or 0) >= PAYS_FROM_STEPS or (recipe.minutes or 0) >= PAYS_FROM_MINUTES
+
+
+class Recomputed:
+    """A network whose blocks keep only their input for the gradient, and are run again for it (arXiv:1604.06174)."""
+
+    def __init__(self, net: ResNet) -> None:
+        self.net = net
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, in_channels, h, w) to logits (n, classes)."""
+        net = self.net
+        x = net.stem(images)
+        for stage in net.stages:
+            for block in stage.children():
+                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda block=block: _contexts(block))
+        return net.head(net.last_relu(net.norm(x)))
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of a block's first run, and of the second one."""
+    return nullcontext(), _uncounted(block)
+
+
+@contextmanager
+def _uncounted(block: nn.Module) -> Generator[None]:
+    """Leave the running statistics of batch norm alone: the first run has counted the batch."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracks in zip(norms, kept, strict=True):
+            norm.track_running_stats = tracks

@@ -1,0 +1,76 @@
+"""How much memory a training step takes, before it takes it."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from resnetkit.errors import TrainingError
+from resnetkit.machine import read_machine
+from resnetkit.models.resnet import ResNet
+from resnetkit.train.recipe import Recipe
+
+PER_CONVOLUTION = 2  # maps kept: what it gives, and what normalisation makes of it
+IN_FLIGHT = 4  # maps of the largest size that a gradient's way back needs at once
+PER_WEIGHT = 4  # numbers: the weight, its gradient, its momentum, and a copy while it is cast or saved
+SHARE = 0.9  # of the memory there is, for all of it
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that training takes beside what the process holds already."""
+
+    kept: int
+    """With every map kept for its gradient."""
+    recomputed: int
+    """With a block's inner maps computed again."""
+
+
+def training_need(net: ResNet, *, batch_size: int, size: int, precision: str) -> Need:
+    """Count the maps of a step on `batch_size` pictures of `size` × `size`, without computing anything."""
+    sizes: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, _: object, out: Tensor) -> None:
+        sizes[module] = out.numel()
+
+    shadow = copy.deepcopy(net).to("meta")
+    blocks = [block for stage in shadow.stages for block in stage.children()]
+    for module in shadow.modules():
+        if isinstance(module, nn.Conv2d) or module in blocks:
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        shadow.eval()(torch.empty(1, net.spec.in_channels, size, size, device="meta"))
+    every = PER_CONVOLUTION * sum(sizes[module] for module in sizes if isinstance(module, nn.Conv2d))
+    within = [PER_CONVOLUTION * sum(sizes[m] for m in block.modules() if isinstance(m, nn.Conv2d)) for block in blocks]
+    stem = PER_CONVOLUTION * sum(sizes[m] for m in shadow.conv1.modules() if isinstance(m, nn.Conv2d))
+    flight = IN_FLIGHT * max(sizes.values())
+    per_map = batch_size * getattr(torch, precision).itemsize
+    weights = PER_WEIGHT * 4 * sum(p.numel() for p in net.parameters())
+    return Need(
+        kept=per_map * (every + flight) + weights,
+        recomputed=per_map * (stem + sum(sizes[block] for block in blocks) + max(within) + flight) + weights,
+    )
+
+
+def choose_recompute(need: Need, recipe: Recipe, available: int | None) -> bool:
+    """Whether blocks compute their maps again. TrainingError where neither way fits into `available` bytes."""
+    if available is None:
+        return recipe.recompute == "on"
+    fits, recomputed_fits = need.kept <= SHARE * available, need.recomputed <= SHARE * available
+    recompute = recipe.recompute == "on" or (recipe.recompute == "auto" and not fits)
+    if not (recomputed_fits if recompute else fits):
+        wanted = need.recomputed if recompute else need.kept
+        other = " or --recompute on" if recomputed_fits and not recompute else ""
+        raise TrainingError(
+            f"training {recipe.model} takes about {wanted / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free; "
+            f"give a smaller --batch-size than {recipe.batch_size}{other}"
+        )
+    return recompute
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still have; None where the system does not say."""
+    machine = read_machine()
+    known = [size for size in (machine.available_bytes, machine.limit_bytes) if size is not None]
+    return min(known, default=None)
