@@ -20,6 +20,7 @@ from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
 from resnetkit.data.transforms import Preprocess
 from resnetkit.modelfile import Header, save
+from resnetkit.models import shipped
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
 from resnetkit.train import report
@@ -118,6 +119,8 @@ def test_version(capsys: Shell) -> None:
         "data check",
         "data check pictures --workers 0",
         "data samples pictures out --count 0",
+        "doctor now",
+        "doctor --quik",
     ],
 )
 def test_wrong_use(argv: str, model: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
@@ -281,7 +284,8 @@ def test_as_a_module() -> None:
 # models
 
 
-def test_models_table(capsys: Shell, snapshot: SnapshotAssertion) -> None:
+def test_models_table(here: Path, capsys: Shell, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", here)  # tests/test_shipped.py has a package with models
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[1:]] == list(SPECS)

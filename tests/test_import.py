@@ -31,7 +31,7 @@ def test_help_and_wrong_verbs_are_light(argv: list[str]) -> None:
     assert heavy_after(quiet + call) == set()
 
 
-@pytest.mark.parametrize("verb", ["models", "train", "evaluate", "predict"])
+@pytest.mark.parametrize("verb", ["models", "train", "evaluate", "predict", "doctor"])
 def test_help_of_a_verb_needs_no_torch(verb: str) -> None:
     call = f"from resnetkit.cli import main\nassert main([{verb!r}, '--help']) == 0"
     assert not heavy_after(call) & {"torch", "torchvision", "matplotlib"}
@@ -43,7 +43,17 @@ def test_models_needs_neither_torch_nor_numpy() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["models.spec", "train.recipe", "data.transforms", "data.samples", "data.dataset", "modelfile", "errors"],
+    [
+        "models.spec",
+        "train.recipe",
+        "data.transforms",
+        "data.samples",
+        "data.dataset",
+        "modelfile",
+        "models.shipped",
+        "machine",
+        "errors",
+    ],
 )
 def test_data_without_torch(module: str) -> None:
     assert not heavy_after(f"import resnetkit.{module}") & {"torch", "torchvision"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from resnetkit.allocator import keep_memory
     from resnetkit.data.dataset import open_dataset
     from resnetkit.data.samples import Dataset, Samples
     from resnetkit.data.transforms import Preprocess
@@ -55,6 +56,7 @@ __all__ = [
     "build",
     "evaluate",
     "from_hub",
+    "keep_memory",
     "load",
     "open_dataset",
     "parse_spec",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "resnetkit.allocator": ("keep_memory",),
     "resnetkit.data.dataset": ("open_dataset",),
     "resnetkit.data.samples": ("Dataset", "Samples"),
     "resnetkit.data.transforms": ("Preprocess",),

@@ -11,6 +11,7 @@ from importlib import import_module
 from io import UnsupportedOperation
 
 from resnetkit import __version__
+from resnetkit.allocator import keep_memory
 from resnetkit.errors import ResnetkitError, UsageError
 
 VERBS = {
@@ -20,8 +21,11 @@ VERBS = {
     "predict": ("pictures to labelled probabilities", "resnetkit.commands.predict"),
     "convert": ("other people's weights to a model file, and the other way", "resnetkit.commands.convert"),
     "data": ("get CIFAR, check a data set, write samples of it", "resnetkit.commands.data"),
+    "doctor": ("what this machine can do, and what would make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> what it does, and the module whose `run(argv)` does it and returns the exit code."""
+COMPUTING = ("train", "evaluate", "predict", "doctor")
+"""Verbs for which freed memory is kept: see `allocator`."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -82,6 +86,8 @@ def _dispatch(arguments: list[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
+    if verb in COMPUTING:
+        keep_memory()
     return import_module(VERBS[verb][1]).run(rest)
 
 

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+HEADER_KEY = "resnetkit"
+"""Under which a .safetensors file carries a model's header."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import ModelFileError
-from resnetkit.files import write_whole
+from resnetkit.files import HEADER_KEY, write_whole
+from resnetkit.models.shipped import shipped
 from resnetkit.models.spec import SPECS, ModelSpec
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from resnetkit.models.weights import Published
 
 FORMAT_VERSION = 1
-HEADER_KEY = "resnetkit"
 IN_FOLDERS = ("best.safetensors", "last.safetensors", "model.safetensors")
 """Model files by their name in a folder, the first that is there: of a run, and of what to_hub writes."""
 Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
@@ -128,8 +128,14 @@ class Model:
     header: Header
 
 
-def save(path: str | Path, net: "ResNet", header: Header) -> None:
+def save(
+    path: str | Path, net: "ResNet", header: Header, *, storage: Literal["float32", "float16"] = "float32"
+) -> None:
     """Write `net` and `header` to `path`, whole or not at all.
+
+    With `storage` float16, weights of convolutions and of the last layer are rounded to it and take half the space;
+    `load` makes float32 of them again, exactly. Vectors (normalisation, biases, counters), which are few, are kept as
+    they are, and so is a tensor that has a value beyond float16's 65,504.
 
     Raises ModelFileError where the tensors of `net` are not those of `header.spec` (a changed norm layer, say):
     such a file could not be loaded.
@@ -142,6 +148,8 @@ def save(path: str | Path, net: "ResNet", header: Header) -> None:
         raise ModelFileError(
             f"{path}: the network's tensors are not those of its spec ({wrong}); it can't be saved as that"
         )
+    if storage == "float16":
+        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
     try:
         write_whole(path, to_bytes(tensors, {HEADER_KEY: header.to_json()}))
     except OSError as error:
@@ -150,8 +158,13 @@ def save(path: str | Path, net: "ResNet", header: Header) -> None:
         ) from error
 
 
+def _halved(tensor: "Tensor") -> "Tensor":
+    half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+    return half if half.isfinite().all() else tensor
+
+
 def find(model: str | Path) -> Path:
-    """The file that MODEL names: a model file, the best one of a run folder, one to_hub wrote, or one of hf:OWNER/NAME.
+    """The file of MODEL: itself, a run folder's best one, what to_hub wrote, one in this package, or of hf:OWNER/NAME.
 
     What exists as a file or a folder is that, whatever its name. Raises ModelFileError where there is nothing.
     """
@@ -168,6 +181,8 @@ def find(model: str | Path) -> Path:
 
         return fetch_from_hub(str(model).removeprefix(HUB), WEIGHTS_FILE)
     network, colon, weights = str(model).partition(":")
+    if network in SPECS and (own := shipped(network).get(weights)):
+        return own
     near = get_close_matches(network, SPECS, n=1) if colon else []
     hint = f". Did you mean {near[0]}:{weights}?" if near and near[0] != network else ""
     raise ModelFileError(f"{path} does not exist; give a model file, a run folder, or NAME:WEIGHTS{hint}")
@@ -213,7 +228,7 @@ def _published(model: str | Path) -> "Published | None":
         from resnetkit.models.timm import timm_weights
 
         return timm_weights(name)
-    if network not in SPECS:
+    if network not in SPECS or name in shipped(network):
         return None
     from resnetkit.models.weights import find_weights
 
@@ -228,9 +243,10 @@ def _header(weights: "Published") -> Header:
 def load(model: str | Path) -> Model:
     """Load the network that MODEL names, in evaluation mode, and its header.
 
-    `model` is a model file; a run folder, for its best one; NAME:WEIGHTS for published weights of a row of SPECS
-    (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT); or hf:OWNER/NAME for a repository on the Hugging Face Hub
-    that holds a model file or weights of timm's. Published weights are downloaded, checked, and kept in the cache.
+    `model` is a model file; a run folder, for its best one; NAME:WEIGHTS for weights of a row of SPECS, those that come
+    with this package (`resnet56:cifar10`) or published ones (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT); or
+    hf:OWNER/NAME for a repository on the Hugging Face Hub that holds a model file or weights of timm's. Published
+    weights are downloaded, checked, and kept in the cache.
 
     Raises ModelFileError for a file that is missing, broken, or does not fit, or holds a number that is not finite;
     UsageError for unknown weights; DataError for a failed download. No random number is drawn.

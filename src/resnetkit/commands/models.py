@@ -1,10 +1,11 @@
-"""`resnetkit models`: the family as a table, or one network in detail, with its published weights."""
+"""`resnetkit models`: the family as a table, or one network in detail; weights in this package, and published ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resnetkit.commands.output import print_json, print_table
 from resnetkit.commands.parser import Parser
+from resnetkit.models.shipped import read_about, shipped
 from resnetkit.models.spec import SPECS, describe, parse_spec
 
 
@@ -13,7 +14,8 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "models",
         "[NAME] [options]",
-        "The family: depth, parameters, multiply-adds, features; of one network also the published weights.",
+        "The family: depth, parameters, multiply-adds, features; weights in this package; of one network also "
+        "published ones.",
     )
     parser.add_argument(
         "name",
@@ -25,23 +27,65 @@ def run(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     if given["json"]:
         name = given["name"]
-        print_json(_details(name) | {"weights": _weights(name)} if name else [_details(row) for row in SPECS])
+        every = [_details(row) | {"in_package": _shipped(row)} for row in ([name] if name else SPECS)]
+        print_json(every[0] | {"weights": _weights(name)} if name else every)
     elif given["name"]:
         print_table(
             ("network", given["name"]),
             ((field, _text(value)) for field, value in _details(given["name"]).items() if field != "name"),
         )
+        _print_shipped(given["name"])
         _print_weights(given["name"])
     else:
         rows = [describe(name) for name in SPECS]
         shown = ("name", "layers", "depths", "shortcut", "parameters", "gmacs", "input_size")
         print_table(shown, [[_text(row[column]) for column in shown] for row in rows])
+        if own := [row for name in SPECS for row in _shipped(name)]:
+            print()
+            print_table(("in this package", "top-1 error", "pictures", "MB"), [_text_of_shipped(row) for row in own])
     return 0
 
 
 def _details(name: str) -> dict[str, Any]:
     spec = parse_spec(name)
     return spec.to_dict() | describe(name) | {"depths": list(spec.depths), "channels": list(spec.channels)}
+
+
+def _shipped(name: str) -> list[dict[str, Any]]:
+    """The models of a row that come with this package, as their headers have it; a row with changes has none."""
+    files = shipped(name) if name in SPECS else {}
+    return [
+        {"model": f"{name}:{weights}", "path": str(path), "megabytes": path.stat().st_size / 1e6}
+        | {key: value for key, value in read_about(path).items() if key not in ("spec", "format_version")}
+        for weights, path in files.items()
+    ]
+
+
+def _text_of_shipped(row: dict[str, Any]) -> tuple[str, ...]:
+    measured = row["metrics"]
+    error = f"{measured['top1_error_percent']:.2f} %"
+    return row["model"], error, f"{measured['images']:,}", f"{row['megabytes']:.1f}"
+
+
+def _print_shipped(name: str) -> None:
+    for row in _shipped(name):
+        model, error, pictures, megabytes = _text_of_shipped(row)
+        data, recipe = row["data"], row["recipe"]
+        print("\n" + model)
+        _print_lines(
+            {
+                "top-1 error": f"{error} of {pictures} test pictures, loss {row['metrics']['loss']:.4f}",
+                "source": f"this package, {megabytes} MB, written by version {row['version']}",
+                "data": f"{data['name']}, {data['split']['train_split']} training pictures, {data['fingerprint']}",
+                "recipe": ", ".join(f"{field} {recipe[field]}" for field in ("epochs", "batch_size", "lr", "seed")),
+            }
+        )
+
+
+def _print_lines(lines: Mapping[str, str]) -> None:
+    width = max(map(len, lines))
+    for field, text in lines.items():
+        print(f"  {field.ljust(width)}  {text}")
 
 
 def _weights(name: str) -> list[dict[str, Any]]:
@@ -72,11 +116,8 @@ def _print_weights(name: str) -> None:
     }
     for row in _weights(name):
         prepared = {field: _text(value) for field, value in row["preprocess"].items()}
-        lines = [(field, form.format(**row | prepared)) for field, form in shown.items()]
         print("\n" + row["model"])
-        width = max(map(len, shown))
-        for field, text in lines:
-            print(f"  {field.ljust(width)}  {text}")
+        _print_lines({field: form.format(**row | prepared) for field, form in shown.items()})
     from resnetkit.models.timm import ARCHITECTURES
 
     spec = parse_spec(name)

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 from resnetkit.errors import UsageError
 
-MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
+MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet56:cifar10 or resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
 DATA = "cifar10, cifar100, a folder or a CSV file"
 """What verbs say of their arguments MODEL and DATA."""
 

@@ -14,6 +14,7 @@ from resnetkit.data.download import cache_folder, fetch
 from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.shipped import shipped, shipped_names
 from resnetkit.models.spec import ModelSpec, parse_spec
 
 if TYPE_CHECKING:
@@ -93,8 +94,11 @@ def find_weights(network: str, weights: object) -> Published:
         return _fitting(network, timm_weights(weights))
     known = published(network)
     if not known:
+        asked = "" if weights == "DEFAULT" else f" {weights!s}"
+        own = [f"{network}:{name}" for name in shipped(network)] or shipped_names()
+        ours = f"this package brings {', '.join(own)}, " if own else ""
         raise UsageError(
-            f"{network} has no published weights; torchvision has some of {', '.join(IN_TORCHVISION)}, "
+            f"{network} has no published weights{asked}; {ours}torchvision has some of {', '.join(IN_TORCHVISION)}, "
             f"and timm more, such as hf:timm/resnet50.a1_in1k"
         )
     if isinstance(weights, str):

@@ -1,0 +1,218 @@
+"""What a machine can do for a network: its rates as measured, what of it is used, and what would make it faster."""
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from resnetkit import __version__
+from resnetkit.allocator import allocator, chosen_by_user, keep_memory
+from resnetkit.data.download import cache_folder
+from resnetkit.kernels.library import find_compiler, status
+from resnetkit.machine import Machine, read_machine
+
+SIDE = 2048  # of the matrices that are multiplied
+COPIED = 128 * 2**20  # bytes: more than caches hold
+SECONDS = 0.3  # for each rate
+DECODERS = ("pillow", "torchvision", "torchcodec", "simplejpeg")
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+LITTLE_DISK, LITTLE_MEMORY = 10**9, 4 * 10**9  # bytes
+BUSY = 0.5  # processes per core that want to run
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What both kinds of numbers and the memory come to, with all threads; the fastest of several tries."""
+
+    float32_tflops: float
+    """10^12 operations a second in a product of two matrices of 2048 x 2048; a multiply-add is two."""
+    bfloat16_tflops: float
+    copy_gb_per_second: float
+    """10^9 bytes read and written in copying 128 MiB."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that `resnetkit doctor` says."""
+
+    machine: Machine
+    python: str
+    versions: Mapping[str, str]
+    """Of torch and torchvision."""
+    threads: int
+    """With which torch computes."""
+    gpus: tuple[str, ...]
+    """That torch can use."""
+    gpu_unused: bool
+    """There is an NVIDIA GPU, and torch can't use it."""
+    rates: Rates | None
+    """None where they were not measured."""
+    allocator: str
+    keeps_memory: bool
+    """Whether freed memory stays with the process; see `allocator.keep_memory`."""
+    allocator_set_by: str
+    """The variable by which somebody has set the allocator."""
+    compiler: str
+    """C++ compiler, with which the kernels are made; empty where there is none."""
+    waiting: Mapping[str, str]
+    """Environment variables that say how many threads there are, and how they wait for each other."""
+    decoders: Mapping[str, str]
+    """What can decode a JPEG, with versions."""
+    cache: Path
+    cache_free_bytes: int
+    precision: str
+    """In which a network is trained unless told otherwise: float32 or bfloat16."""
+    kernels: str
+    """On or off, and why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON document."""
+        known = asdict(self) | {"cache": str(self.cache), "advice": self.advice(), "version": __version__}
+        known["machine"] |= {"usable_cores": self.machine.usable_cores, "usable_bytes": self.machine.usable_bytes}
+        return known
+
+    def advice(self) -> list[str]:
+        """What would make it faster, most effective first; only what applies here."""
+        machine, cores = self.machine, self.machine.usable_cores
+        said: list[str] = []
+        if self.gpu_unused:
+            said.append("There is an NVIDIA GPU that this torch can't use: install torch built for CUDA, and a driver.")
+        if self.gpus:
+            return said
+        if machine.load is not None and machine.load >= BUSY * cores:
+            said.append(
+                f"Other processes are at work (load {machine.load:.1f} on {cores:g} cores): threads that wait for a "
+                "processor hold up all others. Stop them, or give them other cores with taskset."
+            )
+        if self.threads > max(1, cores):
+            said.append(
+                f"torch starts {self.threads} threads, and there is time for {cores:g}: set OMP_NUM_THREADS="
+                f"{max(1, int(cores))}, or give train --threads {max(1, int(cores))}."
+            )
+        elif self.threads < min(machine.physical_cores, int(cores)):
+            given = self.waiting.get("OMP_NUM_THREADS")
+            why = f" (OMP_NUM_THREADS={given})" if given else ""
+            said.append(f"torch uses {self.threads} of {cores:g} cores{why}: let it have them.")
+        if machine.allowed_cores < machine.cores:
+            said.append(
+                f"This process may run on {machine.allowed_cores} of {machine.cores} cores: taskset, or the "
+                "container's --cpuset-cpus, gives it more."
+            )
+        if not self.compiler:
+            said.append("There is no C++ compiler, which the fused kernels need: apt-get install g++, or set CXX.")
+        if self.waiting.get("OMP_WAIT_POLICY", "").lower() == "active":
+            said.append("OMP_WAIT_POLICY=active makes waiting threads spin, at the cost of working ones: unset it.")
+        if not self.keeps_memory and self.allocator_set_by:
+            said.append(
+                f"{self.allocator_set_by} sets the allocator, so it is left as it is: without it, freed memory is kept "
+                "for the next operation, up to 1.5 times faster."
+            )
+        said += self._advice_on_numbers()
+        if machine.usable_bytes and machine.usable_bytes < LITTLE_MEMORY:
+            said.append(
+                f"There are {machine.usable_bytes / 1e9:.1f} GB of memory: a smaller --batch-size, or --size, fits."
+            )
+        if self.cache_free_bytes < LITTLE_DISK:
+            said.append(
+                f"{self.cache} has {self.cache_free_bytes / 1e9:.1f} GB free, and downloads go there: "
+                "make room, or name another folder in RESNETKIT_CACHE."
+            )
+        return said
+
+    def _advice_on_numbers(self) -> list[str]:
+        if self.rates and self.precision == "bfloat16" and self.rates.bfloat16_tflops < self.rates.float32_tflops:
+            return ["Products of float32 are faster here than those of bfloat16: try train --precision float32."]
+        if self.precision == "float32":
+            return [
+                "This processor has no arithmetic for bfloat16. One that has (Intel Xeon since 2023, with AMX; AMD EPYC"
+                " since 2022; ARM with bf16) trains and predicts about twice as fast, or more."
+            ]
+        if self.machine.architecture == "x86_64" and "amx_bf16" not in self.machine.instructions:
+            return ["A processor with AMX (Intel Xeon since 2023) multiplies bfloat16 several times faster."]
+        return []
+
+
+def diagnose(*, quick: bool = False) -> Diagnosis:
+    """Look at everything, which keeps memory as the command line does; `quick` leaves the measured rates out.
+
+    Compiles the kernels where that was not done before, which takes some seconds.
+    """
+    keeps = keep_memory()
+    import platform
+
+    import torch
+
+    from resnetkit.train.task import choose_device, choose_precision
+
+    machine = read_machine()  # before the load that measuring makes
+    cuda = torch.cuda.is_available()
+    compiler = find_compiler()
+    return Diagnosis(
+        machine=machine,
+        python=platform.python_version(),
+        versions=_versions("torch", "torchvision"),
+        threads=torch.get_num_threads(),
+        gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if cuda else (),
+        gpu_unused=Path("/dev/nvidia0").exists() and not cuda,
+        rates=None if quick else measure(),
+        allocator=allocator(),
+        keeps_memory=keeps,
+        allocator_set_by=chosen_by_user(os.environ),
+        compiler=shlex.join(compiler) if compiler else "",
+        waiting={name: os.environ[name] for name in WAITING if name in os.environ},
+        decoders=_versions(*DECODERS),
+        cache=cache_folder(),
+        cache_free_bytes=_free(cache_folder()),
+        precision=choose_precision("auto", choose_device("auto")),
+        kernels=status(),
+    )
+
+
+def measure() -> Rates:
+    """Measure the processor's rates; takes about a second."""
+    import torch
+
+    def tflops(dtype: torch.dtype) -> float:
+        a, b = (torch.rand(SIDE, SIDE).to(dtype) for _ in range(2))
+        return 2 * SIDE**3 / _fastest(lambda: torch.mm(a, b)) / 1e12
+
+    source, copy = torch.ones(2, COPIED, dtype=torch.uint8)
+    with torch.inference_mode():
+        return Rates(
+            float32_tflops=tflops(torch.float32),
+            bfloat16_tflops=tflops(torch.bfloat16),
+            copy_gb_per_second=2 * COPIED / _fastest(lambda: copy.copy_(source)) / 1e9,
+        )
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of several calls; the first, which prepares, does not count."""
+    work()
+    took: list[float] = []
+    while sum(took) < SECONDS:
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found: dict[str, str] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk where `folder` is, or will be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free

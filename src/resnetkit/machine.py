@@ -1,0 +1,138 @@
+"""What this machine is, as the system says it: processor, cores and memory, and how much of them this process may use.
+
+Read from Linux's /proc and /sys; elsewhere from what Python knows, with None or nothing for the rest. Imports no torch.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+INSTRUCTIONS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "sve", "i8mm", "bf16"),
+)
+"""Those that matter to a network, as /proc/cpuinfo calls them: x86's, then ARM's."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor, cores and memory. Cores are counted as the system does: two hyper-threads of one are two."""
+
+    processor: str
+    architecture: str
+    """x86_64, aarch64, ..."""
+    instructions: tuple[str, ...]
+    """Of INSTRUCTIONS, those there are; empty where the system does not say."""
+    cores: int
+    physical_cores: int
+    """Without hyper-threads; `cores` where the system does not say."""
+    allowed_cores: int
+    """Those that this process may run on (its affinity)."""
+    quota_cores: float | None
+    """Processor time that its cgroup may use per second (a container's --cpus); None: no limit."""
+    memory_bytes: int | None
+    available_bytes: int | None
+    """What programs can still get without swapping."""
+    limit_bytes: int | None
+    """Memory that its cgroup may use (a container's --memory); None: no limit."""
+    load: float | None
+    """Processes that wanted to run in the last minute, on average; this one counts, too."""
+
+    @property
+    def usable_cores(self) -> float:
+        """Cores that this process can keep busy."""
+        return min(self.allowed_cores, self.quota_cores or self.allowed_cores)
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """Memory that this process can have at the most, however much of it is in use."""
+        known = [size for size in (self.memory_bytes, self.limit_bytes) if size is not None]
+        return min(known, default=None)
+
+    def summary(self) -> str:
+        """One line: what a figure was measured on."""
+        memory = f", {self.usable_bytes / 2**30:.0f} GiB" if self.usable_bytes else ""
+        return f"{self.processor}, {self.usable_cores:g} cores{memory} ({', '.join(self.instructions)})"
+
+
+def read_machine(root: Path = Path("/")) -> Machine:
+    """Describe the machine; `root` is where proc and sys are."""
+    blocks = [_fields(block) for block in _text(root / "proc/cpuinfo").split("\n\n") if block.strip()]
+    first = blocks[0] if blocks else {}
+    flags = (first.get("flags") or first.get("Features") or "").split()
+    ids = {(block["physical id"], block["core id"]) for block in blocks if {"physical id", "core id"} <= block.keys()}
+    cores = os.cpu_count() or 1
+    memory = _fields(_text(root / "proc/meminfo"))
+    return Machine(
+        processor=first.get("model name") or platform.processor() or platform.machine(),
+        architecture=platform.machine(),
+        instructions=tuple(name for name in INSTRUCTIONS if name in flags),
+        cores=cores,
+        physical_cores=len(ids) or cores,
+        allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
+        quota_cores=min(_quotas(root), default=None),
+        memory_bytes=_kilobytes(memory.get("MemTotal")) or _physical_memory(),
+        available_bytes=_kilobytes(memory.get("MemAvailable")),
+        limit_bytes=min(_limits(root), default=None),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    )
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    for folder in _cgroups(root, "cpu"):
+        # Version 2 has both in one file; no limit is "max" there, and -1 in version 1.
+        text = (
+            _text(folder / "cpu.max") or f"{_text(folder / 'cpu.cfs_quota_us')} {_text(folder / 'cpu.cfs_period_us')}"
+        )
+        if found := re.fullmatch(r"(\d+)\s+(\d+)\s*", text):
+            yield int(found[1]) / int(found[2])
+
+
+def _limits(root: Path) -> Iterator[int]:
+    for folder in _cgroups(root, "memory"):
+        text = (_text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")).strip()
+        if text.isdigit() and int(text) < 2**60:  # version 1 says "no limit" by a number that no machine has
+            yield int(text)
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's cgroup and of those around it, whose limits hold as well.
+
+    In a container the path may be the host's, and only the outermost folder be there; what is not there says nothing.
+    """
+    top = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = top / controller if controllers else top  # version 1 has a tree for each controller, version 2 one
+        inner = PurePosixPath(path.lstrip("/"))
+        for place in (inner, *inner.parents):
+            yield mount / place
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Lines such as `MemTotal:  24684084 kB`, by name."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, colon, value in lines if colon}
+
+
+def _kilobytes(text: str | None) -> int | None:
+    return int(text.split()[0]) * 1024 if text else None
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # there is no such function, or no such name
+        return None

@@ -1,0 +1,185 @@
+"""What doctor says: rates from known times, advice only where it applies, one JSON document, lines for people."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from resnetkit import diagnosis
+from resnetkit.cli import main
+from resnetkit.commands import doctor
+from resnetkit.diagnosis import Diagnosis, Rates, diagnose, measure
+from resnetkit.machine import Machine
+
+Shell = pytest.CaptureFixture[str]
+
+MACHINE = Machine(
+    processor="Xeon",
+    architecture="x86_64",
+    instructions=("avx2", "avx512_bf16", "amx_bf16"),
+    cores=4,
+    physical_cores=2,
+    allowed_cores=4,
+    quota_cores=None,
+    memory_bytes=16 * 10**9,
+    available_bytes=12 * 10**9,
+    limit_bytes=None,
+    load=0.1,
+)
+FOUND = Diagnosis(
+    machine=MACHINE,
+    python="3.11.7",
+    versions={"torch": "2.14.1", "torchvision": "0.29.1"},
+    threads=2,
+    gpus=(),
+    gpu_unused=False,
+    rates=Rates(float32_tflops=0.35, bfloat16_tflops=1.6, copy_gb_per_second=27.0),
+    allocator="glibc",
+    keeps_memory=True,
+    allocator_set_by="",
+    compiler="g++",
+    waiting={"GOMP_SPINCOUNT": "1000"},
+    decoders={"pillow": "12.0.0"},
+    cache=Path("/home/me/.cache/resnetkit"),
+    cache_free_bytes=66 * 10**9,
+    precision="bfloat16",
+    kernels="on",
+)
+"""A machine of which nothing is to be said."""
+
+
+def on(**changes: Any) -> Diagnosis:
+    return replace(FOUND, machine=replace(MACHINE, **changes))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (replace(FOUND, gpu_unused=True), "an NVIDIA GPU that this torch can't use"),
+        (on(load=3.0), "Other processes are at work (load 3.0 on 4 cores)"),
+        (on(quota_cores=1.5), "torch starts 2 threads, and there is time for 1.5: set OMP_NUM_THREADS=1, or"),
+        (replace(FOUND, threads=1, waiting={"OMP_NUM_THREADS": "1"}), "torch uses 1 of 4 cores (OMP_NUM_THREADS=1)"),
+        (on(allowed_cores=2), "This process may run on 2 of 4 cores: taskset"),
+        (replace(FOUND, compiler=""), "There is no C++ compiler"),
+        (replace(FOUND, waiting={"OMP_WAIT_POLICY": "ACTIVE"}), "OMP_WAIT_POLICY=active makes waiting threads spin"),
+        (replace(FOUND, keeps_memory=False, allocator_set_by="MALLOC_ARENA_MAX"), "MALLOC_ARENA_MAX sets the alloc"),
+        (replace(FOUND, rates=Rates(0.4, 0.3, 20.0)), "Products of float32 are faster here"),
+        (replace(FOUND, precision="float32"), "This processor has no arithmetic for bfloat16. One that"),
+        (on(instructions=("avx2", "avx512_bf16")), "A processor with AMX"),
+        (on(memory_bytes=2 * 10**9), "There are 2.0 GB of memory"),
+        (on(limit_bytes=10**9), "There are 1.0 GB of memory"),
+        (replace(FOUND, cache_free_bytes=3 * 10**8), "/home/me/.cache/resnetkit has 0.3 GB free"),
+    ],
+)
+def test_advice_where_it_applies(found: Diagnosis, words: str) -> None:
+    (advice,) = found.advice()
+    assert words in advice
+
+
+def test_no_advice_where_none_applies() -> None:
+    assert FOUND.advice() == []
+    assert replace(FOUND, rates=None).advice() == []
+    assert replace(FOUND, keeps_memory=False, allocator="another").advice() == []
+    assert on(load=None, memory_bytes=None).advice() == []
+    assert on(architecture="aarch64", instructions=("bf16",)).advice() == []
+    slow = replace(on(load=9.0), compiler="", precision="float32")
+    assert len(slow.advice()) == 3
+    assert replace(slow, gpus=("NVIDIA H100",)).advice() == []
+
+
+def test_rates_are_work_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(diagnosis, "_fastest", lambda work: calls.append(work()) or 1e-3)
+    rates = measure()
+    assert rates.float32_tflops == rates.bfloat16_tflops == pytest.approx(2 * 2048**3 / 1e9)
+    assert rates.copy_gb_per_second == pytest.approx(2 * 128 * 2**20 / 1e6)
+    kinds = [call.dtype for call in calls if isinstance(call, torch.Tensor)]
+    assert kinds == [torch.float32, torch.bfloat16, torch.uint8]
+
+
+def test_the_first_call_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.2, 1.0, 1.05, 2.0, 2.1])
+    monkeypatch.setattr(diagnosis, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    calls: list[int] = []
+    assert diagnosis._fastest(lambda: calls.append(1)) == pytest.approx(0.05)
+    assert len(calls) == 4
+
+
+def test_this_machine(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    monkeypatch.setattr(diagnosis, "status", lambda: "off")  # compiling takes seconds
+    monkeypatch.setenv("RESNETKIT_CACHE", str(own_cache / "not" / "yet"))
+    found = diagnose(quick=True)
+    assert found.rates is None
+    assert found.threads == torch.get_num_threads()
+    assert {"torch", "torchvision"} == found.versions.keys()
+    assert "pillow" in found.decoders
+    assert found.cache == own_cache / "not" / "yet"
+    assert found.cache_free_bytes > 0
+    assert not found.cache.parent.exists()
+
+
+def test_one_document(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(doctor, "diagnose", lambda *, quick: asked.append(quick) or replace(FOUND, compiler=""))
+    assert main(["doctor", "--json", "--quick"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert asked == [True]
+    assert document.keys() == {field.name for field in fields(Diagnosis)} | {"advice", "version"}
+    assert document["machine"].keys() == {field.name for field in fields(Machine)} | {"usable_cores", "usable_bytes"}
+    assert document["machine"]["usable_cores"] == 4
+    assert document["rates"] == {"float32_tflops": 0.35, "bfloat16_tflops": 1.6, "copy_gb_per_second": 27.0}
+    assert document["cache"] == "/home/me/.cache/resnetkit"
+    assert len(document["advice"]) == 1
+
+
+def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda *, quick: on(quota_cores=2.5, limit_bytes=8 * 10**9))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out == (
+        "processor   Xeon (x86_64) avx2 avx512_bf16 amx_bf16\n"
+        "cores       2.5 usable: 4 there, 2 without hyper-threads, 4 by affinity, 2.5 by the cgroup's quota\n"
+        "memory      16.0 GB, 12.0 GB available, 8.0 GB by the cgroup's limit\n"
+        "GPU         none\n"
+        "software    Python 3.11.7, torch 2.14.1, torchvision 0.29.1, 2 threads\n"
+        "products    float32 0.35, bfloat16 1.60 TFLOP/s\n"
+        "copying     27.0 GB/s\n"
+        "allocator   glibc's\n"
+        "compiler    g++\n"
+        "threads     GOMP_SPINCOUNT=1000\n"
+        "decoders    pillow 12.0.0\n"
+        "load        0.1 processes on 2.5 cores\n"
+        "cache       /home/me/.cache/resnetkit, 66.0 GB free\n"
+        "\n"
+        "what is on\n"
+        "training    in bfloat16, channels_last\n"
+        "predicting  in float32, channels_last\n"
+        "memory      freed memory is kept\n"
+        "kernels     on\n"
+        "\n"
+        "what would make it faster\n"
+        "- nothing that is known here\n"
+    )
+
+
+def test_lines_of_little(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
+    bare = Machine("arm", "arm64", (), 8, 8, 8, None, None, None, None, None)
+    found = replace(
+        FOUND, machine=bare, rates=None, allocator="another", keeps_memory=False, compiler="", waiting={}, threads=8
+    )
+    monkeypatch.setattr(doctor, "diagnose", lambda *, quick: found)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "processor   arm (arm64)",
+        "allocator   not glibc's",
+        "compiler    none for C++",
+        "threads     nothing set",
+        "memory      no: the allocator is not glibc's",
+        "- There is no C++ compiler, which the fused kernels need: apt-get install g++, or set CXX.",
+    ):
+        assert line in out.splitlines()
+    assert not any(line.startswith(("products", "load")) for line in out.splitlines())
