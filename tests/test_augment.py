@@ -154,11 +154,20 @@ def test_pca_colours_are_one_shift_a_picture_and_clipped():
         Augment(pca_color=0.1).batch(images[..., :1], np.random.default_rng(0))
 
 
-def test_photographs_are_decoded_no_smaller_than_the_crop_needs():
-    assert Augment("random-resized").at_least(IMAGENET) == 448
-    assert Augment("scale-jitter").at_least(IMAGENET) == 480
-    assert Augment("pad").at_least(IMAGENET) == 256
-    assert Augment().at_least(Preprocess(size=32)) == 32
+@pytest.mark.parametrize("crop", ["random-resized", "scale-jitter"])
+def test_a_cut_is_what_the_picture_is_cut_by(crop):
+    picture, augment, preprocess = scene(300, 200), Augment(crop, jitter=(70, 90)), Preprocess(size=64)
+    mirrored = 0
+    for seed in range(20):
+        cut = augment.cut(picture.size, preprocess, np.random.default_rng(seed))
+        expected = np.asarray(picture.resize((64, 64), Image.Resampling.BILINEAR, box=cut.box))
+        expected = expected[:, ::-1] if cut.mirrored else expected
+        assert np.array_equal(augment.picture(picture, preprocess, np.random.default_rng(seed)), expected)
+        mirrored += cut.mirrored
+    assert 0 < mirrored < 20
+    assert not any(
+        Augment(crop, flip=False).cut((300, 260), IMAGENET, rng).mirrored for rng in [np.random.default_rng(0)] * 9
+    )
 
 
 @pytest.mark.parametrize(

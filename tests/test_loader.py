@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from resnetkit.data.augment import Augment
-from resnetkit.data.loader import BATCHES_AHEAD, Loader, Normalize, open_sample
+from resnetkit.data.loader import BATCHES_AHEAD, PICTURE, Loader, Normalize, open_sample
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError
+from scenes import scene
 
 TINY = Preprocess(size=8)
 CLASSES = ("cat", "dog", "frog")
@@ -293,3 +294,62 @@ def test_photographs_load_the_same_with_threads(shared):
     ]
     assert whole[0] == whole[1]
     assert sum(len(indices) for _, indices, _, _ in whole[0]) == 10
+
+
+def gaps(paths, preprocess, augment, seed=3):
+    """For each picture, how far the loader's crop is from the exact one: the same, cut from the whole picture."""
+    samples = Samples(CLASSES, np.zeros(len(paths), np.int64), paths=tuple(paths))
+    loader = Loader(samples, preprocess, batch_size=len(paths), augment=augment, seed=seed)
+    (batch,) = loader.epoch()
+    for position, path in enumerate(paths):
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0, PICTURE, position])))
+        exact = augment.picture(open_picture(path, mode=preprocess.mode), preprocess, rng)
+        yield np.abs(batch.images[position].permute(1, 2, 0).numpy().astype(int) - exact)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_crops_of_files_are_those_of_whole_pictures(tmp_path, suffix, mode):
+    paths = [tmp_path / f"{i}.{suffix}" for i in range(24)]
+    for i, path in enumerate(paths):
+        exif = Image.Exif()
+        exif[0x0112] = 1 + i % 8
+        scene(100 + i, 121 - i, seed=i).save(path, exif=exif, **({"subsampling": "4:4:4"} if suffix == "jpg" else {}))
+    preprocess = Preprocess(size=96, mode=mode, mean=(0.5,) * len(mode), std=(0.2,) * len(mode))
+    for gap in gaps(paths, preprocess, Augment("random-resized", pca_color=0.1 if mode == "RGB" else 0)):
+        # At the border of a crop the exact path's filter sees a pixel or two of what lies outside.
+        assert gap[3:-3, 3:-3].max() <= 1
+    for gap in gaps(paths, preprocess, Augment("scale-jitter", jitter=(96, 120))):
+        assert gap[3:-3, 3:-3].max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crop", ["random-resized", "scale-jitter"])
+def test_crops_of_photographs_are_near_the_exact_ones(shared, tmp_path, crop):
+    photographs = sorted((shared / "data" / "photos").glob("*.JPEG"))[::5]
+    for i, path in enumerate(photographs):
+        with Image.open(path) as picture:
+            picture.convert("RGB").resize((1500, 1125)).save(tmp_path / f"{i}.jpg", quality=90, subsampling="4:2:0")
+    augment = Augment(crop)
+    own = [gap.mean() for gap in gaps(photographs, Preprocess(size=224, resize=256), augment)]
+    large = [gap.mean() for gap in gaps(sorted(tmp_path.glob("*.jpg")), Preprocess(size=224, resize=256), augment)]
+    # Levels of 255, on average over a crop; a few of these are decoded at a half, and most of the large at less.
+    assert max(own) < 2.5
+    assert max(large) < 2.5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_truncated_jpegs_are_skipped_wherever_the_crop_is(tmp_path, workers):
+    paths = [tmp_path / f"{i}.jpg" for i in range(12)]
+    for i, path in enumerate(paths):
+        scene(64, 48, seed=i).save(path)
+        if i % 2:
+            path.write_bytes(path.read_bytes()[:-100])
+    samples = Samples(CLASSES, np.zeros(12, np.int64), paths=tuple(paths))
+    loader = Loader(samples, TINY, batch_size=12, augment=Augment("random-resized"), workers=workers)
+    (batch,) = loader.epoch()
+    assert batch.indices.tolist() == [0, 2, 4, 6, 8, 10]
+    assert list(loader.unreadable) == paths[1::2]
+    assert all(
+        reason.startswith("broken or incomplete (image file is truncated") for reason in loader.unreadable.values()
+    )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data.pictures import UPRIGHT, open_picture
+from resnetkit.data.jpeg import decode_rows
+from resnetkit.data.pictures import UPRIGHT, PictureFile, open_picture
 from resnetkit.errors import DataError
 from scenes import scene
 
@@ -210,3 +211,123 @@ def test_draft_halves_only_while_enough_is_left(tmp_path):
     assert np.abs(np.asarray(half, float) - np.asarray(whole.resize((320, 241), Image.Resampling.BOX))).mean() < 6
     scene(64, 48).save(tmp_path / "a.png")
     assert open_picture(tmp_path / "a.png", at_least=8).size == (64, 48)
+
+
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def jpeg_decoder(request, monkeypatch):
+    if request.param == "Pillow":
+        monkeypatch.setattr("resnetkit.data.jpeg.simplejpeg", None)
+    return request.param
+
+
+BOXES = [(0, 0, 77, 53), (0, 0, 1, 1), (76, 52, 77, 53), (30, 20, 41, 31), (50, 37, 77, 53), (0, 40, 60, 53)]
+
+
+@pytest.mark.parametrize("orientation", [1, *UPRIGHT])
+@pytest.mark.parametrize("kind", ["jpg", "progressive.jpg", "keep_rgb.jpg", "grey.jpg", "cmyk.jpg", "png"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_parts_are_cut_from_the_upright_picture(tmp_path, jpeg_decoder, orientation, kind, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = scene(*((53, 77) if orientation >= 5 else (77, 53)))
+    stored = stored.convert({"grey.jpg": "L", "cmyk.jpg": "CMYK"}.get(kind, "RGB"))
+    path = tmp_path / f"a.{kind}"
+    options = {"progressive": "progressive" in kind, "keep_rgb": "keep_rgb" in kind, "subsampling": "4:4:4"}
+    stored.save(path, exif=exif, **({} if kind == "png" else options))
+    whole = np.asarray(open_picture(path, mode=mode)).reshape(53, 77, -1)
+    for left, top, right, bottom in BOXES:
+        picture = PictureFile(path, mode=mode)
+        assert picture.size == (77, 53)
+        pixels, box = picture.part((left, top, right, bottom), at_least=64)
+        assert box == (0, 0, right - left, bottom - top)
+        assert np.array_equal(pixels, whole[top:bottom, left:right])
+    pixels, box = PictureFile(path, mode=mode).part((10.5, 20.25, 30, 40.75), at_least=64)
+    assert box == pytest.approx((0.5, 0.25, 20, 20.75))
+    assert np.array_equal(pixels, whole[20:41, 10:30])
+
+
+@pytest.mark.parametrize("orientation", [1, *UPRIGHT])
+def test_large_parts_come_smaller_but_not_too_small(tmp_path, jpeg_decoder, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = scene(401, 303)
+    steps = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = upright.transpose(steps.get(orientation, UPRIGHT[orientation])) if orientation > 1 else upright
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling="4:2:0")
+    for wanted, scale in (
+        ((3, 5, 401, 303), 8),
+        ((201, 101, 401, 201), 2),
+        ((11, 13, 149, 151), 4),
+        ((0, 0, 63, 90), 1),
+    ):
+        pixels, box = PictureFile(tmp_path / "a.jpg").part(wanted, at_least=34)
+        sides = ((wanted[2] - wanted[0]) / scale, (wanted[3] - wanted[1]) / scale)
+        assert (box[2] - box[0], box[3] - box[1]) == pytest.approx(sides)
+        assert min(sides) >= 34
+        height, width, _ = pixels.shape
+        assert 0 <= box[0] < 1
+        assert 0 <= box[1] < 1
+        assert (width, height) == (np.ceil(box[2]), np.ceil(box[3]))
+        ours = Image.fromarray(np.ascontiguousarray(pixels)).resize((34, 34), Image.Resampling.BILINEAR, box=box)
+        theirs = upright.resize((34, 34), Image.Resampling.BILINEAR, box=wanted)
+        # The scene is noise and sharp edges, of which a scaled transform keeps a little more or less than a filter.
+        assert np.abs(np.asarray(ours, float) - np.asarray(theirs)).mean() < 5
+
+
+def test_no_more_rows_are_decoded_than_the_box_needs(tmp_path, monkeypatch):
+    decoded = []
+
+    def decode(*arguments, **options):
+        decoded.append(decode_rows(*arguments, **options))
+        return decoded[-1]
+
+    monkeypatch.setattr("resnetkit.data.pictures.decode_rows", decode)
+    scene(600, 400).save(tmp_path / "a.jpg", subsampling="4:2:0")
+    for box in ((100, 100, 300, 200), (0, 0, 500, 220), (0, 0, 600, 400)):
+        PictureFile(tmp_path / "a.jpg").part(box, at_least=100)
+    assert [pixels.shape for pixels in decoded] == [(208, 600, 3), (112, 300, 3), (100, 150, 3)]
+
+
+def test_of_several_pictures_in_a_jpeg_file_the_first_has_parts(tmp_path, jpeg_decoder):
+    others = [scene(77, 53, seed=1)]
+    scene(77, 53).save(tmp_path / "a.mpo", save_all=True, append_images=others, subsampling="4:4:4")
+    pixels, _ = PictureFile(tmp_path / "a.mpo").part((10, 20, 60, 50), at_least=30)
+    assert np.array_equal(pixels, np.asarray(open_picture(tmp_path / "a.mpo"))[20:50, 10:60])
+
+
+def test_pictures_in_memory_have_parts():
+    picture = scene(40, 30)
+    part = PictureFile(picture)
+    pixels, box = part.part((3, 4, 20.5, 30), at_least=1)
+    assert (part.size, box) == ((40, 30), (0, 0, 17.5, 26))
+    assert np.array_equal(pixels, np.asarray(picture)[4:30, 3:21])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_parts_of_truncated_files_are_refused_wherever_they_are(tmp_path, jpeg_decoder, suffix):
+    whole = io.BytesIO()
+    scene(64, 64).save(whole, "jpeg" if suffix == "jpg" else suffix)
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 3 // 4])
+    with pytest.raises(DataError, match=rf"cut\.{suffix}: broken or incomplete"):
+        PictureFile(path).part((0, 0, 8, 8), at_least=8)
+
+
+def test_headers_that_open_picture_refuses_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a picture, but long enough to look like a header of some kind " * 9)
+    scene(8, 8).save(tmp_path / "a.eps")
+    scene(64, 64).save(tmp_path / "bomb.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name in ("empty.jpg", "text.jpg", "missing.jpg", "a.eps", "bomb.jpg"):
+        with pytest.raises(DataError) as ours:
+            PictureFile(tmp_path / name)
+        with pytest.raises(DataError) as theirs:
+            open_picture(tmp_path / name)
+        assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_broken_exif_block_costs_no_part(tmp_path):
+    scene(16, 8).save(tmp_path / "a.jpg", exif=BROKEN_EXIF)
+    assert PictureFile(tmp_path / "a.jpg").part((0, 0, 16, 8), at_least=8)[0].shape == (8, 16, 3)

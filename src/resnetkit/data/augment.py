@@ -2,23 +2,31 @@
 
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnetkit.data.pictures import Box
 from resnetkit.data.transforms import FILTERS, Preprocess, as_array, sides_at
 from resnetkit.errors import UsageError
 
 Crop = Literal["none", "pad", "random-resized", "scale-jitter"]
-Box = tuple[float, float, float, float]
 
 # Principal components of ImageNet's colours on a scale of 0 to 1 (Krizhevsky et al. 2012, Sec. 4.1), with the numbers
 # of fb.resnet.torch: standard deviations along them, and the components as columns, rows R, G, B.
 PCA_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 PCA_COMPONENTS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+class Cut(NamedTuple):
+    """What a crop takes of one picture."""
+
+    box: Box
+    """Resized to the network's size."""
+    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -68,16 +76,6 @@ class Augment:
         """Whether a crop is cut from the whole picture, and not from what validation sees."""
         return self.crop in ("random-resized", "scale-jitter")
 
-    def at_least(self, preprocess: Preprocess) -> int:
-        """The shorter side that a photograph has to keep when it is decoded at a fraction of its size."""
-        match self.crop:
-            case "random-resized":
-                return 2 * preprocess.size  # half of the crops cover under 0.54 of the area: 0.73 of each side
-            case "scale-jitter":
-                return self.jitter[1]
-            case _:
-                return preprocess.shorter_side
-
     def batch(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Vary pictures that have the network's size already: uint8 (n, height, width, channels), to new ones."""
         if self.resizes:
@@ -86,22 +84,25 @@ class Augment:
         if self.flip:
             mirrored = rng.random(len(images)) < 0.5
             images[mirrored] = images[mirrored, :, ::-1]
-        return self._shift_colors(images, rng)
+        return self.shift_colors(images, rng)
 
     def picture(self, picture: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Vary one picture of any size, already in the colours of `preprocess`: uint8 (size, size, channels)."""
         if not self.resizes:
             return self.batch(preprocess.pixels(picture)[None], rng)[0]
-        if self.crop == "random-resized":
-            box = self._random_area(picture.size, rng)
-        else:
-            box = self._random_scale(picture.size, preprocess.size, rng)
+        cut = self.cut(picture.size, preprocess, rng)
         sides = (preprocess.size, preprocess.size)
         # One step: only what is inside the crop gets resized.
-        pixels = as_array(picture.resize(sides, FILTERS[preprocess.interpolation], box=box))
-        if self.flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
-        return self._shift_colors(pixels[None], rng)[0]
+        pixels = as_array(picture.resize(sides, FILTERS[preprocess.interpolation], box=cut.box))
+        return self.shift_colors((pixels[:, ::-1] if cut.mirrored else pixels)[None], rng)[0]
+
+    def cut(self, sides: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator) -> Cut:
+        """Draw what a crop that resizes takes of a picture of `sides` (width, height), before that is decoded."""
+        if self.crop == "random-resized":
+            box = self._random_area(sides, rng)
+        else:
+            box = self._random_scale(sides, preprocess.size, rng)
+        return Cut(box, mirrored=self.flip and rng.random() < 0.5)
 
     def _padded_windows(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Pad every side, then cut one window of the first size out of each picture."""
@@ -145,7 +146,7 @@ class Augment:
         right, bottom = min((left + size) * across, sides[0]), min((top + size) * down, sides[1])
         return left * across, top * down, right, bottom
 
-    def _shift_colors(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    def shift_colors(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Add one random colour to each picture, rounded and clipped; uint8 (n, height, width, 3)."""
         if not self.pca_color:
             return images

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from resnetkit.data.augment import Augment
-from resnetkit.data.pictures import ColorMode, open_picture
+from resnetkit.data.crops import write_crop
+from resnetkit.data.pictures import ColorMode, PictureFile, open_picture
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError
@@ -157,13 +158,15 @@ class Loader:
 
     def _decode(self, epoch: int, index: int, position: int, out: NDArray[np.uint8]) -> str | None:
         """Write one picture's pixels to `out`, or say why not. Runs in any thread: it changes nothing else."""
-        at_least = self.augment.at_least(self.preprocess) if self.augment else None
         try:
-            picture = open_sample(self.samples, index, mode=self.preprocess.mode, at_least=at_least)
-            if self.augment:
+            if self.augment and self.augment.resizes:
+                self._write_cut(self.augment, index, self._rng(epoch, PICTURE, position), out)
+            elif self.augment:
+                at_least = self.preprocess.shorter_side
+                picture = open_sample(self.samples, index, mode=self.preprocess.mode, at_least=at_least)
                 out[:] = self.augment.picture(picture, self.preprocess, self._rng(epoch, PICTURE, position))
             else:
-                out[:] = self.preprocess.pixels(picture)
+                out[:] = self.preprocess.pixels(open_sample(self.samples, index, mode=self.preprocess.mode))
         except DataError as error:
             if self.samples.paths is None:
                 raise
@@ -173,6 +176,15 @@ class Loader:
                 raise DataError(f"{path}: {reason}. Remove the file, or run without --strict to skip it") from error
             return reason
         return None
+
+    def _write_cut(self, augment: Augment, index: int, rng: np.random.Generator, out: NDArray[np.uint8]) -> None:
+        """`Augment.picture`, with the crop drawn before decoding, so that no more is decoded than it needs."""
+        picture = PictureFile(_source(self.samples, index), mode=self.preprocess.mode)
+        box, mirrored = augment.cut(picture.size, self.preprocess, rng)
+        pixels, box = picture.part(box, at_least=self.preprocess.size)
+        write_crop(out, pixels, box, interpolation=self.preprocess.interpolation, mirrored=mirrored)
+        if augment.pca_color:
+            out[:] = augment.shift_colors(out[None], rng)[0]
 
     def _finished(self, batch: "_Begun") -> Iterator[Batch]:
         """Wait for a batch; name and drop what is unreadable."""
@@ -213,10 +225,16 @@ class _Begun:
 
 def open_sample(samples: Samples, index: int, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
     """One picture of `samples`, from memory or decoded from its file; arguments and errors of `open_picture`."""
+    source = _source(samples, index)
+    return open_picture(source, mode=mode, at_least=None if isinstance(source, Image.Image) else at_least)
+
+
+def _source(samples: Samples, index: int) -> Path | Image.Image:
+    """Where one picture of `samples` is."""
     if samples.images is None:
-        return open_picture((samples.paths or ())[index], mode=mode, at_least=at_least)
+        return (samples.paths or ())[index]
     pixels = samples.images[index]
-    return open_picture(Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels), mode=mode)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)
 
 
 class Normalize:

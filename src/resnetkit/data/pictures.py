@@ -2,16 +2,23 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil, floor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, JpegImagePlugin
 
+from resnetkit.data.jpeg import Header, decode_rows, read_header, scale_for
 from resnetkit.errors import DataError
 
 ColorMode = Literal["RGB", "L"]
+Source = str | Path | bytes | Image.Image
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels, from the top left corner of a picture; right and bottom are outside."""
 
 # What is read. Pillow knows more kinds, but hands some (EPS) to other programs, which no stranger's file may start.
 FORMATS = frozenset(
@@ -29,6 +36,17 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same as three steps: swap rows and columns, mirror left and right, mirror top and bottom.
+STEPS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
 
 # Pillow warns above a limit of pixels and refuses above twice that. Refusing is enough. Set once, and not around each
 # call: catch_warnings() is not safe with threads.
@@ -37,9 +55,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
 
 
-def open_picture(
-    source: str | Path | bytes | Image.Image, *, mode: ColorMode = "RGB", at_least: int | None = None
-) -> Image.Image:
+def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
     """Decode a picture file, its bytes, or a picture that Pillow has opened.
 
     The result is upright (EXIF applied), 8 bits a channel, in `mode`, decoded, without metadata, and tied to no file.
@@ -52,23 +68,168 @@ def open_picture(
     Raises:
         DataError: the file is missing, empty, broken, too large, or not a picture; the message starts with its name.
     """
-    try:
+    with _named(source):
         if isinstance(source, Image.Image):
             return _as_mode(_upright(source), mode)
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        if not content:
-            raise DataError("the file is empty (0 bytes)")
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.format not in FORMATS:
-                raise DataError(f"{picture.format} files are not read; convert it to PNG or JPEG")
-            if at_least is not None and isinstance(picture, ImageFile.ImageFile):
+        with _opened(_content(source)) as picture:
+            if at_least is not None:
                 picture.draft(None, (at_least, at_least))
             return _as_mode(_upright(picture), mode)
+
+
+class PictureFile:
+    """A picture of which only a part is wanted: the header is read first, then as much as the part needs.
+
+    That is for training, since parts of photographs come at a half, quarter or eighth of their size where that is
+    enough, with slightly other pixels than `open_picture` and a resize would give. Pictures that are not JPEG files are
+    decoded at once, and whole. What is read, turned and refused is what `open_picture` reads, turns and refuses, but
+    for the pixels of a JPEG, which are decoded when a part is asked for.
+    """
+
+    size: tuple[int, int]
+    """Width and height of the whole picture, upright, in pixels."""
+
+    def __init__(self, source: Source, *, mode: ColorMode = "RGB") -> None:
+        """Read the header. Raises DataError as `open_picture` does."""
+        self.source = source
+        self.mode: ColorMode = mode
+        self._whole: NDArray[np.uint8] | None = None
+        self._content = b""
+        self._header: Header | None = None
+        self._steps = STEPS[1]
+        with _named(source):
+            if isinstance(source, Image.Image):
+                size = self._read_whole(source)
+            else:
+                self._content = _content(source)
+                self._header = read_header(self._content)
+                size = self._read_header()
+        self.size = (size[1], size[0]) if self._steps[0] else size
+
+    def _read_header(self) -> tuple[int, int]:
+        """Learn the size, as stored, and how the picture is stored, from a header."""
+        if self._header and not self._header.has_metadata and not _is_bomb(self._header.size):
+            return self._header.size
+        picture = _opened(self._content)
+        if not isinstance(picture, JpegImagePlugin.JpegImageFile):
+            return self._read_whole(picture)
+        with picture:
+            self._steps = STEPS[_orientation(picture)]
+            if self._header and self._header.size != picture.size:
+                self._header = None  # a file of more than one mind is decoded by who has named its size
+            return picture.size
+
+    def _read_whole(self, picture: Image.Image) -> tuple[int, int]:
+        self._whole = _as_array(_as_mode(_upright(picture), self.mode))
+        height, width, _ = self._whole.shape
+        return width, height
+
+    def part(self, box: Box, *, at_least: int) -> tuple[NDArray[np.uint8], Box]:
+        """Decode the part of the picture in `box`.
+
+        Returns uint8 (height, width, channels), and where in it the box is: the part may be at a smaller scale, as
+        long as both sides of the box keep `at_least` pixels, and is of whole pixels even where the box is not.
+
+        Raises DataError as `open_picture` does.
+        """
+        if self._whole is not None:
+            left, top, right, bottom = _touched(box)
+            return self._whole[top:bottom, left:right], _moved(box, (left, top))
+        swap, mirror, flip = self._steps
+        box = _mirrored(box, self.size, mirror, flip)
+        with _named(self.source):
+            pixels, box = self._stored_part(_swapped(box) if swap else box, at_least)
+        if swap:
+            pixels, box = pixels.swapaxes(0, 1), _swapped(box)
+        box = _mirrored(box, (pixels.shape[1], pixels.shape[0]), mirror, flip)
+        return pixels[:: -1 if flip else 1, :: -1 if mirror else 1], box
+
+    def _stored_part(self, box: Box, at_least: int) -> tuple[NDArray[np.uint8], Box]:
+        """`part` for a JPEG, as it is stored."""
+        left, top, right, bottom = box
+        scale = scale_for((right - left, bottom - top), at_least)
+        scaled = (left / scale, top / scale, right / scale, bottom / scale)
+        x, y, x_end, y_end = touched = _touched(scaled)
+        pixels = None
+        if self._header and self._header.channels in (1, len(self.mode)):
+            pixels = decode_rows(self._content, self._header, bottom=ceil(bottom), scale=scale)
+        if pixels is not None:
+            part = pixels[y:y_end, x:x_end]
+        else:
+            with _opened(self._content) as picture:
+                picture.draft(None, (picture.width // scale, picture.height // scale))
+                part = _as_array(_as_mode(picture.crop(touched), self.mode))
+        # Grey comes with one channel.
+        part = np.broadcast_to(part, (*part.shape[:2], len(self.mode)))
+        return part, _moved(scaled, (x, y))
+
+
+def _is_bomb(size: tuple[int, int]) -> bool:
+    """Whether Pillow refuses a picture for its size; it then says so itself."""
+    return Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > 2 * Image.MAX_IMAGE_PIXELS
+
+
+def _as_array(picture: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of an 8-bit picture: uint8 (height, width, channels)."""
+    pixels = np.asarray(picture)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _touched(box: Box) -> tuple[int, int, int, int]:
+    """The whole pixels that a box touches."""
+    return floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3])
+
+
+def _moved(box: Box, origin: tuple[int, int]) -> Box:
+    """A box seen from another place than the top left corner."""
+    return box[0] - origin[0], box[1] - origin[1], box[2] - origin[0], box[3] - origin[1]
+
+
+def _swapped(box: Box) -> Box:
+    """A box after rows and columns have changed places."""
+    return box[1], box[0], box[3], box[2]
+
+
+def _mirrored(box: Box, sides: tuple[int, int], mirror: bool, flip: bool) -> Box:
+    """Where a box comes to be if a picture of `sides` is mirrored left and right, top and bottom."""
+    left, top, right, bottom = box
+    if mirror:
+        left, right = sides[0] - right, sides[0] - left
+    if flip:
+        top, bottom = sides[1] - bottom, sides[1] - top
+    return left, top, right, bottom
+
+
+def _content(source: str | Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        content = source
+    else:
+        with Path(source).open("rb", buffering=0) as file:  # in one piece: a buffer would only be one more copy
+            content = file.read()
+    if not content:
+        raise DataError("the file is empty (0 bytes)")
+    return content
+
+
+def _opened(content: bytes) -> ImageFile.ImageFile:
+    """Read the header of a picture of a kind that is read."""
+    picture = Image.open(io.BytesIO(content))
+    if picture.format not in FORMATS:
+        picture.close()
+        raise DataError(f"{picture.format} files are not read; convert it to PNG or JPEG")
+    return picture
+
+
+@contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Turn every error into a DataError that names `source` and says what is wrong with it."""
+    try:
+        yield
     except Exception as error:  # a broken file makes Pillow raise nearly anything: SyntaxError, KeyError, struct.error
         raise DataError(f"{_name(source)}: {_reason(error)}") from error
 
 
-def _name(source: str | Path | bytes | Image.Image) -> str:
+def _name(source: Source) -> str:
     if isinstance(source, bytes):
         return f"picture of {len(source)} bytes"
     if isinstance(source, Image.Image):
@@ -101,11 +262,17 @@ def _reason(error: Exception) -> str:
 def _upright(picture: Image.Image) -> Image.Image:
     """Decode, then turn as EXIF says: PNG may say so behind its pixels, and TIFF turns while it decodes."""
     picture.load()
+    orientation = _orientation(picture)
+    return picture if orientation == 1 else picture.transpose(UPRIGHT[orientation])
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Where EXIF says the top of a picture is, 1 to 8; 1, which is upright, where it says nothing that can be read."""
     try:
         orientation = picture.getexif().get(EXIF_ORIENTATION)
+        return orientation if orientation in UPRIGHT else 1
     except Exception:  # a broken EXIF block, again with nearly any exception; the pixels are sound
-        return picture
-    return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture
+        return 1
 
 
 def _as_mode(picture: Image.Image, mode: ColorMode) -> Image.Image:

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "normalization.h"
+#include "strided.h"
 #include "winograd.h"
 
 namespace {
@@ -149,6 +150,38 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
 #pragma omp barrier
         Span rows = span(inputs, thread, threads);
         winograd::to_weight_gradient(sums.data(), threads, grad_weight, s, rows.first, rows.last);
+    }
+}
+
+// Gradients of a 3x3 convolution of stride 2; height and width are the output's. grad_in may be null.
+extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, const float* weight, bfloat16* grad_in,
+                                  float* grad_weight, long images, long height, long width, long inputs, long outputs,
+                                  int threads) {
+    winograd::Shape s = {images, height, width, inputs, outputs};
+    long size = strided::TAPS * inputs * outputs, in_size = 4 * height * width * inputs;
+    long grad_size = height * width * outputs;
+    std::vector<bfloat16> weights(size);
+    std::vector<float> sums(size * threads, 0.0f);
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num();
+        Span blocks = span(inputs / LANES, thread, threads), mine = span(images, thread, threads);
+        if (grad_in) strided::pack_weights(weight, weights.data(), s, blocks.first, blocks.last);
+        bfloat16* padded = scratch<bfloat16>(strided::padded(s) + strided::in_pairs(s) + strided::grad_pairs(s));
+        bfloat16* in_pairs = padded + strided::padded(s);
+        bfloat16* grad_pairs = in_pairs + strided::in_pairs(s);
+#pragma omp barrier
+        for (long image = mine.first; image < mine.last; image++) {
+            if (grad_in) {
+                strided::pad(grad + image * grad_size, padded, s);
+                strided::input_gradient(padded, weights.data(), grad_in + image * in_size, s);
+            }
+            strided::to_in_pairs(in + image * in_size, in_pairs, s);
+            strided::to_grad_pairs(grad + image * grad_size, grad_pairs, s);
+            strided::add_weight_gradient(in_pairs, grad_pairs, &sums[size * thread], s);
+        }
+#pragma omp barrier
+        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, span(inputs, thread, threads));
     }
 }
 

@@ -18,6 +18,7 @@ _ARGUMENTS = {
     "norm_forward": [*[_POINTER] * 3, _LONG, _LONG, *[_POINTER] * 6, _FLOAT, _FLOAT, _INT, _INT],
     "norm_backward": [*[_POINTER] * 5, _LONG, _LONG, *[_POINTER] * 5, _INT, _INT],
     "unit_forward": [*[_POINTER] * 5, *[_LONG] * 5, *[_POINTER] * 7, _FLOAT, _FLOAT, _INT, _INT],
+    "strided_gradients": [*[_POINTER] * 5, *[_LONG] * 5, _INT],
     "unit_backward": [*[_POINTER] * 9, *[_LONG] * 5, *[_POINTER] * 5, _INT, _INT],
 }
 _SUFFIXES = {torch.float32: "_float32", torch.bfloat16: "_bfloat16"}
@@ -197,6 +198,37 @@ def unit_backward(
         torch.get_num_threads(),
     )
     return grad_x, grad_beside, grad_weight, grad_gain, grad_bias
+
+
+def strided_serves(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether strided_gradients takes this convolution of `x`."""
+    lib = library()
+    kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    fits = kind == ((3, 3), (2, 2), (1, 1), (1, 1), 1) and x.shape[2] % 2 == 0 and x.shape[3] % 8 == 0
+    widths = conv.in_channels in WINOGRAD_INPUTS and conv.out_channels % LANES == 0 and conv.out_channels <= 128
+    return fits and widths and x.dtype == torch.bfloat16 and lib is not None and hasattr(lib, "strided_gradients")
+
+
+def strided_gradients(grad: Tensor, x: Tensor, conv: nn.Conv2d, *, input_too: bool) -> tuple[Tensor | None, Tensor]:
+    """Gradients of a 3×3 convolution of stride 2: its input's, bfloat16 (if `input_too`), and its weight's, float32."""
+    weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+    images, outputs, height, width = grad.shape
+    grad_x = torch.empty_like(x, memory_format=torch.channels_last) if input_too else None
+    grad_weight = torch.empty_like(weight)
+    _kernel("strided_gradients")(
+        grad.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        _pointer(grad_x),
+        grad_weight.data_ptr(),
+        images,
+        height,
+        width,
+        x.shape[1],
+        outputs,
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_weight
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -7,6 +7,7 @@
 // memory. Everything here is one thread's part.
 #pragma once
 #if defined(__AVX512BF16__)
+#include "threads.h"
 #include "vectors.h"
 
 namespace winograd {

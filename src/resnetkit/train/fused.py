@@ -240,6 +240,9 @@ def _convolution_gradients(
     conv: nn.Conv2d, x: Tensor, grad: Tensor, *, input_too: bool, beside: Tensor | None
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients of the input (if wanted, with `beside` added) and of the weight, from the output's."""
+    if kernels.strided_serves(conv, x):
+        grad_x, grad_weight = kernels.strided_gradients(grad, x, conv, input_too=input_too)
+        return grad_x if grad_x is None or beside is None else grad_x.add_(beside), grad_weight
     weight, wanted = conv.weight.to(x.dtype), [input_too, True, False]
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups, wanted
