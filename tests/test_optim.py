@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnetkit.train.optim import Pace, Plan, learning_rate, plateaus, sgd
+from resnetkit.train.optim import Pace, Plan, learning_rate, make_optimizer, plateaus
 from resnetkit.train.recipe import RECIPES, Recipe
 
 
@@ -104,19 +104,19 @@ def test_pace_ends_at_once_when_the_time_is_over():
 
 def test_groups_of_weight_decay():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    modern = sgd(net, Recipe(weight_decay=0.5))
+    modern = make_optimizer(net, Recipe(weight_decay=0.5))
     assert [(len(g["params"]), g["weight_decay"]) for g in modern.param_groups] == [(1, 0.5), (3, 0.0)]
-    paper = sgd(net, Recipe(weight_decay=0.5, decay_norm_and_bias=True))
+    paper = make_optimizer(net, Recipe(weight_decay=0.5, decay_norm_and_bias=True))
     assert [(len(g["params"]), g["weight_decay"]) for g in paper.param_groups] == [(4, 0.5)]
     net[0].requires_grad_(False)
-    assert sum(len(g["params"]) for g in sgd(net, Recipe()).param_groups) == 2
+    assert sum(len(g["params"]) for g in make_optimizer(net, Recipe()).param_groups) == 2
 
 
 def test_one_step_is_nesterov_sgd():
     weight = nn.Parameter(torch.tensor([[1.0]]))
     net = nn.Module()
     net.weight = weight
-    optimizer = sgd(net, Recipe(lr=0.1, momentum=0.9, weight_decay=0.0))
+    optimizer = make_optimizer(net, Recipe(lr=0.1, momentum=0.9, weight_decay=0.0))
     for _ in range(2):
         weight.grad = torch.tensor([[1.0]])
         optimizer.step()

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     # OpenMP threads that spin while they wait for each other take the processor from whoever else needs it, themselves
     # included. Beside a busy process, training becomes faster with this; alone, it is as fast. Read by torch's import.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -19,7 +19,7 @@ from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
 from resnetkit.train.compute import choose_forward
 from resnetkit.train.evaluate import evaluate_net
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
-from resnetkit.train.optim import Pace, Plan, learning_rate, moving_average, plateaus, sgd
+from resnetkit.train.optim import Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, freeze
@@ -41,7 +41,7 @@ class Training:
 
     def __init__(self, task: Task, recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float) -> None:
         self.task, self.recipe, self.run, self.monitor = task, recipe, run, monitor
-        self.optimizer = sgd(task.net, recipe)
+        self.optimizer = make_optimizer(task.net, recipe)
         self.ema = (
             AveragedModel(task.net, multi_avg_fn=moving_average(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay

@@ -4,27 +4,37 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from resnetkit.train.muon import Muon
 from resnetkit.train.recipe import Recipe
 
 
-def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over the weights of `net` that are not frozen, with or without weight decay on batch norm and biases."""
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser over the weights of `net` that are not frozen, with or without decay on batch norm and biases.
+
+    With muon, the weights of convolutions get its steps, but for the first one; the rest goes by SGD.
+    """
     trained = [p for p in net.parameters() if p.requires_grad]
-    # Weights of convolutions and of the last layer have two or more dimensions; norms and biases have one.
-    decayed = [p for p in trained if recipe.decay_norm_and_bias or p.ndim > 1]
-    others = [p for p in trained if not recipe.decay_norm_and_bias and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        fused=True,
-    )
+    # Weights of convolutions have four dimensions, the last layer's two; norms and biases have one.
+    stem = next((p for p in net.parameters() if p.ndim == 4), None)
+    orthogonal = [p for p in trained if recipe.optimizer == "muon" and p.ndim == 4 and p is not stem]
+    rest = [p for p in trained if not any(p is other for other in orthogonal)]
+    decayed = [p for p in rest if recipe.decay_norm_and_bias or p.ndim > 1]
+    others = [p for p in rest if not recipe.decay_norm_and_bias and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "muon":
+        if orthogonal:
+            groups.append({"params": orthogonal, "orthogonal": True, "scale": recipe.muon_lr / recipe.lr})
+        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 @dataclass(frozen=True)

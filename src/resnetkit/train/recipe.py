@@ -42,8 +42,12 @@ class Recipe:
     val_fraction: float = 0.2
     """Folders without a val part: the share of each class that is kept for validation."""
 
+    optimizer: Literal["sgd", "muon"] = "sgd"
+    """sgd: with momentum. muon: orthogonal steps for the convolutions (Jordan et al. 2024), SGD for the rest."""
     lr: float = 0.2
     """Highest learning rate."""
+    muon_lr: float = 0.02
+    """muon: highest learning rate of the convolutions, on the schedule of lr."""
     momentum: float = 0.9
     """Momentum of SGD, 0 to 1."""
     nesterov: bool = True
@@ -134,7 +138,7 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
-        for name in ("peak_at", "lr_drop", "min_area", "epochs", "minutes", "lr"):
+        for name in ("peak_at", "lr_drop", "min_area", "epochs", "minutes", "lr", "muon_lr"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{_flag(name)} is {value}; it must be over 0")
@@ -144,6 +148,8 @@ class Recipe:
             raise UsageError(f"--jitter is {list(self.jitter)}; give the smallest and the largest shorter side")
         if self.nesterov and not self.momentum:
             raise UsageError("--nesterov needs a --momentum over 0; or give --nesterov false")
+        if self.optimizer == "muon" and not self.nesterov:
+            raise UsageError("--optimizer muon has Nesterov momentum; leave --nesterov true")
         if self.minutes is not None and self.iterations is not None:
             raise UsageError("--minutes and --iterations both say how long to train; give one")
 
@@ -191,6 +197,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 10**6),
     "accumulate": (1, 10**6),
     "lr": (0, 1e30),
+    "muon_lr": (0, 1e30),
     "weight_decay": (0, 1e6),
     "gradient_clip": (0, 1e30),
     "peak_at": (0, 1),

@@ -1,0 +1,84 @@
+"""Muon: orthogonal steps for convolutions, SGD for the rest."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from resnetkit.models.resnet import build
+from resnetkit.train.muon import Muon, orthogonal
+from resnetkit.train.optim import make_optimizer
+from resnetkit.train.recipe import Recipe
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3, 3), (64, 32, 3, 3), (256, 16, 1, 1), (8, 8)])
+def test_singular_values_are_near_one(shape):
+    torch.manual_seed(0)
+    (made,) = orthogonal([torch.randn(shape)])
+    values = torch.linalg.svdvals(made.reshape(shape[0], -1))
+    assert made.shape == torch.Size(shape)
+    assert values.max() < 1.3
+    assert values.median() > 0.6
+
+
+def test_tensors_of_one_shape_do_not_meet():
+    torch.manual_seed(0)
+    first, second, other = torch.randn(16, 8, 3, 3), torch.randn(16, 8, 3, 3), torch.randn(4, 8, 1, 1)
+    together = orthogonal([first, other, second])
+    for made, alone in zip(together, (first, other, second), strict=True):
+        torch.testing.assert_close(made, orthogonal([alone])[0])
+
+
+def test_the_scale_of_a_gradient_does_not_matter():
+    torch.manual_seed(0)
+    gradient = torch.randn(16, 16, 3, 3)
+    torch.testing.assert_close(orthogonal([1e-3 * gradient])[0], orthogonal([gradient])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_groups_that_are_not_orthogonal_go_as_sgd():
+    torch.manual_seed(0)
+    mine, theirs = (torch.nn.Parameter(torch.arange(6.0)) for _ in range(2))
+    ours = Muon([{"params": [mine], "weight_decay": 0.01}], lr=0.1, momentum=0.9)
+    reference = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for _ in range(5):
+        gradient = torch.randn(6)
+        mine.grad, theirs.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        reference.step()
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_convolutions_but_the_first_get_orthogonal_steps():
+    net = build("resnet20", classes=10)
+    optimizer = make_optimizer(net, Recipe(optimizer="muon", lr=0.2, muon_lr=0.02))
+    taken = [p for group in optimizer.param_groups if group.get("orthogonal") for p in group["params"]]
+    assert [p.shape for p in taken] == [m.weight.shape for m in net.modules() if isinstance(m, torch.nn.Conv2d)][1:]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(net.parameters()))
+    before = taken[0].detach().clone()
+    taken[0].grad = torch.randn_like(before)
+    optimizer.step()
+    values = torch.linalg.svdvals((before - taken[0]).detach().reshape(16, -1))
+    assert values.max() < 1.3 * 0.02
+    assert values.median() > 0.6 * 0.02
+
+
+def test_a_saved_state_goes_on_to_the_same_weights():
+    def run(optimizer, net, steps):
+        for step in range(steps):
+            torch.manual_seed(step + len(optimizer.state))
+            for p in net.parameters():
+                p.grad = torch.full_like(p, 0.1) + 0.01 * torch.randn(p.shape)
+            optimizer.step()
+
+    recipe = Recipe(optimizer="muon")
+    torch.manual_seed(0)
+    net = build("resnet20,depths=1-1-1", classes=10)
+    optimizer = make_optimizer(net, recipe)
+    run(optimizer, net, 2)
+    other = build("resnet20,depths=1-1-1", classes=10)
+    other.load_state_dict(net.state_dict())
+    restored = make_optimizer(other, recipe)
+    restored.load_state_dict(deepcopy(optimizer.state_dict()))
+    run(optimizer, net, 2)
+    run(restored, other, 2)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
