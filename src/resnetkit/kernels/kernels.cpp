@@ -18,8 +18,8 @@ void norm_forward(Norm norm, const T* in, const T* beside, T* out, float* runnin
     for (long c = 0; c < norm.channels; c += LANES) store(&origin[c], load(in + c));
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num();
-        Span mine = span(norm.places, thread, threads);
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        Span mine = span(norm.places, thread, team);
         normalization::add_moments(in, origin.data(), &partial[2 * thread * norm.channels], mine, norm.channels);
 #pragma omp barrier
 #pragma omp single
@@ -36,8 +36,8 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
     Slopes slopes(norm.channels);
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num();
-        Span mine = span(norm.places, thread, threads);
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        Span mine = span(norm.places, thread, team);
         normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * thread * norm.channels], mine);
 #pragma omp barrier
 #pragma omp single
@@ -70,6 +70,11 @@ NORM(bfloat16, bfloat16)
 
 #if defined(__AVX512BF16__)
 
+// Whether unit_forward and unit_backward take a convolution of such maps.
+extern "C" int unit_serves(long height, long width, long inputs, long outputs) {
+    return winograd::serves({1, height, width, inputs, outputs});
+}
+
 // A 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
 extern "C" void unit_forward(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
                              long images, long height, long width, long inputs, long outputs, const float* gain,
@@ -81,16 +86,17 @@ extern "C" void unit_forward(const bfloat16* in, const float* weight, const bflo
     std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num();
-        Span blocks = span(outputs / LANES, thread, threads), mine = span(images, thread, threads);
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        Span blocks = span(outputs / LANES, thread, team), mine = span(images, thread, team);
         winograd::transform_weights(weight, weights.data(), inputs, outputs, false, blocks.first, blocks.last);
         bfloat16* points = scratch<bfloat16>(s.points());
         float* sums = &partial[2 * thread * outputs];
         winograd::Moments moments = {start.data(), sums, sums + outputs};
+        winograd::Convolve convolve = winograd::convolution(height, width, inputs);
 #pragma omp barrier
         for (long image = mine.first; image < mine.last; image++) {
             winograd::transform(in + image * height * width * inputs, points, height, width, inputs);
-            winograd::convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
+            convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
         }
 #pragma omp barrier
 #pragma omp single
@@ -117,8 +123,8 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
     long in_points = s.pair_points(), grad_points = turned.padded_pair_points();
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num();
-        Span blocks = span(inputs / LANES, thread, threads), mine = span(images, thread, threads);
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        Span blocks = span(inputs / LANES, thread, team), mine = span(images, thread, team);
         if (grad_in)
             winograd::transform_weights(weight, weights.data(), outputs, inputs, true, blocks.first, blocks.last);
         normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * thread * outputs],
@@ -131,6 +137,7 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
         bfloat16* pairs = grad_y + out_size;
         bfloat16* grad_pairs = pairs + at_once * in_points;
         float* own = &sums[s.weight_points() * thread];
+        winograd::Convolve convolve = winograd::convolution(height, width, outputs);
         for (long first = mine.first; first < mine.last; first += at_once) {
             long count = std::min(at_once, mine.last - first);
             for (long i = 0; i < count; i++) {
@@ -139,8 +146,8 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
                                               {image * places, (image + 1) * places});
                 if (grad_in) {
                     winograd::transform(grad_y, points, height, width, outputs);
-                    winograd::convolve(points, weights.data(), grad_in + image * in_size,
-                                       identity ? identity + image * in_size : nullptr, turned, nullptr);
+                    convolve(points, weights.data(), grad_in + image * in_size,
+                             identity ? identity + image * in_size : nullptr, turned, nullptr);
                 }
                 winograd::transform_pairs(in + image * in_size, pairs + i * in_points, height, width, inputs);
                 winograd::transform_gradient(grad_y, grad_pairs + i * grad_points, height, width, outputs);
@@ -148,7 +155,7 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
             winograd::add_weight_gradient(pairs, grad_pairs, own, count, s);
         }
 #pragma omp barrier
-        Span rows = span(inputs, thread, threads);
+        Span rows = span(inputs, thread, team);
         winograd::to_weight_gradient(sums.data(), threads, grad_weight, s, rows.first, rows.last);
     }
 }
@@ -164,8 +171,8 @@ extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, cons
     std::vector<float> sums(size * threads, 0.0f);
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num();
-        Span blocks = span(inputs / LANES, thread, threads), mine = span(images, thread, threads);
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        Span blocks = span(inputs / LANES, thread, team), mine = span(images, thread, team);
         if (grad_in) strided::pack_weights(weight, weights.data(), s, blocks.first, blocks.last);
         bfloat16* padded = scratch<bfloat16>(strided::padded(s) + strided::in_pairs(s) + strided::grad_pairs(s));
         bfloat16* in_pairs = padded + strided::padded(s);
@@ -181,7 +188,7 @@ extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, cons
             strided::add_weight_gradient(in_pairs, grad_pairs, &sums[size * thread], s);
         }
 #pragma omp barrier
-        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, span(inputs, thread, threads));
+        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, span(inputs, thread, team));
     }
 }
 

@@ -72,7 +72,7 @@ void apply(const Norm& norm, const T* in, const T* beside, T* out, Span mine) {
                 long at = q * norm.channels + c;
                 floats x = load(in + at) * scale + offset;
                 if (beside) x += load(beside + at);
-                store(out + at, norm.relu ? positive(x) : x);
+                store(out + at, norm.relu ? let_through(x, x) : x);
             }
         }
     }
@@ -82,7 +82,7 @@ void apply(const Norm& norm, const T* in, const T* beside, T* out, Span mine) {
 template <typename T>
 inline floats behind_relu(const Norm& norm, const T* grad_out, const T* out) {
     floats g = load(grad_out);
-    return norm.relu ? (floats)((ints)g & (load(out) > 0)) : g;
+    return norm.relu ? let_through(g, load(out)) : g;
 }
 
 // Sums of the gradient and of its product with in - mean, as in add_moments; writes the gradient of what was added.

@@ -4,14 +4,16 @@ Every function writes to a new tensor and gives the same bits for the same numbe
 """
 
 import ctypes
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from resnetkit.kernels.library import library
+from resnetkit.machine import read_machine
 
 LANES = 16  # channels come in multiples of it
-WINOGRAD_INPUTS = (16, 32, 64)  # above, the weights no longer stay in the cache, and oneDNN is as fast
+STRIDED_CHANNELS = (16, 32, 64, 128)  # with more, weights and sums no longer stay in the cache
 
 _POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 _ARGUMENTS = {
@@ -93,11 +95,24 @@ def norm_backward(
 
 def winograd_serves(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether unit_forward and unit_backward take this convolution of `x`, and are faster than oneDNN."""
+    kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if x.dtype != torch.bfloat16 or kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+        return False
+    return _winograd_serves(x.shape[2], x.shape[3], conv.in_channels, conv.out_channels)
+
+
+@cache
+def _winograd_serves(height: int, width: int, inputs: int, outputs: int) -> bool:
     lib = library()
-    plain = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1) and conv.groups == 1
-    widths = conv.in_channels in WINOGRAD_INPUTS and conv.out_channels in WINOGRAD_INPUTS
-    sides = x.shape[2] % 4 == 0 and x.shape[3] % 8 == 0
-    return plain and widths and sides and x.dtype == torch.bfloat16 and lib is not None and hasattr(lib, "unit_forward")
+    if lib is None or not hasattr(lib, "unit_serves") or _has_tiles():
+        return False
+    return bool(lib.unit_serves(*map(_LONG, (height, width, inputs, outputs))))
+
+
+@cache
+def _has_tiles() -> bool:
+    """Whether oneDNN multiplies bfloat16 in AMX's tiles, several times the rate that these kernels can reach."""
+    return "amx_bf16" in read_machine().instructions
 
 
 def unit_forward(
@@ -205,8 +220,9 @@ def strided_serves(conv: nn.Conv2d, x: Tensor) -> bool:
     lib = library()
     kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     fits = kind == ((3, 3), (2, 2), (1, 1), (1, 1), 1) and x.shape[2] % 2 == 0 and x.shape[3] % 8 == 0
-    widths = conv.in_channels in WINOGRAD_INPUTS and conv.out_channels % LANES == 0 and conv.out_channels <= 128
-    return fits and widths and x.dtype == torch.bfloat16 and lib is not None and hasattr(lib, "strided_gradients")
+    widths = conv.in_channels in STRIDED_CHANNELS and conv.out_channels in STRIDED_CHANNELS
+    fits = fits and widths and x.dtype == torch.bfloat16 and not _has_tiles()
+    return fits and lib is not None and hasattr(lib, "strided_gradients")
 
 
 def strided_gradients(grad: Tensor, x: Tensor, conv: nn.Conv2d, *, input_too: bool) -> tuple[Tensor | None, Tensor]:

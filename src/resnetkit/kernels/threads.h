@@ -10,8 +10,9 @@ struct Span {
     long first, last;
 };
 
-static inline Span span(long count, int thread, int threads) {
-    return {count * thread / threads, count * (thread + 1) / threads};
+// What one of a team's threads has of `count`. The team may be smaller than was asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC).
+static inline Span span(long count, int thread, int team) {
+    return {count * thread / team, count * (thread + 1) / team};
 }
 
 // Memory of the calling thread, aligned, kept from call to call. What is in it is what the last call left.

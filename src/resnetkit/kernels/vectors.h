@@ -45,7 +45,8 @@ static inline void store(bfloat16* to, floats x) {
     std::memcpy(to, &half, sizeof half);
 }
 
-static inline floats positive(floats x) { return (floats)((ints)x & (x > 0)); }
+// `x` where ReLU leaves `out` as it is, else 0. What is not a number stays so: it must not pass for a zero.
+static inline floats let_through(floats x, floats out) { return (floats)((ints)x & ~(out <= 0)); }
 
 static inline bfloat16 rounded(float x) {
     uint32_t bits;

@@ -2,9 +2,8 @@
 //
 // Two neighbouring places of an output row, from four of the input, take 4 products for each row of the kernel instead
 // of 6 (Lavin and Gray, arXiv:1509.09308, Sec. 4.1). The transforms are sums of two, so no error grows much: values are
-// rounded to bfloat16 once after them. Maps are [images][height][width][channels], channels a multiple of 16, height a
-// multiple of 4 and width of 8; weights and their gradients are float32 [outputs][3][3][inputs], which is channels_last
-// memory. Everything here is one thread's part.
+// rounded to bfloat16 once after them. Maps are [images][height][width][channels]; `serves` says which. Weights and their
+// gradients are float32 [outputs][3][3][inputs], which is channels_last memory. Everything here is one thread's part.
 #pragma once
 #if defined(__AVX512BF16__)
 #include "threads.h"
@@ -20,9 +19,10 @@ typedef bfloat16 half;
 struct Shape {
     long images, height, width, inputs, outputs;
     long tiles() const { return width / 2; }
+    long pairs() const { return (tiles() + 1) / 2; }
     long points() const { return POINTS * (height + 2) * tiles() * inputs; }
-    long pair_points() const { return POINTS * height * tiles() * inputs; }
-    long padded_pair_points() const { return POINTS * (height + 2) * tiles() * inputs; }
+    long pair_points() const { return POINTS * height * pairs() * 2 * inputs; }
+    long padded_pair_points() const { return POINTS * (height + 2) * pairs() * 2 * inputs; }
     long weight_points() const { return POINTS * KERNEL * inputs * outputs; }
 };
 
@@ -60,25 +60,35 @@ inline void transform(const half* image, half* points, long height, long width, 
     }
 }
 
-// Weights to [outputs / 16][POINTS][inputs / 2][3 rows][16 outputs][2 inputs]. Backwards, what was an output is an input,
-// and the kernel is turned by half a circle.
-inline void transform_weights(const float* weight, half* points, long inputs, long outputs, bool backwards, long first_block,
-                       long last_block) {
+// Where a weight is in [outputs / 16][POINTS][inputs / 2][3 rows][16 outputs][2 inputs].
+inline long weight_place(long block, long point, long row, long input, long lane, long inputs) {
+    return ((((block * POINTS + point) * (inputs / 2) + input / 2) * KERNEL + row) * LANES + lane) * 2 + input % 2;
+}
+
+// Weights to that order. Backwards, what was an output is an input, and the kernel is turned by half a circle.
+inline void transform_weights(const float* weight, half* points, long inputs, long outputs, bool backwards,
+                              long first_block, long last_block) {
     for (long block = first_block; block < last_block; block++)
-        for (long pair = 0; pair < inputs / 2; pair++)
-            for (long row = 0; row < KERNEL; row++)
-                for (long lane = 0; lane < LANES; lane++)
-                    for (long side = 0; side < 2; side++) {
-                        long in = 2 * pair + side, out = block * LANES + lane;
-                        float w[3];
-                        for (long k = 0; k < 3; k++)
-                            w[k] = backwards ? weight[((in * KERNEL + 2 - row) * KERNEL + 2 - k) * outputs + out]
-                                             : weight[((out * KERNEL + row) * KERNEL + k) * inputs + in];
-                        float u[POINTS] = {w[0], (w[0] + w[1] + w[2]) / 2, (w[0] - w[1] + w[2]) / 2, w[2]};
-                        for (long p = 0; p < POINTS; p++)
-                            points[((((block * POINTS + p) * (inputs / 2) + pair) * KERNEL + row) * LANES + lane) * 2 +
-                                   side] = rounded(u[p]);
+        for (long row = 0; row < KERNEL; row++)
+            // The numbers of one side are next to each other: outputs backwards, inputs forwards.
+            for (long one = 0; one < (backwards ? inputs : LANES); one++)
+                for (long next = 0; next < (backwards ? LANES : inputs); next += LANES) {
+                    const float* from = backwards
+                                            ? weight + (one * KERNEL + 2 - row) * KERNEL * outputs + block * LANES
+                                            : weight + ((block * LANES + one) * KERNEL + row) * KERNEL * inputs + next;
+                    long column = backwards ? -outputs : inputs;
+                    floats left = load(backwards ? from + 2 * outputs : from);
+                    floats middle = load((backwards ? from + 2 * outputs : from) + column);
+                    floats right = load((backwards ? from + 2 * outputs : from) + 2 * column);
+                    floats u[POINTS] = {left, (left + middle + right) * 0.5f, (left - middle + right) * 0.5f, right};
+                    for (long p = 0; p < POINTS; p++) {
+                        half rounded[LANES];
+                        store(rounded, u[p]);
+                        for (long i = 0; i < LANES; i++)
+                            points[backwards ? weight_place(block, p, row, one, i, inputs)
+                                             : weight_place(block, p, row, next + i, one, inputs)] = rounded[i];
                     }
+                }
 }
 
 // One point of ROWS x TILES tiles and 16 outputs: `points` is at the first of ROWS + 2 rows. A value of the input is
@@ -95,7 +105,7 @@ inline void point(const half* points, const half* weights, __m512 (&sums)[ROWS][
         for (int k = 0; k < KERNEL; k++) kernel[k] = (__m512bh)_mm512_loadu_ps(w + k * LANES);
 #pragma GCC unroll 6
         for (int row = 0; row < ROWS + 2; row++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int t = 0; t < TILES; t++) {
                 __m512bh value = (__m512bh)_mm512_set1_epi32(x[row][t * (INPUTS / 2) + pair]);
 #pragma GCC unroll 3
@@ -149,11 +159,35 @@ inline void convolve(const half* points, const half* weights, half* out, const h
     }
 }
 
-inline void convolve(const half* points, const half* weights, half* out, const half* beside, Shape s,
-                     const Moments* moments) {
-    if (s.inputs == 16) convolve<4, 4, 16>(points, weights, out, beside, s, moments);
-    if (s.inputs == 32) convolve<4, 4, 32>(points, weights, out, beside, s, moments);
-    if (s.inputs == 64) convolve<4, 4, 64>(points, weights, out, beside, s, moments);
+typedef void (*Convolve)(const half*, const half*, half*, const half*, Shape, const Moments*);
+
+template <long INPUTS>
+Convolve for_sides(long height, long width) {
+    if (height % 4 == 0 && width % 8 == 0) return convolve<4, 4, INPUTS>;
+    if (height % 2 == 0 && width % 14 == 0) return convolve<2, 7, INPUTS>;
+    return nullptr;
+}
+
+// What convolves such a map, or null where nothing here does.
+inline Convolve convolution(long height, long width, long inputs) {
+    switch (inputs) {
+        case 16:
+            return for_sides<16>(height, width);
+        case 32:
+            return for_sides<32>(height, width);
+        case 64:
+            return for_sides<64>(height, width);
+        case 128:
+            return for_sides<128>(height, width);
+        case 256:
+            return for_sides<256>(height, width);
+        default:
+            return nullptr;
+    }
+}
+
+inline bool serves(Shape s) {
+    return convolution(s.height, s.width, s.inputs) && convolution(s.height, s.width, s.outputs);
 }
 
 // Two tiles' values, one beside the other for each channel: [16][2].
@@ -164,9 +198,9 @@ inline void store_pairs(half* to, floats first, floats second) {
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(beside, both));
 }
 
-// One image to [POINTS][height][tiles / 2][channels][2 tiles].
+// One image to [POINTS][height][pairs of tiles][channels][2 tiles]; a tile too many is zeros.
 inline void transform_pairs(const half* image, half* points, long height, long width, long channels) {
-    long pairs = width / 4, row_size = pairs * channels * 2, plane = height * row_size;
+    long pairs = (width / 2 + 1) / 2, row_size = pairs * channels * 2, plane = height * row_size;
     for (long y = 0; y < height; y++) {
         const half* row = image + y * width * channels;
         half* to = points + y * row_size;
@@ -175,38 +209,41 @@ inline void transform_pairs(const half* image, half* points, long height, long w
             d[4] = floats{};
             d[5] = load(row + c);
             for (long pair = 0; pair < pairs; pair++) {
+                long left = width - 4 * pair;  // columns from here on
                 d[0] = d[4];
                 d[1] = d[5];
-                for (long k = 2; k < 5; k++) d[k] = load(row + (4 * pair + k - 1) * channels + c);
-                d[5] = pair + 1 < pairs ? load(row + (4 * pair + 4) * channels + c) : floats{};
+                for (long k = 2; k < 6; k++)
+                    d[k] = k - 1 < left ? load(row + (4 * pair + k - 1) * channels + c) : floats{};
                 to_points(d, v[0]);
                 to_points(d + 2, v[1]);
                 for (long p = 0; p < POINTS; p++)
-                    store_pairs(to + p * plane + (pair * channels + c) * 2, v[0][p], v[1][p]);
+                    store_pairs(to + p * plane + (pair * channels + c) * 2, v[0][p], left > 2 ? v[1][p] : floats{});
             }
         }
     }
 }
 
-// The gradient of one image, as (g0, g0 + g1, g0 - g1, -g1), to [POINTS][height + 2][tiles / 2][channels][2 tiles]; the
-// first and last rows are zeros.
+// The gradient of one image, as (g0, g0 + g1, g0 - g1, -g1), to [POINTS][height + 2][pairs of tiles][channels][2 tiles];
+// the first and last rows are zeros, and so is a tile too many.
 inline void transform_gradient(const half* image, half* points, long height, long width, long channels) {
-    long pairs = width / 4, row_size = pairs * channels * 2, plane = (height + 2) * row_size;
+    long pairs = (width / 2 + 1) / 2, row_size = pairs * channels * 2, plane = (height + 2) * row_size;
     for (long p = 0; p < POINTS; p++) {
         std::memset(points + p * plane, 0, row_size * sizeof(half));
         std::memset(points + p * plane + (height + 1) * row_size, 0, row_size * sizeof(half));
     }
-    for (long place = 0; place < height * pairs; place++)
-        for (long c = 0; c < channels; c += LANES) {
-            const half* from = image + place * 4 * channels + c;
-            floats g0 = load(from), g1 = load(from + channels);
-            floats h0 = load(from + 2 * channels), h1 = load(from + 3 * channels);
-            half* to = points + row_size + (place * channels + c) * 2;
-            store_pairs(to, g0, h0);
-            store_pairs(to + plane, g0 + g1, h0 + h1);
-            store_pairs(to + 2 * plane, g0 - g1, h0 - h1);
-            store_pairs(to + 3 * plane, -g1, -h1);
-        }
+    for (long y = 0; y < height; y++)
+        for (long pair = 0; pair < pairs; pair++)
+            for (long c = 0; c < channels; c += LANES) {
+                const half* from = image + (y * width + 4 * pair) * channels + c;
+                bool two = 4 * pair + 2 < width;
+                floats g0 = load(from), g1 = load(from + channels);
+                floats h0 = two ? load(from + 2 * channels) : floats{}, h1 = two ? load(from + 3 * channels) : floats{};
+                half* to = points + (y + 1) * row_size + (pair * channels + c) * 2;
+                store_pairs(to, g0, h0);
+                store_pairs(to + plane, g0 + g1, h0 + h1);
+                store_pairs(to + 2 * plane, g0 - g1, h0 - h1);
+                store_pairs(to + 3 * plane, -g1, -h1);
+            }
 }
 
 constexpr int GROUP = 8;  // inputs whose sums stay in registers, for each row of the kernel
@@ -245,7 +282,7 @@ inline void products(const half* in, const half* grad, float* sums, long images,
 
 // The sums of `images` images' pairs, added to sums [POINTS][3][inputs][outputs].
 inline void add_weight_gradient(const half* in, const half* grad, float* sums, long images, Shape s) {
-    long pairs = s.tiles() / 2;
+    long pairs = s.pairs();
     long in_plane = s.height * pairs * s.inputs * 2, grad_plane = (s.height + 2) * pairs * s.outputs * 2;
     for (long p = 0; p < POINTS; p++)
         for (long o = 0; o < s.outputs; o += LANES)

@@ -24,7 +24,7 @@ def choose_forward(
 ) -> tuple[Forward, str]:
     """The function from normalised images, float32, to logits, with which `net` is trained; and its name for people.
 
-    Raises UsageError where the recipe asks for kernels that can't serve the network.
+    Raises UsageError where the recipe asks for what can't serve the network.
     """
     dtype = getattr(torch, precision)
     if recipe.compile in ("auto", "kernels"):
@@ -33,6 +33,11 @@ def choose_forward(
             return FusedNet(net, dtype, recompute=recompute), "kernels"
         if recipe.compile == "kernels":
             raise UsageError(f"--compile kernels can't serve this network: {reason}. Give --compile auto")
+    if recipe.compile == "inductor" and recompute:
+        raise UsageError(
+            "--compile inductor can't compute blocks again, by --recompute on or because their maps don't fit into "
+            f"memory. Give --compile auto, or --recompute off and a smaller --batch-size than {recipe.batch_size}"
+        )
     forward: Forward = Recomputed(net) if recompute else net
     name = "eager"
     if recipe.compile == "inductor" or (recipe.compile == "auto" and not recompute and _pays(recipe, device)):
@@ -75,13 +80,16 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _uncounted(block: nn.Module) -> Generator[None]:
-    """Leave the running statistics of batch norm alone: the first run has counted the batch."""
+    """Give the batch no weight in the running statistics: the first run has counted it.
+
+    They are still handed to batch norm, since the second run must keep the same tensors as the first.
+    """
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    kept = [norm.track_running_stats for norm in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, tracks in zip(norms, kept, strict=True):
-            norm.track_running_stats = tracks
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter

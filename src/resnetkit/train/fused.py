@@ -70,7 +70,7 @@ class FusedBlock:
             units.append(_unit(block.conv3, block.bn3))
         shortcut = None if isinstance(block, PLAIN) else block.downsample
         projects = isinstance(shortcut, nn.Sequential)
-        self.projection = FusedUnits([_unit(*shortcut, relu=False)]) if projects else None
+        self.projection = FusedUnits([_unit(*shortcut, relu=False)], recompute=recompute) if projects else None
         self.residual = FusedUnits(units, shortcut=None if projects else shortcut, recompute=recompute)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -210,6 +210,8 @@ def why_not(net: ResNet) -> str | None:
     convolutions = sum(isinstance(module, nn.Conv2d) for module in net.modules())
     if len(norms) != convolutions or any(type(norm) is not nn.BatchNorm2d for norm in norms):
         return "a convolution is without batch norm"
+    if any(isinstance(module, nn.Conv2d) and module.bias is not None for module in net.modules()):
+        return "a convolution has a bias"
     if any(norm.momentum is None or not norm.affine or not norm.track_running_stats for norm in norms):
         return "its batch norm is not the usual one"
     if any(norm.num_features % kernels.LANES for norm in norms):
@@ -249,4 +251,4 @@ def _convolution_gradients(
     )
     if input_too and beside is not None:
         grad_x = grad_x.add_(beside)
-    return grad_x if input_too else None, grad_weight.float()
+    return grad_x.contiguous(memory_format=torch.channels_last) if input_too else None, grad_weight.float()

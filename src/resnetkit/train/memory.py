@@ -12,6 +12,7 @@ from resnetkit.models.resnet import ResNet
 from resnetkit.train.recipe import Recipe
 
 PER_CONVOLUTION = 2  # maps kept: what it gives, and what normalisation makes of it
+PER_BLOCK = 2  # maps where a block is computed again: what it gives, and the hole that the others leave in the heap
 IN_FLIGHT = 4  # maps of the largest size that a gradient's way back needs at once
 PER_WEIGHT = 4  # numbers: the weight, its gradient, its momentum, and a copy while it is cast or saved
 SHARE = 0.9  # of the memory there is, for all of it
@@ -41,15 +42,26 @@ def training_need(net: ResNet, *, batch_size: int, size: int, precision: str) ->
             module.register_forward_hook(note)
     with torch.no_grad():
         shadow.eval()(torch.empty(1, net.spec.in_channels, size, size, device="meta"))
-    every = PER_CONVOLUTION * sum(sizes[module] for module in sizes if isinstance(module, nn.Conv2d))
-    within = [PER_CONVOLUTION * sum(sizes[m] for m in block.modules() if isinstance(m, nn.Conv2d)) for block in blocks]
-    stem = PER_CONVOLUTION * sum(sizes[m] for m in shadow.conv1.modules() if isinstance(m, nn.Conv2d))
+
+    def kept(part: nn.Module) -> int:
+        """Numbers kept of a part's convolutions; what is frozen keeps none."""
+        trained = [m for m in part.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
+        return PER_CONVOLUTION * sum(sizes[module] for module in trained)
+
+    def kept_again(block: nn.Module) -> int:
+        """Numbers held for a block that is computed again, with what its projection gives."""
+        projection = getattr(block, "downsample", None)
+        return (PER_BLOCK * sizes[block] if kept(block) else 0) + (
+            kept(projection) // PER_CONVOLUTION if projection else 0
+        )
+
     flight = IN_FLIGHT * max(sizes.values())
     per_map = batch_size * getattr(torch, precision).itemsize
     weights = PER_WEIGHT * 4 * sum(p.numel() for p in net.parameters())
     return Need(
-        kept=per_map * (every + flight) + weights,
-        recomputed=per_map * (stem + sum(sizes[block] for block in blocks) + max(within) + flight) + weights,
+        kept=per_map * (kept(shadow) + flight) + weights,
+        recomputed=per_map * (kept(shadow.conv1) + sum(map(kept_again, blocks)) + max(map(kept, blocks)) + flight)
+        + weights,
     )
 
 

@@ -21,17 +21,17 @@ ITERATIONS = 3  # fewer than for large matrices: singular values within 0.3 to 1
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum; groups with `orthogonal=True` step along the orthogonal matrix nearest to it.
 
-    Their rate is `lr × scale`; their weights (outputs, ...) count as matrices of `outputs` rows. Weight decay is added
-    to the gradient; for orthogonal groups a share `lr × scale × weight_decay` is taken off the weights instead.
+    Their weights (outputs, ...) count as matrices of `outputs` rows, and are brought back to a norm of sqrt(outputs)
+    before each step: batch norm behind a convolution takes every factor out again, and the rate `lr × scale` keeps
+    meaning the same. `weight_decay`, an L2 penalty, is for the other groups.
     """
 
     def __init__(self, params: ParamsT, *, lr: float, momentum: float) -> None:
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False, "scale": 1.0}
-        )
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False, "scale": 1.0}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyrefly: ignore[bad-override]
         """Take one step on the gradients there are."""
         loss = closure() if closure else None
         for group in self.param_groups:
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
     def _step_group(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         momentum, rate, decay = group["momentum"], group["lr"] * group["scale"], group["weight_decay"]
         gradients = [p.grad for p in weights if p.grad is not None]
-        if decay and not group["orthogonal"]:
+        if decay:
             gradients = torch._foreach_add(gradients, weights, alpha=decay)
         buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in weights]
         torch._foreach_mul_(buffers, momentum)
@@ -51,8 +51,8 @@ class Muon(torch.optim.Optimizer):
         steps = torch._foreach_add(gradients, buffers, alpha=momentum)
         if group["orthogonal"]:
             steps = orthogonal(steps)
-            if decay:
-                torch._foreach_mul_(weights, 1 - rate * decay)
+            for weight in weights:
+                weight.mul_(len(weight) ** 0.5 / weight.norm())
         torch._foreach_add_(weights, steps, alpha=-rate)
 
 

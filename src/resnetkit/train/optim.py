@@ -9,20 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnetkit.errors import UsageError
+from resnetkit.models.resnet import ResNet
 from resnetkit.train.muon import Muon
 from resnetkit.train.recipe import Recipe
 
 
-def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(net: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser over the weights of `net` that are not frozen, with or without decay on batch norm and biases.
 
-    With muon, the weights of convolutions get its steps, but for the first one; the rest goes by SGD.
+    With muon, convolutions but the first get its steps, and the rest goes by SGD. Raises UsageError for a network without
+    normalisation behind each convolution, whose weights can't be scaled freely.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
-    # Weights of convolutions have four dimensions, the last layer's two; norms and biases have one.
-    stem = next((p for p in net.parameters() if p.ndim == 4), None)
-    orthogonal = [p for p in trained if recipe.optimizer == "muon" and p.ndim == 4 and p is not stem]
-    rest = [p for p in trained if not any(p is other for other in orthogonal)]
+    orthogonal: list[nn.Parameter] = []
+    if recipe.optimizer == "muon":
+        if net.spec.order != "post" or net.spec.norm == "frozen":
+            raise UsageError("--optimizer muon needs trained normalisation behind every convolution; give sgd")
+        convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+        # Those with a bias, of squeeze-and-excitation, have no normalisation behind them.
+        free = {id(c.weight) for c in convolutions[1:] if c.bias is None}
+        orthogonal = [p for p in trained if id(p) in free]
+    taken = set(map(id, orthogonal))
+    rest = [p for p in trained if id(p) not in taken]
+    # Weights of convolutions and of the last layer have two or more dimensions; norms and biases have one.
     decayed = [p for p in rest if recipe.decay_norm_and_bias or p.ndim > 1]
     others = [p for p in rest if not recipe.decay_norm_and_bias and p.ndim <= 1]
     groups: list[dict[str, Any]] = [

@@ -46,7 +46,7 @@ class Recipe:
     """sgd: with momentum. muon: orthogonal steps for the convolutions (Jordan et al. 2024), SGD for the rest."""
     lr: float = 0.2
     """Highest learning rate."""
-    muon_lr: float = 0.02
+    muon_lr: float = 0.04
     """muon: highest learning rate of the convolutions, on the schedule of lr."""
     momentum: float = 0.9
     """Momentum of SGD, 0 to 1."""
