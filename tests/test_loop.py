@@ -507,3 +507,20 @@ def test_two_processes_cannot_share_a_run(dataset, tmp_path):
         holder.communicate(b"\n")
     finished = resume(tmp_path / "run", dataset, quiet=True)
     assert finished.best["step"] > 0
+
+
+def test_a_run_is_not_gone_on_with_by_other_means(dataset, tmp_path, monkeypatch):
+    train(replace(TINY, epochs=1), dataset, out=tmp_path / "run", quiet=True)
+    recipe = tmp_path / "run" / "recipe.yaml"
+    by = re.search(r"computed_by: (\w+)", recipe.read_text())
+    assert by is not None
+    recipe.write_text(recipe.read_text().replace(by[0], "computed_by: abacus"))
+    with pytest.raises(TrainingError, match=f"its computed by was abacus and is {by[1]} now"):
+        resume(tmp_path / "run", dataset, quiet=True)
+
+
+def test_what_cannot_be_computed_leaves_no_run_folder(dataset, tmp_path):
+    recipe = replace(TINY, model="preact_resnet110,depths=1-1-1", compile="kernels")
+    with pytest.raises(UsageError, match="--compile kernels can't serve this network"):
+        train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -16,7 +16,6 @@ from resnetkit.data.loader import Batch, Loader, Normalize
 from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
-from resnetkit.train.compute import choose_forward
 from resnetkit.train.evaluate import evaluate_net
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.optim import Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
@@ -47,9 +46,6 @@ class Training:
             if recipe.ema_decay
             else None
         )
-        self.forward, self.computed_by = choose_forward(
-            task.net, recipe, task.device, task.precision, recompute=task.recompute
-        )
         self.normalize = Normalize(task.header.preprocess, task.device)
         self.parameters = [p for p in task.net.parameters() if p.requires_grad]
         steps_per_epoch = max(1, math.ceil(len(task.loader) / recipe.accumulate))
@@ -77,7 +73,7 @@ class Training:
         self.monitor.say(
             f"{self.recipe.model}: {sum(p.numel() for p in self.task.net.parameters()):,} parameters, "
             f"{len(self.task.loader.samples):,} training pictures, {self.task.precision} on {self.task.device}, "
-            f"{self.computed_by}{', recomputing' if self.task.recompute else ''}"
+            f"{self.task.computed_by}{', recomputing' if self.task.recompute else ''}"
         )
         done = here.step >= here.plan.total_steps
         batches = draw(self.task.loader, here, self.recipe.accumulate)
@@ -127,7 +123,7 @@ class Training:
         here, images_in_step, wrong = self.position, sum(len(batch.labels) for batch in batches), 0
         for batch in batches:
             labels = batch.labels.to(self.task.device)
-            logits = self.forward(self.normalize(batch.images))
+            logits = self.task.forward(self.normalize(batch.images))
             share = len(labels) / images_in_step
             loss = share * F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
             loss.backward()

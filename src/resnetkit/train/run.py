@@ -68,10 +68,11 @@ def resume(run_folder: str | Path, data: str | Dataset | None = None, *, quiet: 
         raise TrainingError(f"{run.recipe} does not say what data the run was on; give it to resnetkit.resume, too")
     state = load_state(run.state) if run.state.is_file() else None
     task = prepare(recipe, open_for(recipe, data), state.header if state else None)
-    for name, now in (("fingerprint", task.header.data["fingerprint"]), ("precision", task.precision)):
+    present = {"fingerprint": task.header.data["fingerprint"]} | how(task)
+    for name, now in present.items():
         if about.get(name, now) != now:
             raise TrainingError(
-                f"{run.path} can't go on: its {name} was {about[name]} and is {now} now. "
+                f"{run.path} can't go on: its {name.replace('_', ' ')} was {about[name]} and is {now} now. "
                 "Bring back the same pictures or machine, or start anew with another --out."
             )
     return _run(task, recipe, run, data=data, state=state, started=started, quiet=quiet)
@@ -131,9 +132,14 @@ def _run(
         ) from error
 
 
+def how(task: Task) -> dict[str, str]:
+    """What of the machine a run's bits depend on."""
+    return {"precision": task.precision, "computed_by": task.computed_by}
+
+
 def record_recipe(training: Training, data: str | Dataset) -> None:
     """Write recipe.yaml: the recipe, and what it is run on."""
-    about = {"version": __version__, "precision": training.task.precision, **training.task.header.data}
+    about = {"version": __version__, **how(training.task), **training.task.header.data}
     if isinstance(data, Dataset):
         about["data"] = None
     else:

@@ -16,6 +16,7 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+from resnetkit.train.compute import Forward, choose_forward
 from resnetkit.train.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.recipe import Recipe
 
@@ -35,6 +36,10 @@ class Task:
     device: torch.device
     precision: str
     """float32 or bfloat16."""
+    forward: Forward
+    """The net in training: normalised images to logits."""
+    computed_by: str
+    """What runs it: kernels, torch.compile or eager."""
     recompute: bool
     """Whether blocks compute their maps again for the gradient, to save memory."""
 
@@ -66,6 +71,8 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
     recompute = choose_recompute(need, recipe, available_memory() if device.type == "cpu" else None)
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
+    net = net.to(device)
+    forward, computed_by = choose_forward(net, recipe, device, precision, recompute=recompute)
     loader = Loader(
         dataset.train,
         preprocess,
@@ -78,7 +85,7 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         strict=recipe.strict,
     )
     return Task(
-        net=net.to(device),
+        net=net,
         header=Header(
             spec,
             preprocess,
@@ -91,6 +98,8 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         skipped=dataset.skipped,
         device=device,
         precision=precision,
+        forward=forward,
+        computed_by=computed_by,
         recompute=recompute,
     )
 
