@@ -5,7 +5,6 @@ from copy import deepcopy
 import pytest
 import torch
 
-from resnetkit.errors import UsageError
 from resnetkit.models.resnet import build
 from resnetkit.train.muon import Muon, orthogonal
 from resnetkit.train.optim import make_optimizer
@@ -55,12 +54,15 @@ def test_convolutions_but_the_first_get_orthogonal_steps():
     taken = [p for group in optimizer.param_groups if group.get("orthogonal") for p in group["params"]]
     assert [p.shape for p in taken] == [m.weight.shape for m in net.modules() if isinstance(m, torch.nn.Conv2d)][1:]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(net.parameters()))
-    before = taken[0].detach() * (4 / taken[0].detach().norm())  # sqrt(outputs)
-    taken[0].grad = torch.randn_like(before)
-    optimizer.step()
-    values = torch.linalg.svdvals((before - taken[0]).detach().reshape(16, -1))
-    assert values.max() < 1.3 * 0.02
-    assert values.median() > 0.6 * 0.02
+    before = taken[0].detach().clone()
+    for step in range(3):
+        was = taken[0].detach() * (before.norm() / taken[0].detach().norm())
+        taken[0].grad = torch.randn_like(before)
+        optimizer.step()
+        row = before.norm() / 4  # the length of each of 16 rows, were they alike
+        values = torch.linalg.svdvals((was - taken[0]).detach().reshape(16, -1)) / row
+        assert values.max() < 1.3 * 0.02, step
+        assert values.median() > 0.6 * 0.02, step
 
 
 def test_a_saved_state_goes_on_to_the_same_weights():
@@ -83,9 +85,3 @@ def test_a_saved_state_goes_on_to_the_same_weights():
     run(optimizer, net, 2)
     run(restored, other, 2)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("model", ["preact_resnet110", "resnet18,norm=frozen"])
-def test_weights_that_have_a_scale_are_refused(model):
-    with pytest.raises(UsageError, match="--optimizer muon needs trained normalisation"):
-        make_optimizer(build(model), Recipe(optimizer="muon"))

@@ -21,9 +21,9 @@ ITERATIONS = 3  # fewer than for large matrices: singular values within 0.3 to 1
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum; groups with `orthogonal=True` step along the orthogonal matrix nearest to it.
 
-    Their weights (outputs, ...) count as matrices of `outputs` rows, and are brought back to a norm of sqrt(outputs)
-    before each step: batch norm behind a convolution takes every factor out again, and the rate `lr × scale` keeps
-    meaning the same. `weight_decay`, an L2 penalty, is for the other groups.
+    Their weights (outputs, ...) count as matrices of `outputs` rows, and keep the norm that they have at the first
+    step: batch norm behind a convolution takes every factor out again. The rate `lr × scale` is for weights whose norm
+    is sqrt(outputs), rows of length 1, and goes with the norm. `weight_decay`, an L2 penalty, is for the other groups.
     """
 
     def __init__(self, params: ParamsT, *, lr: float, momentum: float) -> None:
@@ -42,36 +42,50 @@ class Muon(torch.optim.Optimizer):
 
     def _step_group(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         momentum, rate, decay = group["momentum"], group["lr"] * group["scale"], group["weight_decay"]
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight] = {"momentum_buffer": torch.zeros_like(weight), "norm": weight.norm()}
         gradients = [p.grad for p in weights if p.grad is not None]
         if decay:
             gradients = torch._foreach_add(gradients, weights, alpha=decay)
-        buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in weights]
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
         steps = torch._foreach_add(gradients, buffers, alpha=momentum)
         if group["orthogonal"]:
             steps = orthogonal(steps)
-            for weight in weights:
-                weight.mul_(len(weight) ** 0.5 / weight.norm())
+            norms = [self.state[weight]["norm"] for weight in weights]
+            torch._foreach_mul_(steps, torch._foreach_div(norms, [len(weight) ** 0.5 for weight in weights]))
+            torch._foreach_mul_(weights, torch._foreach_div(norms, torch._foreach_norm(weights)))
         torch._foreach_add_(weights, steps, alpha=-rate)
 
 
 def orthogonal(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Each tensor, as a matrix of its first dimension against the rest, with singular values near 1: Newton-Schulz."""
-    given = list(tensors)
+    """Each tensor, as a matrix of its first dimension against the rest, with singular values near 1: Newton-Schulz.
+
+    The iteration x ← (a + b·g + c·g²)·x with g = x·xᵀ multiplies from one side, so only the small g is iterated.
+    """
+    # In channels_last memory the second dimension is the last one; the order of a matrix's columns does not matter.
+    given = [tensor.movedim(1, -1) for tensor in tensors]
     made: list[Tensor] = list(given)
     alike: dict[torch.Size, list[int]] = defaultdict(list)
     for place, tensor in enumerate(given):
         alike[tensor.shape].append(place)
+    a, b, c = COEFFICIENTS
     for shape, places in alike.items():
         matrices = torch.stack([given[place].reshape(shape[0], -1) for place in places])
         tall = matrices.shape[1] > matrices.shape[2]
         x = matrices.mT if tall else matrices
-        x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-        a, b, c = COEFFICIENTS
+        gram = x @ x.mT
+        gram = gram / (gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-14)  # x over its norm
+        scale = 1 / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        one = torch.eye(gram.shape[1], device=x.device, dtype=x.dtype).expand_as(gram)
+        product = one
         for _ in range(ITERATIONS):
-            square = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+            factor = torch.baddbmm(a * one + b * gram, gram, gram, alpha=c)
+            product = factor @ product
+            gram = factor @ gram @ factor
+        x = product @ (x * scale)
         for place, matrix in zip(places, x.mT if tall else x, strict=True):
             made[place] = matrix.reshape(shape)
-    return made
+    return [tensor.movedim(-1, 1) for tensor in made]

@@ -9,25 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetkit.errors import UsageError
-from resnetkit.models.resnet import ResNet
 from resnetkit.train.muon import Muon
 from resnetkit.train.recipe import Recipe
 
 
-def make_optimizer(net: ResNet, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser over the weights of `net` that are not frozen, with or without decay on batch norm and biases.
 
-    With muon, convolutions but the first get its steps, and the rest goes by SGD. Raises UsageError for a network without
-    normalisation behind each convolution, whose weights can't be scaled freely.
+    With muon, convolutions but the first get its steps, and the rest goes by SGD.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     orthogonal: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
-        if net.spec.order != "post" or net.spec.norm == "frozen":
-            raise UsageError("--optimizer muon needs trained normalisation behind every convolution; give sgd")
         convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-        # Those with a bias, of squeeze-and-excitation, have no normalisation behind them.
+        # Those with a bias, of squeeze-and-excitation, have no normalisation around them: their scale matters.
         free = {id(c.weight) for c in convolutions[1:] if c.bias is None}
         orthogonal = [p for p in trained if id(p) in free]
     taken = set(map(id, orthogonal))
