@@ -232,8 +232,8 @@ _PAPER_CIFAR10 = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # Our default for CIFAR: one cycle, Muon for the convolutions. 25 epochs are a quarter of an hour for resnet20 on two
-    # cores. docs/log.md says what was tried on the validation pictures.
+    # Our default for CIFAR: one cycle, Muon for the convolutions. On two cores its 25 epochs of resnet20 take a quarter
+    # of an hour or little more. docs/log.md says what was tried on the validation pictures.
     "cifar10": Recipe(optimizer="muon", epochs=25.0),
     # Table 6: 8.75 % test error for resnet20. 64k steps are some 2.5 hours at 900 pictures a second.
     "paper-cifar10": _PAPER_CIFAR10,
