@@ -29,6 +29,8 @@ run: $(CORE)
 	$(BIN)/resnetkit data samples cifar10 $(NEW_RUN)/pictures --count 6
 	$(BIN)/resnetkit predict $(NEW_RUN) $(NEW_RUN)/pictures --top 3
 	@echo && cat $(NEW_RUN).txt
+	@echo && echo "resnet20:cifar10, which comes with the package:"
+	$(BIN)/resnetkit evaluate resnet20:cifar10 cifar10
 
 lint: $(DEV)
 	$(BIN)/ruff format --check
