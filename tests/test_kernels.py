@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from resnetkit.kernels import operations as kernels
 from resnetkit.kernels.library import library, status
+from resnetkit.machine import read_machine
 
 SOURCE = Path(__file__).parents[1] / "src"
 compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
@@ -21,6 +23,18 @@ winograd = pytest.mark.skipif(
 TYPES = [torch.float32, torch.bfloat16]
 # Largest difference from float64, as a share of the largest value. bfloat16 keeps 8 bits: rounding is 2^-9 at the most.
 BOUND = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8}
+
+
+HAS_TILES = kernels._has_tiles
+
+
+@pytest.fixture(autouse=True)
+def no_tiles(monkeypatch: pytest.MonkeyPatch):
+    """Processors with AMX have the kernels' instructions, too: test them there."""
+    monkeypatch.setattr(kernels, "_has_tiles", lambda: False)
+    kernels._winograd_serves.cache_clear()
+    yield
+    kernels._winograd_serves.cache_clear()
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -254,6 +268,38 @@ def test_convolution_of_every_width(inputs, outputs):
 @pytest.mark.parametrize("beside", [False, True])
 def test_convolution_of_every_size(shape, beside, threads):
     check_unit(UnitCase(16, 32, shape, beside=beside, relu=True))
+
+
+@winograd
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "shape"),
+    [
+        (128, 128, (2, 28, 28)),
+        (256, 256, (3, 14, 14)),  # seven tiles in a row: one is left over from pairs
+        (64, 128, (5, 14, 14)),
+        (256, 16, (1, 8, 8)),
+        (16, 16, (1, 2, 14)),
+        (64, 64, (1, 56, 56)),
+    ],
+)
+def test_convolution_of_the_widths_and_maps_of_imagenet(inputs, outputs, shape, threads):
+    check_unit(UnitCase(inputs, outputs, shape, beside=True, relu=True))
+
+
+@winograd
+@pytest.mark.parametrize("instruction", ["amx_bf16", "avx512_bf16"])
+def test_tiles_of_amx_are_left_to_onednn(instruction, monkeypatch):
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    strided = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
+    x = torch.empty((1, 16, 8, 8), dtype=torch.bfloat16)
+    monkeypatch.setattr(kernels, "read_machine", lambda: replace(read_machine(), instructions=(instruction,)))
+    monkeypatch.setattr(kernels, "_has_tiles", HAS_TILES)
+    HAS_TILES.cache_clear()
+    try:
+        assert kernels.winograd_serves(conv, x) is (instruction == "avx512_bf16")
+        assert kernels.strided_serves(strided, x) is (instruction == "avx512_bf16")
+    finally:
+        HAS_TILES.cache_clear()
 
 
 @winograd
