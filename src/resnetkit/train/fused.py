@@ -196,7 +196,7 @@ class _Units(torch.autograd.Function):
 def why_not(net: ResNet) -> str | None:
     """Why the kernels can't train this network here, or None if they can."""
     if library() is None:
-        return "they are not there (resnetkit doctor says why)"
+        return "the kernels are off (resnetkit doctor says why)"
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     blocks, spec = _blocks(net), net.spec
     if type(net.conv1) is not nn.Conv2d or type(net.bn1) is not nn.BatchNorm2d:

@@ -20,8 +20,8 @@ class Recipe:
     model: str = "resnet20"
     """Network: a name that `resnetkit models` lists, with changes behind commas: resnet20,shortcut=B,depths=5-5-5."""
     init: str | None = None
-    """Model file, run folder, NAME:WEIGHTS (resnet18:IMAGENET1K_V1) or hf:OWNER/NAME whose weights to start from; the
-    last layer is made anew where the classes differ."""
+    """Model file, run folder, NAME:WEIGHTS (resnet18:IMAGENET1K_V1, resnet20:cifar10) or hf:OWNER/NAME whose weights to
+    start from; the last layer is made anew where the classes differ."""
     zero_init_residual: bool = False
     """Start every residual branch at zero (Goyal et al. 2017, Sec. 5.1)."""
     freeze: int = 0
