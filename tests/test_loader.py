@@ -267,6 +267,14 @@ def test_normalize_equals_the_reference_to_the_bit(every_pixel, size):
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_normalize_in_parts_is_normalize(monkeypatch, count):
+    monkeypatch.setattr("resnetkit.data.loader.CACHED_VALUES", 2 * 8 * 8 * 3 + 1)  # two pictures at a time
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    inputs = Normalize(TINY)(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert torch.equal(inputs, torch.from_numpy(TINY.normalize(pixels)))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_normalize_on_a_gpu_equals_the_reference_to_the_bit():
     values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
