@@ -5,8 +5,10 @@ from copy import deepcopy
 import pytest
 import torch
 
+from resnetkit.kernels import operations
+from resnetkit.kernels.library import library, status
 from resnetkit.models.resnet import build
-from resnetkit.train.muon import Muon, orthogonal
+from resnetkit.train.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonal
 from resnetkit.train.optim import make_optimizer
 from resnetkit.train.recipe import Recipe
 
@@ -85,3 +87,41 @@ def test_a_saved_state_goes_on_to_the_same_weights():
     run(optimizer, net, 2)
     run(restored, other, 2)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels: {status()}")
+@pytest.mark.parametrize("shape", [(16, 16, 3, 3), (64, 32, 3, 3), (128, 128, 3, 3), (32, 32, 1, 1)])
+def test_kernels_make_the_same_orthogonal_matrix(shape):
+    torch.manual_seed(0)
+    tensor = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    (expected,) = orthogonal([tensor.double()])
+    assert operations.orthogonal_serves(tensor)
+    operations.orthogonal([tensor], coefficients=COEFFICIENTS, iterations=ITERATIONS)
+    torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=2e-6)
+
+
+def test_kernels_leave_what_they_do_not_take():
+    wide, tall, odd = torch.randn(16, 32), torch.randn(64, 16, 1, 1), torch.randn(20, 16, 3, 3)
+    in_another_order = torch.randn(16, 16, 3, 3)  # channels first: as a matrix its columns are not beside each other
+    assert operations.orthogonal_serves(wide)
+    assert not any(map(operations.orthogonal_serves, (tall, odd, in_another_order, wide.double())))
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels: {status()}")
+def test_steps_with_kernels_are_those_without():
+    def weights_after_steps(*, kernels):
+        torch.manual_seed(0)
+        net = build("resnet20,shortcut=B,depths=1-1-1", classes=10).to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(net, Recipe(optimizer="muon"), kernels=kernels)
+        for _ in range(3):
+            for p in net.parameters():
+                p.grad = torch.randn(p.shape).contiguous(
+                    memory_format=torch.channels_last if p.ndim == 4 else torch.contiguous_format
+                )
+            optimizer.step()
+        return list(net.parameters())
+
+    for with_kernels, without in zip(
+        weights_after_steps(kernels=True), weights_after_steps(kernels=False), strict=True
+    ):
+        torch.testing.assert_close(with_kernels, without, rtol=1e-4, atol=1e-6)

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "normalization.h"
+#include "newton_schulz.h"
 #include "strided.h"
 #include "winograd.h"
 
@@ -67,6 +68,14 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
 
 NORM(float32, float)
 NORM(bfloat16, bfloat16)
+
+// `count` matrices, each [rows[i]][columns[i]], in place, with singular values near 1. Where they are many, put the large
+// ones last: threads take them from the end.
+extern "C" void orthogonal(float* const* matrices, const long* rows, const long* columns, long count, float a, float b,
+                           float c, int iterations, int threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (long i = count - 1; i >= 0; i--) newton_schulz::make(matrices[i], rows[i], columns[i], {a, b, c}, iterations);
+}
 
 #if defined(__AVX512BF16__)
 

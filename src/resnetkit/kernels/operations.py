@@ -4,6 +4,7 @@ Every function writes to a new tensor and gives the same bits for the same numbe
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -13,6 +14,7 @@ from resnetkit.kernels.library import library
 from resnetkit.machine import read_machine
 
 LANES = 16  # channels come in multiples of it
+MOST_ROWS = 128  # of a matrix that one thread makes orthogonal
 STRIDED_CHANNELS = (16, 32, 64, 128)  # with more, weights and sums no longer stay in the cache
 
 _POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -22,6 +24,7 @@ _ARGUMENTS = {
     "unit_forward": [*[_POINTER] * 5, *[_LONG] * 5, *[_POINTER] * 7, _FLOAT, _FLOAT, _INT, _INT],
     "strided_gradients": [*[_POINTER] * 5, *[_LONG] * 5, _INT],
     "unit_backward": [*[_POINTER] * 9, *[_LONG] * 5, *[_POINTER] * 5, _INT, _INT],
+    "orthogonal": [*[_POINTER] * 3, _LONG, *[_FLOAT] * 3, _INT, _INT],
 }
 _SUFFIXES = {torch.float32: "_float32", torch.bfloat16: "_bfloat16"}
 
@@ -245,6 +248,27 @@ def strided_gradients(grad: Tensor, x: Tensor, conv: nn.Conv2d, *, input_too: bo
         torch.get_num_threads(),
     )
     return grad_x, grad_weight
+
+
+def orthogonal_serves(weight: Tensor) -> bool:
+    """Whether `orthogonal` takes a tensor of this shape, as it lies in memory, and is faster than torch's products."""
+    rows, columns = weight.shape[0], weight[0].numel()
+    in_rows = weight.movedim(1, -1).is_contiguous() and weight.dtype == torch.float32
+    return in_rows and rows <= min(columns, MOST_ROWS) and rows % LANES == 0 and columns % LANES == 0
+
+
+def orthogonal(tensors: Sequence[Tensor], *, coefficients: tuple[float, float, float], iterations: int) -> None:
+    """Bring the singular values of matrices near 1, in place: `train.muon.orthogonal`, where orthogonal_serves."""
+    longs = ctypes.c_long * len(tensors)
+    _kernel("orthogonal")(
+        (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors)),
+        longs(*(len(tensor) for tensor in tensors)),
+        longs(*(tensor[0].numel() for tensor in tensors)),
+        len(tensors),
+        *coefficients,
+        iterations,
+        torch.get_num_threads(),
+    )
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -40,7 +40,7 @@ class Training:
 
     def __init__(self, task: Task, recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float) -> None:
         self.task, self.recipe, self.run, self.monitor = task, recipe, run, monitor
-        self.optimizer = make_optimizer(task.net, recipe)
+        self.optimizer = make_optimizer(task.net, recipe, kernels=task.computed_by == "kernels")
         self.ema = (
             AveragedModel(task.net, multi_avg_fn=moving_average(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay

@@ -6,12 +6,14 @@ torch.optim.Muon takes matrices only; this one takes the weights of convolutions
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+
+from resnetkit.kernels import operations
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a·x + b·x³ + c·x⁵, which brings singular values from (0, 1] to around 1 in a few steps."""
@@ -24,11 +26,13 @@ class Muon(torch.optim.Optimizer):
     Their weights (outputs, ...) count as matrices of `outputs` rows, and keep the norm that they have at the first
     step: batch norm behind a convolution takes every factor out again. The rate `lr × scale` is for weights whose norm
     is sqrt(outputs), rows of length 1, and goes with the norm. `weight_decay`, an L2 penalty, is for the other groups.
+    `kernels` lets ours make those matrices orthogonal that they take.
     """
 
-    def __init__(self, params: ParamsT, *, lr: float, momentum: float) -> None:
+    def __init__(self, params: ParamsT, *, lr: float, momentum: float, kernels: bool = False) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False, "scale": 1.0}
         super().__init__(params, defaults)
+        self.kernels = kernels
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyrefly: ignore[bad-override]
@@ -53,11 +57,20 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(buffers, gradients)
         steps = torch._foreach_add(gradients, buffers, alpha=momentum)
         if group["orthogonal"]:
-            steps = orthogonal(steps)
+            steps = self._orthogonal(steps)
             norms = [self.state[weight]["norm"] for weight in weights]
             torch._foreach_mul_(steps, torch._foreach_div(norms, [len(weight) ** 0.5 for weight in weights]))
             torch._foreach_mul_(weights, torch._foreach_div(norms, torch._foreach_norm(weights)))
         torch._foreach_add_(weights, steps, alpha=-rate)
+
+    def _orthogonal(self, steps: Sequence[Tensor]) -> list[Tensor]:
+        """`orthogonal`; the kernels, where they are to be used, change what they are given."""
+        served = [step for step in steps if self.kernels and operations.orthogonal_serves(step)]
+        if served:
+            operations.orthogonal(served, coefficients=COEFFICIENTS, iterations=ITERATIONS)
+        done = set(map(id, served))
+        others = iter(orthogonal(step for step in steps if id(step) not in done))
+        return [step if id(step) in done else next(others) for step in steps]
 
 
 def orthogonal(tensors: Iterable[Tensor]) -> list[Tensor]:

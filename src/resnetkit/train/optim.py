@@ -13,10 +13,10 @@ from resnetkit.train.muon import Muon
 from resnetkit.train.recipe import Recipe
 
 
-def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module, recipe: Recipe, *, kernels: bool = False) -> torch.optim.Optimizer:
     """The optimiser over the weights of `net` that are not frozen, with or without decay on batch norm and biases.
 
-    With muon, convolutions but the first get its steps, and the rest goes by SGD.
+    With muon, convolutions but the first get its steps, and the rest goes by SGD; `kernels` says to use ours.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     orthogonal: list[nn.Parameter] = []
@@ -38,7 +38,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         if orthogonal:
             groups.append({"params": orthogonal, "orthogonal": True, "scale": recipe.muon_lr / recipe.lr})
-        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum)
+        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, kernels=kernels)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
