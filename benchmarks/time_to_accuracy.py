@@ -34,11 +34,11 @@ def peer_rate(model: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def trained(model: str, seed: int, run: Path) -> dict:
-    """Train, or take the finished run that is there; what `resnetkit train` says at its end."""
+def trained(model: str, seed: int, run: Path, flags: list[str]) -> dict:
+    """Train with more `flags`, or take the finished run that is there; what `resnetkit train` says at its end."""
     kept = run.with_name(f"{run.name}.json")
     if not kept.exists():
-        given = ["train", "cifar10", "--model", model, "--train-split", "50k", "--seed", str(seed), "--out", str(run)]
+        given = ["train", "cifar10", "--model", model, "--seed", str(seed), "--out", str(run), *flags]
         kept.write_text(json.dumps(resnetkit(*given)), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
 
@@ -59,7 +59,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for seed in given.seeds:
             run = folder / f"{given.model}-seed{seed}"
-            ended = trained(given.model, seed, run)
+            ended = trained(given.model, seed, run, ["--train-split", "50k"])
             rates.append(peer_rate(given.model))
             error = resnetkit("evaluate", str(run), "cifar10")["top1_error_percent"]
             errors.append(error)

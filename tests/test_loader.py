@@ -215,6 +215,30 @@ def test_a_closed_epoch_leaves_no_threads_and_did_not_run_ahead(on_disk, monkeyp
     assert decoding_threads() == []
 
 
+@pytest.mark.parametrize("source", ["memory", "disk"])
+def test_alternating_flips_mirror_every_picture_in_every_other_epoch(on_disk, source):
+    samples = in_memory() if source == "memory" else on_disk
+
+    def pictures(epoch, *, first_batch=0, **options):
+        loader = Loader(samples, TINY, batch_size=5, shuffle=True, seed=3, **options)
+        batches = loader.epoch(epoch, first_batch)
+        return {int(i): image for batch in batches for i, image in zip(batch.indices, batch.images, strict=True)}
+
+    upright = pictures(0)
+    turned = []
+    for epoch in range(3):
+        varied = pictures(epoch, alternate_flip=True)
+        for i, image in varied.items():
+            assert torch.equal(image, upright[i]) or torch.equal(image, upright[i].flip(2))
+        turned.append([not torch.equal(varied[i], upright[i]) for i in range(22)])
+    assert 4 < sum(turned[0]) < 18
+    assert turned[1] == [not mirrored for mirrored in turned[0]]
+    assert turned[2] == turned[0]
+    whole = pictures(2, alternate_flip=True)
+    for i, image in pictures(2, first_batch=3, alternate_flip=True).items():
+        assert torch.equal(image, whole[i])
+
+
 def test_two_epochs_may_be_read_at_once(on_disk):
     loader = Loader(on_disk, TINY, batch_size=5, augment=Augment("random-resized"), workers=2, shuffle=True)
     pairs = list(zip(loader.epoch(0), loader.epoch(1), strict=True))

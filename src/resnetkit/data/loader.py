@@ -27,7 +27,7 @@ CACHED_VALUES = 2**18  # float32 values, 1 MB, that are normalised together
 BATCHES_AHEAD = 2  # decoded before they are asked for: enough to hide decoding, little enough to hold in memory
 
 # What a random stream is for; together with seed, epoch and position it is the stream's whole seed.
-SHUFFLE, BATCH, PICTURE = range(3)
+SHUFFLE, BATCH, PICTURE, MIRROR = range(4)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Loader:
         *,
         batch_size: int,
         augment: Augment | None = None,
+        alternate_flip: bool = False,
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
@@ -66,9 +67,11 @@ class Loader:
     ) -> None:
         """Nothing is read before an epoch begins.
 
-        Without `augment` pictures are only preprocessed, as in validation. `drop_last` leaves out a last batch that is
-        smaller than the others. `workers` threads decode files, 0 is none; pictures in memory that have the right size
-        need none. `strict` raises DataError for an unreadable file, instead of naming and skipping it.
+        Without `augment` pictures are only preprocessed, as in validation. `alternate_flip` mirrors every picture in
+        every other epoch, half of them in the even ones; give it with an `augment` that does not flip. `drop_last`
+        leaves out a last batch that is smaller than the others. `workers` threads decode files, 0 is none; pictures in
+        memory that have the right size need none. `strict` raises DataError for an unreadable file, instead of naming
+        and skipping it.
 
         Raises UsageError for a number that can't be meant or an epoch without a batch, DataError for no pictures.
         """
@@ -79,6 +82,7 @@ class Loader:
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.augment = augment
+        self.alternate_flip = alternate_flip
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last
@@ -108,9 +112,10 @@ class Loader:
         if self.shuffle:
             order = self._rng(epoch, SHUFFLE).permutation(order)
         numbers = range(first_batch, len(self))
+        mirrored = self._mirrored(epoch)
         if self.samples.images is not None and self._is_ready(self.samples.images):
-            return self._from_memory(self.samples.images, epoch, numbers, order)
-        return self._decoded(epoch, numbers, order)
+            return self._from_memory(self.samples.images, epoch, numbers, order, mirrored)
+        return self._decoded(epoch, numbers, order, mirrored)
 
     def _is_ready(self, images: NDArray[np.uint8]) -> bool:
         """Whether pictures in memory are what `preprocess` would make of them, and can be augmented by the batch."""
@@ -121,17 +126,33 @@ class Loader:
     def _rng(self, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, purpose, position])))
 
+    def _mirrored(self, epoch: int) -> NDArray[np.bool_]:
+        """Which samples are mirrored for being in this epoch (Jordan 2024, arXiv:2404.00498)."""
+        if not self.alternate_flip:
+            return np.zeros(len(self.samples), bool)
+        return (self._rng(0, MIRROR).random(len(self.samples)) < 0.5) ^ bool(epoch % 2)
+
     def _from_memory(
-        self, images: NDArray[np.uint8], epoch: int, numbers: range, order: NDArray[np.int64]
+        self,
+        images: NDArray[np.uint8],
+        epoch: int,
+        numbers: range,
+        order: NDArray[np.int64],
+        mirrored: NDArray[np.bool_],
     ) -> Iterator[Batch]:
         for number in numbers:
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             pixels = images[indices]
             if self.augment:
                 pixels = self.augment.batch(pixels, self._rng(epoch, BATCH, number))
+            turned = mirrored[indices]
+            if turned.any():
+                pixels[turned] = pixels[turned, :, ::-1]
             yield self._batch(number, indices, pixels)
 
-    def _decoded(self, epoch: int, numbers: range, order: NDArray[np.int64]) -> Iterator[Batch]:
+    def _decoded(
+        self, epoch: int, numbers: range, order: NDArray[np.int64], mirrored: NDArray[np.bool_]
+    ) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.workers, "resnetkit-decode") if self.workers else None
         # Both maps keep the order; the pool's begins at once, the built-in one when its results are asked for.
         each = pool.map if pool else map
@@ -144,7 +165,8 @@ class Loader:
                 pixels = np.empty((len(indices), *self._shape), np.uint8)
                 decode = partial(self._decode, epoch)
                 positions = range(first, first + len(indices))
-                begun.append(_Begun(number, indices, pixels, each(decode, indices, positions, pixels)))
+                reasons = each(decode, indices, positions, mirrored[indices], pixels)
+                begun.append(_Begun(number, indices, pixels, reasons))
                 if len(begun) > ahead:
                     yield from self._finished(begun.popleft())
             while begun:
@@ -157,7 +179,7 @@ class Loader:
     def _shape(self) -> tuple[int, int, int]:
         return self.preprocess.size, self.preprocess.size, self.preprocess.channels
 
-    def _decode(self, epoch: int, index: int, position: int, out: NDArray[np.uint8]) -> str | None:
+    def _decode(self, epoch: int, index: int, position: int, mirrored: np.bool_, out: NDArray[np.uint8]) -> str | None:
         """Write one picture's pixels to `out`, or say why not. Runs in any thread: it changes nothing else."""
         try:
             if self.augment and self.augment.resizes:
@@ -176,6 +198,8 @@ class Loader:
             if self.strict:
                 raise DataError(f"{path}: {reason}. Remove the file, or run without --strict to skip it") from error
             return reason
+        if mirrored:
+            out[:] = out[:, ::-1].copy()
         return None
 
     def _write_cut(self, augment: Augment, index: int, rng: np.random.Generator, out: NDArray[np.uint8]) -> None:

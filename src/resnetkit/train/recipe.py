@@ -96,6 +96,8 @@ class Recipe:
     """scale-jitter: range of the shorter side, in pixels."""
     flip: bool = True
     """Mirror half of the training pictures."""
+    alternate_flip: bool = False
+    """flip: mirror every picture in every other epoch, rather than by chance (Jordan 2024, arXiv:2404.00498)."""
     pca_color: float = 0.0
     """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet took 0.1."""
 

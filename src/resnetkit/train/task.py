@@ -78,6 +78,7 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         preprocess,
         batch_size=recipe.batch_size,
         augment=choose_augment(recipe, preprocess),
+        alternate_flip=recipe.flip and recipe.alternate_flip,
         shuffle=True,
         seed=recipe.seed,
         drop_last=len(dataset.train) >= recipe.batch_size,
@@ -171,7 +172,7 @@ def choose_augment(recipe: Recipe, preprocess: Preprocess) -> Augment:
     return Augment(
         crop=recipe.crop,
         padding=recipe.padding,
-        flip=recipe.flip,
+        flip=recipe.flip and not recipe.alternate_flip,
         scale=(recipe.min_area, 1.0),
         jitter=recipe.jitter,
         pca_color=recipe.pca_color,
