@@ -11,7 +11,8 @@ from PIL import Image
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.infer.predictor import Prediction, Predictor, find_pictures
+from resnetkit.infer.decoding import find_pictures
+from resnetkit.infer.predictor import Prediction, Predictor
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import ResNet, build
 
@@ -92,7 +93,7 @@ def test_from_a_file_and_leaves_a_given_network_alone(model: Model, pixels: np.n
     save(tmp_path / "m.safetensors", model.net, model.header)
     model.net.train()
     before = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
-    given, loaded = Predictor(model), Predictor(tmp_path / "m.safetensors")
+    given, loaded = Predictor(model), Predictor(tmp_path / "m.safetensors", backend="torch")
     assert given(list(pixels)) == loaded(list(pixels))
     assert model.net.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.net.state_dict().items())
@@ -143,7 +144,7 @@ def test_paths_in_order_with_what_failed(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_results_stream(model: Model, picture_folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first result comes before more than two batches were read, so memory does not grow with the paths."""
+    """The first result comes before more than two batches were read, or three by threads: memory is bounded."""
     predictor = Predictor(model)
     decoded = []
     decode = predictor._pixels
@@ -151,7 +152,7 @@ def test_results_stream(model: Model, picture_folder: Path, workers: int, monkey
     forever = itertools.repeat(picture_folder / "cat" / "cat 00.png")
     results = predictor.predict_paths(forever, batch_size=4, workers=workers)
     assert "predictions" in next(results)
-    assert len(decoded) <= 8
+    assert len(decoded) <= 8 + 4 * bool(workers)
     results.close()
 
 
@@ -215,8 +216,79 @@ def test_wrong_numbers_are_refused_before_anything_is_read(model: Model) -> None
 def test_predicts_in_exact_float32(model: Model, pixels: np.ndarray) -> None:
     predictor = Predictor(model)
     seen = []
-    predictor._net.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+    predictor.backend._served.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
     before = torch.backends.cudnn.conv.fp32_precision
     predictor(pixels[0])
     assert seen == ["ieee"]
     assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"
+
+
+def test_tensors_are_pictures_as_torchvision_has_them(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    tensors = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)
+    assert predictor(tensors[0]) == predictor(pixels[0])
+    assert predictor(tensors) == predictor(list(tensors)) == predictor(list(pixels))
+    assert predictor(tensors[0, :1]) == predictor(tensors[0, 0]) == predictor(pixels[0, :, :, 0])
+    for wrong in (tensors[0].float(), tensors[0].permute(1, 2, 0), tensors[:, None]):
+        with pytest.raises(UsageError, match=r"the tensor is .*; a picture is uint8"):
+            predictor([*wrong] if wrong.ndim == 5 else wrong)
+
+
+def test_logits_probabilities_and_features(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    logits = predictor.logits(list(pixels))
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(predictor.probabilities(list(pixels)), reference(model.net, pixels), atol=1e-5)
+    np.testing.assert_allclose(predictor.logits(pixels[0]), logits[:1], atol=1e-6)
+    c5, pool = predictor.features(list(pixels), "c5"), predictor.features(list(pixels))
+    assert (c5.shape, pool.shape) == ((12, 64, 8, 8), (12, 64))
+    np.testing.assert_allclose(c5.mean((2, 3)), pool, atol=1e-5)
+    head = model.net.fc
+    np.testing.assert_allclose(pool @ head.weight.detach().numpy().T + head.bias.detach().numpy(), logits, atol=1e-4)
+    assert predictor.features([], "c5").shape == (0, 64, 8, 8)
+    with pytest.raises(UsageError, match="there is no output 'c9'; choose one of logits, pool, c5"):
+        predictor.features(pixels[0], "c9")
+
+
+def test_many_pictures_go_in_batches(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model, batch_size=5)
+    sizes = []
+    predictor.backend._served.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    np.testing.assert_allclose(predictor.logits(list(pixels)), Predictor(model).logits(list(pixels)), atol=1e-5)
+    assert sizes == [5, 5, 2]
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_every_backend_predicts_the_same(model: Model, pixels: np.ndarray, backend: str) -> None:
+    pytest.importorskip(backend)
+    computed = Predictor(model, backend=backend)
+    assert computed.choice.backend == backend
+    np.testing.assert_allclose(computed.probabilities(list(pixels)), reference(model.net, pixels), atol=1e-5)
+
+
+def test_what_does_not_go_together(model: Model) -> None:
+    for stated, message in (
+        ({"goal": "fun"}, "--goal is 'fun'; choose one of latency, throughput"),
+        ({"device": "cuda", "backend": "openvino"}, "--backend openvino computes on the CPU here, not on cuda"),
+        ({"backend": "torch", "precision": "int8"}, "torch does not compute in int8 here"),
+        ({"precision": "int8"}, "a model in memory has no int8 graph"),
+        ({"threads": -2}, "--threads is -2"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Predictor(model, **stated)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_pictures_change_nothing_for_the_others(model: Model, picture_folder: Path, workers: int) -> None:
+    predictor = Predictor(model, batch_size=4)
+    sound = {row["path"]: row for row in predictor.predict_paths([picture_folder], workers=workers)}
+    for name in ("cat/aa.png", "cat/zz.png", "frog/frog 055.png", "ship/a.jpg", "ship/b.jpg", "ship/zz.jpg"):
+        (picture_folder / name).write_bytes(b"broken")
+    rows = list(predictor.predict_paths([picture_folder], workers=workers))
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    assert sum("error" in row for row in rows) == 6
+    for row in rows:
+        if "predictions" in row:
+            for found, expected in zip(row["predictions"], sound[row["path"]]["predictions"], strict=True):
+                assert found["label"] == expected["label"]
+                assert found["probability"] == pytest.approx(expected["probability"], abs=1e-6)

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from resnetkit.data.dataset import open_dataset
     from resnetkit.data.samples import Dataset, Samples
     from resnetkit.data.transforms import Preprocess
-    from resnetkit.errors import DataError, ModelFileError, ResnetkitError, TrainingError, UsageError
+    from resnetkit.errors import DataError, ExportError, ModelFileError, ResnetkitError, TrainingError, UsageError
     from resnetkit.hub import from_hub, to_hub
+    from resnetkit.infer.choice import Choice
+    from resnetkit.infer.export import export
     from resnetkit.infer.predictor import Predictor
+    from resnetkit.infer.tune import tune
     from resnetkit.modelfile import load, save
     from resnetkit.models.resnet import (
         ResNet,
@@ -40,8 +43,10 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "SPECS",
+    "Choice",
     "DataError",
     "Dataset",
+    "ExportError",
     "InterruptedTrainingError",
     "ModelFileError",
     "ModelSpec",
@@ -55,6 +60,7 @@ __all__ = [
     "UsageError",
     "build",
     "evaluate",
+    "export",
     "from_hub",
     "keep_memory",
     "load",
@@ -72,6 +78,7 @@ __all__ = [
     "save",
     "to_hub",
     "train",
+    "tune",
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
@@ -81,8 +88,18 @@ _HOMES = {
     "resnetkit.data.dataset": ("open_dataset",),
     "resnetkit.data.samples": ("Dataset", "Samples"),
     "resnetkit.data.transforms": ("Preprocess",),
-    "resnetkit.errors": ("DataError", "ModelFileError", "ResnetkitError", "TrainingError", "UsageError"),
+    "resnetkit.errors": (
+        "DataError",
+        "ExportError",
+        "ModelFileError",
+        "ResnetkitError",
+        "TrainingError",
+        "UsageError",
+    ),
+    "resnetkit.infer.choice": ("Choice",),
+    "resnetkit.infer.export": ("export",),
     "resnetkit.infer.predictor": ("Predictor",),
+    "resnetkit.infer.tune": ("tune",),
     "resnetkit.hub": ("from_hub", "to_hub"),
     "resnetkit.modelfile": ("load", "save"),
     "resnetkit.models.resnet": (

@@ -20,11 +20,13 @@ VERBS = {
     "evaluate": ("error and loss of a model on labelled pictures", "resnetkit.commands.evaluate"),
     "predict": ("pictures to labelled probabilities", "resnetkit.commands.predict"),
     "convert": ("other people's weights to a model file, and the other way", "resnetkit.commands.convert"),
+    "export": ("a model as a file for ONNX Runtime, OpenVINO or torch.export", "resnetkit.commands.export"),
+    "tune": ("find the fastest way to compute a model here that keeps its accuracy", "resnetkit.commands.tune"),
     "data": ("get CIFAR, check a data set, write samples of it", "resnetkit.commands.data"),
     "doctor": ("what this machine can do, and what would make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> what it does, and the module whose `run(argv)` does it and returns the exit code."""
-COMPUTING = ("train", "evaluate", "predict", "doctor")
+COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
 """Verbs for which `set_up` is called."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -26,3 +26,7 @@ class ModelFileError(ResnetkitError):
 
 class TrainingError(ResnetkitError):
     """A training run that can't go on: a loss that is not finite, a run folder that is in use or can't be written."""
+
+
+class ExportError(ResnetkitError):
+    """An exported file that could not be made or written, or whose outputs are not those of its source."""

@@ -217,22 +217,29 @@ def _metadata(path: Path) -> Mapping[str, str]:
         raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
 
 
+def published_name(model: str | Path) -> str | None:
+    """NAME:WEIGHTS where MODEL names a row of SPECS and no weights in this package: published ones, if there are any.
+
+    None for what exists as a file or a folder, and for hf:OWNER/NAME.
+    """
+    network, colon, name = str(model).partition(":")
+    if Path(model).exists() or network not in SPECS or name in shipped(network):
+        return None
+    return f"{network}:{name if colon else 'DEFAULT'}"
+
+
 def _published(model: str | Path) -> "Published | None":
     """The published weights that MODEL names; None for a file, a run folder, or a model file of ours on the Hub."""
-    network, colon, name = str(model).partition(":")
-    if Path(model).exists():
-        return None
-    if str(model).startswith(HUB):
-        if HEADER_KEY in _metadata(find(model)):
-            return None
-        from resnetkit.models.timm import timm_weights
+    if named := published_name(model):
+        from resnetkit.models.weights import find_weights
 
-        return timm_weights(name)
-    if network not in SPECS or name in shipped(network):
+        network, _, name = named.partition(":")
+        return find_weights(network, name)
+    if not str(model).startswith(HUB) or Path(model).exists() or HEADER_KEY in _metadata(find(model)):
         return None
-    from resnetkit.models.weights import find_weights
+    from resnetkit.models.timm import timm_weights
 
-    return find_weights(network, name if colon else "DEFAULT")
+    return timm_weights(str(model).removeprefix(HUB))
 
 
 def _header(weights: "Published") -> Header:

@@ -1,13 +1,22 @@
-"""`resnetkit predict`: files, folders and globs to labelled probabilities."""
+"""`resnetkit predict`: files, folders and globs to labelled probabilities, or to what a network makes of them."""
 
 import csv
+import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnetkit.commands.output import as_json
 from resnetkit.commands.parser import MODEL, Parser
-from resnetkit.errors import UsageError
+from resnetkit.errors import DataError, UsageError
+from resnetkit.infer.choice import BackendName, Goal, Precision
+
+if TYPE_CHECKING:
+    from resnetkit.infer.predictor import Predictor
+
+Results = Iterable[dict[str, Any]]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -16,46 +25,174 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture, a folder of them, or a glob in quotes")
     parser.add_argument("--top", type=int, default=5, help="how many of the most probable classes to give")
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures that go through the network together")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="threads that decode pictures; 0 decodes between batches"
-    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help="print CSV: path,label,index,probability,error")
-    given = parser.read(argv)
-    if given["json"] and given["csv"]:
-        raise UsageError("--json and --csv both say how to print; give one")
-
-    from resnetkit.infer.predictor import Predictor
-
-    results = Predictor(given["model"]).predict_paths(
-        given["paths"], top=given["top"], batch_size=given["batch_size"], workers=given["workers"]
+    parser.add_argument(
+        "--logits", action="store_true", help="give the numbers before the softmax, as JSON lines or into --out"
     )
+    parser.add_argument(
+        "--features",
+        type=Literal["c5", "pool"] | None,
+        help="give the last map (c5), or its average over the places (pool), as JSON lines or into --out",
+    )
+    parser.add_argument(
+        "--out", type=str, metavar="FILE", help="an .npz that takes `paths` and the array of --logits or --features"
+    )
+    parser.add_argument(
+        "--explain", type=str, metavar="DIR", help="draw over each picture where the evidence is (Grad-CAM), into DIR"
+    )
+    parser.add_argument(
+        "--explain_class", type=str, metavar="NAME", help="or its index: evidence for it; unset: for the most probable"
+    )
+    parser.add_argument("--explain_stage", type=str, metavar="NAME", help="c2, c3, ...; unset: the last")
+    parser.add_argument("--goal", type=Goal | None, help="what tune's choice is for; unset: latency for one picture")
+    parser.add_argument("--backend", type=BackendName | None, help="unset: what tune found, or what is installed")
+    parser.add_argument("--precision", type=Precision | None, help="unset: what tune found, or float32")
+    parser.add_argument("--threads", type=int | None, help="that compute; unset: what tune found, or all")
+    parser.add_argument("--streams", type=int | None, help="batches at the same time; unset: what tune found, or 1")
+    parser.add_argument(
+        "--batch_size", type=int | None, help="pictures that go through the network together; unset: tune's, or 32"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="threads that decode pictures; 0 decodes while batches are computed"
+    )
+    given = parser.read(argv)
+    _check(given)
     failed: list[str] = []
-    write = _write_json if given["json"] else _write_csv if given["csv"] else _write_lines
-    write(_noting_failures(results, failed))
+    with warnings.catch_warnings():
+        warnings.showwarning = cast("Any", _print_warning)
+        _predict(given, failed)
     if failed:
         print(f"resnetkit predict: {len(failed)} not predicted, first {failed[0]}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _noting_failures(results: Iterable[dict[str, Any]], failed: list[str]) -> Iterator[dict[str, Any]]:
+def _predict(given: dict[str, Any], failed: list[str]) -> None:
+    from resnetkit.infer.predictor import Predictor
+
+    several = len(given["paths"]) > 1 or not Path(given["paths"][0]).is_file()
+    output = given["features"] or "logits"
+    predictor = Predictor(
+        given["model"],
+        goal=given["goal"] or ("throughput" if several else "latency"),
+        output=output,
+        may_export=several,
+        **{name: given[name] for name in ("backend", "precision", "threads", "streams", "batch_size")},
+    )
+    if given["features"] or given["logits"]:
+        values = _values(predictor, given["paths"], output, given["workers"], failed)
+        _write_npz(values, output, Path(given["out"])) if given["out"] else _write_json_lines(values, output)
+        return
+    results = predictor.predict_paths(given["paths"], top=given["top"], workers=given["workers"])
+    if given["explain"]:
+        stage = -1 if given["explain_stage"] is None else given["explain_stage"]
+        results = _explained(results, predictor, Path(given["explain"]), given["explain_class"], stage)
+    write = _write_json if given["json"] else _write_csv if given["csv"] else _write_lines
+    write(_noting_failures(results, failed))
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Refuse flags that don't go together."""
+    if given["json"] and given["csv"]:
+        raise UsageError("--json and --csv both say how to print; give one")
+    numbers = [f"--{name}" for name in ("logits", "features") if given[name]]
+    if len(numbers) > 1:
+        raise UsageError("--logits and --features both say what to give; give one")
+    for name in ("json", "csv", "explain"):
+        if numbers and given[name]:
+            raise UsageError(f"{numbers[0]} gives numbers, which --{name} does not go with; leave one out")
+    if given["out"]:
+        if not numbers:
+            raise UsageError("--out is for --logits and --features; what is printed goes to a file by > FILE")
+        if Path(given["out"]).suffix != ".npz":
+            raise UsageError(f"--out is {given['out']}; give a name that ends in .npz")
+        if not Path(given["out"]).absolute().parent.is_dir():
+            raise UsageError(f"--out {given['out']}: there is no folder {Path(given['out']).parent}; make it")
+    for name in ("explain_class", "explain_stage"):
+        if given[name] is not None and not given["explain"]:
+            raise UsageError(f"--{name.replace('_', '-')} says what --explain shows; give --explain DIR")
+    for folder in map(Path, given["paths"] if given["explain"] else ()):
+        if folder.is_dir() and Path(given["explain"]).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"--explain {given['explain']} lies in {folder}, whose pictures are read; give a folder outside"
+            )
+    for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
+        if given[name] is not None and given[name] < least:
+            raise UsageError(f"--{name.replace('_', '-')} is {given[name]}; it must be at least {least}")
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    """A warning for the person at the terminal, without the place in our code."""
+    print(f"resnetkit predict: warning: {message}", file=sys.stderr)
+
+
+def _noting_failures(results: Results, failed: list[str]) -> Iterator[dict[str, Any]]:
     for result in results:
         if "error" in result:
             failed.append(result["path"])
         yield result
 
 
-def _write_lines(results: Iterable[dict[str, Any]]) -> None:
+def _explained(
+    results: Results, predictor: "Predictor", folder: Path, label: str | None, stage: str | int
+) -> Iterator[dict[str, Any]]:
+    """The same results, each with the place of its picture's drawing, which is made before it."""
+    from resnetkit.infer.explain import drawing_path
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--explain {folder} can't be made: {error.strerror}") from error
+    for result in results:
+        if "error" not in result:
+            best = result["predictions"][0]["index"]  # in the precision that was asked for, and not float32's
+            drawing = drawing_path(folder, result["path"])
+            predictor.explain(result["path"], label=best if label is None else label, stage=stage).save(drawing)
+            result["drawing"] = str(drawing)
+        yield result
+
+
+def _values(
+    predictor: "Predictor", paths: Sequence[str], output: Any, workers: int, failed: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """The pictures that could be read, with their numbers; what is wrong with the others goes to standard error."""
+    for path, value in predictor.compute_paths(paths, output=output, workers=workers):
+        if isinstance(value, str):
+            failed.append(str(path))
+            print(f"resnetkit predict: {path}: {value}", file=sys.stderr)
+        else:
+            yield str(path), value
+
+
+def _write_json_lines(values: Iterable[tuple[str, Any]], output: str) -> None:
+    for path, value in values:
+        print(json.dumps({"path": path, output: value.tolist()}, ensure_ascii=False))
+
+
+def _write_npz(values: Iterable[tuple[str, Any]], output: str, file: Path) -> None:
+    """`paths` (n) and the array (n, ...), in the order of the pictures; without any that could not be read."""
+    import numpy as np
+
+    from resnetkit.files import whole_file
+
+    rows = list(values)
+    arrays: Any = {output: np.array([value for _, value in rows], np.float32)}
+    with whole_file(file) as stream:
+        np.savez(stream, paths=np.array([path for path, _ in rows], str), **arrays)
+
+
+def _write_lines(results: Results) -> None:
     for result in results:
         print(result["path"])
         for best in result.get("predictions", ()):
             print(f"  {100 * best['probability']:6.2f} %  {best['label']}")
+        if "drawing" in result:
+            print(f"  drawn: {result['drawing']}")
         if "error" in result:
             print(f"  error: {result['error']}")
 
 
-def _write_csv(results: Iterable[dict[str, Any]]) -> None:
+def _write_csv(results: Results) -> None:
     writer = csv.DictWriter(sys.stdout, ("path", "label", "index", "probability", "error"), lineterminator="\n")
     writer.writeheader()
     for result in results:
@@ -63,7 +200,7 @@ def _write_csv(results: Iterable[dict[str, Any]]) -> None:
         writer.writerows({"path": result["path"]} | row for row in rows)
 
 
-def _write_json(results: Iterable[dict[str, Any]]) -> None:
+def _write_json(results: Results) -> None:
     """Write the list as it comes: a folder may hold more pictures than memory."""
     separator = "["
     for result in results:

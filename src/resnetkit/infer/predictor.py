@@ -1,27 +1,55 @@
 """Pictures to labelled probabilities, with the preprocessing and the class names that the model file brings."""
 
 import os
+import sys
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
-from itertools import islice
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from resnetkit.data.folder import PICTURE_SUFFIXES
-from resnetkit.data.pictures import open_picture
-from resnetkit.errors import DataError, UsageError
+from resnetkit.errors import ExportError, UsageError
+from resnetkit.infer.backends import Backend, open_backend
+from resnetkit.infer.choice import (
+    GRAPHS,
+    BackendName,
+    Choice,
+    Goal,
+    Output,
+    Precision,
+    choose,
+    installed,
+    usable_threads,
+)
+from resnetkit.infer.decoding import Decoded, Picture, decoded, find_pictures, is_picture, pixels_of
+from resnetkit.infer.graphs import (
+    Source,
+    compiled_folder,
+    export_graph,
+    find_tuned,
+    has_graph,
+    open_source,
+    served_graph,
+)
+from resnetkit.machine import read_machine
 from resnetkit.modelfile import Model, load
-from resnetkit.precision import exact_float32
 
-Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
-"""A path, an encoded file, an opened picture, or uint8 values of shape (height, width), (height, width, 1 or 3)."""
+if TYPE_CHECKING:
+    from resnetkit.infer.explain import Explanation
+
+BATCH_SIZE = 32
+"""Pictures that go through the network together where nobody said and nothing was measured."""
+GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""One of them is there on a Linux that has a GPU that torch could use."""
+Pictures: TypeAlias = "Picture | Sequence[Picture]"
 
 
 class Prediction(NamedTuple):
@@ -35,19 +63,126 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A model ready to predict, in float32 and in evaluation mode.
+    """A model ready to predict, by the fastest means that are known to be as accurate as the model.
 
     The same picture gets the same probabilities, but for rounding in the last digits, whatever it is batched with.
     """
 
-    def __init__(self, model: str | Path | Model, *, device: str | None = None) -> None:
-        """Take a model file, a run folder or a loaded model; `device` is a GPU where there is one, unless given."""
-        loaded = model if isinstance(model, Model) else load(model)
-        self.classes = loaded.header.classes
-        self.preprocess = loaded.header.preprocess
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        net = deepcopy(loaded.net) if isinstance(model, Model) else loaded.net  # the caller may go on training theirs
-        self._net = net.eval().float().to(self.device).to(memory_format=torch.channels_last)
+    def __init__(
+        self,
+        model: str | Path | Model,
+        *,
+        device: str | None = None,
+        backend: BackendName | None = None,
+        precision: Precision | None = None,
+        threads: int | None = None,
+        streams: int | None = None,
+        batch_size: int | None = None,
+        goal: Goal = "latency",
+        output: Output = "logits",
+        may_export: bool = True,
+    ) -> None:
+        """Take a model file, a run folder, NAME:WEIGHTS, hf:OWNER/NAME or a loaded model.
+
+        What it computes with is what is stated; of what is not, what `resnetkit tune` found fastest for `goal` on this
+        model. Where it was not tuned, that is float32: on a GPU (`device`, which is one where there is one) by torch,
+        else by OpenVINO if it is installed, else by torch. OpenVINO takes a graph, which is made once and kept in the
+        cache; unless `may_export`, since making it may take half a minute, torch computes where there is none yet. A
+        loaded model is computed by torch unless another backend is stated. `choice` says what it came to. `output` is
+        made ready at once, other outputs when they are first asked for.
+
+        Warns where tuning was done on another processor or for other weights, and where what is best can't be used.
+        Raises UsageError for what does not go together or is not installed, and what modelfile.load raises.
+        """
+        if goal not in get_args(Goal):
+            raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}")
+        self._origin = model if isinstance(model, Model) else open_source(model)
+        self.classes = self._origin.header.classes
+        self.preprocess = self._origin.header.preprocess
+        on_cpu = backend in GRAPHS or precision == "int8"
+        self.device = device or ("cpu" if on_cpu else _best_device())
+        asked = {"backend": backend, "precision": precision, "threads": threads, "streams": streams}
+        stated = {name: value for name, value in {**asked, "batch_size": batch_size}.items() if value is not None}
+        if self.device != "cpu" and backend in GRAPHS:
+            raise UsageError(f"--backend {backend} computes on the CPU here, not on {self.device}; torch does")
+        tuned = self._tuned_choice(goal)
+        rules = [tuned] if tuned else []
+        kept = isinstance(self._origin, Source) and (may_export or has_graph(self._origin, "openvino", output))
+        if kept and self.device == "cpu" and installed("openvino"):
+            rules.append(Choice("openvino", batch_size=BATCH_SIZE))
+        rules.append(Choice("torch", batch_size=BATCH_SIZE))
+        self._backends: dict[Output, Backend] = {}
+        # A compiled network is kept where the same settings come again.
+        self._keeps_compiled = not {"threads", "streams"} & stated.keys()
+        self.choice = self._open_first(choose(stated, rules), output)
+        # Latency is tuned with single pictures, which says nothing of several that are there at the same time.
+        alone = batch_size is None and goal == "latency"
+        self.batch_size = max(self.choice.batch_size, BATCH_SIZE) if alone else self.choice.batch_size
+
+    def _tuned_choice(self, goal: Goal) -> Choice | None:
+        source = self._origin
+        if not isinstance(source, Source) or self.device != "cpu" or not (found := find_tuned(source)):
+            return None
+        tuned, place = found
+        choice = tuned.choice(goal)
+        if not choice:
+            return None
+        if not installed(choice.backend):
+            _warn(f"{place.file} says {choice.backend}, which is not installed: pip install 'resnetkit[export]'")
+            return None
+        if not tuned.fits(read_machine()):
+            _warn(
+                f"{place.file} was measured on another machine ({tuned.machine.get('processor')}, "
+                f"{tuned.machine.get('allowed_cores')} cores); measure this one: resnetkit tune {source.model}"
+            )
+        return choice
+
+    def _open_first(self, choices: Sequence[Choice], output: Output) -> Choice:
+        """Make the first choice ready for which that can be done, and return it."""
+        for choice, following in zip_longest(choices, choices[1:]):
+            try:
+                self._backends[output] = self._open(choice, output)
+            except (ExportError, UsageError) as error:
+                if following is None:
+                    raise
+                _warn(f"{choice.backend} {choice.precision} can't be used, {following.backend} is: {error}")
+            else:
+                return choice
+        raise AssertionError("there is at least one choice")
+
+    def _open(self, choice: Choice, output: Output) -> Backend:
+        if output != "logits" and choice.precision == "int8":  # only the logits of which are known to be good
+            choice = replace(choice, precision="float32")
+        if choice.backend not in GRAPHS:
+            return open_backend(choice, self.model, output=output, device=self.device)
+        if isinstance(self._origin, Model):
+            if choice.precision == "int8":
+                raise UsageError(
+                    "a model in memory has no int8 graph; save it to a file, and: resnetkit tune FILE DATA"
+                )
+            with TemporaryDirectory(prefix="resnetkit-", ignore_cleanup_errors=True) as folder:
+                graph = export_graph(self._origin, Path(folder), backend=choice.backend, output=output)
+                return open_backend(choice, graph)
+        graph = served_graph(self._origin, backend=choice.backend, precision=choice.precision, output=output)
+        return open_backend(choice, graph, cache=compiled_folder(self._origin) if self._keeps_compiled else None)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model itself, which is loaded when it is needed; that imports torch."""
+        return self._origin if isinstance(self._origin, Model) else load(self._origin.model)
+
+    @property
+    def backend(self) -> Backend:
+        """What computes logits from pixels."""
+        return self.backend_for("logits")
+
+    def backend_for(self, output: Output) -> Backend:
+        """What computes `output` from pixels."""
+        if output not in get_args(Output):
+            raise UsageError(f"there is no output {output!r}; choose one of {', '.join(get_args(Output))}")
+        if output not in self._backends:
+            self._backends[output] = self._open(self.choice, output)
+        return self._backends[output]
 
     @overload
     def __call__(self, pictures: Picture, *, top: int = 5) -> list[Prediction]: ...
@@ -55,94 +190,135 @@ class Predictor:
     @overload
     def __call__(self, pictures: Sequence[Picture], *, top: int = 5) -> list[list[Prediction]]: ...
 
-    def __call__(
-        self, pictures: Picture | Sequence[Picture], *, top: int = 5
-    ) -> list[Prediction] | list[list[Prediction]]:
+    def __call__(self, pictures: Pictures, *, top: int = 5) -> list[Prediction] | list[list[Prediction]]:
         """Return the `top` most probable classes, best first: a list for one picture, a list of lists for several.
 
         Raises DataError naming the first picture that can't be read, and UsageError for an array that is no picture.
         """
-        if isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray):
-            return self([pictures], top=top)[0]
-        return self.predict_pixels([self._pixels(picture) for picture in pictures], top=top)
+        _check_least(top=top)
+        predictions = self._named(self.logits(pictures), top=top)
+        return predictions[0] if is_picture(pictures) else predictions
+
+    def logits(self, pictures: Pictures) -> NDArray[np.float32]:
+        """What the last layer gives, float32 (n, classes); n is 1 for one picture."""
+        return self._computed(pictures, "logits")
+
+    def features(self, pictures: Pictures, output: Literal["pool", "c5"] = "pool") -> NDArray[np.float32]:
+        """What the last layer gets: pool, float32 (n, channels), or the map it averages, c5 (n, channels, h, w).
+
+        In a CIFAR net, which has three stages, c5 is the last one all the same. In float32 unless bfloat16 was chosen.
+        """
+        return self._computed(pictures, output)
+
+    def probabilities(self, pictures: Pictures) -> NDArray[np.float32]:
+        """The softmax of the logits, float32 (n, classes)."""
+        return softmax(self.logits(pictures))
+
+    def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
+        """Show where the evidence for a class is, by torch in float32: see explain.explain."""
+        from resnetkit.infer.explain import explain
+
+        return explain(self.model, picture, label=label, stage=stage, device=self.device)
 
     def predict_pixels(self, pixels: Sequence[NDArray[np.uint8]], *, top: int = 5) -> list[list[Prediction]]:
         """Predict one batch of what `preprocess.pixels` returned, each of shape (size, size, channels)."""
         _check_least(top=top)
-        if not pixels:
-            return []
-        images = torch.from_numpy(self.preprocess.normalize(np.stack(pixels)))
-        with torch.inference_mode(), exact_float32():
-            logits = self._net(images.to(self.device, memory_format=torch.channels_last))
-            probabilities, indices = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
-        return [
-            [Prediction(self.classes[i], i, p) for i, p in zip(best[:top], row[:top], strict=True)]
-            for best, row in zip(indices.tolist(), probabilities.tolist(), strict=True)
-        ]
+        return self._named(self.backend(np.stack(pixels)), top=top) if len(pixels) else []
 
     def predict_paths(
-        self, paths: Iterable[str | Path], *, top: int = 5, batch_size: int = 32, workers: int = 0
+        self, paths: Iterable[str | Path], *, top: int = 5, batch_size: int | None = None, workers: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Predict files, folders (with what is in their folders) and globs, one result per picture as batches are done.
 
         A result is {"path", "predictions": [{"label", "index", "probability"}]}, or {"path", "error"} for what can't be
-        read or found. `workers` threads decode ahead of the network; memory holds two batches, however many the paths.
+        read or found. Pictures are decoded while the network computes, by `workers` threads where there are some.
+        Memory holds a batch more than are computed at the same time, however many the paths.
         """
-        _check_least(top=top, batch_size=batch_size)
+        _check_least(top=top)
+        return (
+            {"path": str(path), "error": value}
+            if isinstance(value, str)
+            else {"path": str(path), "predictions": [best._asdict() for best in self._named(value[None], top=top)[0]]}
+            for path, value in self.compute_paths(paths, output="logits", batch_size=batch_size, workers=workers)
+        )
+
+    def compute_paths(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        output: Output = "logits",
+        batch_size: int | None = None,
+        workers: int = 0,
+    ) -> Iterator[tuple[Path, NDArray[np.float32] | str]]:
+        """What predict_paths goes through, as numbers: each picture with its output, or with what is wrong with it."""
+        batch_size = self.batch_size if batch_size is None else batch_size
+        _check_least(batch_size=batch_size)
         if workers < 0:
             raise UsageError(f"--workers is {workers}; it must be at least 0")
-        return self._results(paths, top=top, batch_size=batch_size, workers=workers)
+        backend = self.backend_for(output)
+        pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
+        return self._streamed(backend, pictures, batch_size)
 
-    def _results(
-        self, paths: Iterable[str | Path], *, top: int, batch_size: int, workers: int
-    ) -> Iterator[dict[str, Any]]:
-        decoded = self._decoded(find_pictures(paths), workers=workers, ahead=batch_size)
-        while batch := list(islice(decoded, batch_size)):
-            predictions = iter(self.predict_pixels([p for _, p in batch if not isinstance(p, str)], top=top))
-            for path, pixels in batch:
-                if isinstance(pixels, str):
-                    yield {"path": str(path), "error": pixels}
-                else:
-                    yield {"path": str(path), "predictions": [best._asdict() for best in next(predictions)]}
+    def _streamed(
+        self, backend: Backend, pictures: Iterator[Decoded], batch_size: int
+    ) -> Iterator[tuple[Path, NDArray[np.float32] | str]]:
+        waiting: deque[tuple[Path, str | None]] = deque()  # every picture on its way, with what is wrong with it
+
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            while batch := list(islice(pictures, batch_size)):
+                waiting.extend((path, pixels if isinstance(pixels, str) else None) for path, pixels in batch)
+                if sound := [pixels for _, pixels in batch if not isinstance(pixels, str)]:
+                    yield np.stack(sound)
+
+        for values in backend.stream(batches()):
+            for value in values:
+                path, error = waiting.popleft()
+                while error is not None:
+                    yield path, error
+                    path, error = waiting.popleft()
+                yield path, value
+        yield from ((path, error or "") for path, error in waiting)
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
-        source = _as_picture(picture) if isinstance(picture, np.ndarray) else picture
-        source = Path(source) if isinstance(source, str) else source
-        return self.preprocess.pixels(open_picture(source, mode=self.preprocess.mode))
+        return pixels_of(picture, self.preprocess)
 
-    def _decode(self, found: tuple[Path, str | None]) -> tuple[Path, NDArray[np.uint8] | str]:
-        path, error = found
-        try:
-            return path, error or self._pixels(path)
-        except DataError as problem:
-            return path, str(problem).removeprefix(f"{path}: ")
-
-    def _decoded(
-        self, found: Iterable[tuple[Path, str | None]], *, workers: int, ahead: int
-    ) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
-        """Every path with its pixels, or with what is wrong with it, in order."""
-        if not workers:
-            yield from map(self._decode, found)
-            return
-        with ThreadPoolExecutor(workers) as pool:
-            waiting = deque()
-            for item in found:
-                waiting.append(pool.submit(self._decode, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-
-
-def _as_picture(pixels: NDArray[Any]) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
-        raise UsageError(
-            f"the array is {pixels.dtype} {pixels.shape}; a picture is uint8 (height, width) or (height, width, 1 or "
-            "3), with values from 0 to 255. Give several as a list"
+    def _computed(self, pictures: Pictures, output: Output) -> NDArray[np.float32]:
+        backend = self.backend_for(output)
+        several = cast(
+            "list[Picture]", [pictures] if is_picture(pictures) else list(cast("Sequence[Picture]", pictures))
         )
-    if not pixels.size:
-        raise DataError(f"the array is {pixels.shape}: a picture without pixels")
-    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if pixels.shape[2:] == (1,) else pixels)
+        if not several:  # the shape of nothing
+            size, channels = self.preprocess.size, self.preprocess.channels
+            return backend(np.zeros((1, size, size, channels), np.uint8))[:0]
+        if len(several) == 1:
+            return backend(self._pixels(several[0])[None])
+        with ThreadPoolExecutor(usable_threads()) as pool:
+            batches = (several[i : i + self.batch_size] for i in range(0, len(several), self.batch_size))
+            pixels = (np.stack(list(pool.map(self._pixels, batch))) for batch in batches)
+            return np.concatenate(list(backend.stream(pixels)))
+
+    def _named(self, logits: NDArray[np.float32], *, top: int) -> list[list[Prediction]]:
+        probabilities = softmax(logits)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [Prediction(self.classes[i], i, row[i]) for i in indices]
+            for indices, row in zip(best.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of (n, classes) logits, in float32, whatever computed them."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _best_device() -> str:
+    """A GPU that torch can use, or cpu. Torch, which takes seconds to import, is asked only where there may be one."""
+    if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _check_least(**values: int) -> None:
@@ -151,40 +327,5 @@ def _check_least(**values: int) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def find_pictures(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
-    """Resolve files, folders and globs to pictures, each with None, or with the reason why there is none.
-
-    In a folder, files count as pictures by their suffix; a file that is named or matched is taken as one anyway.
-    """
-    for text in map(str, paths):
-        matches = [Path(text)] if os.path.lexists(text) else _matches(Path(text))
-        if not matches:
-            yield Path(text), "no such file or folder, and nothing matches it"
-        for match in matches:
-            if not match.is_dir():
-                yield match, None
-                continue
-            pictures = _pictures_below(match)
-            first = next(pictures, None)
-            if first is None:
-                yield match, f"no pictures in this folder; they end in {', '.join(sorted(PICTURE_SUFFIXES))}"
-                continue
-            yield first, None
-            yield from ((picture, None) for picture in pictures)
-
-
-def _matches(pattern: Path) -> list[Path]:
-    """What a glob matches, without hidden files, as in a shell."""
-    try:
-        found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-    except (ValueError, IndexError, NotImplementedError):  # what pathlib takes for no pattern: a**, or nothing
-        return []
-    return [path for path in found if not path.name.startswith(".")]
-
-
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield Path(where, name)
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)

@@ -1,0 +1,104 @@
+"""`resnetkit export`: a model as a file that other programs run, compared with its source before it is kept."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from resnetkit.commands.output import print_json
+from resnetkit.commands.parser import MODEL, Parser
+from resnetkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnetkit.infer.export import Exported
+
+
+def run(argv: Sequence[str]) -> int:
+    """Export, and say what the file takes and gives and how near to its source it is."""
+    parser = Parser(
+        "export",
+        "MODEL --to onnx|openvino|pt2 [options]",
+        "A model as a file for ONNX Runtime, OpenVINO or torch.export, for batches of any size. Before the file is "
+        "kept it is run on pictures and compared with the model.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument(
+        "--to",
+        type=Literal["onnx", "openvino", "pt2"],
+        help="onnx: one .onnx; openvino: .xml, with its weights in a .bin; pt2: torch.export's",
+    )
+    parser.add_argument("--out", type=str, metavar="PATH", help="unset: MODEL's name in this folder")
+    parser.add_argument(
+        "--with_preprocess",
+        action="store_true",
+        help="take uint8 pixels (batch, size, size, channels) and give probabilities; without, float32 images (batch, "
+        "channels, size, size), already normalised, and logits",
+    )
+    parser.add_argument(
+        "--output",
+        type=Literal["logits", "probabilities", "pool", "c5"],
+        help="what the file gives: also pool, the averaged last map, and c5, that map itself",
+    )
+    parser.add_argument(
+        "--check", type=str, metavar="DATA", help="pictures to compare with; unset: 16 that come with resnetkit"
+    )
+    parser.add_argument("--int8", action="store_true", help="compute in 8-bit integers where the accuracy allows it")
+    parser.add_argument(
+        "--calibrate", type=str, metavar="DATA", help="pictures that --int8 takes the ranges of numbers from"
+    )
+    parser.add_argument(
+        "--max_top1_loss", type=float, metavar="POINTS", help="of accuracy that --int8 may cost (unset: 0.5)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.read(argv)
+    if given["to"] is None:
+        raise UsageError("--to missing; it takes onnx, openvino or pt2")
+    if given["int8"] and not given["calibrate"]:
+        raise UsageError("--int8 needs --calibrate DATA: some hundred pictures like those the model will see")
+    for flag in ("calibrate", "max_top1_loss"):
+        if given[flag] is not None and not given["int8"]:
+            raise UsageError(f"--{flag.replace('_', '-')} is for --int8; give both or neither")
+
+    from resnetkit.infer.export import describe, export
+
+    done = export(
+        given["model"],
+        given["out"],
+        to=given["to"],
+        with_preprocess=given["with_preprocess"],
+        output=given["output"],
+        check=given["check"],
+        calibrate=given["calibrate"],
+        **({} if given["max_top1_loss"] is None else {"max_top1_loss": given["max_top1_loss"]}),
+    )
+    if given["json"]:
+        print_json(_document(done, given["to"]))
+        return 0
+    print(f"input     {done.input}")
+    print(f"output    {done.output}")
+    print(f"compared  {describe(done.gap)}")
+    if done.integers:
+        floats = len(done.integers.layers_in_float)
+        print(f"integers  {done.integers.layers - floats} of {done.integers.layers} layers; {done.integers.verdict}")
+    print(f"file      {' and '.join(map(str, done.files))}")
+    return 0
+
+
+def _document(done: "Exported", to: str) -> dict[str, object]:
+    return {
+        "files": [str(file) for file in done.files],
+        "to": to,
+        "input": done.input,
+        "output": done.output,
+        "compared": {
+            "pictures": done.gap.pictures,
+            "values": done.gap.values,
+            "probabilities": done.gap.probabilities,
+            "agreement": done.gap.agreement,
+        },
+        "int8": None
+        if done.integers is None
+        else {
+            "layers": done.integers.layers,
+            "layers_in_float": list(done.integers.layers_in_float),
+            **done.integers.verdict.to_dict(),
+        },
+    }

@@ -1,0 +1,75 @@
+"""`resnetkit tune`: measure this machine on a model, and keep the fastest choice that holds its accuracy."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnetkit.commands.output import print_json, print_table
+from resnetkit.commands.parser import MODEL, Parser
+
+if TYPE_CHECKING:
+    from resnetkit.infer.graphs import Tuned
+
+
+def run(argv: Sequence[str]) -> int:
+    """Tune and print."""
+    parser = Parser(
+        "tune",
+        "MODEL [DATA] [options]",
+        "Measure the ways to compute a model on this machine, and keep the fastest whose predictions hold. Predictions "
+        "use it from then on.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="cifar10, cifar100, a CSV file or a folder of pictures, in class folders or not: by them predictions are "
+        "compared with float32's. 8-bit integers are tried only with pictures",
+    )
+    parser.add_argument(
+        "--goal",
+        type=Literal["latency", "throughput", "both"],
+        default="both",
+        help="the time of one picture, or pictures per second in batches",
+    )
+    parser.add_argument(
+        "--max_top1_loss",
+        type=float,
+        default=0.5,
+        help="points of top-1 error that may be lost; without labels, percent of pictures that get another class",
+    )
+    parser.add_argument("--calibrate", type=str, metavar="DATA", help="other pictures to calibrate 8-bit integers with")
+    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds, so less certain")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.read(argv)
+
+    from resnetkit.infer.tune import tune
+
+    tuned = tune(
+        given["model"],
+        given["data"],
+        goal=given["goal"],
+        max_top1_loss=given["max_top1_loss"],
+        calibrate=given["calibrate"],
+        quick=given["quick"],
+        say=lambda line: print(f"resnetkit tune: {line}", file=sys.stderr, flush=True),
+    )
+    if given["json"]:
+        print_json(asdict(tuned))
+    else:
+        _print(tuned)
+    return 0
+
+
+def _print(tuned: "Tuned") -> None:
+    header = ("goal", "backend", "precision", "threads", "streams", "batch", "images/s", "ms", "")
+    print_table(header, (_cells(row, chosen=tuned.goals[row["goal"]]["choice"]) for row in tuned.table))
+
+
+def _cells(row: Mapping[str, Any], *, chosen: object) -> tuple[str, ...]:
+    choice = row["choice"]
+    settings = [str(choice[name]) for name in ("backend", "precision", "threads", "streams", "batch_size")]
+    figures = (f"{row['images_per_second']:.1f}", f"{row['milliseconds']:.2f}")
+    return (row["goal"], *settings, *figures, "chosen" if choice == chosen else "")

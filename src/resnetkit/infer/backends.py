@@ -1,0 +1,187 @@
+"""OpenVINO, ONNX Runtime and torch behind one call: a batch of uint8 pixels to what the network makes of them."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.infer.choice import GRAPHS, PACKAGES, Choice, Output, installed, usable_threads
+
+if TYPE_CHECKING:
+    from resnetkit.modelfile import Model
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""A batch as `Preprocess.pixels` gives its pictures: (n, size, size, channels), contiguous."""
+Values: TypeAlias = NDArray[np.float32]
+
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+"""What OpenVINO computes in; of an int8 graph, what is around its integers. Where the processor has no bfloat16 it
+takes float32 instead, by itself; but without the hint it takes bfloat16 by itself where there is AMX."""
+
+
+class Backend(Protocol):
+    """A network that is ready to compute. Its calls may come from several threads."""
+
+    def __call__(self, pixels: Pixels) -> Values:
+        """(n, size, size, channels), any n, to (n, classes) logits, or to the features that were asked for."""
+        ...
+
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
+        """The same for batch after batch, in their order, `choice.streams` of them at a time.
+
+        Batches are taken as they are needed: the next one while others are computed.
+        """
+        ...
+
+
+def open_backend(
+    choice: Choice,
+    source: "Path | Model",
+    *,
+    output: Output = "logits",
+    device: str = "cpu",
+    cache: Path | None = None,
+) -> Backend:
+    """Make a network ready to compute as `choice` says.
+
+    `source` is a graph of graphs.served_graph for OpenVINO and ONNX Runtime, which has its output in it, and a model
+    for torch, which alone minds `output` and `device`. `cache` is a folder where OpenVINO keeps what it has compiled.
+    Raises UsageError for a backend that is not installed, ModelFileError for a graph that can't be read.
+    """
+    if not installed(choice.backend):
+        extra = "torch" if PACKAGES[choice.backend] == "torch" else "'resnetkit[export]'"
+        raise UsageError(
+            f"--backend {choice.backend}: {PACKAGES[choice.backend]} is not installed; pip install {extra}"
+        )
+    if choice.backend not in GRAPHS:
+        from resnetkit.infer.torch_backend import TorchBackend
+
+        if isinstance(source, Path):
+            raise UsageError(f"{choice.backend} computes a model, not the graph {source}")
+        return TorchBackend(choice, source, output=output, device=device)
+    if not isinstance(source, Path):
+        raise UsageError(f"{choice.backend} computes a graph, not a model in memory; save it to a file first")
+    if choice.backend == "openvino":
+        return OpenVino(choice, source, cache=cache)
+    return OnnxRuntime(choice, source)
+
+
+class OpenVino:
+    """A graph compiled by OpenVINO, whose threads (TBB's) do not spin while they wait."""
+
+    def __init__(self, choice: Choice, graph: Path, *, cache: Path | None = None) -> None:
+        import openvino
+
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": HINTS[choice.precision],
+            "INFERENCE_NUM_THREADS": choice.threads or usable_threads(),
+            "NUM_STREAMS": choice.streams,
+        }
+        core = openvino.Core()
+        try:
+            if cache is None:
+                self._network = core.compile_model(core.read_model(graph), "CPU", settings)
+            else:  # by its name: so what is kept is found without reading the graph
+                self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
+        except RuntimeError as error:
+            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {_reason(error)}") from error
+        self._streams = choice.streams
+        self._tensor = openvino.Tensor
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def __call__(self, pixels: Pixels) -> Values:
+        """Compute one batch."""
+        return self._result(self._start(pixels))
+
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
+        """Compute batch after batch."""
+        running: deque[tuple[Any, Pixels]] = deque()
+        try:
+            for pixels in batches:
+                running.append(self._start(pixels))
+                if len(running) > self._streams:
+                    yield self._result(running.popleft())
+            while running:
+                yield self._result(running.popleft())
+        finally:
+            for request, _ in running:
+                request.wait()
+
+    def _start(self, pixels: Pixels) -> tuple[Any, Pixels]:
+        """Begin to compute a batch from where it lies. The request does not keep those pixels: hold them until then."""
+        pixels = np.require(pixels, np.uint8, ["C", "W"])
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._network.create_infer_request()
+        # The runtime's own way, which copies nothing; openvino's wrapper takes several times as long to start.
+        request.set_input_tensor(self._tensor(pixels, shared_memory=True))
+        request.start_async()
+        return request, pixels
+
+    def _result(self, started: tuple[Any, Pixels]) -> Values:
+        request, _ = started
+        request.wait()
+        values = request.get_output_tensor().data.copy()  # the request will write there again
+        self._idle.put(request)
+        return values
+
+
+class OnnxRuntime:
+    """A graph computed by ONNX Runtime."""
+
+    def __init__(self, choice: Choice, graph: Path) -> None:
+        import onnxruntime
+
+        threads = choice.threads or usable_threads()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, threads // choice.streams)
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's have no base of their own
+            raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {_reason(error)}") from error
+        self._input = self._session.get_inputs()[0].name
+        self._streams = choice.streams
+
+    def __call__(self, pixels: Pixels) -> Values:
+        """Compute one batch."""
+        (values,) = self._session.run(None, {self._input: pixels})
+        return np.asarray(values, np.float32)
+
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
+        """Compute batch after batch."""
+        return in_order(self, batches, at_a_time=self._streams)
+
+
+def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iterator[Values]:
+    """What `compute` makes of each batch, in their order, in as many threads as batches are computed at a time.
+
+    One batch more is taken meanwhile, so that the next is there when one is done.
+    """
+    with ThreadPoolExecutor(at_a_time) as pool:
+        waiting: deque[Future[Values]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(compute, batch))
+                if len(waiting) > at_a_time:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _reason(error: Exception) -> str:
+    """The line that says why, of the several that name places in somebody's source code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(("Exception from", "Check "))), type(error).__name__)

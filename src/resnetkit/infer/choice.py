@@ -1,0 +1,113 @@
+"""What a network is computed by: the backend, its precision, threads and streams. No torch here."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
+from math import ceil
+from typing import Any, Literal, TypeAlias, get_args
+
+from resnetkit.errors import UsageError
+from resnetkit.machine import read_machine
+
+BackendName: TypeAlias = Literal["torch", "inductor", "openvino", "onnxruntime"]
+"""inductor is torch.compile with frozen weights."""
+Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
+Goal: TypeAlias = Literal["latency", "throughput"]
+Output: TypeAlias = Literal["logits", "pool", "c5"]
+"""Logits (n, classes), the last map averaged over its places (n, channels), or that map itself (n, channels, h, w)."""
+
+SUPPORTED: Mapping[BackendName, tuple[Precision, ...]] = {
+    "torch": ("float32", "bfloat16"),
+    "inductor": ("float32", "bfloat16"),
+    "openvino": ("float32", "bfloat16", "int8"),
+    "onnxruntime": ("float32",),
+}
+"""What each backend can compute in."""
+PACKAGES: Mapping[BackendName, str] = {
+    "torch": "torch",
+    "inductor": "torch",
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+}
+GRAPHS: tuple[BackendName, ...] = ("openvino", "onnxruntime")
+"""Backends that compute an exported graph, without torch; the others compute the network itself."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to compute a network on this machine."""
+
+    backend: BackendName
+    precision: Precision = "float32"
+    threads: int = 0
+    """Threads that compute; 0 is as many as the process may use."""
+    streams: int = 1
+    """Batches that are computed at the same time and share the threads."""
+    batch_size: int = 1
+    """Pictures that go through the network together."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant, by the flag that says it."""
+        for name, known in (("backend", get_args(BackendName)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in known:
+                raise UsageError(f"--{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        for name, least in (("threads", 0), ("streams", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be at least {least}")
+        if self.precision not in SUPPORTED[self.backend]:
+            able = [name for name, precisions in SUPPORTED.items() if self.precision in precisions]
+            raise UsageError(
+                f"{self.backend} does not compute in {self.precision} here, but in "
+                f"{', '.join(SUPPORTED[self.backend])}; {', '.join(able)} does"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Choice":
+        """The inverse of `to_dict`; fields of a later version are left aside. Raises UsageError, TypeError."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    def __str__(self) -> str:
+        """Such as `openvino bfloat16, 2 threads, 1 stream, batch 16`."""
+        return (
+            f"{self.backend} {self.precision}, {_count(self.threads or usable_threads(), 'thread')}, "
+            f"{_count(self.streams, 'stream')}, batch {self.batch_size}"
+        )
+
+
+def choose(stated: Mapping[str, Any], rules: Iterable[Choice]) -> list[Choice]:
+    """What `rules` come to, the best first, where the fields in `stated` are settled: never empty.
+
+    A rule about another backend than the stated one says nothing of it. Raises UsageError where nothing can be meant.
+    """
+    found: list[Choice] = []
+    for rule in rules:
+        backend = stated.get("backend", rule.backend)
+        base = rule if backend == rule.backend else Choice(backend, batch_size=rule.batch_size)
+        if stated.get("precision", base.precision) in SUPPORTED[backend]:
+            choice = replace(base, **stated)
+            found += [choice] if choice not in found else []
+    return found or [replace(Choice("openvino"), **stated)]
+
+
+def installed(backend: BackendName) -> bool:
+    """Whether the package of `backend` is there; it is not imported."""
+    return find_spec(PACKAGES[backend]) is not None
+
+
+def available() -> tuple[BackendName, ...]:
+    """Backends whose packages are installed, without importing any."""
+    return tuple(name for name in PACKAGES if installed(name))
+
+
+def usable_threads() -> int:
+    """As many threads as the process has cores: its affinity, or its container's share of time if that is less."""
+    return max(1, ceil(read_machine().usable_cores))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -1,0 +1,147 @@
+"""Pictures in whatever form to the pixels that a network takes, and paths to pictures. No torch here."""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnetkit.data.folder import PICTURE_SUFFIXES
+from resnetkit.data.pictures import ColorMode, open_picture
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
+"""A path, an encoded file, an opened picture, a uint8 array of shape (height, width) or (height, width, 1 or 3), or
+a uint8 tensor of shape (height, width) or (1 or 3, height, width), as torchvision has them."""
+
+
+def is_picture(pictures: object) -> bool:
+    """Whether it is one picture, and not several."""
+    return isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray) or (
+        is_tensor(pictures) and getattr(pictures, "ndim", 0) < 4
+    )
+
+
+def is_tensor(value: object) -> bool:
+    """Whether it is torch's; nobody has one where torch was not imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def pixels_of(picture: Picture, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """What a network takes: uint8 (size, size, channels).
+
+    Raises DataError for what can't be read, and UsageError for an array or a tensor that is no picture.
+    """
+    return preprocess.pixels(opened(picture, preprocess.mode))
+
+
+def opened(picture: Picture, mode: ColorMode) -> Image.Image:
+    """The whole picture, upright and in `mode`. Raises what pixels_of raises."""
+    if isinstance(picture, str | Path | bytes | Image.Image):
+        return open_picture(picture, mode=mode)
+    return open_picture(_from_tensor(picture) if is_tensor(picture) else _from_array(picture), mode=mode)
+
+
+def _from_array(pixels: Any) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
+        raise UsageError(
+            f"the array is {pixels.dtype} {pixels.shape}; a picture is uint8 (height, width) or (height, width, 1 or "
+            "3), with values from 0 to 255. Give several as a list"
+        )
+    if not pixels.size:
+        raise DataError(f"the array is {pixels.shape}: a picture without pixels")
+    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if pixels.shape[2:] == (1,) else pixels)
+
+
+def _from_tensor(tensor: Any) -> Image.Image:
+    shape = tuple(tensor.shape)
+    if str(tensor.dtype) != "torch.uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))):
+        raise UsageError(
+            f"the tensor is {str(tensor.dtype).removeprefix('torch.')} {shape}; a picture is uint8 (height, width) or "
+            "(1 or 3, height, width), with values from 0 to 255, before any normalisation"
+        )
+    pixels = tensor.detach().cpu()
+    return _from_array((pixels.permute(1, 2, 0) if len(shape) == 3 else pixels).numpy())
+
+
+Decoded: TypeAlias = tuple[Path, NDArray[np.uint8] | str]
+"""A path with its pixels, or with what is wrong with it."""
+
+
+def decoded(
+    found: Iterable[tuple[Path, str | None]],
+    decode: Callable[[Path], NDArray[np.uint8]],
+    *,
+    workers: int,
+    ahead: int,
+) -> Iterator[Decoded]:
+    """Decode what find_pictures found, in its order; `workers` threads are up to `ahead` pictures ahead."""
+
+    def one(item: tuple[Path, str | None]) -> Decoded:
+        path, error = item
+        try:
+            return path, error or decode(path)
+        except DataError as problem:
+            return path, str(problem).removeprefix(f"{path}: ")
+
+    if not workers:
+        yield from map(one, found)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        for item in found:
+            waiting.append(pool.submit(one, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def find_pictures(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
+    """Resolve files, folders and globs to pictures, each with None, or with the reason why there is none.
+
+    In a folder, files count as pictures by their suffix; a file that is named or matched is taken as one anyway.
+    """
+    for text in map(str, paths):
+        matches = [Path(text)] if os.path.lexists(text) else _matches(Path(text))
+        if not matches:
+            yield Path(text), "no such file or folder, and nothing matches it"
+        for match in matches:
+            if not match.is_dir():
+                yield match, None
+                continue
+            pictures = _pictures_below(match)
+            first = next(pictures, None)
+            if first is None:
+                yield match, f"no pictures in this folder; they end in {', '.join(sorted(PICTURE_SUFFIXES))}"
+                continue
+            yield first, None
+            yield from ((picture, None) for picture in pictures)
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """What a glob matches, without hidden files, as in a shell."""
+    try:
+        found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except (ValueError, IndexError, NotImplementedError):  # what pathlib takes for no pattern: a**, or nothing
+        return []
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    for where, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+                yield Path(where, name)

@@ -1,0 +1,269 @@
+"""Where in a picture the evidence for a class is: Grad-CAM (arXiv:1610.02391), drawn over the picture."""
+
+import os
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from hashlib import sha256
+from math import ceil
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from resnetkit.data.transforms import Preprocess, sides_at
+from resnetkit.errors import DataError, UsageError
+from resnetkit.files import whole_file
+from resnetkit.infer.decoding import Picture, opened
+from resnetkit.modelfile import Model
+from resnetkit.models.resnet import ResNet
+from resnetkit.precision import exact_float32
+
+OPACITY = 0.6  # of the colour where the evidence is strongest; where there is none, the picture is as it was
+DIMMED = 0.35  # brightness of what the network did not see
+SMALLEST = 256  # pixels of a drawing's shorter side: smaller pictures are enlarged by a whole factor
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+Places: TypeAlias = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The evidence for one class in one picture."""
+
+    label: str
+    index: int
+    """Place of the class in the network's output."""
+    probability: float
+    """Of the class, 0 to 1, by the network in float32, whose gradients these are."""
+    stage: str
+    """Whose map was looked at: c2, c3, ..."""
+    evidence: NDArray[np.float32]
+    """Eq. 2 of the paper for each place of the map, from 0: (height, width) of the map."""
+    picture: Image.Image
+    """The whole picture, upright, RGB."""
+    crop: tuple[float, float, float, float]
+    """Left, top, right and bottom of what the network saw of the picture, in the picture's pixels."""
+
+    def at_input(self, size: int) -> NDArray[np.float32]:
+        """The evidence between the map's places, linearly, for an input of `size` pixels: float32 (size, size)."""
+        places = (np.arange(size) + 0.5) / size
+        return self._between(places, places)
+
+    @property
+    def heat(self) -> NDArray[np.float32]:
+        """The evidence for each pixel of the picture, as a share of the strongest: float32 (height, width), 0 to 1.
+
+        Outside the crop it is 0, as the network saw nothing of it; all is 0 where nothing speaks for the class.
+        """
+        left, top, right, bottom = self.crop
+        across = (np.arange(self.picture.width) + 0.5 - left) / (right - left)
+        down = (np.arange(self.picture.height) + 0.5 - top) / (bottom - top)
+        heat = self._between(down, across) / np.maximum(self.evidence.max(), np.finfo(np.float32).tiny)
+        heat[(down < 0) | (down > 1)] = 0
+        heat[:, (across < 0) | (across > 1)] = 0
+        return heat
+
+    def _between(self, down: Places, across: Places) -> NDArray[np.float32]:
+        rows, columns = self.evidence.shape
+        return (_shares(down, rows) @ self.evidence @ _shares(across, columns).T).astype(np.float32)
+
+    def overlay(self) -> Image.Image:
+        """The picture with its evidence in colour, red where it is strongest, and dimmed outside the crop."""
+        heat = self.heat
+        colours = Image.fromarray(_colours()[np.rint(255 * heat).astype(np.uint8)])
+        opacity = Image.fromarray(np.rint(255 * OPACITY * heat).astype(np.uint8))
+        seen = Image.composite(colours, self.picture, opacity)
+        drawn = seen.point(lambda value: DIMMED * value)
+        left, top, right, bottom = (round(side) for side in self.crop)
+        drawn.paste(seen.crop((left, top, right, bottom)), (left, top))
+        return drawn
+
+    def drawing(self) -> Image.Image:
+        """`overlay` with label, probability and stage below it; a small picture is enlarged, so that they can be read.
+
+        The caption is cut where it is wider than the picture.
+        """
+        factor = ceil(SMALLEST / min(self.picture.size))
+        sides = (self.picture.width * factor, self.picture.height * factor)
+        left, top, right, bottom = (factor * side for side in self.crop)
+        enlarged = self.picture.resize(sides, Image.Resampling.NEAREST)
+        overlay = replace(self, picture=enlarged, crop=(left, top, right, bottom)).overlay()
+        size = max(12, min(sides) // 20)
+        font = _font(size)
+        drawn = Image.new("RGB", (sides[0], sides[1] + 2 * size), "white")
+        drawn.paste(overlay, (0, 0))
+        text = _fitting(self.label, f"  {100 * self.probability:.1f} %  {self.stage}", font, sides[0] - size)
+        ImageDraw.Draw(drawn).text((size // 2, sides[1] + size // 3), text, fill="black", font=font)
+        return drawn
+
+    def save(self, path: str | Path) -> None:
+        """Write `drawing` to `path`, a .png, .jpg or .jpeg, whole or not at all; raise DataError if that fails."""
+        path = Path(path)
+        if path.suffix.lower() not in FORMATS:
+            raise UsageError(f"{path}: a drawing is saved as {', '.join(FORMATS)}; give such a name")
+        drawing = self.drawing()
+        try:
+            with whole_file(path) as file:
+                drawing.save(file, FORMATS[path.suffix.lower()], quality=90)
+        except OSError as error:
+            raise DataError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def explain(
+    model: Model, picture: Picture, *, label: str | int | None = None, stage: str | int = -1, device: str = "cpu"
+) -> Explanation:
+    """Show where in `picture` the evidence for a class is (Grad-CAM, Eqs. 1 and 2).
+
+    Each channel of the stage's last map weighs what the class's logit gains by it, on average over its places; the
+    weighted maps are added up, and what speaks against the class is left out.
+
+    `label` is the name of a class or its index; None takes the most probable one. `stage` is c2, c3, ... as in
+    `ResNet.features`, or its number from 0, or from the end if negative. Earlier stages show finer, lesser things.
+    The network computes in float32 on `device`, and stays as it is.
+
+    Raises UsageError for a class or a stage that the network does not have, DataError for an unreadable picture.
+    """
+    header = model.header
+    index = find_class(label, header.classes)
+    number = find_stage(stage, len(header.spec.depths))
+    preprocess = header.preprocess
+    whole = opened(picture, "RGB")
+    inputs = preprocess(whole if preprocess.mode == "RGB" else opened(picture, preprocess.mode))
+    with torch.inference_mode(False), torch.enable_grad(), exact_float32():
+        logits, maps = _from_map(_ready(model.net, device), torch.from_numpy(inputs)[None].to(device), number)
+        probabilities = logits[0].detach().softmax(dim=0)
+        index = int(probabilities.argmax()) if index is None else index
+        (gradients,) = torch.autograd.grad(logits[0, index], maps)
+        weights = gradients.mean((2, 3), keepdim=True)  # Eq. 1
+        evidence = (weights * maps.detach()).sum(1).relu()  # Eq. 2
+    return Explanation(
+        label=header.classes[index],
+        index=index,
+        probability=float(probabilities[index]),
+        stage=_stage_names(len(header.spec.depths))[number],
+        evidence=evidence[0].cpu().numpy(),
+        picture=whole,
+        crop=seen(whole.size, preprocess),
+    )
+
+
+def _ready(net: ResNet, device: str) -> ResNet:
+    """The network in evaluation mode on `device`: a copy unless it is that already."""
+    there = next(net.parameters()).device.type == torch.device(device).type
+    return net if there and not any(module.training for module in net.modules()) else deepcopy(net).eval().to(device)
+
+
+def _from_map(net: ResNet, images: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, classes), and the stage's map (n, channels, h, w) from which alone they are computed with gradients.
+
+    It is the map that `ResNet.features` gives: for the last stage of a pre-activation net, the activated one.
+    """
+    last = len(net.stages) - 1
+    with torch.no_grad():
+        x = net.stem(images)
+        for stage in net.stages[: number + 1]:
+            x = stage(x)
+        if number == last:
+            x = net.last_relu(net.norm(x))
+    maps = x = x.detach().requires_grad_()
+    for stage in net.stages[number + 1 :]:
+        x = stage(x)
+    return net.head(x if number == last else net.last_relu(net.norm(x))), maps
+
+
+def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what a network sees of a picture of `size` (width, height), in its pixels."""
+    resized = sides_at(size, preprocess.shorter_side)
+    left, top = (round((side - preprocess.size) / 2) for side in resized)  # as Preprocess crops
+    across, down = size[0] / resized[0], size[1] / resized[1]
+    return left * across, top * down, (left + preprocess.size) * across, (top + preprocess.size) * down
+
+
+def find_class(label: str | int | None, classes: tuple[str, ...]) -> int | None:
+    """The index of a class, given by its name or index; None stays None. UsageError says what is meant instead."""
+    if label is None:
+        return None
+    named = [index for index, name in enumerate(classes) if name == label]
+    if len(named) > 1:
+        raise UsageError(f"{label} is the name of classes {', '.join(map(str, named))}; give one of these numbers")
+    if named:
+        return named[0]
+    index = _whole_number(label)
+    if index is None:
+        near = get_close_matches(str(label), classes, 1)
+        hint = f"did you mean {near[0]}?" if near else f"give a name, or an index from 0 to {len(classes) - 1}"
+        raise UsageError(f"there is no class {label}; {hint}")
+    if not 0 <= index < len(classes):
+        raise UsageError(f"there is no class {index}; the indices go from 0 to {len(classes) - 1}")
+    return index
+
+
+def find_stage(stage: str | int, count: int) -> int:
+    """The number, from 0, of a stage given by its name (c2, c3, ...) or its number, which may count from the end."""
+    names = _stage_names(count)
+    if stage in names:
+        return names.index(str(stage))
+    number = _whole_number(stage)
+    if number is None or not -count <= number < count:
+        raise UsageError(f"there is no stage {stage}; this network has {', '.join(names)}")
+    return number % count
+
+
+def drawing_path(folder: Path, picture: str | Path) -> Path:
+    """Where in `folder` the drawing of a picture file goes: <name>-<12 digits>.jpg for a JPEG, .png for any other.
+
+    The digits are those of the picture's place, so pictures of the same name in different folders have different
+    drawings, and the same picture always has the same one.
+    """
+    picture = Path(picture)
+    digits = sha256(os.fsencode(picture.resolve())).hexdigest()[:12]
+    suffix = ".jpg" if FORMATS.get(picture.suffix.lower()) == "JPEG" else ".png"
+    return folder / f"{picture.stem[:40]}-{digits}{suffix}"  # short enough for any file system
+
+
+def _stage_names(count: int) -> list[str]:
+    return [f"c{number + 2}" for number in range(count)]
+
+
+def _whole_number(text: str | int) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _shares(places: Places, count: int) -> NDArray[np.float64]:
+    """What each of `count` equal cells of 0 to 1 gives to each place, linearly between their centres: (n, count)."""
+    centres = (np.arange(count) + 0.5) / count
+    return np.stack([np.interp(places, centres, cell) for cell in np.eye(count)], axis=1)
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
+    """From no evidence to the strongest: uint8 (256, 3)."""
+    from matplotlib import colormaps
+
+    return np.rint(255 * colormaps["turbo"](np.arange(256))[:, :3]).astype(np.uint8)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings: Latin, Greek, Cyrillic and more."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+
+
+def _fitting(label: str, rest: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Label and rest on one line of `width` pixels; what is cut off the label is marked."""
+    label = " ".join(label.split())
+    text = label + rest
+    while font.getlength(text) > width and label:
+        label = label[:-1]
+        text = f"{label.rstrip()}…{rest}"
+    return text

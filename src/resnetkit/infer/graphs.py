@@ -1,0 +1,272 @@
+"""Where the exported graphs of a model are kept and found, and what tuning has said about it. No torch here."""
+
+import json
+import sys
+import warnings
+from atexit import register
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryFile, mkdtemp
+from typing import Any
+
+from resnetkit import __version__
+from resnetkit.data.download import cache_folder, digest, locked, say
+from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
+from resnetkit.errors import DataError, ModelFileError, UsageError
+from resnetkit.files import write_whole
+from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
+from resnetkit.machine import Machine
+from resnetkit.modelfile import HUB, Header, Model, find, inspect, published_name
+
+TUNE_FILE = "tune.json"
+FORMAT_VERSION = 1
+"""Of tune.json."""
+GRAPHS_VERSION = 1
+"""Of the graphs in the cache: with another number they are made anew."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tuning of a model is kept."""
+
+    file: Path
+    """Its tune.json."""
+    folder: Path
+    """Its graphs, named by graph_name; may not exist yet."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that lies somewhere, known without its weights."""
+
+    model: str
+    """As it was named: a model file, a run folder, NAME:WEIGHTS or hf:OWNER/NAME. modelfile.load takes it."""
+    fingerprint: str
+    """SHA-256 in hex: of the file, or of the name of weights that torchvision publishes."""
+    header: Header
+    places: tuple[Place, ...]
+    """Where its tuning is looked for, and kept in the first that can be written."""
+
+
+def open_source(model: str | Path) -> Source:
+    """Find what MODEL names, without torch where it is a model file, or where its header was kept in the cache.
+
+    Raises what modelfile.inspect raises.
+    """
+    if name := published_name(model):
+        network, _, weights = name.partition(":")
+        if "/" in weights:  # a repository of timm's
+            path = fetch_from_hub(weights.removeprefix(HUB), WEIGHTS_FILE)
+            fingerprint = sha256(f"{network} {digest(path, 'sha256')}".encode()).hexdigest()
+        else:  # whose files never change under their names; but the name DEFAULT may get another meaning
+            from importlib.metadata import version
+
+            fingerprint = sha256(f"{name} of torchvision {version('torchvision')}".encode()).hexdigest()
+        return Source(name, fingerprint, _kept_header(name, fingerprint), _places(name.replace(":", "-")))
+    path = find(model)
+    fingerprint = digest(path, "sha256")
+    if str(model).startswith(HUB) and not Path(model).exists():
+        return Source(str(model), fingerprint, _kept_header(str(model), fingerprint), _places(str(model)))
+    places = _places_of_file(path) if Path(model).exists() else _places(str(model))
+    return Source(str(model), fingerprint, inspect(path), places)
+
+
+def _kept_header(model: str, fingerprint: str) -> Header:
+    """The header of weights that others publish, which takes seconds to gather; in the cache after the first time."""
+    path = cached_graphs(fingerprint) / "header.json"
+    try:
+        return Header.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, ValueError, ModelFileError):
+        header = inspect(model)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, header.to_json())
+    except OSError:  # then it is gathered again the next time
+        pass
+    return header
+
+
+def _places_of_file(path: Path) -> tuple[Place, ...]:
+    """Beside the model file: in its folder if that is a run's, whose own file it is; else in one of the file's own."""
+    try:
+        of_folder = find(path.parent) == path
+    except ModelFileError:
+        of_folder = False
+    own = path.with_suffix(".tuned")
+    beside = Place(path.parent / TUNE_FILE, path.parent / "tuned") if of_folder else Place(own / TUNE_FILE, own)
+    return (beside, *_places(path.stem + "-" + sha256(str(path.resolve()).encode()).hexdigest()[:8]))
+
+
+def _places(name: str) -> tuple[Place, ...]:
+    folder = cache_folder() / "tuned" / name.replace("/", "-").replace(":", "-")
+    return (Place(folder / TUNE_FILE, folder),)
+
+
+def cached_graphs(fingerprint: str) -> Path:
+    """The folder in the cache for the graphs of a model, and for what is compiled of them."""
+    return cache_folder() / "graphs" / f"{fingerprint[:32]}-{GRAPHS_VERSION}"
+
+
+def graph_name(backend: BackendName, precision: Precision, output: Output) -> str:
+    """Name of a graph's file, such as logits.xml, pool.onnx, int8-logits.xml.
+
+    float32 and bfloat16 are two ways to compute one graph.
+    """
+    suffix = {"openvino": ".xml", "onnxruntime": ".onnx"}[backend]
+    return f"{'int8-' if precision == 'int8' else ''}{output}{suffix}"
+
+
+def served_graph(
+    source: Source, *, backend: BackendName, precision: Precision = "float32", output: Output = "logits"
+) -> Path:
+    """The graph of a model for OpenVINO (.xml) or ONNX Runtime (.onnx): uint8 (batch, size, size, channels) in.
+
+    An int8 graph is one that tuning made, measured and kept; UsageError without one. Any other is in the cache, and
+    made where there is none, which imports torch; in a temporary folder if the cache can't be written. Raises
+    ExportError for a graph that computes something else than the model.
+    """
+    name = graph_name(backend, precision, output)
+    if precision == "int8":
+        tuned = find_tuned(source)
+        if tuned and (tuned[1].folder / name).is_file():
+            return tuned[1].folder / name
+        raise UsageError(
+            f"{source.model} has no int8 graph that gives {output}; make one that is as accurate as the model: "
+            f"resnetkit tune {source.model} DATA"
+        )
+    path = cached_graphs(source.fingerprint) / name
+    if path.is_file():
+        return path
+    if not can_write(path.parent):
+        folder = mkdtemp(prefix="resnetkit-")
+        register(rmtree, folder, ignore_errors=True)
+        path = Path(folder) / name
+    with locked(path):
+        if not path.is_file():  # another process may have made it meanwhile
+            if path.suffix == ".xml":
+                path.with_suffix(".bin").unlink(missing_ok=True)  # of a process that was killed
+            if sys.stderr.isatty():
+                say(f"{source.model}: making a graph for {backend}, once; then it is ready in a moment")
+            export_graph(source.model, path.parent, backend=backend, output=output)
+    return path
+
+
+def has_graph(source: Source, backend: BackendName, output: Output = "logits") -> bool:
+    """Whether served_graph has a float32 graph already, and need not make it, which takes up to half a minute."""
+    return (cached_graphs(source.fingerprint) / graph_name(backend, "float32", output)).is_file()
+
+
+def export_graph(model: str | Model, folder: Path, *, backend: BackendName, output: Output) -> Path:
+    """Make a graph as served_graph has it, in `folder`, and return its path; imports torch."""
+    from resnetkit.infer.export import export
+
+    path = folder / graph_name(backend, "float32", output)
+    to = "openvino" if backend == "openvino" else "onnx"
+    return export(model, path, to=to, with_preprocess=True, output=output).path
+
+
+def compiled_folder(source: Source) -> Path | None:
+    """Where what is compiled of a model's graphs is kept; None if the cache can't be written."""
+    folder = cached_graphs(source.fingerprint) / "compiled"
+    return folder if can_write(folder) else None
+
+
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in `folder`, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found: the fastest choice for each goal, and how it was found. tune.json has these fields."""
+
+    fingerprint: str
+    """Source.fingerprint of the model that was tuned."""
+    machine: Mapping[str, Any]
+    """Machine's fields, of the machine that was measured."""
+    goals: Mapping[Goal, Mapping[str, Any]]
+    """For each goal that was tuned {"choice": Choice.to_dict(), "images_per_second", "milliseconds", ...}."""
+    guard: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked of the predictions, and on which pictures."""
+    table: Sequence[Mapping[str, Any]] = ()
+    """Every choice that was measured."""
+    version: str = __version__
+    """Version of this package that measured."""
+    format_version: int = FORMAT_VERSION
+
+    def choice(self, goal: Goal) -> Choice | None:
+        """The fastest for `goal`; for the other one if `goal` was not tuned; None if its parts are not known here."""
+        row = self.goals.get(goal) or next(iter(self.goals.values()), None)
+        try:
+            return Choice.from_dict(row["choice"]) if row else None
+        except (UsageError, TypeError, KeyError):  # of a later version, which may know more backends
+            return None
+
+    def fits(self, machine: Machine) -> bool:
+        """Whether it was measured on such a machine: processor, instructions, and cores that may be used."""
+        now = asdict(machine) | {"instructions": list(machine.instructions)}
+        names = ("processor", "instructions", "allowed_cores", "quota_cores")
+        return all(self.machine.get(name) == now[name] for name in names)
+
+    def write(self, source: Source) -> Path:
+        """Write tune.json, whole or not at all, and return where. Raises DataError where it can't be written."""
+        file = writable_place(source).file
+        try:
+            write_whole(file, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise DataError(f"{file} could not be written: {error.strerror}") from error
+        return file
+
+    @classmethod
+    def read(cls, source: Source) -> "Tuned | None":
+        """What tuning found for this very model; None, with a warning where it was for weights that are gone."""
+        found = find_tuned(source)
+        return found[0] if found else None
+
+
+def _read(file: Path) -> Tuned | None:
+    """tune.json as it was written; None where there is none, with a warning for one that can't be read."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values["format_version"] > FORMAT_VERSION:
+            raise ValueError(f"it is of format {values['format_version']}, which resnetkit {__version__} can't read")
+        found = Tuned(**{part.name: values[part.name] for part in fields(Tuned) if part.name in values})
+        if not all(isinstance(part, dict) for part in (found.machine, found.goals, *found.goals.values())):
+            raise TypeError("its parts are of other types")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(f"{file} is left aside ({error}); tune again", stacklevel=2)
+        return None
+    return found
+
+
+def find_tuned(source: Source) -> tuple[Tuned, Place] | None:
+    """What tuning found for this very model, and where; warns of what it found for weights that are gone."""
+    for place in source.places:
+        found = _read(place.file)
+        if found and found.fingerprint == source.fingerprint:
+            return found, place
+        if found:
+            warnings.warn(
+                f"{place.file} is of other weights than {source.model} has now, and is left aside; measure again: "
+                f"resnetkit tune {source.model}",
+                stacklevel=2,
+            )
+    return None
+
+
+def writable_place(source: Source) -> Place:
+    """The first of a model's places that can be written, with its folder made. Raises DataError if none can."""
+    for place in source.places:
+        if can_write(place.folder) and can_write(place.file.parent):
+            return place
+    raise DataError(f"{source.places[-1].folder} can't be written; name another folder in RESNETKIT_CACHE")

@@ -1,0 +1,60 @@
+"""A network computed by torch itself, as it is or compiled."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from resnetkit.infer.backends import Pixels, Values, in_order
+from resnetkit.infer.choice import Choice, Output
+from resnetkit.infer.served import Served, folded
+from resnetkit.modelfile import Model
+from resnetkit.precision import exact_float32
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchBackend:
+    """A network with its batch normalisation folded, in channels_last, on the CPU or a GPU."""
+
+    def __init__(self, choice: Choice, model: Model, *, output: Output = "logits", device: str = "cpu") -> None:
+        """Take a copy of the model's network. Threads, if they are stated, are those of all that torch does."""
+        if choice.threads:
+            torch.set_num_threads(choice.threads)
+        self.choice = choice
+        self.device = torch.device(device)
+        net = folded(model.net).float()
+        self._served = Served(net, model.header.preprocess, output=output, with_preprocess=False).to(self.device)
+        self._dtype = DTYPES[choice.precision]
+        net.to(self._dtype).to(memory_format=torch.channels_last)
+        # Weights that can't change any more are folded and laid out by the compiler. Each shape takes it many seconds,
+        # so there is one: batches are cut and filled up to it.
+        compiled = choice.backend == "inductor"
+        self._batch_size = choice.batch_size if compiled else 0
+        self._forward = (
+            torch.compile(self._computed, dynamic=False, options={"freezing": True}) if compiled else self._computed
+        )
+
+    def __call__(self, pixels: Pixels) -> Values:
+        """Compute one batch."""
+        with torch.inference_mode(), exact_float32():
+            inputs = torch.from_numpy(np.require(pixels, np.uint8, ["C", "W"])).to(self.device)
+            if not self._batch_size:
+                return self._forward(inputs).cpu().numpy()
+            parts = [self._filled_up(part) for part in inputs.split(self._batch_size)]
+            return torch.cat(parts).cpu().numpy()
+
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
+        """Compute batch after batch, while the next one is made ready."""
+        return in_order(self, batches, at_a_time=1)
+
+    def _computed(self, pixels: Tensor) -> Tensor:
+        # Pixels with their channels last are what channels_last means: nothing is moved.
+        return self._served(self._served.normalize(pixels).to(self._dtype)).float()
+
+    def _filled_up(self, pixels: Tensor) -> Tensor:
+        missing = self._batch_size - len(pixels)
+        filled = functional.pad(pixels, (0, 0) * 3 + (0, missing)) if missing else pixels
+        return self._forward(filled)[: len(pixels)].clone()

@@ -1,0 +1,322 @@
+"""Which way to compute a model is the fastest on this machine, of those that keep its accuracy: by measuring them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from itertools import count, islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.errors import ExportError, UsageError
+from resnetkit.infer.backends import Backend, open_backend
+from resnetkit.infer.choice import GRAPHS, SUPPORTED, BackendName, Choice, Goal, Precision, available, usable_threads
+from resnetkit.infer.graphs import Place, Source, Tuned, graph_name, open_source, served_graph, writable_place
+from resnetkit.infer.guard import Guard, Verdict
+from resnetkit.infer.material import Material, read_material
+from resnetkit.infer.quantize import Quantized, quantize
+from resnetkit.machine import Machine, read_machine
+from resnetkit.modelfile import Model, load
+
+Say: TypeAlias = Callable[[str], None]
+
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions; elsewhere bfloat16 is emulated, or not computed at all."""
+JUDGED_MACS = 10**12
+"""Multiply-adds that predicting the guard's pictures may take: half a minute in float32 on two cores."""
+LEAST_JUDGED, MOST_JUDGED = 300, 10_000
+BATCHES = (4, 16, 32)
+FIRST_BATCH = 16
+"""Pictures in a batch where kinds (backend and precision) are compared for throughput."""
+HOPELESS, BEHIND = 0.6, 0.85
+"""Of the best rate: a kind below the first, or then a choice below the second, is measured no longer."""
+SECONDS = 0.4
+"""Of one measurement."""
+ROUNDS = 5
+BUSY = 0.5
+
+
+@dataclass
+class _Row:
+    """One choice, and what was measured of it in every round."""
+
+    goal: Goal
+    choice: Choice
+    rates: list[float] = field(default_factory=list)
+    """Images per second."""
+
+    @property
+    def rate(self) -> float:
+        return median(self.rates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For tune.json: the medians. Milliseconds are those from a batch's pixels to its values."""
+        together = self.choice.batch_size * self.choice.streams
+        return {
+            "goal": self.goal,
+            "choice": self.choice.to_dict(),
+            "images_per_second": self.rate,
+            "milliseconds": 1000 * together / self.rate,
+            "rounds": len(self.rates),
+        }
+
+
+def tune(
+    model: str | Path,
+    data: str | None = None,
+    *,
+    goal: Goal | Literal["both"] = "both",
+    max_top1_loss: float = 0.5,
+    calibrate: str | None = None,
+    quick: bool = False,
+    say: Say = lambda line: None,
+) -> Tuned:
+    """Measure the ways to compute MODEL on this machine, and keep the fastest that holds its accuracy in tune.json.
+
+    `model` is a model file, a run folder, NAME:WEIGHTS or hf:OWNER/NAME; Predictor finds what is kept. `data` is
+    cifar10, cifar100, a folder or a CSV file. A precision is allowed where its top-1 error on pictures of `data` is at
+    most `max_top1_loss` points over float32's, or, without labels, where its best class is float32's on all but so
+    many percent. 8-bit integers need `data`, or pictures to calibrate with in `calibrate`; without, bfloat16 is judged
+    by the few pictures that come with the package. `quick` judges by fewer pictures and measures fewer rounds. `say`
+    gets a line for every step. Takes one to three minutes for a ResNet-50.
+
+    What was kept before is intact until all is measured. Raises UsageError for wrong use, DataError for pictures that
+    can't be read or a place that can't be written, ModelFileError for a model that can't be read.
+    """
+    if goal not in (*get_args(Goal), "both"):
+        raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}, both")
+    if not 0 <= max_top1_loss <= 100:
+        raise UsageError(f"--max-top1-loss is {max_top1_loss}; it is a difference of percentages, from 0 to 100")
+    source = open_source(model)
+    place = writable_place(source)
+    machine = read_machine()
+    if machine.load is not None and machine.load >= BUSY * machine.usable_cores:
+        say(f"other processes are at work (load {machine.load:.1f}): what is measured now may not hold when they end")
+    spec, preprocess = source.header.spec, source.header.preprocess
+    most = min(MOST_JUDGED, max(LEAST_JUDGED, JUDGED_MACS // spec.macs(preprocess.size)))
+    material = read_material(source.header, data, calibrate, most=LEAST_JUDGED if quick else most)
+    for line in material.about:
+        say(line)
+    with TemporaryDirectory(prefix=".tuning-", dir=place.folder) as folder:
+        trial = _Trial(source, machine, Path(folder), say)
+        allowed, guard = _judge(trial, material, max_top1_loss)
+        goals: tuple[Goal, ...] = get_args(Goal) if goal == "both" else (goal,)
+        pixels = np.resize(material.judged, (max(BATCHES), *material.judged.shape[1:]))
+        rows = [row for each in goals for row in _measure(trial, each, allowed, pixels, rounds=2 if quick else ROUNDS)]
+        best = {each: max((row for row in rows if row.goal == each), key=_finished) for each in goals}
+        tuned = Tuned(
+            fingerprint=source.fingerprint,
+            machine=asdict(machine) | {"instructions": list(machine.instructions)},
+            goals={each: row.to_dict() for each, row in best.items()},
+            guard=guard,
+            table=[row.to_dict() for row in sorted(rows, key=lambda row: (row.goal, -row.rate))],
+        )
+        if "int8" in allowed:
+            _keep(trial.int8, place)
+        tuned.write(source)
+    return tuned
+
+
+def _finished(row: _Row) -> tuple[int, float]:
+    """A choice that was dropped early has fewer rounds, and can't win by a lucky one."""
+    return len(row.rates), row.rate
+
+
+class _Trial:
+    """A model on this machine, its backends opened when they are needed."""
+
+    def __init__(self, source: Source, machine: Machine, folder: Path, say: Say) -> None:
+        self.source, self.machine, self.say = source, machine, say
+        self.int8 = folder / graph_name("openvino", "int8", "logits")
+        self._model: Model | None = None
+        self._opened: dict[Choice, Backend] = {}
+
+    def graph(self, backend: BackendName) -> Path:
+        """The graph in float32."""
+        return served_graph(self.source, backend=backend)
+
+    def open(self, choice: Choice) -> Backend:
+        """One backend serves batches of any size, but for what is compiled for one."""
+        key = choice if choice.backend == "inductor" else replace(choice, batch_size=1)
+        if key not in self._opened:
+            self._opened[key] = self._open(choice)
+        return self._opened[key]
+
+    def _open(self, choice: Choice) -> Backend:
+        if choice.precision == "int8":
+            return open_backend(choice, self.int8)
+        if choice.backend in GRAPHS:
+            return open_backend(choice, self.graph(choice.backend))
+        self._model = self._model or load(self.source.model)
+        return open_backend(choice, self._model)
+
+    def close(self) -> None:
+        """Give the memory of all backends back."""
+        self._opened.clear()
+
+
+def _judge(trial: _Trial, material: Material, max_top1_loss: float) -> tuple[list[Precision], dict[str, Any]]:
+    """The precisions that may be chosen, and what is said of them in tune.json."""
+    backend: BackendName = "openvino" if "openvino" in available() else "torch"
+    batches = np.array_split(material.judged, -(-len(material.judged) // FIRST_BATCH))
+
+    def logits(precision: Precision, graph: Path | None = None) -> NDArray[np.float32]:
+        choice = Choice(backend, precision, batch_size=FIRST_BATCH)
+        opened = open_backend(choice, graph) if graph else trial.open(choice)
+        return np.concatenate(list(opened.stream(batches)))
+
+    guard = Guard.of(logits("float32"), material.labels, max_top1_loss=max_top1_loss)
+    if material.labels is not None and guard.labels is None:
+        trial.say("the labels are not what the network tells apart, so agreement with float32 counts instead")
+    before = guard.judge(guard.reference)
+    allowed: list[Precision] = ["float32"]
+    about = {"max_top1_loss": max_top1_loss, "pictures": list(material.about), "float32": before.to_dict()}
+    if before.top1_error_percent is not None:
+        trial.say(f"float32: top-1 error {before.top1_error_percent:.2f} % of {before.images} pictures")
+    if set(BFLOAT16) & set(trial.machine.instructions):
+        verdict = guard.judge(logits("bfloat16"))
+        trial.say(f"bfloat16: {verdict}{_outcome(verdict)}")
+        about["bfloat16"] = verdict.to_dict()
+        if verdict.passes:
+            allowed.append("bfloat16")
+    trial.close()
+    if made := _integers(trial, material, lambda graph: guard.judge(logits("int8", graph))):
+        about["int8"] = made.verdict.to_dict() | {
+            "layers": made.layers,
+            "layers_in_float": list(made.layers_in_float),
+            "calibration_images": 0 if material.calibration is None else len(material.calibration),
+        }
+        trial.say(f"int8: {len(made.layers_in_float)} of {made.layers} layers are in float{_outcome(made.verdict)}")
+        if made.verdict.passes:
+            allowed.append("int8")
+    return allowed, about
+
+
+def _outcome(verdict: Verdict) -> str:
+    return "" if verdict.passes else "; too far from float32, so it is left out"
+
+
+def _integers(trial: _Trial, material: Material, judge: Callable[[Path], Verdict]) -> Quantized | None:
+    if "openvino" not in available() or find_spec("nncf") is None:
+        trial.say("int8 is left out: it needs openvino and nncf; pip install 'resnetkit[export]'")
+        return None
+    if material.calibration is None:
+        trial.say("int8 is left out: it needs pictures of the kind that the model is for; give DATA, or --calibrate")
+        return None
+    trial.say(f"quantizing with {len(material.calibration)} pictures")
+    try:
+        return quantize(trial.graph("openvino"), trial.int8, material.calibration, judge, say=trial.say)
+    except ExportError as error:
+        trial.say(f"int8 is left out: {error}")
+        return None
+
+
+def _measure(
+    trial: _Trial, goal: Goal, allowed: Sequence[Precision], pixels: NDArray[np.uint8], *, rounds: int
+) -> list[_Row]:
+    """Measure every choice: first one of each kind, then all of those kinds that are not hopeless, in rounds."""
+    threads = usable_threads()
+    batch = 1 if goal == "latency" else FIRST_BATCH
+    kinds = [_Row(goal, Choice(*kind, threads=threads, batch_size=batch)) for kind in _kinds(allowed)]
+    dropped = _race(trial, kinds, pixels, keep=HOPELESS, rounds=1)
+    others = [
+        _Row(goal, choice)
+        for kind in kinds
+        if kind not in dropped
+        for choice in _variants(goal, kind.choice, trial.machine)
+    ]
+    left = [row for row in kinds if row not in dropped]
+    for row in left:
+        row.rates.clear()  # measured anew beside the others, in as many rounds
+    trial.say(f"{goal}: {len(kinds)} kinds, then {len(left + others)} choices of the {len(left)} fastest")
+    _race(trial, left + others, pixels, keep=BEHIND, rounds=rounds)
+    trial.close()
+    return kinds + others
+
+
+def _race(trial: _Trial, rows: Sequence[_Row], pixels: NDArray[np.uint8], *, keep: float, rounds: int) -> list[_Row]:
+    """Measure `rows` by turns, and drop those that fall behind; returns these. One is always left."""
+    running = list(rows)
+    for row in running:
+        _warm_up(trial.open(row.choice), row, pixels)
+    for _ in range(rounds):
+        for row in running:
+            row.rates.append(_rate(trial.open(row.choice), row, pixels))
+        best = max(row.rate for row in running)
+        running = [row for row in running if row.rate >= keep * best]
+    for row in running:
+        trial.say(f"{row.choice}: {row.rate:.1f} images/s")
+    return [row for row in rows if row not in running]
+
+
+def _kinds(allowed: Sequence[Precision]) -> list[tuple[BackendName, Precision]]:
+    """Backends and precisions that there are here.
+
+    torch.compile takes up to a minute to be ready, and was never faster than OpenVINO: it is tried without that only.
+    """
+    there = [name for name in available() if name != "inductor" or "openvino" not in available()]
+    return [(name, precision) for name in there for precision in SUPPORTED[name] if precision in allowed]
+
+
+def _variants(goal: Goal, base: Choice, machine: Machine) -> list[Choice]:
+    """`base` with other threads, or with other streams and batches."""
+    if goal == "latency":
+        # Two hyper-threads share what multiplies, so one thread a core may do better.
+        physical = max(1, base.threads * machine.physical_cores // machine.cores)
+        return [replace(base, threads=physical)] if physical < base.threads and base.backend in GRAPHS else []
+    streams = sorted({1, -(-base.threads // 4), -(-base.threads // 2), base.threads})
+    if base.backend not in GRAPHS:
+        streams = [1]  # torch has one set of threads for all
+    return [
+        variant
+        for number in streams
+        for size in BATCHES
+        if (variant := replace(base, streams=number, batch_size=size)) != base
+    ]
+
+
+def _batches(row: _Row, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    size = row.choice.batch_size
+    whole = len(pixels) // size
+    return (pixels[place % whole * size :][:size] for place in count())
+
+
+def _warm_up(backend: Backend, row: _Row, pixels: NDArray[np.uint8]) -> None:
+    """Let everything be made that the first batches make: every stream gets one."""
+    for _ in backend.stream(islice(_batches(row, pixels), row.choice.streams + 1)):
+        pass
+
+
+def _rate(backend: Backend, row: _Row, pixels: NDArray[np.uint8]) -> float:
+    """Images per second: of single calls by their median for latency, of a stream of batches for throughput."""
+    batches = _batches(row, pixels)
+    if row.goal == "latency":
+        took: list[float] = []
+        while sum(took) < SECONDS or len(took) < 3:
+            began = time.perf_counter()
+            backend(next(batches))
+            took.append(time.perf_counter() - began)
+        return row.choice.batch_size / median(took)
+    began = time.perf_counter()
+
+    def until_time_is_up() -> Iterator[NDArray[np.uint8]]:
+        for number, batch in enumerate(batches):
+            if number >= 2 * row.choice.streams and time.perf_counter() - began > SECONDS:
+                return
+            yield batch
+
+    images = sum(len(values) for values in backend.stream(until_time_is_up()))
+    return images / (time.perf_counter() - began)
+
+
+def _keep(graph: Path, place: Place) -> None:
+    """Move a graph to its place. Its .xml goes first and comes last, so none is ever there with another's weights."""
+    target = place.folder / graph.name
+    target.unlink(missing_ok=True)
+    graph.with_suffix(".bin").replace(target.with_suffix(".bin"))
+    graph.replace(target)

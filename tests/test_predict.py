@@ -1,0 +1,72 @@
+"""`resnetkit predict`: numbers instead of labels, and flags that don't go together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resnetkit.cli import main
+from resnetkit.data.transforms import Preprocess
+from resnetkit.infer.predictor import Predictor
+from resnetkit.modelfile import Header, save
+from resnetkit.models.resnet import build
+
+TORCH = ("--backend", "torch")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    net = build("resnet20", depths=(1, 1, 1), classes=3).eval()
+    save(tmp_path / "m.safetensors", net, Header(net.spec, Preprocess(size=32), ("cat", "frog", "ship")))
+    return str(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(("flags", "name"), [(["--features", "pool"], "pool"), (["--logits"], "logits")])
+def test_numbers_as_json_lines(model, picture_folder, capsys, flags, name) -> None:
+    (picture_folder / "cat" / "broken.png").write_bytes(b"")
+    assert main(["predict", model, str(picture_folder), *flags, *TORCH]) == 1
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == 60
+    assert "broken.png" in err
+    predictor = Predictor(model, backend="torch")
+    expected = predictor.logits(rows[7]["path"]) if name == "logits" else predictor.features(rows[7]["path"])
+    np.testing.assert_allclose(rows[7][name], expected[0], atol=1e-5)
+
+
+def test_numbers_into_a_file(model: str, picture_folder: Path, tmp_path: Path, capsys: object) -> None:
+    file = tmp_path / "features.npz"
+    assert main(["predict", model, str(picture_folder), "--features", "c5", "--out", str(file), *TORCH]) == 0
+    arrays = np.load(file)
+    assert (arrays["c5"].shape, arrays["c5"].dtype) == ((60, 64, 8, 8), np.float32)
+    assert [Path(path).name for path in arrays["paths"][:2]] == ["cat 00.png", "cat 01.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--logits --features pool", "--logits and --features both say what to give"),
+        ("--logits --json", "--logits gives numbers, which --json does not go with"),
+        ("--out x.npz", "--out is for --logits and --features"),
+        ("--logits --out x.txt", "--out is x.txt; give a name that ends in .npz"),
+        ("--logits --out nowhere/x.npz", "there is no folder nowhere; make it"),
+        ("--explain-class cat", "--explain-class says what --explain shows"),
+        ("--features c2", "--features takes c5, pool or null, not c2"),
+        ("--workers -1", "--workers is -1; it must be at least 0"),
+    ],
+)
+def test_wrong_flags(model: str, flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", model, "x.png", *flags.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(model: str, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tune = Path(model).with_suffix(".tuned") / "tune.json"
+    tune.parent.mkdir()
+    tune.write_text("{")
+    assert main(["predict", model, str(picture_folder / "cat" / "cat 00.png"), *TORCH]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"resnetkit predict: warning: {tune} is left aside")

@@ -1,0 +1,173 @@
+"""The fastest way that keeps the accuracy."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resnetkit.cli import main
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UsageError
+from resnetkit.infer import tune as module
+from resnetkit.infer.choice import Choice
+from resnetkit.infer.graphs import Tuned, open_source
+from resnetkit.infer.guard import Guard, Verdict
+from resnetkit.infer.predictor import Predictor
+from resnetkit.infer.tune import tune
+from resnetkit.machine import read_machine
+from resnetkit.modelfile import Header, save
+from resnetkit.models.resnet import build
+
+pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    """An 8-layer net of CIFAR-10's classes, with first values."""
+    torch.manual_seed(0)
+    net = build("resnet20", depths=(1, 1, 1)).eval()
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    path = tmp_path / "net.safetensors"
+    save(path, net, Header(net.spec, Preprocess(size=32), classes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all tests here, so that graphs are made once; what tuning finds lies beside the model file."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(autouse=True)
+def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements that mean nothing, and take no time."""
+    monkeypatch.setenv("RESNETKIT_CACHE", str(graphs))
+    monkeypatch.setattr(module, "SECONDS", 0.001)
+    monkeypatch.setattr(module, "ROUNDS", 2)
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
+    """Rates as if torch were slow, integers twice as fast as bfloat16, and batches better; and what was measured."""
+    measured: list[Choice] = []
+
+    def rate(backend: object, row: module._Row, pixels: np.ndarray) -> float:
+        measured.append(row.choice)
+        by_precision = {"float32": 80, "bfloat16": 90, "int8": 100}[row.choice.precision]
+        return by_precision * (0.1 if row.choice.backend == "torch" else 1) + row.choice.batch_size
+
+    monkeypatch.setattr(module, "_rate", rate)
+    return measured
+
+
+def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
+    """Let the guard pass those of its judgements, counted from float32's as 0, that `passing` says."""
+    count = iter(range(99))
+    monkeypatch.setattr(Guard, "judge", lambda guard, logits: Verdict(60, 99.0, None, None, passing(next(count))))
+
+
+def test_keeps_the_fastest_choice_and_predictor_uses_it(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced(monkeypatch, lambda number: True)
+    lines: list[str] = []
+    tuned = tune(model_file, str(split_folder), quick=True, say=lines.append)
+    assert Tuned.read(open_source(model_file)) == tuned
+    best = {goal: Choice.from_dict(found["choice"]) for goal, found in tuned.goals.items()}
+    assert (best["latency"].backend, best["latency"].precision, best["latency"].batch_size) == ("openvino", "int8", 1)
+    assert (best["throughput"].precision, best["throughput"].batch_size) == ("int8", max(module.BATCHES))
+    assert tuned.goals["throughput"]["images_per_second"] == 100 + max(module.BATCHES)
+    assert (model_file.with_suffix(".tuned") / "int8-logits.xml").is_file()
+    assert "int8: 0 of 8 layers are in float" in lines
+    assert Predictor(model_file).choice == best["latency"]
+    assert Predictor(model_file, goal="throughput").choice == best["throughput"]
+    assert not list(model_file.parent.rglob(".tuning-*"))
+
+
+def test_what_is_slow_is_measured_once(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced(monkeypatch, lambda number: True)
+    tuned = tune(model_file, str(split_folder), goal="throughput", quick=True)
+    slow = [choice for choice in rates if choice.backend == "torch"]
+    assert len(slow) == len(set(slow)) == len([row for row in tuned.table if row["choice"]["backend"] == "torch"]) > 0
+    assert [row["rounds"] for row in tuned.table if row["choice"]["backend"] == "torch"] == [1] * len(slow)
+    assert {row["goal"] for row in tuned.table} == set(tuned.goals) == {"throughput"}
+
+
+def test_a_precision_that_the_guard_refuses_is_not_measured(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced(monkeypatch, lambda number: False)
+    lines: list[str] = []
+    tuned = tune(model_file, str(split_folder), quick=True, say=lines.append)
+    assert {choice.precision for choice in rates} == {"float32"}
+    assert tuned.goals["latency"]["choice"]["precision"] == "float32"
+    assert not (model_file.with_suffix(".tuned") / "int8-logits.xml").exists()
+    assert any(line.startswith("int8: ") and line.endswith("so it is left out") for line in lines)
+    assert tuned.guard["int8"]["passes"] is False
+
+
+@pytest.mark.slow
+def test_the_guard_is_measured_on_labels(split_folder: Path) -> None:
+    tuned = tune("resnet20:cifar10", str(split_folder), goal="latency", max_top1_loss=2, quick=True)
+    assert tuned.guard["float32"]["top1_error_percent"] <= 15
+    assert tuned.guard["int8"]["top1_loss"] <= 2
+    assert tuned.guard["int8"]["agreement_percent"] >= 90
+    assert tuned.guard["float32"]["images"] == 60
+
+
+def test_without_pictures_there_are_no_integers(model_file: Path, rates: list[Choice]) -> None:
+    lines: list[str] = []
+    tuned = tune(model_file, goal="latency", quick=True, say=lines.append)
+    assert any("int8 is left out: it needs pictures" in line for line in lines)
+    assert "int8" not in {choice.precision for choice in rates}
+    assert tuned.guard["float32"]["images"] == 16
+
+
+def test_an_interruption_leaves_what_was_kept(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(model_file, goal="latency", quick=True)
+    kept = {path: path.read_bytes() for path in model_file.with_suffix(".tuned").iterdir()}
+
+    def interrupted(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(model_file, str(split_folder), quick=True)
+    assert {path: path.read_bytes() for path in model_file.with_suffix(".tuned").iterdir()} == kept
+
+
+def test_the_machine_is_kept(model_file: Path, rates: list[Choice]) -> None:
+    tune(model_file, goal="latency", quick=True)
+    tuned = Tuned.read(open_source(model_file))
+    assert tuned is not None
+    assert tuned.fits(read_machine())
+
+
+def test_prints_one_json_document(model_file: Path, rates: list[Choice], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(model_file), "--goal", "latency", "--quick", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["goals"]["latency"]["choice"]["backend"] in ("openvino", "onnxruntime")
+
+
+def test_prints_a_table(model_file: Path, rates: list[Choice], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(model_file), "--goal=latency", "--quick"]) == 0
+    printed = capsys.readouterr()
+    header, *rows = printed.out.splitlines()
+    assert header.split() == ["goal", "backend", "precision", "threads", "streams", "batch", "images/s", "ms"]
+    assert [row.endswith("chosen") for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert "judged by 16 pictures that come with the package" in printed.err
+
+
+def test_wrong_use(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(model_file), "--goal", "speed"]) == 2
+    assert "--goal takes latency, throughput, both, not speed" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--max-top1-loss is -1"):
+        tune(model_file, max_top1_loss=-1)
