@@ -43,6 +43,7 @@ FOUND = Diagnosis(
     allocator_set_by="",
     compiler="g++",
     waiting={"GOMP_SPINCOUNT": "1000"},
+    runtimes={"openvino": "2026.4.1", "onnxruntime": "1.31.1", "nncf": "3.4.0"},
     decoders={"pillow": "12.0.0"},
     cache=Path("/home/me/.cache/resnetkit"),
     cache_free_bytes=66 * 10**9,
@@ -70,6 +71,10 @@ def on(**changes: Any) -> Diagnosis:
         (replace(FOUND, rates=Rates(0.4, 0.3, 20.0)), "Products of float32 are faster here"),
         (replace(FOUND, precision="float32"), "This processor has no arithmetic for bfloat16. One that"),
         (on(instructions=("avx2", "avx512_bf16")), "A processor with AMX"),
+        (
+            replace(FOUND, runtimes={"openvino": "2026.4.1"}),
+            "onnxruntime and nncf not installed: pip install 'resnetkit",
+        ),
         (on(memory_bytes=2 * 10**9), "There are 2.0 GB of memory"),
         (on(limit_bytes=10**9), "There are 1.0 GB of memory"),
         (replace(FOUND, cache_free_bytes=3 * 10**8), "/home/me/.cache/resnetkit has 0.3 GB free"),
@@ -150,13 +155,14 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
         "allocator   glibc's\n"
         "compiler    g++\n"
         "threads     GOMP_SPINCOUNT=1000\n"
+        "runtimes    openvino 2026.4.1, onnxruntime 1.31.1, nncf 3.4.0\n"
         "decoders    pillow 12.0.0\n"
         "load        0.1 processes on 2.5 cores\n"
         "cache       /home/me/.cache/resnetkit, 66.0 GB free\n"
         "\n"
         "what is on\n"
         "training    in bfloat16, channels_last\n"
-        "predicting  in float32, channels_last\n"
+        "predicting  by OpenVINO in float32, or as resnetkit tune found for a model\n"
         "memory      freed memory is kept\n"
         "kernels     on\n"
         "\n"

@@ -19,6 +19,7 @@ from resnetkit.machine import Machine, read_machine
 SIDE = 2048  # of the matrices that are multiplied
 COPIED = 128 * 2**20  # bytes: more than caches hold
 SECONDS = 0.3  # for each rate
+RUNTIMES = ("openvino", "onnxruntime", "nncf")
 DECODERS = ("pillow", "torchvision", "torchcodec", "simplejpeg")
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 LITTLE_DISK, LITTLE_MEMORY = 10**9, 4 * 10**9  # bytes
@@ -61,6 +62,8 @@ class Diagnosis:
     """C++ compiler, with which the kernels are made; empty where there is none."""
     waiting: Mapping[str, str]
     """Environment variables that say how many threads there are, and how they wait for each other."""
+    runtimes: Mapping[str, str]
+    """What can compute a prediction but torch, and what makes it 8-bit integers, with versions."""
     decoders: Mapping[str, str]
     """What can decode a JPEG, with versions."""
     cache: Path
@@ -111,6 +114,11 @@ class Diagnosis:
             said.append(
                 f"{self.allocator_set_by} sets the allocator, so it is left as it is: without it, freed memory is kept "
                 "for the next operation, up to 1.5 times faster."
+            )
+        if missing := [name for name in RUNTIMES if name not in self.runtimes]:
+            said.append(
+                f"{' and '.join(missing)} not installed: pip install 'resnetkit[export]', then resnetkit tune MODEL "
+                "DATA, make predictions several times faster."
             )
         said += self._advice_on_numbers()
         if machine.usable_bytes and machine.usable_bytes < LITTLE_MEMORY:
@@ -165,6 +173,7 @@ def diagnose(*, quick: bool = False) -> Diagnosis:
         allocator_set_by=chosen_by_user(os.environ),
         compiler=shlex.join(compiler) if compiler else "",
         waiting={name: os.environ[name] for name in WAITING if name in os.environ},
+        runtimes=_versions(*RUNTIMES),
         decoders=_versions(*DECODERS),
         cache=cache_folder(),
         cache_free_bytes=_free(cache_folder()),

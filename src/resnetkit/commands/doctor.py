@@ -1,6 +1,6 @@
 """`resnetkit doctor`: what this machine can do, what of it is used, and what would make it faster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
@@ -44,15 +44,15 @@ def _there(found: Diagnosis) -> Iterator[tuple[str, str]]:
         limit = f", {machine.limit_bytes / 1e9:.1f} GB by the cgroup's limit" if machine.limit_bytes else ""
         yield "memory", f"{machine.memory_bytes / 1e9:.1f} GB{available}{limit}"
     yield "GPU", ", ".join(found.gpus) or ("one that torch can't use" if found.gpu_unused else "none")
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    yield "software", f"Python {found.python}, {versions}, {found.threads} threads"
+    yield "software", f"Python {found.python}, {_list(found.versions)}, {found.threads} threads"
     if rates := found.rates:
         yield "products", f"float32 {rates.float32_tflops:.2f}, bfloat16 {rates.bfloat16_tflops:.2f} TFLOP/s"
         yield "copying", f"{rates.copy_gb_per_second:.1f} GB/s"
     yield "allocator", {"glibc": "glibc's", "another": "not glibc's"}[found.allocator]
     yield "compiler", found.compiler or "none for C++"
     yield "threads", ", ".join(f"{name}={value}" for name, value in found.waiting.items()) or "nothing set"
-    yield "decoders", ", ".join(f"{name} {version}" for name, version in found.decoders.items())
+    yield "runtimes", _list(found.runtimes) or "torch alone"
+    yield "decoders", _list(found.decoders)
     if machine.load is not None:
         yield "load", f"{machine.load:.1f} processes on {machine.usable_cores:g} cores"
     yield "cache", f"{found.cache}, {found.cache_free_bytes / 1e9:.1f} GB free"
@@ -60,7 +60,12 @@ def _there(found: Diagnosis) -> Iterator[tuple[str, str]]:
 
 def _on(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "training", f"in {found.precision}, channels_last"
-    yield "predicting", "in float32, channels_last"
+    by = "torch" if found.gpus or "openvino" not in found.runtimes else "OpenVINO"
+    yield "predicting", f"by {by} in float32, or as resnetkit tune found for a model"
     kept = f"no: {found.allocator_set_by} is set" if found.allocator_set_by else "no: the allocator is not glibc's"
     yield "memory", "freed memory is kept" if found.keeps_memory else kept
     yield "kernels", found.kernels
+
+
+def _list(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
