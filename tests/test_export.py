@@ -407,6 +407,8 @@ def test_wrong_paths(tmp_path: Path, model: Model) -> None:
             export(model, tmp_path / path, to=to)
     with pytest.raises(UsageError, match="--to is 'tflite'; it takes onnx, openvino, pt2"):
         export(model, tmp_path / "m.onnx", to="tflite")
+    with pytest.raises(UsageError, match="--max-top1-loss is -3; it is a difference of percentages"):
+        export(model, tmp_path / "m.xml", to="openvino", calibrate="cifar10", max_top1_loss=-3)
     with pytest.raises(UsageError, match="--output is 'c6'; it takes logits, probabilities, pool, c5"):
         export(model, tmp_path / "m.onnx", to="onnx", output="c6")
     with pytest.raises(UsageError, match="a model in memory"):

@@ -69,7 +69,7 @@ def test_tuning_goes_through_its_file(run: Path) -> None:
     source = open_source(run)
     written = tuned(source.fingerprint)
     assert written.write(source) == run / "tune.json"
-    assert Tuned.read(source) == replace(written, table=[])
+    assert find_tuned(source) == (replace(written, table=[]), source.places[0])
     assert written.choice("latency") == written.choice("throughput") == CHOICE
     assert written.fits(read_machine())
     assert json.loads((run / "tune.json").read_text())["goals"]["latency"]["choice"]["backend"] == "onnxruntime"
@@ -111,6 +111,40 @@ def test_predictor_takes_what_tuning_found(run: Path) -> None:
         assert Predictor(run).choice == CHOICE
 
 
+def test_integers_that_were_judged_by_other_instructions_are_not_trusted(run: Path) -> None:
+    source = open_source(run)
+    served_graph(source, backend="openvino")
+    place = source.places[0]
+    place.folder.mkdir()
+    for file in graphs.cached_graphs(source.fingerprint).glob("logits.[bx]*"):
+        shutil.copy(file, place.folder / f"int8-{file.name}")
+    int8 = Choice("openvino", "int8", threads=1)
+    tuned(source.fingerprint, choice=int8, allowed_cores=99).write(source)
+    with pytest.warns(UserWarning, match=r"another machine \(.*, 99 cores\); measure this one"):
+        assert Predictor(run).choice == int8
+    tuned(source.fingerprint, choice=int8, instructions=["avx2"]).write(source)
+    with pytest.warns(UserWarning, match="another machine .*, so its int8 is left aside; measure this one: resnetkit"):
+        assert Predictor(run).choice == Choice("openvino", batch_size=32)
+
+
+@pytest.mark.parametrize("row", [{}, {"choice": {"backend": "tpu"}}, {"choice": {"backend": "torch", "threads": "x"}}])
+def test_a_choice_that_is_not_known_here_is_said(run: Path, row: dict) -> None:
+    source = open_source(run)
+    replace(tuned(source.fingerprint), goals={"latency": row}).write(source)
+    with pytest.warns(
+        UserWarning, match=r"tune\.json says nothing that can be used here; measure again: resnetkit tune"
+    ):
+        assert Predictor(run, may_export=False).choice == Choice("torch", batch_size=32)
+
+
+def test_a_damaged_graph_is_gone_around(run: Path) -> None:
+    served_graph(open_source(run), backend="openvino").with_suffix(".bin").write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=r"openvino float32 can't be used, torch float32 is: .*Delete it, and it is made"
+    ):
+        assert Predictor(run).choice.backend == "torch"
+
+
 def test_a_backend_that_is_gone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(run)
     tuned(source.fingerprint).write(source)
@@ -122,10 +156,9 @@ def test_a_backend_that_is_gone(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_int8_graph_that_is_gone(run: Path) -> None:
     source = open_source(run)
     tuned(source.fingerprint, choice=Choice("openvino", "int8")).write(source)
-    with pytest.warns(UserWarning, match=r"openvino int8 can't be used, openvino is: .* has no int8 graph"):
+    with pytest.warns(UserWarning, match=r"openvino int8 can't be used, openvino float32 is: .* has no int8 graph"):
         assert Predictor(run).choice == Choice("openvino", batch_size=32)
     with (
-        pytest.warns(UserWarning, match="int8"),
         pytest.raises(UsageError, match=r"no int8 graph that gives logits; make one .*resnetkit tune"),
     ):
         Predictor(run, backend="openvino", precision="int8")
@@ -153,7 +186,9 @@ def test_what_a_killed_process_left_is_made_anew(run: Path) -> None:
     folder = graphs.cached_graphs(source.fingerprint)
     folder.mkdir(parents=True)
     (folder / "logits.bin").write_bytes(b"part")
+    (folder / ".logits.xml.abc").mkdir()
     assert Predictor(run).choice.backend == "openvino"
+    assert not list(folder.glob(".logits.xml.*"))
 
 
 def test_a_cache_that_can_not_be_written(run: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:

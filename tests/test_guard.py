@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from resnetkit.infer.guard import Guard
+from resnetkit.errors import UsageError
+from resnetkit.infer.guard import Guard, check_loss
 
 
 def logits(best: list[int], classes: int = 10) -> np.ndarray:
@@ -42,6 +43,12 @@ def test_labels_of_another_set_are_left_aside() -> None:
     other = np.array([(best + 3) % 10 for best in RIGHT])
     assert Guard.of(logits(RIGHT), other, max_top1_loss=0.5).labels is None
     assert Guard.of(logits(RIGHT), np.array(RIGHT), max_top1_loss=0.5).labels is not None
+
+
+@pytest.mark.parametrize("loss", [-1, 101, float("nan")])
+def test_a_loss_that_is_no_difference_of_percentages(loss: float) -> None:
+    with pytest.raises(UsageError, match=r"--max-top1-loss is .*; it is a difference of percentages, from 0 to 100"):
+        check_loss(loss)
 
 
 def test_logits_that_are_no_numbers_agree_with_nothing() -> None:

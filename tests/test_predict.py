@@ -63,6 +63,29 @@ def test_wrong_flags(model: str, flags: str, message: str, capsys: pytest.Captur
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flag", "message"), [("class", "there is no class x"), ("stage", "there is no stage x")])
+def test_what_can_not_be_explained_is_said_before_anything_is_printed(
+    model: str, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, message: str
+) -> None:
+    (picture_folder / "cat" / "aa.png").write_bytes(b"")
+    flags = ["--json", "--explain", str(tmp_path / "drawn"), f"--explain-{flag}", "x"]
+    assert main(["predict", model, str(picture_folder / "cat"), *flags, *TORCH]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+def test_numbers_that_json_does_not_have_are_null(
+    tmp_path: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = build("resnet20", depths=(1, 1, 1), classes=2).eval()
+    torch.nn.init.constant_(net.fc.weight, 3e38)  # their sums are beyond float32
+    save(tmp_path / "nan.safetensors", net, Header(net.spec, Preprocess(size=32), ("a", "b")))
+    picture = picture_folder / "cat" / "cat 00.png"
+    assert main(["predict", str(tmp_path / "nan.safetensors"), str(picture), "--logits", *TORCH]) == 0
+    assert json.loads(capsys.readouterr().out)["logits"] == [None, None]
+
+
 def test_a_warning_is_one_line(model: str, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tune = Path(model).with_suffix(".tuned") / "tune.json"
     tune.parent.mkdir()

@@ -207,6 +207,12 @@ def test_arrays(model: Model, pixels: np.ndarray) -> None:
         predictor(np.zeros((0, 4, 3), np.uint8))
 
 
+@pytest.mark.parametrize("wrong", [[["a.png"]], [None], [bytearray(b"x")], [3]])
+def test_what_is_no_picture(model: Model, wrong: list) -> None:
+    with pytest.raises(UsageError, match=r"a (list|NoneType|bytearray|int) is no picture; give a path, bytes"):
+        Predictor(model)(wrong)
+
+
 def test_wrong_numbers_are_refused_before_anything_is_read(model: Model) -> None:
     for wrong in ({"top": 0}, {"batch_size": 0}, {"workers": -1}):
         with pytest.raises(UsageError):
@@ -273,6 +279,7 @@ def test_what_does_not_go_together(model: Model) -> None:
         ({"backend": "torch", "precision": "int8"}, "torch does not compute in int8 here"),
         ({"precision": "int8"}, "a model in memory has no int8 graph"),
         ({"threads": -2}, "--threads is -2"),
+        ({"output": "probability"}, "there is no output 'probability'; choose one of logits, pool, c5"),
     ):
         with pytest.raises(UsageError, match=message):
             Predictor(model, **stated)

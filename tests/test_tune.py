@@ -13,7 +13,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UsageError
 from resnetkit.infer import tune as module
 from resnetkit.infer.choice import Choice
-from resnetkit.infer.graphs import Tuned, open_source
+from resnetkit.infer.graphs import find_tuned, open_source
 from resnetkit.infer.guard import Guard, Verdict
 from resnetkit.infer.predictor import Predictor
 from resnetkit.infer.tune import tune
@@ -76,7 +76,8 @@ def test_keeps_the_fastest_choice_and_predictor_uses_it(
     forced(monkeypatch, lambda number: True)
     lines: list[str] = []
     tuned = tune(model_file, str(split_folder), quick=True, say=lines.append)
-    assert Tuned.read(open_source(model_file)) == tuned
+    source = open_source(model_file)
+    assert find_tuned(source) == (tuned, source.places[0])
     best = {goal: Choice.from_dict(found["choice"]) for goal, found in tuned.goals.items()}
     assert (best["latency"].backend, best["latency"].precision, best["latency"].batch_size) == ("openvino", "int8", 1)
     assert (best["throughput"].precision, best["throughput"].batch_size) == ("int8", max(module.BATCHES))
@@ -123,7 +124,12 @@ def test_the_guard_is_measured_on_labels(split_folder: Path) -> None:
 
 def test_without_pictures_there_are_no_integers(model_file: Path, rates: list[Choice]) -> None:
     lines: list[str] = []
+    folder = model_file.with_suffix(".tuned")
+    folder.mkdir()
+    for suffix in (".xml", ".bin"):
+        (folder / f"int8-logits{suffix}").write_text("of other weights")
     tuned = tune(model_file, goal="latency", quick=True, say=lines.append)
+    assert [file.name for file in folder.iterdir()] == ["tune.json"]
     assert any("int8 is left out: it needs pictures" in line for line in lines)
     assert "int8" not in {choice.precision for choice in rates}
     assert tuned.guard["float32"]["images"] == 16
@@ -146,9 +152,9 @@ def test_an_interruption_leaves_what_was_kept(
 
 def test_the_machine_is_kept(model_file: Path, rates: list[Choice]) -> None:
     tune(model_file, goal="latency", quick=True)
-    tuned = Tuned.read(open_source(model_file))
-    assert tuned is not None
-    assert tuned.fits(read_machine())
+    found = find_tuned(open_source(model_file))
+    assert found is not None
+    assert found[0].fits(read_machine())
 
 
 def test_prints_one_json_document(model_file: Path, rates: list[Choice], capsys: pytest.CaptureFixture[str]) -> None:

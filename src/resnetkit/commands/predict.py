@@ -1,7 +1,6 @@
 """`resnetkit predict`: files, folders and globs to labelled probabilities, or to what a network makes of them."""
 
 import csv
-import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -85,8 +84,12 @@ def _predict(given: dict[str, Any], failed: list[str]) -> None:
         return
     results = predictor.predict_paths(given["paths"], top=given["top"], workers=given["workers"])
     if given["explain"]:
+        from resnetkit.infer.explain import find_class, find_stage
+
+        label = find_class(given["explain_class"], predictor.classes)
         stage = -1 if given["explain_stage"] is None else given["explain_stage"]
-        results = _explained(results, predictor, Path(given["explain"]), given["explain_class"], stage)
+        stage = find_stage(stage, len(predictor.model.header.spec.depths))
+        results = _explained(results, predictor, Path(given["explain"]), label, stage)
     write = _write_json if given["json"] else _write_csv if given["csv"] else _write_lines
     write(_noting_failures(results, failed))
 
@@ -134,7 +137,7 @@ def _noting_failures(results: Results, failed: list[str]) -> Iterator[dict[str, 
 
 
 def _explained(
-    results: Results, predictor: "Predictor", folder: Path, label: str | None, stage: str | int
+    results: Results, predictor: "Predictor", folder: Path, label: int | None, stage: int
 ) -> Iterator[dict[str, Any]]:
     """The same results, each with the place of its picture's drawing, which is made before it."""
     from resnetkit.infer.explain import drawing_path
@@ -142,7 +145,7 @@ def _explained(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"--explain {folder} can't be made: {error.strerror}") from error
+        raise DataError(f"--explain {folder} can't be made: {error.strerror}; give another folder") from error
     for result in results:
         if "error" not in result:
             best = result["predictions"][0]["index"]  # in the precision that was asked for, and not float32's
@@ -166,7 +169,7 @@ def _values(
 
 def _write_json_lines(values: Iterable[tuple[str, Any]], output: str) -> None:
     for path, value in values:
-        print(json.dumps({"path": path, output: value.tolist()}, ensure_ascii=False))
+        print(as_json({"path": path, output: value.tolist()}))
 
 
 def _write_npz(values: Iterable[tuple[str, Any]], output: str, file: Path) -> None:

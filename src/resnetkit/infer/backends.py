@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -14,6 +15,7 @@ from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.infer.choice import GRAPHS, PACKAGES, Choice, Output, installed, usable_threads
 
 if TYPE_CHECKING:
+    from resnetkit.infer.decoding import Decoded
     from resnetkit.modelfile import Model
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -23,6 +25,8 @@ Values: TypeAlias = NDArray[np.float32]
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """What OpenVINO computes in; of an int8 graph, what is around its integers. Where the processor has no bfloat16 it
 takes float32 instead, by itself; but without the hint it takes bfloat16 by itself where there is AMX."""
+ANEW = ". Delete it, and it is made anew; an int8 one by resnetkit tune"
+"""The mend for a graph that can't be read."""
 
 
 class Backend(Protocol):
@@ -90,7 +94,7 @@ class OpenVino:
             else:  # by its name: so what is kept is found without reading the graph
                 self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
         except RuntimeError as error:
-            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {_reason(error)}") from error
+            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {_reason(error)}{ANEW}") from error
         self._streams = choice.streams
         self._tensor = openvino.Tensor
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -148,7 +152,7 @@ class OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's have no base of their own
-            raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {_reason(error)}") from error
+            raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {_reason(error)}{ANEW}") from error
         self._input = self._session.get_inputs()[0].name
         self._streams = choice.streams
 
@@ -179,6 +183,34 @@ def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iter
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def stream_decoded(
+    backend: Backend, pictures: "Iterator[Decoded]", batch_size: int
+) -> Iterator[tuple[Path, Values | str]]:
+    """What `backend` makes of each picture, in their order, with what is wrong with those that have no pixels."""
+    waiting: deque[tuple[Path, str | None]] = deque()  # every picture on its way, with what is wrong with it
+
+    def batches() -> Iterator[Pixels]:
+        while batch := list(islice(pictures, batch_size)):
+            waiting.extend((path, pixels if isinstance(pixels, str) else None) for path, pixels in batch)
+            if sound := [pixels for _, pixels in batch if not isinstance(pixels, str)]:
+                yield np.stack(sound)
+
+    for values in backend.stream(batches()):
+        for value in values:
+            path, error = waiting.popleft()
+            while error is not None:
+                yield path, error
+                path, error = waiting.popleft()
+            yield path, value
+    yield from ((path, error or "") for path, error in waiting)
+
+
+def softmax(logits: Values) -> Values:
+    """Probabilities of logits (n, classes), in float32, whatever computed them."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _reason(error: Exception) -> str:

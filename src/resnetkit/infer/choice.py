@@ -82,16 +82,17 @@ class Choice:
 def choose(stated: Mapping[str, Any], rules: Iterable[Choice]) -> list[Choice]:
     """What `rules` come to, the best first, where the fields in `stated` are settled: never empty.
 
-    A rule about another backend than the stated one says nothing of it. Raises UsageError where nothing can be meant.
+    A rule about another backend than the stated one says nothing of it, and of two that come to the same backend and
+    precision the first holds: what one can't do, the other can't. Raises UsageError where nothing can be meant.
     """
-    found: list[Choice] = []
+    found: dict[tuple[BackendName, Precision], Choice] = {}
     for rule in rules:
         backend = stated.get("backend", rule.backend)
         base = rule if backend == rule.backend else Choice(backend, batch_size=rule.batch_size)
         if stated.get("precision", base.precision) in SUPPORTED[backend]:
             choice = replace(base, **stated)
-            found += [choice] if choice not in found else []
-    return found or [replace(Choice("openvino"), **stated)]
+            found.setdefault((choice.backend, choice.precision), choice)
+    return list(found.values()) or [replace(Choice("openvino"), **stated)]
 
 
 def installed(backend: BackendName) -> bool:

@@ -50,7 +50,13 @@ def opened(picture: Picture, mode: ColorMode) -> Image.Image:
     """The whole picture, upright and in `mode`. Raises what pixels_of raises."""
     if isinstance(picture, str | Path | bytes | Image.Image):
         return open_picture(picture, mode=mode)
-    return open_picture(_from_tensor(picture) if is_tensor(picture) else _from_array(picture), mode=mode)
+    if is_tensor(picture):
+        return open_picture(_from_tensor(picture), mode=mode)
+    if not isinstance(picture, np.ndarray):
+        raise UsageError(
+            f"a {type(picture).__name__} is no picture; give a path, bytes, a PIL picture, or a uint8 array or tensor"
+        )
+    return open_picture(_from_array(picture), mode=mode)
 
 
 def _from_array(pixels: Any) -> Image.Image:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnetkit.data.huggingface import first_line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.infer.formats import FORMS, Format
-from resnetkit.infer.guard import Guard, Verdict
+from resnetkit.infer.guard import Guard, Verdict, check_loss
 from resnetkit.infer.material import Material, read_material
 from resnetkit.infer.parity import BATCH_SIZES, MOST_PICTURES, Gap, measure, read_pixels
 from resnetkit.modelfile import Model, load
@@ -83,6 +83,7 @@ def export(
     """
     if to not in FORMS:
         raise UsageError(f"--to is {to!r}; it takes {', '.join(FORMS)}")
+    check_loss(max_top1_loss)
     target = _target(path, model, to)
     if missing := [name for name in FORMS[to].packages if find_spec(name) is None]:
         raise UsageError(f"--to {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")

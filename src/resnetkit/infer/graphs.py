@@ -146,8 +146,10 @@ def served_graph(
         path = Path(folder) / name
     with locked(path):
         if not path.is_file():  # another process may have made it meanwhile
+            for left in path.parent.glob(f".{name}.*"):  # of a process that was killed, as is a .bin alone
+                rmtree(left, ignore_errors=True)
             if path.suffix == ".xml":
-                path.with_suffix(".bin").unlink(missing_ok=True)  # of a process that was killed
+                path.with_suffix(".bin").unlink(missing_ok=True)
             if sys.stderr.isatty():
                 say(f"{source.model}: making a graph for {backend}, once; then it is ready in a moment")
             export_graph(source.model, path.parent, backend=backend, output=output)
@@ -224,12 +226,6 @@ class Tuned:
         except OSError as error:
             raise DataError(f"{file} could not be written: {error.strerror}") from error
         return file
-
-    @classmethod
-    def read(cls, source: Source) -> "Tuned | None":
-        """What tuning found for this very model; None, with a warning where it was for weights that are gone."""
-        found = find_tuned(source)
-        return found[0] if found else None
 
 
 def _read(file: Path) -> Tuned | None:

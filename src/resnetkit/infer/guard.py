@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.errors import UsageError
+
 LEAST_OVER_CHANCE = 5.0
 """Points by which float32 must be better than guessing; labels that it knows less of are not the network's."""
 
@@ -34,6 +36,12 @@ class Verdict:
             return agreement
         loss = self.top1_loss + 0.0  # no "-0.00"
         return f"top-1 error {self.top1_error_percent:.2f} % ({loss:+.2f}), {agreement}"
+
+
+def check_loss(max_top1_loss: float) -> None:
+    """Raise UsageError for what is no difference of percentages."""
+    if not 0 <= max_top1_loss <= 100:
+        raise UsageError(f"--max-top1-loss is {max_top1_loss:g}; it is a difference of percentages, from 0 to 100")
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,8 @@ def _read(
     pictures: _Pictures, preprocess: Preprocess, *, most: int, name: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, int]:
     """Pixels and labels of up to `most` pictures, and how many of those that were drawn can't be read."""
+    if not len(pictures):
+        raise DataError(f"{name} has too few pictures to calibrate by some and judge by others; give a hundred or more")
     drawn = pictures.at(np.random.default_rng(SEED).permutation(len(pictures))[:most])
 
     def pixels(place: int) -> NDArray[np.uint8] | None:

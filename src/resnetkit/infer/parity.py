@@ -15,6 +15,7 @@ from resnetkit.data.folder import PICTURE_SUFFIXES
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError
+from resnetkit.infer.backends import softmax
 
 BATCH_SIZES = (1, 3, 16)
 """A file is run at each: what holds for one batch only is a frequent fault of exported graphs."""
@@ -68,12 +69,6 @@ def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.
         probabilities if classes else None,
         float(agreeing[:pictures].mean()) if classes else None,
     )
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of logits (n, classes), in float32."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _batches(pictures: int) -> list[slice]:

@@ -3,12 +3,11 @@
 import os
 import sys
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args, overload
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.errors import ExportError, UsageError
-from resnetkit.infer.backends import Backend, open_backend
+from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
 from resnetkit.infer.choice import (
     GRAPHS,
     BackendName,
@@ -29,7 +28,7 @@ from resnetkit.infer.choice import (
     installed,
     usable_threads,
 )
-from resnetkit.infer.decoding import Decoded, Picture, decoded, find_pictures, is_picture, pixels_of
+from resnetkit.infer.decoding import Picture, decoded, find_pictures, is_picture, pixels_of
 from resnetkit.infer.graphs import (
     Source,
     compiled_folder,
@@ -96,6 +95,7 @@ class Predictor:
         """
         if goal not in get_args(Goal):
             raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}")
+        _check_output(output)
         self._origin = model if isinstance(model, Model) else open_source(model)
         self.classes = self._origin.header.classes
         self.preprocess = self._origin.header.preprocess
@@ -126,26 +126,32 @@ class Predictor:
         tuned, place = found
         choice = tuned.choice(goal)
         if not choice:
+            _warn(f"{place.file} says nothing that can be used here; measure again: resnetkit tune {source.model}")
             return None
         if not installed(choice.backend):
             _warn(f"{place.file} says {choice.backend}, which is not installed: pip install 'resnetkit[export]'")
             return None
-        if not tuned.fits(read_machine()):
-            _warn(
-                f"{place.file} was measured on another machine ({tuned.machine.get('processor')}, "
-                f"{tuned.machine.get('allowed_cores')} cores); measure this one: resnetkit tune {source.model}"
-            )
-        return choice
+        if tuned.fits(machine := read_machine()):
+            return choice
+        # Integers that were judged there may overflow here: see quantize.EXACT.
+        unsafe = choice.precision == "int8" and tuned.machine.get("instructions") != list(machine.instructions)
+        _warn(
+            f"{place.file} was measured on another machine ({tuned.machine.get('processor')}, "
+            f"{tuned.machine.get('allowed_cores')} cores){', so its int8 is left aside' if unsafe else ''}; "
+            f"measure this one: resnetkit tune {source.model}"
+        )
+        return None if unsafe else choice
 
     def _open_first(self, choices: Sequence[Choice], output: Output) -> Choice:
         """Make the first choice ready for which that can be done, and return it."""
         for choice, following in zip_longest(choices, choices[1:]):
             try:
                 self._backends[output] = self._open(choice, output)
-            except (ExportError, UsageError) as error:
+            except (ExportError, ModelFileError, UsageError) as error:
                 if following is None:
                     raise
-                _warn(f"{choice.backend} {choice.precision} can't be used, {following.backend} is: {error}")
+                instead = f"{following.backend} {following.precision}"
+                _warn(f"{choice.backend} {choice.precision} can't be used, {instead} is: {error}")
             else:
                 return choice
         raise AssertionError("there is at least one choice")
@@ -178,8 +184,7 @@ class Predictor:
 
     def backend_for(self, output: Output) -> Backend:
         """What computes `output` from pixels."""
-        if output not in get_args(Output):
-            raise UsageError(f"there is no output {output!r}; choose one of {', '.join(get_args(Output))}")
+        _check_output(output)
         if output not in self._backends:
             self._backends[output] = self._open(self.choice, output)
         return self._backends[output]
@@ -220,11 +225,6 @@ class Predictor:
 
         return explain(self.model, picture, label=label, stage=stage, device=self.device)
 
-    def predict_pixels(self, pixels: Sequence[NDArray[np.uint8]], *, top: int = 5) -> list[list[Prediction]]:
-        """Predict one batch of what `preprocess.pixels` returned, each of shape (size, size, channels)."""
-        _check_least(top=top)
-        return self._named(self.backend(np.stack(pixels)), top=top) if len(pixels) else []
-
     def predict_paths(
         self, paths: Iterable[str | Path], *, top: int = 5, batch_size: int | None = None, workers: int = 0
     ) -> Iterator[dict[str, Any]]:
@@ -257,27 +257,7 @@ class Predictor:
             raise UsageError(f"--workers is {workers}; it must be at least 0")
         backend = self.backend_for(output)
         pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
-        return self._streamed(backend, pictures, batch_size)
-
-    def _streamed(
-        self, backend: Backend, pictures: Iterator[Decoded], batch_size: int
-    ) -> Iterator[tuple[Path, NDArray[np.float32] | str]]:
-        waiting: deque[tuple[Path, str | None]] = deque()  # every picture on its way, with what is wrong with it
-
-        def batches() -> Iterator[NDArray[np.uint8]]:
-            while batch := list(islice(pictures, batch_size)):
-                waiting.extend((path, pixels if isinstance(pixels, str) else None) for path, pixels in batch)
-                if sound := [pixels for _, pixels in batch if not isinstance(pixels, str)]:
-                    yield np.stack(sound)
-
-        for values in backend.stream(batches()):
-            for value in values:
-                path, error = waiting.popleft()
-                while error is not None:
-                    yield path, error
-                    path, error = waiting.popleft()
-                yield path, value
-        yield from ((path, error or "") for path, error in waiting)
+        return stream_decoded(backend, pictures, batch_size)
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
         return pixels_of(picture, self.preprocess)
@@ -306,12 +286,6 @@ class Predictor:
         ]
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of (n, classes) logits, in float32, whatever computed them."""
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
 def _best_device() -> str:
     """A GPU that torch can use, or cpu. Torch, which takes seconds to import, is asked only where there may be one."""
     if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
@@ -319,6 +293,11 @@ def _best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_output(output: Output) -> None:
+    if output not in get_args(Output):
+        raise UsageError(f"there is no output {output!r}; choose one of {', '.join(get_args(Output))}")
 
 
 def _check_least(**values: int) -> None:

@@ -65,7 +65,7 @@ def quantize(
         raise UsageError("8-bit integers need nncf; pip install 'resnetkit[export]'")
     import openvino
 
-    source = _folded(openvino.Core().read_model(graph))
+    source = openvino.Core().read_model(graph)
     layers = [node.get_friendly_name() for node in source.get_ordered_ops() if _is_layer(node)]
     began = time.monotonic()
     kept: tuple[str, ...] = ()
@@ -117,20 +117,6 @@ def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]
     compiled = openvino.Core().compile_model(measuring, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     noise = [float(value) for value in compiled(pixels).to_tuple()]
     return [name for _, name in sorted(zip(noise, names, strict=True), key=lambda pair: -pair[0])]
-
-
-def _folded(graph: "Graph") -> "Graph":
-    """The graph with its constants computed.
-
-    NNCF knows weights and biases as constants, and not what computes some: without this, nothing that a CIFAR net
-    predicted was right any more.
-    """
-    from openvino.passes import ConstantFolding, Manager
-
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(graph)
-    return graph
 
 
 def _is_layer(node: Any) -> bool:

@@ -17,7 +17,7 @@ from resnetkit.errors import ExportError, UsageError
 from resnetkit.infer.backends import Backend, open_backend
 from resnetkit.infer.choice import GRAPHS, SUPPORTED, BackendName, Choice, Goal, Precision, available, usable_threads
 from resnetkit.infer.graphs import Place, Source, Tuned, graph_name, open_source, served_graph, writable_place
-from resnetkit.infer.guard import Guard, Verdict
+from resnetkit.infer.guard import Guard, Verdict, check_loss
 from resnetkit.infer.material import Material, read_material
 from resnetkit.infer.quantize import Quantized, quantize
 from resnetkit.machine import Machine, read_machine
@@ -90,8 +90,7 @@ def tune(
     """
     if goal not in (*get_args(Goal), "both"):
         raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}, both")
-    if not 0 <= max_top1_loss <= 100:
-        raise UsageError(f"--max-top1-loss is {max_top1_loss}; it is a difference of percentages, from 0 to 100")
+    check_loss(max_top1_loss)
     source = open_source(model)
     place = writable_place(source)
     machine = read_machine()
@@ -116,8 +115,7 @@ def tune(
             guard=guard,
             table=[row.to_dict() for row in sorted(rows, key=lambda row: (row.goal, -row.rate))],
         )
-        if "int8" in allowed:
-            _keep(trial.int8, place)
+        _keep(trial.int8 if "int8" in allowed else None, place)
         tuned.write(source)
     return tuned
 
@@ -314,9 +312,15 @@ def _rate(backend: Backend, row: _Row, pixels: NDArray[np.uint8]) -> float:
     return images / (time.perf_counter() - began)
 
 
-def _keep(graph: Path, place: Place) -> None:
-    """Move a graph to its place. Its .xml goes first and comes last, so none is ever there with another's weights."""
-    target = place.folder / graph.name
+def _keep(graph: Path | None, place: Place) -> None:
+    """Move a graph in integers to its place, or leave none there: an earlier one may be of other weights.
+
+    Its .xml goes first and comes last, so none is ever there with another's weights.
+    """
+    target = place.folder / graph_name("openvino", "int8", "logits")
     target.unlink(missing_ok=True)
+    if graph is None:
+        target.with_suffix(".bin").unlink(missing_ok=True)
+        return
     graph.with_suffix(".bin").replace(target.with_suffix(".bin"))
     graph.replace(target)
