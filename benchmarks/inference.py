@@ -9,7 +9,7 @@ Every contender is a process of its own, that works when it is asked and waits o
 - bare: the backend that Predictor uses, in a loop on pixels that are ready;
 - openvino: the network as OpenVINO's own converter and NNCF's mixed preset make it, in the loop of its benchmark_app,
   on numbers that are ready; onnxruntime: the same in ONNX Runtime with its default options.
-A call is one picture, or four batches of 16. At the end, eager and ours run beside a process that keeps one core busy.
+A call is one picture, or two batches of 16. At the end, eager and ours run beside a process that keeps one core busy.
 Without --weights-dir, weights are drawn, which is as fast.
 
     python benchmarks/inference.py [--models resnet50 resnet18 ...] [--photos DIR] [--weights-dir DIR] [--rounds 5]
@@ -33,7 +33,7 @@ import numpy as np
 PRECISIONS = ("float32", "bfloat16", "int8")
 CALIBRATION = 100  # pictures
 LEAST_CALLS = 3
-BATCHES = 4
+BATCHES = 2
 """Batches in a call, where a batch is more than a picture: so many are given to whatever can compute one meanwhile."""
 
 
@@ -268,8 +268,7 @@ def best_settings(contender: Contender, batch: int, *, way: str = "") -> Task:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = sorted({1, max(1, cores // 2), cores})
     tasks = [Task(batch, "float32", way, count, form) for count in threads for form in (False, True)]
-    found = [{task: contender.measure(task).images_per_second for task in tasks} for _ in range(3)]
-    rates = {task: statistics.median(round_[task] for round_ in found) for task in tasks}
+    rates = {task: contender.measure(task).images_per_second for task in tasks}
     for task, rate in rates.items():
         print(f"  eager{way and f', network {way}'}, batch {batch}, {named_settings(task)}: {rate:.1f} images/s")
     return max(tasks, key=lambda task: rates[task])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from resnetkit.errors import UsageError
 from resnetkit.infer.backends import Pixels, Values, in_order
 from resnetkit.infer.choice import Choice, Output
 from resnetkit.infer.served import Served, folded
@@ -24,7 +25,7 @@ class TorchBackend:
         if choice.threads:
             torch.set_num_threads(choice.threads)
         self.choice = choice
-        self.device = torch.device(device)
+        self.device = _device(device)
         net = folded(model.net).float()
         self._served = Served(net, model.header.preprocess, output=output, with_preprocess=False).to(self.device)
         self._dtype = DTYPES[choice.precision]
@@ -58,3 +59,15 @@ class TorchBackend:
         missing = self._batch_size - len(pixels)
         filled = functional.pad(pixels, (0, 0) * 3 + (0, missing)) if missing else pixels
         return self._forward(filled)[: len(pixels)].clone()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device is {name!r}, which torch can't use here ({reason}); resnetkit doctor says more"
+        ) from error
+    return device
