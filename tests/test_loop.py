@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from resnetkit.data.samples import Dataset
 from resnetkit.errors import DataError, ResnetkitError, TrainingError, UsageError
 from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import InterruptedTrainingError
-from resnetkit.train.monitor import read_metrics
+from resnetkit.train.monitor import Monitor, read_metrics
 from resnetkit.train.recipe import RECIPES, Recipe
 from resnetkit.train.run import resume, train
 
@@ -247,21 +246,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
         assert all(torch.isfinite(t).all() for t in modelfile.load(path).net.state_dict().values())
 
 
-def interrupt_after(steps: int, run: Path) -> threading.Thread:
-    """Ask this process to stop once a run has logged so many steps."""
+@pytest.fixture
+def interrupt_after(monkeypatch):
+    """A function of steps and run: once, when that run has logged so many, this process is asked to stop."""
 
-    def watch() -> None:
-        while not any(row["step"] >= steps for row in read_metrics(run / "metrics.jsonl")):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def arrange(steps: int, run: Path) -> None:
+        record, asked = Monitor.record, []
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+        def recording(self: Monitor, row: dict[str, object]) -> None:
+            record(self, row)
+            if self.run.path == run and row["step"] >= steps and not asked:
+                asked.append(row["step"])
+                signal.raise_signal(signal.SIGTERM)  # from inside: the run listens now, whatever the machine is doing
+
+        monkeypatch.setattr(Monitor, "record", recording)
+
+    return arrange
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
-def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path):
+def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path, interrupt_after):
     """The state's file fails at several lengths; model files, which are smaller, fail at the first of them."""
     train(TINY, dataset, out=tmp_path / "whole", quiet=True)
     run = tmp_path / "run"
@@ -282,7 +286,7 @@ def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path):
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(dataset, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(dataset, tmp_path, interrupt_after):
     train(replace(TINY, epochs=1), dataset, out=tmp_path / "whole", quiet=True)
     run = tmp_path / "run"
     interrupt_after(3, run)
@@ -295,7 +299,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(dataset, tmp_path
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
 
 
-def test_fine_tuning_goes_on_without_the_first_model(dataset, tmp_path):
+def test_fine_tuning_goes_on_without_the_first_model(dataset, tmp_path, interrupt_after):
     train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True)
     recipe = replace(TINY, epochs=1, init=str(tmp_path / "start"))
     train(recipe, dataset, out=tmp_path / "whole", quiet=True)
@@ -308,7 +312,7 @@ def test_fine_tuning_goes_on_without_the_first_model(dataset, tmp_path):
     assert whole.read_bytes() == run.read_bytes()
 
 
-def test_a_run_goes_on_where_its_pictures_have_moved(picture_folder, tmp_path):
+def test_a_run_goes_on_where_its_pictures_have_moved(picture_folder, tmp_path, interrupt_after):
     recipe = replace(TINY, epochs=8, size=32, normalize="imagenet", evaluate_every=99)
     train(recipe, str(picture_folder), out=tmp_path / "whole", quiet=True)
     interrupt_after(4, tmp_path / "run")
