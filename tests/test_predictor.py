@@ -300,3 +300,12 @@ def test_broken_pictures_change_nothing_for_the_others(model: Model, picture_fol
             for found, expected in zip(row["predictions"], sound[row["path"]]["predictions"], strict=True):
                 assert found["label"] == expected["label"]
                 assert found["probability"] == pytest.approx(expected["probability"], abs=1e-6)
+
+
+def test_no_graph_is_made_for_what_may_not_wait(model: Model, tmp_path: Path, own_cache: Path) -> None:
+    pytest.importorskip("openvino")
+    save(tmp_path / "model.safetensors", model.net, model.header)
+    assert Predictor(tmp_path / "model.safetensors", may_export=False).choice.backend == "torch"
+    assert not list(own_cache.rglob("*.xml"))
+    assert Predictor(tmp_path / "model.safetensors").choice.backend == "openvino"
+    assert Predictor(tmp_path / "model.safetensors", may_export=False).choice.backend == "openvino"
