@@ -1,5 +1,7 @@
 """Every backend computes what the plain network computes, for any batch, alone and in a stream."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +155,32 @@ def test_inductor(model: Model, pixels: np.ndarray, expected: dict[str, np.ndarr
     compute = open_backend(Choice("inductor", batch_size=8), model)
     for count in (12, 3):  # more than a batch, and less
         np.testing.assert_allclose(compute(pixels[:count]), expected["logits"][:count], atol=1e-5)
+
+
+INTERRUPTED = """
+import faulthandler, gc, signal, sys
+from pathlib import Path
+from resnetkit.infer.backends import open_backend
+from resnetkit.infer.choice import Choice
+from resnetkit.infer.formats import FORMS
+
+faulthandler.enable()  # as pytest and services do
+choice = Choice("openvino")
+first = open_backend(choice, Path(sys.argv[1]), cache=Path(sys.argv[2]))
+second = FORMS["openvino"].open(Path(sys.argv[1]))
+third = open_backend(choice, Path(sys.argv[1]), cache=Path(sys.argv[2]))
+del first
+gc.collect()
+del second, third
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_signals_are_handled_after_graphs_have_come_and_gone(
+    graphs: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """More than one openvino.Core leaves the process a stack for signal handlers that is freed memory."""
+    command = [sys.executable, "-c", INTERRUPTED, str(graphs["openvino", "logits"]), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 7

@@ -86,12 +86,14 @@ def test_equals_captum_for_every_class_and_stage(name: str, picture: np.ndarray)
 
 def test_equals_captum_with_a_trained_network(picture: np.ndarray) -> None:
     model = load("resnet20:cifar10")
-    for index in (3, 8):
+    strongest = []
+    for index in range(10):
         explained = explain(model, picture, label=index)
         evidence, at_input = captums(model, picture, index=index, number=2)
-        assert evidence.max() > 0
+        strongest.append(evidence.max())
         for ours, theirs in ((explained.evidence, evidence), (explained.at_input(32), at_input)):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * evidence.max())
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(strongest))
+    assert max(strongest) > 0  # a class that nothing speaks for has a map of zeros
 
 
 def test_the_best_class_is_explained_unless_one_is_named(model: Model, picture: np.ndarray) -> None:

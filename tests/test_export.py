@@ -20,6 +20,7 @@ from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer import export as exporting
 from resnetkit.infer import served as serving
+from resnetkit.infer.backends import openvino_core
 from resnetkit.infer.export import export
 from resnetkit.infer.formats import FORMS, OPSET, Form, Format
 from resnetkit.infer.guard import Guard
@@ -96,9 +97,7 @@ def run(path: Path, inputs: np.ndarray) -> np.ndarray:
         session = onnxruntime.InferenceSession(str(path))
         return session.run(None, {session.get_inputs()[0].name: inputs})[0]
     if path.suffix == ".xml":
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         return core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)[0]
     with torch.no_grad():
         return torch.export.load(str(path)).module()(torch.from_numpy(inputs)).numpy()
@@ -111,9 +110,7 @@ def header_in(path: Path) -> str:
 
         return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}[HEADER_KEY]
     if path.suffix == ".xml":
-        import openvino
-
-        return openvino.Core().read_model(str(path)).get_rt_info([HEADER_KEY]).astype(str)
+        return openvino_core().read_model(str(path)).get_rt_info([HEADER_KEY]).astype(str)
     extra = {HEADER_KEY: ""}
     torch.export.load(str(path), extra_files=extra)
     return extra[HEADER_KEY]
@@ -213,10 +210,8 @@ def test_what_is_in_an_onnx_file(with_preprocess: bool, names: list[str], tmp_pa
 
 
 def test_what_is_in_openvinos_files(tmp_path: Path, model: Model) -> None:
-    import openvino
-
     export(model, tmp_path / "m.xml", to="openvino", with_preprocess=True, output="logits")
-    graph = openvino.Core().read_model(str(tmp_path / "m.xml"))
+    graph = openvino_core().read_model(str(tmp_path / "m.xml"))
     (pixels,), (logits,) = graph.inputs, graph.outputs
     assert (pixels.get_names(), str(pixels.get_partial_shape()), pixels.get_element_type().get_type_name()) == (
         {"pixels"},
@@ -537,8 +532,6 @@ def test_wrong_flags(flags: str, message: str, capsys: pytest.CaptureFixture[str
 def test_integers(
     tmp_path: Path, split_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import openvino
-
     monkeypatch.chdir(tmp_path)
     flags = ["--int8", "--calibrate", str(split_folder / "train"), "--check", str(split_folder / "test"), "--json"]
     command = ["export", "resnet20:cifar10", "--to", "openvino", "--with-preprocess", *flags]
@@ -547,7 +540,7 @@ def test_integers(
     integers = document["int8"]
     assert (integers["layers"], integers["passes"], integers["images"]) == (20, True, 120)
     assert integers["top1_loss"] <= 3
-    graph = openvino.Core().read_model("resnet20-cifar10.xml")
+    graph = openvino_core().read_model("resnet20-cifar10.xml")
     assert sum(op.get_type_name() == "FakeQuantize" for op in graph.get_ops()) > 20
     assert Header.from_json(header_in(tmp_path / "resnet20-cifar10.xml"), source="it").metrics
     before = [(tmp_path / f"resnet20-cifar10{suffix}").read_bytes() for suffix in (".xml", ".bin")]

@@ -10,6 +10,7 @@ from resnetkit.data.samples import Samples
 from resnetkit.errors import UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer import quantize as module
+from resnetkit.infer.backends import openvino_core
 from resnetkit.infer.export import export
 from resnetkit.infer.guard import Guard, Verdict
 from resnetkit.infer.quantize import quantize, rank_by_noise
@@ -35,7 +36,7 @@ def calibration(cifar_subset: tuple[Samples, Samples]) -> np.ndarray:
 
 
 def compute(graph: Path, pixels: np.ndarray) -> np.ndarray:
-    return openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
+    return openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
 
 
 def verdict(passes: bool) -> Verdict:
@@ -55,7 +56,7 @@ def after(tries: int) -> Callable[[Path], Verdict]:
 
 def eight_bit_weights(graph: Path) -> int:
     """How many layers have their weights in 8 bits."""
-    nodes = openvino.Core().read_model(graph).get_ops()
+    nodes = openvino_core().read_model(graph).get_ops()
     return sum(node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8 for node in nodes)
 
 
@@ -72,7 +73,7 @@ def test_integers_keep_the_accuracy(
     assert made.verdict.agreement_percent >= 95
     assert eight_bit_weights(tmp_path / "int8.xml") >= 20
     assert (tmp_path / "int8.bin").stat().st_size < graph.with_suffix(".bin").stat().st_size / 3
-    rt_info = openvino.Core().read_model(tmp_path / "int8.xml").get_rt_info([HEADER_KEY]).astype(str)
+    rt_info = openvino_core().read_model(tmp_path / "int8.xml").get_rt_info([HEADER_KEY]).astype(str)
     assert Header.from_json(rt_info, source="int8.xml").classes[3] == "cat"
 
 
@@ -102,7 +103,7 @@ def test_no_try_is_begun_when_time_is_up(graph: Path, calibration: np.ndarray, t
 
 
 def test_the_noisiest_layer_is_found(graph: Path, calibration: np.ndarray) -> None:
-    core = openvino.Core()
+    core = openvino_core()
     noisy = core.read_model(graph)
     layers = [node for node in noisy.get_ops() if module._is_layer(node)]
     assert len(layers) == 20

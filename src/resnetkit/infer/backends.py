@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -76,6 +77,20 @@ def open_backend(
     return OnnxRuntime(choice, source)
 
 
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's runtime, one for the whole process and kept until it ends.
+
+    Its CPU plugin brings a stack for signal handlers. Where two such runtimes end out of turn, the one that the process
+    is left with is freed memory, and its next signal, such as Ctrl-C, ends it.
+    """
+    import openvino
+
+    core = openvino.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin: before any other runtime does
+    return core
+
+
 class OpenVino:
     """A graph compiled by OpenVINO, whose threads (TBB's) do not spin while they wait."""
 
@@ -87,7 +102,7 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": choice.threads or usable_threads(),
             "NUM_STREAMS": choice.streams,
         }
-        core = openvino.Core()
+        core = openvino_core()
         try:
             if cache is None:
                 self._network = core.compile_model(core.read_model(graph), "CPU", settings)

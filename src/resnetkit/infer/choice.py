@@ -51,10 +51,11 @@ class Choice:
         for name, known in (("backend", get_args(BackendName)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
                 raise UsageError(f"--{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
-        for name, least in (("threads", 0), ("streams", 1), ("batch_size", 1)):
+        # Far more threads make OpenMP end the process.
+        for name, least, most in (("threads", 0, 1024), ("streams", 1, 1024), ("batch_size", 1, 1_000_000)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be at least {least}")
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be from {least} to {most}")
         if self.precision not in SUPPORTED[self.backend]:
             able = [name for name, precisions in SUPPORTED.items() if self.precision in precisions]
             raise UsageError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.files import HEADER_KEY
+from resnetkit.infer.backends import openvino_core
 from resnetkit.infer.parity import Compute
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _write_openvino(served: "Served", path: Path, header: str) -> None:
     from openvino.passes import ConstantFolding, Manager
 
     # By way of ONNX: openvino.convert_model reports to Intel that it was called, unless somebody opted out.
-    model = openvino.Core().read_model(to_onnx(served, header).SerializeToString())
+    model = openvino_core().read_model(to_onnx(served, header).SerializeToString())
     folding = Manager()
     folding.register_pass(ConstantFolding())  # or biases have computed shapes, and NNCF takes them for activations
     folding.run_passes(model)
@@ -102,10 +103,8 @@ def _write_openvino(served: "Served", path: Path, header: str) -> None:
 
 
 def _open_openvino(path: Path) -> Compute:
-    import openvino
-
     # Without the hint it computes in bfloat16 wherever the processor can.
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: compiled(inputs)[0]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from resnetkit.errors import ExportError, UsageError
 from resnetkit.files import HEADER_KEY
+from resnetkit.infer.backends import openvino_core
 from resnetkit.infer.guard import Verdict
 from resnetkit.machine import read_machine
 
@@ -65,7 +66,7 @@ def quantize(
         raise UsageError("8-bit integers need nncf; pip install 'resnetkit[export]'")
     import openvino
 
-    source = openvino.Core().read_model(graph)
+    source = openvino_core().read_model(graph)
     layers = [node.get_friendly_name() for node in source.get_ordered_ops() if _is_layer(node)]
     began = time.monotonic()
     kept: tuple[str, ...] = ()
@@ -114,7 +115,7 @@ def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]
         ratios.append(op.divide(noise, op.add(signal, np.float32(1e-12))))
         names.append(name)
     measuring = make([op.result(ratio) for ratio in ratios], twins.get_parameters())
-    compiled = openvino.Core().compile_model(measuring, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(measuring, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     noise = [float(value) for value in compiled(pixels).to_tuple()]
     return [name for _, name in sorted(zip(noise, names, strict=True), key=lambda pair: -pair[0])]
 
