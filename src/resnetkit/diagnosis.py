@@ -12,9 +12,10 @@ from typing import Any
 
 from resnetkit import __version__
 from resnetkit.allocator import allocator, chosen_by_user, keep_memory
-from resnetkit.data.download import cache_folder
-from resnetkit.kernels.library import find_compiler, status
+from resnetkit.files import cache_folder
+from resnetkit.kernels.library import status
 from resnetkit.machine import Machine, read_machine
+from resnetkit.native import find_compiler
 
 SIDE = 2048  # of the matrices that are multiplied
 COPIED = 128 * 2**20  # bytes: more than caches hold

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where what can be made again is kept."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,15 @@ from typing import BinaryIO
 
 HEADER_KEY = "resnetkit"
 """Under which a .safetensors file carries a model's header."""
+
+
+def cache_folder() -> Path:
+    """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/."""
+    if own := os.environ.get("RESNETKIT_CACHE"):
+        return Path(own).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "resnetkit"
+    return Path.home() / ".cache" / "resnetkit"
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from resnetkit.data.cifar_forms import CIFAR10, CIFAR100, CIFARS, Cifar, Form
 from resnetkit.data.download import (
     UnreachableError,
-    cache_folder,
     cannot_write,
     digest,
     fetch,
@@ -27,6 +26,7 @@ from resnetkit.data.download import (
 )
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
+from resnetkit.files import cache_folder
 
 __all__ = ["CIFAR10", "CIFAR100", "CIFARS", "Cifar", "find_cifar", "get_cifar", "load_cifar"]
 

@@ -35,15 +35,6 @@ class _BrokenOffError(Exception):
     """The connection ended before the file did."""
 
 
-def cache_folder() -> Path:
-    """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/."""
-    if own := os.environ.get("RESNETKIT_CACHE"):
-        return Path(own).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "resnetkit"
-    return Path.home() / ".cache" / "resnetkit"
-
-
 def offline() -> bool:
     """Whether `RESNETKIT_OFFLINE` forbids every use of the network."""
     return os.environ.get("RESNETKIT_OFFLINE", "") not in ("", "0")

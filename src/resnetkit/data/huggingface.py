@@ -5,8 +5,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from resnetkit.data.download import cache_folder, digest, offline
+from resnetkit.data.download import digest, offline
 from resnetkit.errors import DataError, UsageError
+from resnetkit.files import cache_folder
 
 WEIGHTS_FILE = "model.safetensors"
 """What a repository's weights are called, timm's and ours alike."""

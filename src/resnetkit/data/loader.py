@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from resnetkit.data import resampling
 from resnetkit.data.augment import Augment
 from resnetkit.data.crops import write_crop
 from resnetkit.data.pictures import ColorMode, PictureFile, open_picture
@@ -153,6 +154,7 @@ class Loader:
     def _decoded(
         self, epoch: int, numbers: range, order: NDArray[np.int64], mirrored: NDArray[np.bool_]
     ) -> Iterator[Batch]:
+        resampling.prepare()
         pool = ThreadPoolExecutor(self.workers, "resnetkit-decode") if self.workers else None
         # Both maps keep the order; the pool's begins at once, the built-in one when its results are asked for.
         each = pool.map if pool else map

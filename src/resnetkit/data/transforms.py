@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.pictures import ColorMode
+from resnetkit.data.resampling import resample, rows_first
 from resnetkit.errors import DataError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -93,10 +94,7 @@ class Preprocess:
 
     def resized(self, picture: Image.Image, shorter_side: int | None = None) -> Image.Image:
         """The picture at `shorter_side` pixels (its own by default), with its shape kept; torchvision's `Resize`."""
-        if picture.mode != self.mode:
-            raise UsageError(
-                f"the picture is {picture.mode}, not {self.mode}; open it with open_picture(path, mode=...)"
-            )
+        self._check_mode(picture)
         shorter_side = self.shorter_side if shorter_side is None else shorter_side
         if not _is_count(shorter_side):
             raise UsageError(f"the shorter side is {shorter_side!r}; it must be a whole number over 0")
@@ -105,9 +103,31 @@ class Preprocess:
             return picture
         return picture.resize((width, height), FILTERS[self.interpolation])
 
-    def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Resize and crop the centre: uint8 (size, size, channels)."""
+    def pixels(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop the centre: uint8 (size, size, channels). Takes uint8 (height, width, channels), too."""
+        pixels = picture if isinstance(picture, np.ndarray) else self._seen(picture)
+        size = (pixels.shape[1], pixels.shape[0])
+        sides = sides_at(size, self.shorter_side)
+        if sides == size:
+            return _crop(pixels, self.size, "centre").copy()
+        window = (*_corner(sides, self.size, "centre"), self.size, self.size)
+        if rows_first(size, sides):
+            found = resample(pixels, sides, interpolation=self.interpolation, window=window)
+            if found is not None:
+                return found
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture if self.channels > 1 else picture[:, :, 0])
         return _crop(as_array(self.resized(picture)), self.size, "centre")
+
+    def _seen(self, picture: Image.Image) -> NDArray[np.uint8]:
+        self._check_mode(picture)
+        return np.asarray(picture).reshape(picture.height, picture.width, self.channels)
+
+    def _check_mode(self, picture: Image.Image) -> None:
+        if picture.mode != self.mode:
+            raise UsageError(
+                f"the picture is {picture.mode}, not {self.mode}; open it with open_picture(path, mode=...)"
+            )
 
     def views(self, picture: Image.Image, views: Literal["single", "ten-crop"]) -> NDArray[np.uint8]:
         """The crops whose scores a test averages: uint8 (1 or 10, size, size, channels).
@@ -198,12 +218,16 @@ def as_array(picture: Image.Image) -> NDArray[np.uint8]:
 
 def _crop(pixels: NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:
     """The size x size window of (height, width, channels) pixels at one of PLACES."""
-    below, right = pixels.shape[0] - size, pixels.shape[1] - size
-    if place == "centre":
-        top, left = round(below / 2), round(right / 2)  # Python rounds halves to even, and so does torchvision
-    else:
-        top, left = below * place.startswith("bottom"), right * place.endswith("right")
+    left, top = _corner((pixels.shape[1], pixels.shape[0]), size, place)
     return pixels[top : top + size, left : left + size]
+
+
+def _corner(sides: tuple[int, int], size: int, place: str) -> tuple[int, int]:
+    """Left and top of a size x size window of a picture of `sides` (width, height)."""
+    right, below = sides[0] - size, sides[1] - size
+    if place == "centre":
+        return round(right / 2), round(below / 2)  # Python rounds halves to even, and so does torchvision
+    return right * place.endswith("right"), below * place.startswith("bottom")
 
 
 def _is_count(value: object) -> bool:

@@ -43,6 +43,8 @@ def pixels_of(picture: Picture, preprocess: Preprocess) -> NDArray[np.uint8]:
 
     Raises DataError for what can't be read, and UsageError for an array or a tensor that is no picture.
     """
+    if isinstance(picture, np.ndarray) and (pixels := _checked(picture)).shape[2] == preprocess.channels:
+        return preprocess.pixels(pixels)  # by no way of Pillow
     return preprocess.pixels(opened(picture, preprocess.mode))
 
 
@@ -60,6 +62,12 @@ def opened(picture: Picture, mode: ColorMode) -> Image.Image:
 
 
 def _from_array(pixels: Any) -> Image.Image:
+    pixels = _checked(pixels)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _checked(pixels: Any) -> NDArray[np.uint8]:
+    """A picture's pixels as (height, width, channels)."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
         raise UsageError(
             f"the array is {pixels.dtype} {pixels.shape}; a picture is uint8 (height, width) or (height, width, 1 or "
@@ -67,7 +75,7 @@ def _from_array(pixels: Any) -> Image.Image:
         )
     if not pixels.size:
         raise DataError(f"the array is {pixels.shape}: a picture without pixels")
-    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if pixels.shape[2:] == (1,) else pixels)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _from_tensor(tensor: Any) -> Image.Image:

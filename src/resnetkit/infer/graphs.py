@@ -13,10 +13,11 @@ from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 from resnetkit import __version__
-from resnetkit.data.download import cache_folder, digest, locked, say
+from resnetkit.data.download import digest, locked, say
 from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
+from resnetkit.data.resampling import prepare
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.files import write_whole
+from resnetkit.files import cache_folder, write_whole
 from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
 from resnetkit.machine import Machine
 from resnetkit.modelfile import HUB, Header, Model, find, inspect, published_name
@@ -165,6 +166,7 @@ def export_graph(model: str | Model, folder: Path, *, backend: BackendName, outp
     """Make a graph as served_graph has it, in `folder`, and return its path; imports torch."""
     from resnetkit.infer.export import export
 
+    prepare()  # a model that is kept for predictions will get pictures to resize
     path = folder / graph_name(backend, "float32", output)
     to = "openvino" if backend == "openvino" else "onnx"
     return export(model, path, to=to, with_preprocess=True, output=output).path

@@ -10,10 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetkit.data.download import cache_folder, fetch
+from resnetkit.data.download import fetch
 from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.files import cache_folder
 from resnetkit.models.shipped import shipped, shipped_names
 from resnetkit.models.spec import ModelSpec, parse_spec
 

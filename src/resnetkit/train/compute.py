@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnetkit.errors import UsageError
-from resnetkit.kernels.library import find_compiler
 from resnetkit.models.resnet import ResNet
+from resnetkit.native import find_compiler
 from resnetkit.train.fused import FusedNet, why_not
 from resnetkit.train.recipe import Recipe
 

@@ -1,0 +1,110 @@
+"""C++ sources of this package, compiled for this machine, kept and loaded. No torch here."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnetkit.files import cache_folder
+
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+SECONDS = 300  # for the compiler; it takes five
+
+logger = logging.getLogger(__name__)
+
+Library = ctypes.CDLL
+
+
+def find_compiler() -> list[str] | None:
+    """The C++ compiler as a command: `$CXX`, or the first of COMPILERS there is."""
+    given = os.environ.get("CXX")
+    for command in [_words(given)] if given else [[name] for name in COMPILERS]:
+        if command and shutil.which(command[0]):
+            return command
+    return None
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a quotation mark without its other one
+        return [command]
+
+
+def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Library | None, str]:
+    """The library of a folder's C++ sources, and one line: it is on, or why not. Never raises.
+
+    `flags` are given to the compiler beside FLAGS. Without `make`, it is there only if it was compiled before.
+    """
+    if os.environ.get("RESNETKIT_KERNELS", "1") == "0":
+        return None, "off (RESNETKIT_KERNELS=0)"
+    compiler = find_compiler()
+    if compiler is None:
+        given = os.environ.get("CXX")
+        none = f"CXX is {given}, which is not there" if given else "there is no C++ compiler"
+        return None, f"off: {none}; install g++, or set CXX"
+    try:
+        path = _compiled(folder, [*compiler, *FLAGS, *flags], make=make)
+        if path is None:
+            return None, "off: not compiled yet"
+        return Library(str(path)), f"on, compiled by {compiler[0]}: {path}"
+    except subprocess.CalledProcessError as error:
+        logger.debug("%s", error.stderr)
+        lines = (error.stderr or "").strip().splitlines()
+        first = next((line for line in lines if "error" in line), lines[-1] if lines else "it says nothing")
+        return None, f"off: {shlex.join(compiler)} failed: {first}"
+    except OSError as error:
+        mend = "; set RESNETKIT_CACHE to a folder that can be written" if error.filename else ""
+        return None, f"off: {error}{mend}"
+    except (RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: there is no home folder
+        return None, f"off: {error}"
+
+
+def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
+    """Where the compiled sources are; made anew for another processor, compiler or source, if they are to be made.
+
+    A file's name ends with the digest of its bytes: loading half a file would end the process.
+    """
+    digest = hashlib.sha256("\0".join([*command, _processor()]).encode())
+    for source in [*sorted(sources.glob("*.cpp")), *sorted(sources.glob("*.h"))]:
+        digest.update(source.read_bytes())
+    folder, name = cache_folder() / "kernels", digest.hexdigest()[:24]
+    for path in folder.glob(f"{name}-*.so"):
+        if path.name == _name(name, path):
+            return path
+    if not make:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whoever compiles at the same time writes a file of their own; the last to finish wins, with the same bytes.
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / "made.so"
+        _run([*command, *map(str, sorted(sources.glob("*.cpp"))), "-o", str(made)])
+        path = folder / _name(name, made)
+        made.replace(path)
+    return path
+
+
+def _name(name: str, path: Path) -> str:
+    return f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+
+
+def _run(command: list[str]) -> None:
+    """Run the compiler. Its messages may be in any encoding."""
+    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return f"{platform.machine()} {platform.processor()}"
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(sorted({line for line in lines if line.lower().startswith(("model name", "flags", "features"))}))

@@ -1,0 +1,135 @@
+"""The resampling kernel against Pillow, to the bit."""
+
+import ctypes
+import mmap
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetkit.data import resampling
+from resnetkit.data.resampling import prepare, resample, rows_first
+from resnetkit.data.transforms import FILTERS, Preprocess
+from resnetkit.native import find_compiler
+from scenes import scene
+
+needs_a_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def prepared() -> None:
+    prepare()
+
+
+def pillows(pixels, sides, interpolation, box=None):
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    return np.asarray(picture.resize(sides, FILTERS[interpolation], box=box)).reshape(sides[1], sides[0], -1)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("interpolation", resampling.FILTERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equals_pillow_for_any_sizes_boxes_and_windows(interpolation, channels):
+    rng = np.random.default_rng(0)
+    compared = 0
+    while compared < 300:
+        size, sides = (tuple(int(side) for side in rng.integers(1, 200, 2)) for _ in range(2))
+        if not rows_first(size, sides):
+            continue
+        pixels = rng.integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
+        if compared % 2:  # overshoots of bicubic, which are cut
+            pixels = np.where(pixels < 128, np.uint8(0), np.uint8(255))
+        box = None
+        if compared % 3:
+            (left, right), (top, bottom) = (np.sort(rng.random(2) * side) for side in size)
+            if compared % 3 == 1:  # whole pixels
+                left, top, right, bottom = int(left), int(top), int(right) + 1, int(bottom) + 1
+            box = tuple(float(np.float32(side)) for side in (left, top, right, bottom))
+            if box[0] == box[2] or box[1] == box[3]:
+                continue
+        left, top = int(rng.integers(sides[0])), int(rng.integers(sides[1]))
+        width, height = int(rng.integers(1, sides[0] - left + 1)), int(rng.integers(1, sides[1] - top + 1))
+        expected = pillows(pixels, sides, interpolation, box)[top : top + height, left : left + width]
+        window = (left, top, width, height)
+        for mirrored in (False, True):
+            found = resample(pixels, sides, interpolation=interpolation, box=box, window=window, mirrored=mirrored)
+            assert np.array_equal(found, expected[:, ::-1] if mirrored else expected), (size, sides, box, window)
+        compared += 1
+
+
+@needs_a_compiler
+def test_any_layout():
+    pixels = np.asarray(scene(120, 90))
+    for view in (pixels[::-1], pixels[:, ::-1], pixels.swapaxes(0, 1), pixels[10:50, 7:], pixels[::2, ::3]):
+        sides = (view.shape[1] // 2, view.shape[0] // 2)
+        expected = pillows(np.ascontiguousarray(view), sides, "bilinear")
+        assert np.array_equal(resample(view, sides, interpolation="bilinear"), expected)
+
+
+@needs_a_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page by Linux's mprotect")
+def test_reads_nothing_behind_the_last_pixel():
+    """Which is the last before a page that can't be read: the process would end."""
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None)
+    try:
+        assert libc.mprotect(ctypes.c_void_p(start + page), page, 0) == 0
+        for height in (1, 3, 4, 5, 30):
+            count = height * 40 * 3
+            pixels = np.frombuffer(memory, np.uint8, count, page - count).reshape(height, 40, 3)
+            assert resample(pixels, (20, height), interpolation="bicubic") is not None
+            assert resample(pixels, (77, 2 * height), interpolation="bilinear") is not None
+    finally:
+        libc.mprotect(ctypes.c_void_p(start + page), page, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+@needs_a_compiler
+def test_writes_where_it_is_told():
+    batch = np.zeros((3, 20, 30, 3), np.uint8)
+    pixels = np.asarray(scene(120, 90))
+    assert resample(pixels, (30, 20), interpolation="bilinear", out=batch[1]) is not None
+    assert np.array_equal(batch[1], pillows(pixels, (30, 20), "bilinear"))
+    assert not batch[0].any()
+    assert not batch[2].any()
+
+
+def test_pillow_does_the_rest():
+    pixels = np.asarray(scene(60, 40))
+    for interpolation in ("nearest", "lanczos"):
+        assert resample(pixels, (30, 20), interpolation=interpolation) is None
+    assert resample(np.zeros((40, 60, 4), np.uint8), (30, 20), interpolation="bilinear") is None
+
+
+@pytest.mark.parametrize(
+    "sides", [(500, 375), (375, 500), (64, 64), (63, 640), (640, 63), (90, 200), (24, 32), (40, 1000)]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_preprocessing_is_the_same_without_the_kernel(sides, mode, monkeypatch):
+    grey = {"mode": "L", "mean": (0.5,), "std": (0.5,)} if mode == "L" else {}
+    preprocess = Preprocess(size=56, resize=64, **grey)
+    picture = scene(*sides, mode)
+    pixels = np.asarray(picture).reshape(sides[1], sides[0], -1)
+    found = [preprocess.pixels(picture), preprocess.pixels(pixels)]
+    monkeypatch.setattr(resampling, "_kernel", lambda *, make: None)
+    expected = np.asarray(preprocess.resized(picture))
+    left, top = round((expected.shape[1] - 56) / 2), round((expected.shape[0] - 56) / 2)
+    expected = expected.reshape(*expected.shape[:2], -1)[top : top + 56, left : left + 56]
+    for result in (*found, preprocess.pixels(picture), preprocess.pixels(pixels)):
+        assert np.array_equal(result, expected)
+
+
+def test_what_comes_out_is_a_copy():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    Preprocess(size=32).pixels(pixels)[:] = 1
+    assert not pixels.any()
+
+
+@needs_a_compiler
+def test_nothing_is_compiled_before_somebody_prepares(own_cache):
+    assert resampling._kernel.__wrapped__(make=False) is None
+    assert not own_cache.exists() or not list(own_cache.rglob("*.so"))
+    assert resampling._kernel.__wrapped__(make=True) is not None
+    assert resampling._kernel.__wrapped__(make=False) is not None
