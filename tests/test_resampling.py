@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import platform
 import sys
 
 import numpy as np
@@ -27,10 +28,20 @@ def pillows(pixels, sides, interpolation, box=None):
     return np.asarray(picture.resize(sides, FILTERS[interpolation], box=box)).reshape(sides[1], sides[0], -1)
 
 
+# What processors without AVX-512, and without AVX2, run.
+OLDER = [(), *([("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2")] if platform.machine() in ("x86_64", "AMD64") else [])]
+
+
 @needs_a_compiler
+@pytest.mark.parametrize("flags", OLDER, ids=lambda flags: "".join(flags) or "native")
 @pytest.mark.parametrize("interpolation", resampling.FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_equals_pillow_for_any_sizes_boxes_and_windows(interpolation, channels):
+def test_equals_pillow_for_any_sizes_boxes_and_windows(interpolation, channels, flags, monkeypatch):
+    if flags:
+        monkeypatch.setattr(resampling, "FLAGS", (*resampling.FLAGS, *flags))
+        kernel = resampling._kernel.__wrapped__(make=True)
+        assert kernel is not None
+        monkeypatch.setattr(resampling, "_kernel", lambda *, make: kernel)
     rng = np.random.default_rng(0)
     compared = 0
     while compared < 300:

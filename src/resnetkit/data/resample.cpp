@@ -8,15 +8,17 @@
 #include <memory>
 #include <vector>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 constexpr int BITS = 32 - 8 - 2;  // of a weight behind its point: a sum over 8-bit pixels, with a sign, fits into 32
 constexpr int HALF = 1 << (BITS - 1);
 constexpr int BLOCK = 64;  // sums that stay in registers
-constexpr int ROWS = 4;    // that go across together
-
-typedef int32_t Four __attribute__((vector_size(16)));
-typedef uint8_t FourBytes __attribute__((vector_size(4)));
+constexpr int GROUP = 4;   // pixels that are loaded together
+constexpr int SPLIT = 11;  // bits of a weight's lower part, where it is multiplied in two parts of 16 bits
 
 struct Filter {
     double support;
@@ -38,7 +40,8 @@ double cubic(double x) {  // Keys 1981, a = -1/2
 
 constexpr Filter FILTERS[] = {{1.0, triangle}, {2.0, cubic}};
 
-// How output pixels along one side come from input pixels: each from as many, beginning at `first`.
+// How output pixels along one side come from input pixels: each from as many, beginning at `first`, of which those that
+// are behind the end have no weight.
 struct Taps {
     int count = 0;
     std::vector<int> first, weights;
@@ -60,12 +63,9 @@ struct Taps {
             double center = from + (window_from + i + 0.5) * scale, sum = 0.0;
             int taps = end[i] - first[i];
             for (int t = 0; t < taps; ++t) sum += exact[t] = filter.weight((first[i] + t - center + 0.5) * narrow);
-            int before = std::max(first[i] + count - size, 0);  // of no weight, so that all have as many
-            first[i] -= before;
-            int* fixed = &weights[static_cast<size_t>(i) * count + before];
             for (int t = 0; t < taps; ++t) {
                 double weight = (sum != 0.0 ? exact[t] / sum : exact[t]) * (1 << BITS);
-                fixed[t] = static_cast<int>(weight < 0 ? weight - 0.5 : weight + 0.5);
+                weights[static_cast<size_t>(i) * count + t] = static_cast<int>(weight < 0 ? weight - 0.5 : weight + 0.5);
             }
         }
     }
@@ -74,8 +74,8 @@ struct Taps {
         int outputs = static_cast<int>(first.size());
         for (int i = 0, j = outputs - 1; i < j; ++i, --j) {
             std::swap(first[i], first[j]);
-            std::swap_ranges(&weights[static_cast<size_t>(i) * count], &weights[static_cast<size_t>(i) * count] + count,
-                             &weights[static_cast<size_t>(j) * count]);
+            int *a = &weights[static_cast<size_t>(i) * count], *b = &weights[static_cast<size_t>(j) * count];
+            std::swap_ranges(a, a + count, b);
         }
     }
 
@@ -84,30 +84,110 @@ struct Taps {
 
 inline uint8_t clipped(int sum) { return static_cast<uint8_t>(std::clamp(sum >> BITS, 0, 255)); }
 
-// Rows across, for three channels. Reads a byte after each pixel, and writes one after the last.
-template <int ROWS>
-void across_colors(const uint8_t* in, long stride, uint8_t* out, size_t out_stride, const Taps& taps, int width) {
+#if defined(__AVX512BW__) || defined(__AVX2__)
+#if defined(__AVX512BW__)
+constexpr int ROWS = 4;  // that go across together, each in 128 bits of a register
+using Lanes = __m512i;
+inline __m128i at(const uint8_t* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
+inline Lanes load(const uint8_t* pixel, long stride) {
+    Lanes lanes = _mm512_castsi128_si512(at(pixel));
+    lanes = _mm512_inserti32x4(lanes, at(pixel + stride), 1);
+    lanes = _mm512_inserti32x4(lanes, at(pixel + 2 * stride), 2);
+    return _mm512_inserti32x4(lanes, at(pixel + 3 * stride), 3);
+}
+inline Lanes every(__m128i lane) { return _mm512_broadcast_i32x4(lane); }
+inline Lanes every(int value) { return _mm512_set1_epi32(value); }
+inline Lanes add(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
+inline Lanes add_products(Lanes a, Lanes b) { return _mm512_madd_epi16(a, b); }
+inline Lanes pick(Lanes bytes, Lanes places) { return _mm512_shuffle_epi8(bytes, places); }
+inline Lanes clipped(Lanes upper, Lanes lower) {
+    Lanes sum = _mm512_srai_epi32(add(_mm512_slli_epi32(upper, SPLIT), lower), BITS);
+    return _mm512_min_epi32(_mm512_max_epi32(sum, every(0)), every(255));
+}
+inline void store(Lanes lanes, uint8_t* out, size_t stride) {
+    alignas(64) uint32_t words[16];
+    _mm512_store_si512(words, lanes);
+    for (int row = 0; row < ROWS; ++row) std::memcpy(out + row * stride, words + 4 * row, 4);
+}
+#else
+constexpr int ROWS = 2;
+using Lanes = __m256i;
+inline __m128i at(const uint8_t* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
+inline Lanes load(const uint8_t* pixel, long stride) { return _mm256_set_m128i(at(pixel + stride), at(pixel)); }
+inline Lanes every(__m128i lane) { return _mm256_broadcastsi128_si256(lane); }
+inline Lanes every(int value) { return _mm256_set1_epi32(value); }
+inline Lanes add(Lanes a, Lanes b) { return _mm256_add_epi32(a, b); }
+inline Lanes add_products(Lanes a, Lanes b) { return _mm256_madd_epi16(a, b); }
+inline Lanes pick(Lanes bytes, Lanes places) { return _mm256_shuffle_epi8(bytes, places); }
+inline Lanes clipped(Lanes upper, Lanes lower) {
+    Lanes sum = _mm256_srai_epi32(add(_mm256_slli_epi32(upper, SPLIT), lower), BITS);
+    return _mm256_min_epi32(_mm256_max_epi32(sum, every(0)), every(255));
+}
+inline void store(Lanes lanes, uint8_t* out, size_t stride) {
+    alignas(32) uint32_t words[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(words), lanes);
+    for (int row = 0; row < ROWS; ++row) std::memcpy(out + row * stride, words + 4 * row, 4);
+}
+#endif
+
+// Weights of a group of pixels: of the first two and of the last two, upper and lower parts of each.
+struct Group {
+    int upper[2], lower[2];
+};
+
+std::vector<Group> groups_of(const Taps& taps, int width, int groups) {
+    std::vector<Group> found(static_cast<size_t>(width) * groups);
+    auto pair = [](int a, int b) { return static_cast<int>((a & 0xffff) | (static_cast<unsigned>(b) << 16)); };
+    for (int x = 0; x < width; ++x) {
+        for (int g = 0; g < groups; ++g) {
+            int weights[GROUP] = {};
+            for (int t = 0; t < GROUP && g * GROUP + t < taps.count; ++t) weights[t] = taps.weights_of(x)[g * GROUP + t];
+            Group& group = found[static_cast<size_t>(x) * groups + g];
+            for (int half = 0; half < 2; ++half) {
+                int a = weights[2 * half], b = weights[2 * half + 1], mask = (1 << SPLIT) - 1;
+                group.upper[half] = pair(a >> SPLIT, b >> SPLIT);
+                group.lower[half] = pair(a & mask, b & mask);
+            }
+        }
+    }
+    return found;
+}
+
+// ROWS rows across, for three channels: two pixels and two parts of a weight in 16 bits make exact products of 32.
+void across_colors(const uint8_t* in, long stride, uint8_t* out, size_t out_stride, const Taps& taps,
+                   const Group* group, int groups, int width) {
+    const char no = -1;  // a zero
+    const Lanes first_two = every(_mm_setr_epi8(0, no, 3, no, 1, no, 4, no, 2, no, 5, no, no, no, no, no));
+    const Lanes last_two = every(_mm_setr_epi8(6, no, 9, no, 7, no, 10, no, 8, no, 11, no, no, no, no, no));
+    const Lanes lowest = every(_mm_setr_epi8(0, 4, 8, 12, no, no, no, no, no, no, no, no, no, no, no, no));
+    for (int x = 0; x < width; ++x) {
+        const uint8_t* pixel = in + 3 * taps.first[x];
+        Lanes upper = every(0), lower = every(HALF);
+        for (int g = 0; g < groups; ++g, ++group, pixel += 3 * GROUP) {
+            Lanes bytes = load(pixel, stride);
+            Lanes first = pick(bytes, first_two), last = pick(bytes, last_two);
+            upper = add(upper, add(add_products(first, every(group->upper[0])), add_products(last, every(group->upper[1]))));
+            lower = add(lower, add(add_products(first, every(group->lower[0])), add_products(last, every(group->lower[1]))));
+        }
+        store(pick(clipped(upper, lower), lowest), out + 3 * x, out_stride);
+    }
+}
+#else
+constexpr int ROWS = 1;
+struct Group {};
+std::vector<Group> groups_of(const Taps&, int, int) { return {}; }
+
+void across_colors(const uint8_t* in, long, uint8_t* out, size_t, const Taps& taps, const Group*, int, int width) {
     for (int x = 0; x < width; ++x) {
         const int* weights = taps.weights_of(x);
         const uint8_t* pixel = in + 3 * taps.first[x];
-        Four sums[ROWS];
-        for (Four& sum : sums) sum = Four{HALF, HALF, HALF, HALF};
-        for (int t = 0; t < taps.count; ++t, pixel += 3) {
-            for (int row = 0; row < ROWS; ++row) {
-                FourBytes bytes;
-                std::memcpy(&bytes, pixel + row * stride, 4);
-                sums[row] += __builtin_convertvector(bytes, Four) * weights[t];
-            }
-        }
-        for (int row = 0; row < ROWS; ++row) {
-            Four sum = sums[row] >> BITS;
-            sum = sum < 0 ? Four{} : sum;
-            sum = sum > 255 ? Four{255, 255, 255, 255} : sum;
-            FourBytes bytes = __builtin_convertvector(sum, FourBytes);
-            std::memcpy(out + row * out_stride + 3 * x, &bytes, 4);
-        }
+        int sums[3] = {HALF, HALF, HALF};
+        for (int t = 0; t < taps.count; ++t, pixel += 3)
+            for (int c = 0; c < 3; ++c) sums[c] += pixel[c] * weights[t];
+        for (int c = 0; c < 3; ++c) out[3 * x + c] = clipped(sums[c]);
     }
 }
+#endif
 
 void across_grey(const uint8_t* in, uint8_t* out, const Taps& taps, int width) {
     for (int x = 0; x < width; ++x) {
@@ -144,25 +224,33 @@ extern "C" void resample(const uint8_t* in, long stride, int width, int height, 
     if (mirrored) x_taps.reverse();
     Taps y_taps(FILTERS[filter], height, box[1], box[3], out_height, window[1], window[3]);
     auto [lowest, highest] = std::minmax_element(y_taps.first.begin(), y_taps.first.end());
-    int top = *lowest, bottom = *highest + y_taps.count;
-    int bytes = window[2] * channels;
+    int top = *lowest, bottom = std::min(*highest + y_taps.count, height);
+    int bytes = window[2] * channels, groups = (x_taps.count + GROUP - 1) / GROUP;
+    std::vector<Group> weights = groups_of(x_taps, window[2], groups);
+    // Rows that are read but not computed have no weight.
     size_t padded = static_cast<size_t>((bytes + BLOCK) / BLOCK) * BLOCK;
-    std::unique_ptr<uint8_t[]> between(new uint8_t[padded * (bottom - top)]);
-    std::unique_ptr<uint8_t[]> last(new uint8_t[static_cast<size_t>(width) * channels + 1]);
-    for (int y = top; y < bottom;) {
+    std::unique_ptr<uint8_t[]> between(new uint8_t[padded * (bottom - top + y_taps.count + ROWS)]);
+    // What is read of a row: of the last rows, copies are.
+    int rightmost = *std::max_element(x_taps.first.begin(), x_taps.first.end());
+    long reach = static_cast<long>(rightmost + GROUP * groups) * channels + 4;
+    long last_byte = (height - 1) * stride + static_cast<long>(width) * channels;
+    std::vector<uint8_t> copies(ROWS * reach);
+    for (int y = top; y < bottom; y += ROWS) {
         const uint8_t* row = in + y * stride;
-        uint8_t* across = &between[(y - top) * padded];
-        int rows = 1;
-        if (channels == 1) {
-            across_grey(row, across, x_taps, window[2]);
-        } else if (y + ROWS < bottom) {
-            across_colors<ROWS>(row, stride, across, padded, x_taps, window[2]);
-            rows = ROWS;
-        } else {
-            std::memcpy(last.get(), row, static_cast<size_t>(width) * channels);  // after it, there may be nothing
-            across_colors<1>(last.get(), 0, across, padded, x_taps, window[2]);
+        long row_stride = stride;
+        if ((y + ROWS - 1) * stride + reach > last_byte) {
+            for (int r = 0; r < std::min(ROWS, bottom - y); ++r)
+                std::memcpy(&copies[r * reach], row + r * stride,
+                            std::min<long>(reach, static_cast<long>(width) * channels));
+            row = copies.data();
+            row_stride = reach;
         }
-        y += rows;
+        uint8_t* across = &between[(y - top) * padded];
+        if (channels == 3) {
+            across_colors(row, row_stride, across, padded, x_taps, weights.data(), groups, window[2]);
+        } else {
+            for (int r = 0; r < ROWS; ++r) across_grey(row + r * row_stride, across + r * padded, x_taps, window[2]);
+        }
     }
     for (int y = 0; y < window[3]; ++y)
         down(&between[(y_taps.first[y] - top) * padded], padded, out + static_cast<size_t>(y) * bytes,

@@ -50,7 +50,7 @@ def resample(
     height, width, channels = pixels.shape
     if kernel is None or channels not in (1, 3):
         return None
-    if pixels.strides[1:] != (channels, 1):
+    if pixels.strides[1:] != (channels, 1) or pixels.strides[0] < 0:
         pixels = np.ascontiguousarray(pixels)
     boxed = np.array((0, 0, width, height) if box is None else box, np.float32)
     wanted = np.array((0, 0, *sides) if window is None else window, np.int32)
