@@ -164,6 +164,6 @@ def test_the_wheel_has_the_sources_and_the_models(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
-    for folder in (SOURCE / "resnetkit" / "kernels", SOURCE / "resnetkit" / "models" / "packaged"):
+    for folder in (SOURCE / "resnetkit" / name for name in ("data", "kernels", "models/packaged")):
         inside = {name.name for name in names if name.parent.name == folder.name}
         assert inside == {path.name for path in folder.iterdir() if path.is_file()}

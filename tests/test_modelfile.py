@@ -54,6 +54,17 @@ def test_a_run_folder_is_its_best_model(tmp_path):
         modelfile.find(tmp_path.parent)
 
 
+def test_loading_does_not_import_torchs_compiler(tmp_path):
+    """Which takes as long as torch itself. Drawing first values for a network without memory would import it."""
+    modelfile.save(tmp_path / "m.safetensors", build("resnet20,classes=3"), header())
+    code = (
+        "import sys; from resnetkit import modelfile; modelfile.load(sys.argv[1]); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "m.safetensors"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_inspect_imports_no_torch(tmp_path):
     modelfile.save(tmp_path / "m.safetensors", build("resnet20,classes=3"), header())
     code = (

@@ -72,8 +72,9 @@ def test_equals_pillow_for_any_sizes_boxes_and_windows(interpolation, channels, 
 @needs_a_compiler
 def test_any_layout():
     pixels = np.asarray(scene(120, 90))
-    for view in (pixels[::-1], pixels[:, ::-1], pixels.swapaxes(0, 1), pixels[10:50, 7:], pixels[::2, ::3]):
-        sides = (view.shape[1] // 2, view.shape[0] // 2)
+    turned = (pixels[::-1], pixels[:, ::-1], pixels.swapaxes(0, 1), pixels[5:6][::-1], pixels[:, 5:6][:, ::-1])
+    for view in (*turned, pixels[10:50, 7:], pixels[::2, ::3], np.broadcast_to(pixels[:, :, :1], pixels.shape)):
+        sides = (max(1, view.shape[1] // 2), max(1, view.shape[0] // 2))
         expected = pillows(np.ascontiguousarray(view), sides, "bilinear")
         assert np.array_equal(resample(view, sides, interpolation="bilinear"), expected)
 

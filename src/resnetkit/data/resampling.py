@@ -50,8 +50,8 @@ def resample(
     height, width, channels = pixels.shape
     if kernel is None or channels not in (1, 3):
         return None
-    if pixels.strides[1:] != (channels, 1) or pixels.strides[0] < 0:
-        pixels = np.ascontiguousarray(pixels)
+    if pixels.strides[1:] != (channels, 1) or pixels.strides[0] < width * channels:
+        pixels = pixels.copy()
     boxed = np.array((0, 0, width, height) if box is None else box, np.float32)
     wanted = np.array((0, 0, *sides) if window is None else window, np.int32)
     if out is None:

@@ -3,8 +3,9 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -87,6 +88,28 @@ def _from_tensor(tensor: Any) -> Image.Image:
         )
     pixels = tensor.detach().cpu()
     return _from_array((pixels.permute(1, 2, 0) if len(shape) == 3 else pixels).numpy())
+
+
+def stacked(
+    pictures: Sequence[Picture], decode: Callable[[Picture], NDArray[np.uint8]], *, batch_size: int, threads: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Batches of what `decode` makes of each picture; it raises for the first picture that can't be decoded.
+
+    A thread has its share of a batch at once: small pictures take less time than handing them over one by one.
+    """
+
+    def part(first: int, end: int) -> NDArray[np.uint8]:
+        return np.stack([decode(picture) for picture in pictures[first:end]])
+
+    if threads == 1:
+        yield from (part(first, first + batch_size) for first in range(0, len(pictures), batch_size))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(pictures), batch_size):
+            end = min(first + batch_size, len(pictures))
+            share = ceil((end - first) / threads)
+            starts = range(first, end, share)
+            yield np.concatenate(list(pool.map(part, starts, (min(start + share, end) for start in starts))))
 
 
 Decoded: TypeAlias = tuple[Path, NDArray[np.uint8] | str]

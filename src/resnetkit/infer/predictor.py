@@ -4,7 +4,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
@@ -28,7 +27,7 @@ from resnetkit.infer.choice import (
     installed,
     usable_threads,
 )
-from resnetkit.infer.decoding import Picture, decoded, find_pictures, is_picture, pixels_of
+from resnetkit.infer.decoding import Picture, decoded, find_pictures, is_picture, pixels_of, stacked
 from resnetkit.infer.graphs import (
     Source,
     compiled_folder,
@@ -272,10 +271,11 @@ class Predictor:
             return backend(np.zeros((1, size, size, channels), np.uint8))[:0]
         if len(several) == 1:
             return backend(self._pixels(several[0])[None])
-        with ThreadPoolExecutor(usable_threads()) as pool:
-            batches = (several[i : i + self.batch_size] for i in range(0, len(several), self.batch_size))
-            pixels = (np.stack(list(pool.map(self._pixels, batch))) for batch in batches)
-            return np.concatenate(list(backend.stream(pixels)))
+        size = self.preprocess.size
+        ready = all(isinstance(one, np.ndarray) and one.shape[:2] == (size, size) for one in several)
+        threads = 1 if ready else usable_threads()  # threads take longer to wake than such pictures to copy
+        batches = stacked(several, self._pixels, batch_size=self.batch_size, threads=threads)
+        return np.concatenate(list(backend.stream(batches)))
 
     def _named(self, logits: NDArray[np.float32], *, top: int) -> list[list[Prediction]]:
         probabilities = softmax(logits)

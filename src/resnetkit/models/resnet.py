@@ -178,6 +178,8 @@ def _initialise(net: ResNet, *, zero_init_residual: bool) -> None:
     """Draw He's first values (arXiv:1502.01852) in the order of the modules; the classifier keeps torch's default."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
+            if module.weight.is_meta:  # without values; to draw some would import the compiler, for over a second
+                return
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
