@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from resnetkit.data import resampling
-from resnetkit.data.resampling import prepare, resample, rows_first
-from resnetkit.data.transforms import FILTERS, Preprocess
+from resnetkit.data.resampling import can_resample, prepare, resample, rows_first
+from resnetkit.data.transforms import FILTERS, Preprocess, as_array
+from resnetkit.errors import UsageError
 from resnetkit.native import find_compiler
 from scenes import scene
 
@@ -109,10 +110,36 @@ def test_writes_where_it_is_told():
 
 
 def test_pillow_does_the_rest():
+    assert not can_resample("nearest")
+    assert not can_resample("lanczos")
+
+
+@needs_a_compiler
+def test_what_can_not_hold_the_result_is_refused():
     pixels = np.asarray(scene(60, 40))
-    for interpolation in ("nearest", "lanczos"):
-        assert resample(pixels, (30, 20), interpolation=interpolation) is None
-    assert resample(np.zeros((40, 60, 4), np.uint8), (30, 20), interpolation="bilinear") is None
+    for out in (np.empty((20, 60, 3), np.uint8)[:, :30], np.empty((20, 31, 3), np.uint8), np.empty((20, 30, 3))):
+        with pytest.raises(ValueError, match="it must be contiguous uint8"):
+            resample(pixels, (30, 20), interpolation="bilinear", out=out)
+
+
+NO_PICTURES = [
+    np.zeros((40, 50, 3)),
+    np.zeros((40, 50, 1), np.uint8),
+    np.zeros((40, 50), np.uint8),
+    np.zeros((0, 5, 3), np.uint8),
+]
+
+
+@pytest.mark.parametrize("pixels", NO_PICTURES, ids=lambda pixels: f"{pixels.dtype}{pixels.shape}")
+def test_arrays_that_are_no_pictures_are_refused(pixels):
+    with pytest.raises(UsageError, match=r"expected uint8 \(height, width, 3\)"):
+        Preprocess(size=24, resize=32).pixels(pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_large_pictures_are_copied_in_strips(mode):
+    picture = scene(1501, 1403, mode)
+    assert np.array_equal(as_array(picture), np.asarray(picture).reshape(1403, 1501, -1))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.pictures import Box
-from resnetkit.data.resampling import resample
+from resnetkit.data.resampling import can_resample, resample
 from resnetkit.data.transforms import FILTERS, Interpolation, as_array
 
 
@@ -15,13 +15,15 @@ def write_crop(
     """Resize the box in uint8 (height, width, channels) pixels to the sides of `out`, mirrored or not, and write it.
 
     As torchvision's `resized_crop`, whose filter sees nothing outside the box, where the box is of whole pixels. Runs
-    in the thread that calls it, in no other.
+    in the thread that calls it, in no other. Where Pillow would do columns first, it may differ from it by a level.
     """
     height, width, channels = out.shape
     if all(float(side).is_integer() for side in box):
         left, top, right, bottom = (int(side) for side in box)
         pixels, box = pixels[top:bottom, left:right], (0, 0, right - left, bottom - top)
-    if resample(pixels, (width, height), interpolation=interpolation, box=box, mirrored=mirrored, out=out) is None:
-        picture = Image.fromarray(np.ascontiguousarray(pixels if channels > 1 else pixels[:, :, 0]))
-        resized = as_array(picture.resize((width, height), FILTERS[interpolation], box=box))
-        out[:] = resized[:, ::-1] if mirrored else resized
+    if can_resample(interpolation):
+        resample(pixels, (width, height), interpolation=interpolation, box=box, mirrored=mirrored, out=out)
+        return
+    picture = Image.fromarray(np.ascontiguousarray(pixels if channels > 1 else pixels[:, :, 0]))
+    resized = as_array(picture.resize((width, height), FILTERS[interpolation], box=box))
+    out[:] = resized[:, ::-1] if mirrored else resized

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 #if defined(__AVX2__)
@@ -213,13 +214,11 @@ void down(const uint8_t* rows, size_t stride, uint8_t* out, const int* weights, 
     }
 }
 
-}  // namespace
-
 // `in` has rows of `stride` bytes, pixels without gaps; `box` is left, top, right, bottom; the box is brought to
 // out_width x out_height, of which the window (left, top, width, height) is written to `out`, row after row, mirrored
 // left and right or not.
-extern "C" void resample(const uint8_t* in, long stride, int width, int height, int channels, int filter,
-                         const float* box, int out_width, int out_height, const int* window, int mirrored, uint8_t* out) {
+void resample_window(const uint8_t* in, long stride, int width, int height, int channels, int filter, const float* box,
+                     int out_width, int out_height, const int* window, int mirrored, uint8_t* out) {
     Taps x_taps(FILTERS[filter], width, box[0], box[2], out_width, window[0], window[2]);
     if (mirrored) x_taps.reverse();
     Taps y_taps(FILTERS[filter], height, box[1], box[3], out_height, window[1], window[3]);
@@ -255,4 +254,17 @@ extern "C" void resample(const uint8_t* in, long stride, int width, int height, 
     for (int y = 0; y < window[3]; ++y)
         down(&between[(y_taps.first[y] - top) * padded], padded, out + static_cast<size_t>(y) * bytes,
              y_taps.weights_of(y), y_taps.count, bytes);
+}
+
+}  // namespace
+
+// The same for C: 0, or 1 where there is no memory.
+extern "C" int resample(const uint8_t* in, long stride, int width, int height, int channels, int filter,
+                        const float* box, int out_width, int out_height, const int* window, int mirrored, uint8_t* out) {
+    try {
+        resample_window(in, stride, width, height, channels, filter, box, out_width, out_height, window, mirrored, out);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }

@@ -1,9 +1,9 @@
-"""Resizing by a kernel: Pillow's pixels in a quarter of the time, and only those that are wanted. No torch here."""
+"""Resizing by a kernel: Pillow's pixels in a fraction of the time, and only those that are wanted. No torch here."""
 
 import ctypes
 from functools import cache
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,18 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _ARGUMENTS = [_POINTER, ctypes.c_long, *[_INT] * 4, _POINTER, _INT, _INT, _POINTER, _INT, _POINTER]
 
 _prepared = Event()
+_lock = Lock()
 
 
 def prepare() -> None:
     """Compile the kernel where that was not done before, which takes two seconds; for those who will resize many."""
     _kernel(make=True)
     _prepared.set()
+
+
+def can_resample(interpolation: str) -> bool:
+    """Whether `resample` knows the filter and has its kernel, which is used once it was compiled; Pillow has all."""
+    return interpolation in FILTERS and _kernel(make=_prepared.is_set()) is not None
 
 
 def resample(
@@ -37,26 +43,27 @@ def resample(
     window: tuple[int, int, int, int] | None = None,
     mirrored: bool = False,
     out: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8] | None:
-    """Bring uint8 (height, width, channels) pixels to `sides` (width, height), with antialiasing.
+) -> NDArray[np.uint8]:
+    """Bring uint8 (height, width, 1 or 3) pixels to `sides` (width, height), with antialiasing.
 
     As Pillow's `resize` with its `box` (left, top, right, bottom), rows first: to the bit where Pillow begins with rows
     too, see `rows_first`. `window` (left, top, width, height) is the part of the result that is returned, mirrored or
-    not, in `out` if that is given, contiguous. Runs in the thread that calls it, in no other.
+    not, in `out` if that is given. Runs in the thread that calls it, in no other. Ask `can_resample` first.
 
-    None where Pillow must do it: for want of the kernel, which is used once it was compiled, or for another filter.
+    Raises ValueError for an `out` that is not of its shape or not contiguous, MemoryError.
     """
-    kernel = _kernel(make=_prepared.is_set()) if interpolation in FILTERS else None
+    kernel = _kernel(make=_prepared.is_set())
     height, width, channels = pixels.shape
-    if kernel is None or channels not in (1, 3):
-        return None
     if pixels.strides[1:] != (channels, 1) or pixels.strides[0] < width * channels:
         pixels = pixels.copy()
     boxed = np.array((0, 0, width, height) if box is None else box, np.float32)
     wanted = np.array((0, 0, *sides) if window is None else window, np.int32)
+    shape = (int(wanted[3]), int(wanted[2]), channels)
     if out is None:
-        out = np.empty((wanted[3], wanted[2], channels), np.uint8)
-    kernel(
+        out = np.empty(shape, np.uint8)
+    elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.dtype} {out.shape}; it must be contiguous uint8 {shape}")
+    failed = kernel(
         pixels.ctypes.data,
         pixels.strides[0],
         width,
@@ -66,9 +73,11 @@ def resample(
         boxed.ctypes.data,
         *sides,
         wanted.ctypes.data,
-        mirrored,
+        bool(mirrored),
         out.ctypes.data,
     )
+    if failed:
+        raise MemoryError(f"there is no memory to resize {width} x {height} pixels")
     return out
 
 
@@ -82,8 +91,9 @@ def rows_first(size: tuple[int, int], sides: tuple[int, int]) -> bool:
 
 @cache
 def _kernel(*, make: bool) -> Any:
-    library, _ = load(Path(__file__).parent, FLAGS, make=make)
+    with _lock:  # so that one thread compiles, and the others find what it made
+        library, _ = load(Path(__file__).parent, FLAGS, make=make)
     if library is None:
         return None
-    library.resample.argtypes, library.resample.restype = _ARGUMENTS, None
+    library.resample.argtypes, library.resample.restype = _ARGUMENTS, _INT
     return library.resample

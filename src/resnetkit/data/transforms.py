@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.pictures import ColorMode
-from resnetkit.data.resampling import resample, rows_first
+from resnetkit.data.resampling import can_resample, resample, rows_first
 from resnetkit.errors import DataError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -24,6 +24,7 @@ FILTERS = {
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
 MOST_LONGER_SIDE = 2**16
+STRIP = 2**20  # bytes of a picture that are copied together
 CHANNELS = {"RGB": 3, "L": 1}
 
 # Of ImageNet's training set, on a scale of 0 to 1; every published weight of torchvision was trained with them.
@@ -105,23 +106,23 @@ class Preprocess:
 
     def pixels(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and crop the centre: uint8 (size, size, channels). Takes uint8 (height, width, channels), too."""
-        pixels = picture if isinstance(picture, np.ndarray) else self._seen(picture)
-        size = (pixels.shape[1], pixels.shape[0])
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != self.channels or not picture.size:
+                raise UsageError(
+                    f"the array is {picture.dtype} {picture.shape}; expected uint8 (height, width, {self.channels})"
+                )
+            size = (picture.shape[1], picture.shape[0])
+        else:
+            self._check_mode(picture)
+            size = picture.size
         sides = sides_at(size, self.shorter_side)
-        if sides == size:
-            return _crop(pixels, self.size, "centre").copy()
-        window = (*_corner(sides, self.size, "centre"), self.size, self.size)
-        if rows_first(size, sides):
-            found = resample(pixels, sides, interpolation=self.interpolation, window=window)
-            if found is not None:
-                return found
+        if sides != size and rows_first(size, sides) and can_resample(self.interpolation):
+            pixels = picture if isinstance(picture, np.ndarray) else as_array(picture)
+            window = (*_corner(sides, self.size, "centre"), self.size, self.size)
+            return resample(pixels, sides, interpolation=self.interpolation, window=window)
         if isinstance(picture, np.ndarray):
             picture = Image.fromarray(picture if self.channels > 1 else picture[:, :, 0])
         return _crop(as_array(self.resized(picture)), self.size, "centre")
-
-    def _seen(self, picture: Image.Image) -> NDArray[np.uint8]:
-        self._check_mode(picture)
-        return np.asarray(picture).reshape(picture.height, picture.width, self.channels)
 
     def _check_mode(self, picture: Image.Image) -> None:
         if picture.mode != self.mode:
@@ -212,8 +213,13 @@ def sides_at(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
 
 def as_array(picture: Image.Image) -> NDArray[np.uint8]:
     """Pixels of an 8-bit picture: uint8 (height, width, channels), writable."""
-    pixels = np.array(picture, dtype=np.uint8)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    width, height = picture.size
+    pixels = np.empty((height, width, len(picture.getbands())), np.uint8)
+    rows = max(1, STRIP // max(1, pixels[:1].size))
+    for top in range(0, height, rows):  # by way of a buffer, which costs less where it stays in the cache
+        strip = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(strip).reshape(-1, *pixels.shape[1:])
+    return pixels
 
 
 def _crop(pixels: NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:

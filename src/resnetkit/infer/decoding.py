@@ -90,12 +90,16 @@ def _from_tensor(tensor: Any) -> Image.Image:
     return _from_array((pixels.permute(1, 2, 0) if len(shape) == 3 else pixels).numpy())
 
 
+MOST_IN_A_SHARE = 4
+"""Pictures that a thread decodes before it sees what else there is: some take longer, and some are broken."""
+
+
 def stacked(
     pictures: Sequence[Picture], decode: Callable[[Picture], NDArray[np.uint8]], *, batch_size: int, threads: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Batches of what `decode` makes of each picture; it raises for the first picture that can't be decoded.
 
-    A thread has its share of a batch at once: small pictures take less time than handing them over one by one.
+    A thread takes a few pictures at once: small ones take less time than handing them over one by one.
     """
 
     def part(first: int, end: int) -> NDArray[np.uint8]:
@@ -107,7 +111,7 @@ def stacked(
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(pictures), batch_size):
             end = min(first + batch_size, len(pictures))
-            share = ceil((end - first) / threads)
+            share = min(MOST_IN_A_SHARE, ceil((end - first) / threads))
             starts = range(first, end, share)
             yield np.concatenate(list(pool.map(part, starts, (min(start + share, end) for start in starts))))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.resampling import prepare
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
 from resnetkit.infer.choice import (
@@ -255,6 +256,8 @@ class Predictor:
         if workers < 0:
             raise UsageError(f"--workers is {workers}; it must be at least 0")
         backend = self.backend_for(output)
+        if not (isinstance(paths, Sequence) and len(paths) == 1 and Path(paths[0]).is_file()):
+            prepare()  # for one picture it would take longer than it saves
         pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
         return stream_decoded(backend, pictures, batch_size)
 
@@ -272,8 +275,11 @@ class Predictor:
         if len(several) == 1:
             return backend(self._pixels(several[0])[None])
         size = self.preprocess.size
-        ready = all(isinstance(one, np.ndarray) and one.shape[:2] == (size, size) for one in several)
+        ready = self.preprocess.shorter_side == size and all(
+            isinstance(one, np.ndarray) and one.shape[:2] == (size, size) for one in several
+        )
         threads = 1 if ready else usable_threads()  # threads take longer to wake than such pictures to copy
+        prepare()
         batches = stacked(several, self._pixels, batch_size=self.batch_size, threads=threads)
         return np.concatenate(list(backend.stream(batches)))
 
