@@ -11,7 +11,7 @@ from PIL import Image
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.infer.decoding import find_pictures
+from resnetkit.infer.decoding import find_pictures, stacked
 from resnetkit.infer.predictor import Prediction, Predictor
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import ResNet, build
@@ -158,6 +158,26 @@ def test_results_stream(model: Model, picture_folder: Path, workers: int, monkey
 
 def found(*paths: str | Path) -> list[tuple[str, bool]]:
     return [(path.name, error is None) for path, error in find_pictures(paths)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_have_every_picture_in_its_place(threads: int) -> None:
+    def decode(number: int) -> np.ndarray:
+        if number < 0:
+            raise DataError(f"{number} is broken")
+        return np.full((2, 2, 3), number, np.uint8)
+
+    for count, batch_size in itertools.product(range(1, 20), (1, 4, 7, 16)):
+        batches = list(stacked(range(count), decode, batch_size=batch_size, threads=threads))
+        assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+        assert np.concatenate(batches)[:, 0, 0, 0].tolist() == list(range(count))
+    with pytest.raises(DataError, match="-6 is broken"):
+        list(stacked([1, 2, 3, 4, 5, -6, 7, -8, 9, -10], decode, batch_size=10, threads=threads))
+
+
+def test_a_name_that_no_file_can_have_is_not_found(model: Model) -> None:
+    (found,) = Predictor(model).predict_paths([f"{'a' * 300}.jpg"])
+    assert found["error"] == "no such file or folder, and nothing matches it"
 
 
 def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Libr
 
 
 def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
-    """Where the compiled sources are; made anew for another processor, compiler or source, if they are to be made.
+    """Where the compiled sources are; made anew for another processor, command or source, if they are to be made.
 
     A file's name ends with the digest of its bytes: loading half a file would end the process.
     """

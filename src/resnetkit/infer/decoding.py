@@ -149,6 +149,11 @@ def decoded(
             yield waiting.popleft().result()
 
 
+def is_one_file(path: str | Path) -> bool:
+    """Whether it is there and no folder; a glob is not, nor a name that no file can have."""
+    return os.path.lexists(path) and not Path(path).is_dir()
+
+
 def find_pictures(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
     """Resolve files, folders and globs to pictures, each with None, or with the reason why there is none.
 
@@ -175,7 +180,7 @@ def _matches(pattern: Path) -> list[Path]:
     """What a glob matches, without hidden files, as in a shell."""
     try:
         found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-    except (ValueError, IndexError, NotImplementedError):  # what pathlib takes for no pattern: a**, or nothing
+    except (ValueError, IndexError, NotImplementedError, OSError):  # no pattern for pathlib: a**, nothing, or too long
         return []
     return [path for path in found if not path.name.startswith(".")]
 

@@ -28,7 +28,7 @@ from resnetkit.infer.choice import (
     installed,
     usable_threads,
 )
-from resnetkit.infer.decoding import Picture, decoded, find_pictures, is_picture, pixels_of, stacked
+from resnetkit.infer.decoding import Picture, decoded, find_pictures, is_one_file, is_picture, pixels_of, stacked
 from resnetkit.infer.graphs import (
     Source,
     compiled_folder,
@@ -256,7 +256,7 @@ class Predictor:
         if workers < 0:
             raise UsageError(f"--workers is {workers}; it must be at least 0")
         backend = self.backend_for(output)
-        if not (isinstance(paths, Sequence) and len(paths) == 1 and Path(paths[0]).is_file()):
+        if not (isinstance(paths, Sequence) and len(paths) == 1 and is_one_file(paths[0])):
             prepare()  # for one picture it would take longer than it saves
         pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
         return stream_decoded(backend, pictures, batch_size)
