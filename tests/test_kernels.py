@@ -239,15 +239,15 @@ def check_unit(case: UnitCase) -> None:
     y, mean, inverse_std, z = case.forward()
     passed = (z > 0).double() if case.relu else torch.ones_like(z, dtype=torch.float64)
     exact_y, exact_z, exact_grad_x, exact_grad_weight = case.exact(passed)
-    assert error(y, exact_y) < 0.005
-    assert error(z, exact_z) < 0.005
-    assert off_by(mean, exact_y.mean((0, 2, 3))) < 0.005
+    assert error(y, exact_y) < 0.0065
+    assert error(z, exact_z) < 0.0065
+    assert float((mean - exact_y.mean((0, 2, 3))).abs().max()) < 0.003 * float(exact_y.std())
     assert off_by(inverse_std, (exact_y.var((0, 2, 3), correction=0) + 1e-5).rsqrt()) < 0.005
     for name, tensor in case.exact_norm.named_buffers():
         assert off_by(case.norm.get_buffer(name), tensor.double()) < 0.005, name
     grad_x, grad_other, grad_weight, grad_gain, grad_bias = case.backward(y, mean, inverse_std, z)
-    assert error(grad_x, exact_grad_x) < 0.0065
-    assert error(grad_weight, exact_grad_weight) < 0.0065
+    assert error(grad_x, exact_grad_x) < 0.0075
+    assert error(grad_weight, exact_grad_weight) < 0.0075
     assert off_by(grad_gain, case.exact_norm.weight.grad) < 0.01
     assert off_by(grad_bias, case.exact_norm.bias.grad) < 1e-5
     if case.beside:
@@ -264,7 +264,21 @@ def test_convolution_of_every_width(inputs, outputs):
 
 
 @winograd
-@pytest.mark.parametrize("shape", [(1, 4, 8), (3, 4, 8), (1, 16, 16), (3, 32, 32), (2, 12, 24), (1, 8, 8), (5, 8, 40)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 4, 8),
+        (3, 4, 8),
+        (1, 16, 16),
+        (3, 32, 32),
+        (2, 12, 24),
+        (1, 8, 8),
+        (5, 8, 40),
+        (2, 8, 24),
+        (2, 8, 4),
+        (3, 16, 56),
+    ],
+)
 @pytest.mark.parametrize("beside", [False, True])
 def test_convolution_of_every_size(shape, beside, threads):
     check_unit(UnitCase(16, 32, shape, beside=beside, relu=True))
@@ -310,42 +324,49 @@ def test_convolution_of_batches_that_groups_do_not_divide(images, threads):
 
 
 @winograd
-def test_convolution_is_as_close_as_stated():
-    """On the shapes of ResNet-20: 0.36 % forward and for the input's gradient, 0.30 % for the weight's."""
-    for channels, size in ((16, 32), (32, 16), (64, 8)):
+@pytest.mark.parametrize(
+    ("maps", "bounds"),
+    [
+        (((16, 32), (32, 16), (64, 8)), (0.0060, 0.0063, 0.0056)),  # F(4, 3): ResNet-20's
+        (((256, 14),), (0.0040, 0.0045, 0.0040)),  # F(2, 3)
+    ],
+)
+def test_convolution_is_as_close_as_stated(maps, bounds):
+    """F(4, 3): 0.55 % forward, 0.57 % for the input's gradient, 0.50 % for the weight's; F(2, 3): 0.36, 0.40, 0.34."""
+    for channels, size in maps:
         case = UnitCase(channels, channels, (8, size, size), beside=False, relu=False)
         y, mean, inverse_std, z = case.forward()
         exact_y, _, exact_grad_x, exact_grad_weight = case.exact(torch.ones(()))
         grad_x, _, grad_weight, *_ = case.backward(y, mean, inverse_std, z)
         ours = (error(y, exact_y), error(grad_x, exact_grad_x), error(grad_weight, exact_grad_weight))
         theirs = error(F.conv2d(case.x, case.conv.weight.bfloat16(), padding=1), exact_y)
-        assert ours[0] < 0.0040
-        assert ours[1] < 0.0045
-        assert ours[2] < 0.0040
-        assert ours[0] < 2 * theirs
+        assert all(one < bound for one, bound in zip(ours, bounds, strict=True)), ours
+        assert ours[0] < 2.5 * theirs
 
 
 @winograd
-def test_borders_are_padded_with_zeros():
-    """Weights and inputs that bfloat16 holds exactly: every number is right, at the borders as inside."""
+@pytest.mark.parametrize(("width", "bound"), [(14, 0.0), (16, 0.02), (8, 0.02), (56, 0.02)])
+def test_borders_are_padded_with_zeros(width, bound):
+    """Whole numbers, which F(2, 3) holds exactly: every place is right, at the borders as inside."""
     conv, norm = conv3x3(16, 16), nn.BatchNorm2d(16)
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # even, so that Winograd's halves are whole
+    with torch.no_grad():  # even, so that the halves of F(2, 3) are whole
         conv.weight.copy_(2 * torch.randint(-2, 3, conv.weight.shape, generator=generator))
-    x = torch.zeros(1, 16, 8, 16)
-    x[0, 3] = torch.randint(-3, 4, (8, 16), generator=generator)
+    x = torch.zeros(1, 16, 8, width)
+    x[0, 3] = torch.randint(-3, 4, (8, width), generator=generator)
     x = x.bfloat16().contiguous(memory_format=torch.channels_last)
     y, mean, inverse_std, z = kernels.unit_forward(x, conv, norm, origin=torch.zeros(16), relu=False)
-    wanted = F.conv2d(x.float(), conv.weight, padding=1)
-    assert torch.equal(y.float(), wanted.detach())
-    for place in ((0, 0), (0, 15), (7, 0), (7, 15), (3, 0), (3, 15), (0, 5), (7, 5)):
+    wanted = F.conv2d(x.double(), conv.weight.double(), padding=1)
+    assert off_by(y, wanted) <= bound
+    right, below = width - 1, 7
+    for place in ((0, 0), (0, right), (below, 0), (below, right), (3, 0), (3, right), (0, 5), (below, 5)):
         grad = torch.zeros_like(y)
         grad[0, :, *place] = 1
         args = (conv, norm, mean, inverse_std)
         _, _, grad_weight, *_ = kernels.unit_backward(grad, x, y, z, *args, input_too=False, beside=False, relu=False)
         exact_conv, exact_norm = double(conv), double(nn.BatchNorm2d(16))
         exact_norm(exact_conv(x.double())).backward(grad.double())
-        assert error(grad_weight, exact_conv.weight.grad) < 0.01, place
+        assert error(grad_weight, exact_conv.weight.grad) < 0.015, place
 
 
 @winograd
@@ -392,7 +413,10 @@ def test_what_is_not_a_number_gets_through_a_convolution():
     case = UnitCase(16, 32, (2, 8, 8), beside=False, relu=True)
     case.x[1, 5, 4, 4] = torch.nan
     y, mean, inverse_std, z = case.forward()
-    assert y.isnan().any(1).sum() == 9
+    broken = y[1].isnan().any(0)
+    assert broken[3:6, 3:6].all()
+    assert broken.sum() <= 3 * 5, "no farther than the places that are computed together"
+    assert not y[0].isnan().any()
     assert z.isnan().all()
     grad_x, _, grad_weight, *_ = case.backward(y, mean, inverse_std, z)
     assert grad_x.isnan().all()
@@ -410,7 +434,7 @@ def test_what_is_not_a_number_gets_through_a_convolution():
         ({"groups": 2}, (16, 8, 8)),
         ({"in_channels": 3}, (3, 8, 8)),
         ({"out_channels": 48}, (16, 8, 8)),
-        ({}, (16, 8, 4)),
+        ({}, (16, 4, 4)),
         ({}, (16, 6, 8)),
         ({}, (16, 7, 7)),
     ],

@@ -79,9 +79,26 @@ extern "C" void orthogonal(float* const* matrices, const long* rows, const long*
 
 #if defined(__AVX512BF16__)
 
+namespace {
+
+using winograd::F2;
+using winograd::F4;
+
+// `run` with the transforms that take fewer products, of those that serve.
+template <class Run>
+void with_transforms(winograd::Shape s, Run run) {
+    if (winograd::serves<F4>(s))
+        run(F4());
+    else
+        run(F2());
+}
+
+}  // namespace
+
 // Whether unit_forward and unit_backward take a convolution of such maps.
 extern "C" int unit_serves(long height, long width, long inputs, long outputs) {
-    return winograd::serves({1, height, width, inputs, outputs});
+    winograd::Shape s = {1, height, width, inputs, outputs};
+    return winograd::serves<F4>(s) || winograd::serves<F2>(s);
 }
 
 // A 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
@@ -91,28 +108,33 @@ extern "C" void unit_forward(const bfloat16* in, const float* weight, const bflo
                              float* mean, float* inverse_std, float momentum, float epsilon, int relu, int threads) {
     winograd::Shape s = {images, height, width, inputs, outputs};
     Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
-    std::vector<bfloat16> weights(s.weight_points());
     std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
+    with_transforms(s, [&](auto transforms) {
+        using F = decltype(transforms);
+        winograd::Sizes<F> sizes(s);
+        std::vector<bfloat16> weights(sizes.weight_points);
 #pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span blocks = span(outputs / LANES, thread, team), mine = span(images, thread, team);
-        winograd::transform_weights(weight, weights.data(), inputs, outputs, false, blocks.first, blocks.last);
-        bfloat16* points = scratch<bfloat16>(s.points());
-        float* sums = &partial[2 * thread * outputs];
-        winograd::Moments moments = {start.data(), sums, sums + outputs};
-        winograd::Convolve convolve = winograd::convolution(height, width, inputs);
+        {
+            int thread = omp_get_thread_num(), team = omp_get_num_threads();
+            Span mine = span(images, thread, team);
+            winograd::transform_weights<F>(weight, weights.data(), inputs, outputs, false,
+                                           span(outputs / LANES, thread, team));
+            bfloat16* points = scratch<bfloat16>(sizes.points);
+            float* sums = &partial[2 * thread * outputs];
+            winograd::Moments moments = {start.data(), sums, sums + outputs};
+            winograd::Convolve convolve = winograd::convolution<F>(height, width, inputs);
 #pragma omp barrier
-        for (long image = mine.first; image < mine.last; image++) {
-            winograd::transform(in + image * height * width * inputs, points, height, width, inputs);
-            convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
-        }
+            for (long image = mine.first; image < mine.last; image++) {
+                winograd::transform<F>(in + image * height * width * inputs, points, height, width, inputs);
+                convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
+            }
 #pragma omp barrier
 #pragma omp single
-        normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var, momentum,
-                                      epsilon);
-        normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
-    }
+            normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
+                                          momentum, epsilon);
+            normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
+        }
+    });
 }
 
 // Gradients of what unit_forward got. grad_beside, that of what was added, may be null where nothing was. grad_in may be
@@ -126,47 +148,52 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
     long places = height * width, in_size = places * inputs, out_size = places * outputs;
     Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
     Slopes slopes(outputs);
-    std::vector<bfloat16> weights(s.weight_points());
-    std::vector<float> partial(2 * threads * outputs, 0.0f), sums(s.weight_points() * threads, 0.0f);
+    std::vector<float> partial(2 * threads * outputs, 0.0f);
     long at_once = std::max(1L, 512 / places);  // images for whose weight gradients registers are filled once
-    long in_points = s.pair_points(), grad_points = turned.padded_pair_points();
+    with_transforms(s, [&](auto transforms) {
+        using F = decltype(transforms);
+        winograd::Sizes<F> sizes(s), back(turned);
+        long in_points = sizes.pair_points, grad_points = back.padded_pair_points;
+        std::vector<bfloat16> weights(sizes.weight_points);
+        std::vector<float> sums(sizes.weight_points * threads, 0.0f);
 #pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span blocks = span(inputs / LANES, thread, team), mine = span(images, thread, team);
-        if (grad_in)
-            winograd::transform_weights(weight, weights.data(), outputs, inputs, true, blocks.first, blocks.last);
-        normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * thread * outputs],
-                                    {mine.first * places, mine.last * places});
+        {
+            int thread = omp_get_thread_num(), team = omp_get_num_threads();
+            Span mine = span(images, thread, team);
+            if (grad_in)
+                winograd::transform_weights<F>(weight, weights.data(), outputs, inputs, true,
+                                               span(inputs / LANES, thread, team));
+            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * thread * outputs],
+                                        {mine.first * places, mine.last * places});
 #pragma omp barrier
 #pragma omp single
-        normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
-        bfloat16* points = scratch<bfloat16>(turned.points() + out_size + at_once * (in_points + grad_points));
-        bfloat16* grad_y = points + turned.points();
-        bfloat16* pairs = grad_y + out_size;
-        bfloat16* grad_pairs = pairs + at_once * in_points;
-        float* own = &sums[s.weight_points() * thread];
-        winograd::Convolve convolve = winograd::convolution(height, width, outputs);
-        for (long first = mine.first; first < mine.last; first += at_once) {
-            long count = std::min(at_once, mine.last - first);
-            for (long i = 0; i < count; i++) {
-                long image = first + i;
-                normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
-                                              {image * places, (image + 1) * places});
-                if (grad_in) {
-                    winograd::transform(grad_y, points, height, width, outputs);
-                    convolve(points, weights.data(), grad_in + image * in_size,
-                             identity ? identity + image * in_size : nullptr, turned, nullptr);
+            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            bfloat16* points = scratch<bfloat16>(back.points + out_size + at_once * (in_points + grad_points));
+            bfloat16* grad_y = points + back.points;
+            bfloat16* pairs = grad_y + out_size;
+            bfloat16* grad_pairs = pairs + at_once * in_points;
+            float* own = &sums[sizes.weight_points * thread];
+            winograd::Convolve convolve = winograd::convolution<F>(height, width, outputs);
+            for (long first = mine.first; first < mine.last; first += at_once) {
+                long count = std::min(at_once, mine.last - first);
+                for (long i = 0; i < count; i++) {
+                    long image = first + i;
+                    normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
+                                                  {image * places, (image + 1) * places});
+                    if (grad_in) {
+                        winograd::transform<F>(grad_y, points, height, width, outputs);
+                        convolve(points, weights.data(), grad_in + image * in_size,
+                                 identity ? identity + image * in_size : nullptr, turned, nullptr);
+                    }
+                    winograd::transform_pairs<F>(in + image * in_size, pairs + i * in_points, height, width, inputs);
+                    winograd::transform_gradient<F>(grad_y, grad_pairs + i * grad_points, height, width, outputs);
                 }
-                winograd::transform_pairs(in + image * in_size, pairs + i * in_points, height, width, inputs);
-                winograd::transform_gradient(grad_y, grad_pairs + i * grad_points, height, width, outputs);
+                winograd::add_weight_gradient<F>(pairs, grad_pairs, own, count, s);
             }
-            winograd::add_weight_gradient(pairs, grad_pairs, own, count, s);
-        }
 #pragma omp barrier
-        Span rows = span(inputs, thread, team);
-        winograd::to_weight_gradient(sums.data(), threads, grad_weight, s, rows.first, rows.last);
-    }
+            winograd::to_weight_gradient<F>(sums.data(), threads, grad_weight, s, span(inputs, thread, team));
+        }
+    });
 }
 
 // Gradients of a 3x3 convolution of stride 2; height and width are the output's. grad_in may be null.

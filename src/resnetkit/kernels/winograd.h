@@ -1,9 +1,10 @@
-// 3x3 convolutions of stride 1 by Winograd's minimal filtering along rows, F(2, 3), in bfloat16 with float32 sums.
+// 3x3 convolutions of stride 1 by Winograd's minimal filtering along rows, in bfloat16 with float32 sums.
 //
-// Two neighbouring places of an output row, from four of the input, take 4 products for each row of the kernel instead
-// of 6 (Lavin and Gray, arXiv:1509.09308, Sec. 4.1). The transforms are sums of two, so no error grows much: values are
-// rounded to bfloat16 once after them. Maps are [images][height][width][channels]; `serves` says which. Weights and their
-// gradients are float32 [outputs][3][3][inputs], which is channels_last memory. Everything here is one thread's part.
+// F(4, 3) makes four neighbouring places of an output row from six of the input with 6 products for each row of the
+// kernel instead of 12, F(2, 3) two from four with 4 instead of 6 (Lavin and Gray, arXiv:1509.09308, Sec. 4.1). Values are
+// rounded to bfloat16 once, after the transforms. Maps are [images][height][width][channels]; `serves` says which. Weights
+// and their gradients are float32 [outputs][3][3][inputs], which is channels_last memory. Everything here is one thread's
+// part.
 #pragma once
 #if defined(__AVX512BF16__)
 #include "threads.h"
@@ -12,32 +13,119 @@
 namespace winograd {
 
 constexpr long KERNEL = 3;  // rows and columns
-constexpr long POINTS = 4;  // products for two places of a row
 
 typedef bfloat16 half;
 
-struct Shape {
-    long images, height, width, inputs, outputs;
-    long tiles() const { return width / 2; }
-    long pairs() const { return (tiles() + 1) / 2; }
-    long points() const { return POINTS * (height + 2) * tiles() * inputs; }
-    long pair_points() const { return POINTS * height * pairs() * 2 * inputs; }
-    long padded_pair_points() const { return POINTS * (height + 2) * pairs() * 2 * inputs; }
-    long weight_points() const { return POINTS * KERNEL * inputs * outputs; }
+// The transforms of F(2, 3), at the points 0, 1, -1 and infinity: sums of two, so that no error grows much.
+struct F2 {
+    static constexpr long PLACES = 2;  // of the output
+    static constexpr long POINTS = 4;  // products
+
+    // PLACES + 2 places of the input.
+    static void input(const floats d[4], floats v[POINTS]) {
+        v[0] = d[0] - d[2];
+        v[1] = d[1] + d[2];
+        v[2] = d[2] - d[1];
+        v[3] = d[1] - d[3];
+    }
+    static void weights(floats left, floats middle, floats right, floats u[POINTS]) {
+        u[0] = left;
+        u[1] = (left + middle + right) * 0.5f;
+        u[2] = (left - middle + right) * 0.5f;
+        u[3] = right;
+    }
+    static void output(const floats m[POINTS], floats y[PLACES]) {
+        y[0] = m[0] + m[1] + m[2];
+        y[1] = m[1] - m[2] - m[3];
+    }
+    // The gradient of PLACES places of the output.
+    static void gradient(const floats g[PLACES], floats v[POINTS]) {
+        v[0] = g[0];
+        v[1] = g[0] + g[1];
+        v[2] = g[0] - g[1];
+        v[3] = -g[1];
+    }
+    // Sums of products of `input` and `gradient` to the gradients of the kernel's columns.
+    static void columns(const float m[POINTS], float to[KERNEL]) {
+        to[0] = m[0] + (m[1] + m[2]) / 2;
+        to[1] = (m[1] - m[2]) / 2;
+        to[2] = (m[1] + m[2]) / 2 + m[3];
+    }
 };
 
-// (d0 - d2, d1 + d2, d2 - d1, d1 - d3)
-inline void to_points(const floats d[4], floats v[POINTS]) {
-    v[0] = d[0] - d[2];
-    v[1] = d[1] + d[2];
-    v[2] = d[2] - d[1];
-    v[3] = d[1] - d[3];
-}
+// The same of F(4, 3), at 0, A, -A, B, -B and infinity. With these points, found by trying, the products are off by 1.6 times
+// as much as those of F(2, 3); with the usual 1 and 2 it is 2.4 times.
+struct F4 {
+    static constexpr long PLACES = 4;
+    static constexpr long POINTS = 6;
+    static constexpr float A = 0.625f, B = 1.5f, AA = A * A, BB = B * B;
+    static constexpr float BY_0 = 1 / (AA * BB), BY_A = 1 / (2 * AA * (AA - BB)), BY_B = 1 / (2 * BB * (BB - AA));
+
+    static void input(const floats d[6], floats v[POINTS]) {
+        floats even_a = d[4] - BB * d[2], odd_a = A * (d[3] - BB * d[1]);
+        floats even_b = d[4] - AA * d[2], odd_b = B * (d[3] - AA * d[1]);
+        v[0] = d[4] - (AA + BB) * d[2] + (AA * BB) * d[0];
+        v[1] = even_a + odd_a;
+        v[2] = even_a - odd_a;
+        v[3] = even_b + odd_b;
+        v[4] = even_b - odd_b;
+        v[5] = d[5] - (AA + BB) * d[3] + (AA * BB) * d[1];
+    }
+    static void weights(floats left, floats middle, floats right, floats u[POINTS]) {
+        u[0] = left * BY_0;
+        u[1] = (left + AA * right + A * middle) * BY_A;
+        u[2] = (left + AA * right - A * middle) * BY_A;
+        u[3] = (left + BB * right + B * middle) * BY_B;
+        u[4] = (left + BB * right - B * middle) * BY_B;
+        u[5] = right;
+    }
+    static void output(const floats m[POINTS], floats y[PLACES]) {
+        floats even_a = m[1] + m[2], odd_a = A * (m[1] - m[2]), even_b = m[3] + m[4], odd_b = B * (m[3] - m[4]);
+        y[0] = m[0] + even_a + even_b;
+        y[1] = odd_a + odd_b;
+        y[2] = AA * even_a + BB * even_b;
+        y[3] = AA * odd_a + BB * odd_b + m[5];
+    }
+    static void gradient(const floats g[PLACES], floats v[POINTS]) {
+        floats even_a = g[0] + AA * g[2], odd_a = A * (g[1] + AA * g[3]);
+        floats even_b = g[0] + BB * g[2], odd_b = B * (g[1] + BB * g[3]);
+        v[0] = g[0];
+        v[1] = even_a + odd_a;
+        v[2] = even_a - odd_a;
+        v[3] = even_b + odd_b;
+        v[4] = even_b - odd_b;
+        v[5] = g[3];
+    }
+    static void columns(const float m[POINTS], float to[KERNEL]) {
+        float even_a = BY_A * (m[1] + m[2]), even_b = BY_B * (m[3] + m[4]);
+        to[0] = BY_0 * m[0] + even_a + even_b;
+        to[1] = A * BY_A * (m[1] - m[2]) + B * BY_B * (m[3] - m[4]);
+        to[2] = AA * even_a + BB * even_b + m[5];
+    }
+};
+
+struct Shape {
+    long images, height, width, inputs, outputs;
+};
+
+// How much memory the numbers of one image take, and a thread's weights.
+template <class F>
+struct Sizes {
+    long tiles, pairs, points, pair_points, padded_pair_points, weight_points;
+    explicit Sizes(Shape s)
+        : tiles(s.width / F::PLACES),
+          pairs((tiles + 1) / 2),
+          points(F::POINTS * (s.height + 2) * tiles * s.inputs),
+          pair_points(F::POINTS * s.height * pairs * 2 * s.inputs),
+          padded_pair_points(F::POINTS * (s.height + 2) * pairs * 2 * s.inputs),
+          weight_points(F::POINTS * KERNEL * s.inputs * s.outputs) {}
+};
 
 // One image to [POINTS][height + 2][tiles][channels]; the first and last rows are zeros.
-inline void transform(const half* image, half* points, long height, long width, long channels) {
-    long tiles = width / 2, row_size = tiles * channels, plane = (height + 2) * row_size;
-    for (long p = 0; p < POINTS; p++) {
+template <class F>
+void transform(const half* image, half* points, long height, long width, long channels) {
+    long tiles = width / F::PLACES, row_size = tiles * channels, plane = (height + 2) * row_size;
+    for (long p = 0; p < F::POINTS; p++) {
         std::memset(points + p * plane, 0, row_size * sizeof(half));
         std::memset(points + p * plane + (height + 1) * row_size, 0, row_size * sizeof(half));
     }
@@ -45,30 +133,31 @@ inline void transform(const half* image, half* points, long height, long width, 
         const half* row = image + y * width * channels;
         half* to = points + (y + 1) * row_size;
         for (long c = 0; c < channels; c += LANES) {
-            floats d[4], v[POINTS];
-            d[2] = floats{};
-            d[3] = load(row + c);
+            floats d[F::PLACES + 2], v[F::POINTS];
+            d[F::PLACES] = floats{};
+            d[F::PLACES + 1] = load(row + c);
             for (long t = 0; t < tiles; t++) {
-                d[0] = d[2];
-                d[1] = d[3];
-                d[2] = load(row + (2 * t + 1) * channels + c);
-                d[3] = t + 1 < tiles ? load(row + (2 * t + 2) * channels + c) : floats{};
-                to_points(d, v);
-                for (long p = 0; p < POINTS; p++) store(to + p * plane + t * channels + c, v[p]);
+                d[0] = d[F::PLACES];
+                d[1] = d[F::PLACES + 1];
+                for (long k = 1; k < F::PLACES; k++) d[k + 1] = load(row + (F::PLACES * t + k) * channels + c);
+                d[F::PLACES + 1] = t + 1 < tiles ? load(row + F::PLACES * (t + 1) * channels + c) : floats{};
+                F::input(d, v);
+                for (long p = 0; p < F::POINTS; p++) store(to + p * plane + t * channels + c, v[p]);
             }
         }
     }
 }
 
 // Where a weight is in [outputs / 16][POINTS][inputs / 2][3 rows][16 outputs][2 inputs].
-inline long weight_place(long block, long point, long row, long input, long lane, long inputs) {
-    return ((((block * POINTS + point) * (inputs / 2) + input / 2) * KERNEL + row) * LANES + lane) * 2 + input % 2;
+template <class F>
+long weight_place(long block, long point, long row, long input, long lane, long inputs) {
+    return ((((block * F::POINTS + point) * (inputs / 2) + input / 2) * KERNEL + row) * LANES + lane) * 2 + input % 2;
 }
 
 // Weights to that order. Backwards, what was an output is an input, and the kernel is turned by half a circle.
-inline void transform_weights(const float* weight, half* points, long inputs, long outputs, bool backwards,
-                              long first_block, long last_block) {
-    for (long block = first_block; block < last_block; block++)
+template <class F>
+void transform_weights(const float* weight, half* points, long inputs, long outputs, bool backwards, Span blocks) {
+    for (long block = blocks.first; block < blocks.last; block++)
         for (long row = 0; row < KERNEL; row++)
             // The numbers of one side are next to each other: outputs backwards, inputs forwards.
             for (long one = 0; one < (backwards ? inputs : LANES); one++)
@@ -80,13 +169,14 @@ inline void transform_weights(const float* weight, half* points, long inputs, lo
                     floats left = load(backwards ? from + 2 * outputs : from);
                     floats middle = load((backwards ? from + 2 * outputs : from) + column);
                     floats right = load((backwards ? from + 2 * outputs : from) + 2 * column);
-                    floats u[POINTS] = {left, (left + middle + right) * 0.5f, (left - middle + right) * 0.5f, right};
-                    for (long p = 0; p < POINTS; p++) {
+                    floats u[F::POINTS];
+                    F::weights(left, middle, right, u);
+                    for (long p = 0; p < F::POINTS; p++) {
                         half rounded[LANES];
                         store(rounded, u[p]);
                         for (long i = 0; i < LANES; i++)
-                            points[backwards ? weight_place(block, p, row, one, i, inputs)
-                                             : weight_place(block, p, row, next + i, one, inputs)] = rounded[i];
+                            points[backwards ? weight_place<F>(block, p, row, one, i, inputs)
+                                             : weight_place<F>(block, p, row, next + i, one, inputs)] = rounded[i];
                     }
                 }
 }
@@ -103,7 +193,7 @@ inline void point(const half* points, const half* weights, __m512 (&sums)[ROWS][
     for (long pair = 0; pair < INPUTS / 2; pair++, w += KERNEL * LANES) {
         __m512bh kernel[KERNEL];
         for (int k = 0; k < KERNEL; k++) kernel[k] = (__m512bh)_mm512_loadu_ps(w + k * LANES);
-#pragma GCC unroll 6
+#pragma GCC unroll 10
         for (int row = 0; row < ROWS + 2; row++)
 #pragma GCC unroll 8
             for (int t = 0; t < TILES; t++) {
@@ -124,32 +214,32 @@ struct Moments {
 };
 
 // One image's points to 16 outputs at a time, in blocks of ROWS x TILES tiles; adds `beside`, and counts `moments`.
-template <int ROWS, int TILES, long INPUTS>
-inline void convolve(const half* points, const half* weights, half* out, const half* beside, Shape s, const Moments* moments) {
-    long row_size = s.tiles() * INPUTS, plane = (s.height + 2) * row_size, point_size = KERNEL * INPUTS * LANES;
-    for (long o = 0; o < s.outputs; o += LANES, weights += POINTS * point_size) {
+template <class F, int ROWS, int TILES, long INPUTS>
+void convolve(const half* points, const half* weights, half* out, const half* beside, Shape s, const Moments* moments) {
+    long tiles = s.width / F::PLACES, row_size = tiles * INPUTS, plane = (s.height + 2) * row_size;
+    long point_size = KERNEL * INPUTS * LANES;
+    for (long o = 0; o < s.outputs; o += LANES, weights += F::POINTS * point_size) {
         floats sum = {}, square = {}, origin = {};
         if (moments) origin = load(moments->origin + o);
         for (long y = 0; y < s.height; y += ROWS)
-            for (long t = 0; t < s.tiles(); t += TILES) {
-                __m512 m[POINTS][ROWS][TILES];
-                for (long p = 0; p < POINTS; p++)
+            for (long t = 0; t < tiles; t += TILES) {
+                __m512 m[F::POINTS][ROWS][TILES];
+                for (long p = 0; p < F::POINTS; p++)
                     point<ROWS, TILES, INPUTS>(points + p * plane + y * row_size + t * INPUTS,
                                                weights + p * point_size, m[p], row_size);
                 for (int i = 0; i < ROWS; i++)
                     for (int j = 0; j < TILES; j++) {
-                        floats left = (floats)(m[0][i][j] + m[1][i][j] + m[2][i][j]);
-                        floats right = (floats)(m[1][i][j] - m[2][i][j] - m[3][i][j]);
-                        long place = ((y + i) * s.width + 2 * (t + j)) * s.outputs + o;
-                        if (beside) {
-                            left += load(beside + place);
-                            right += load(beside + place + s.outputs);
+                        floats products[F::POINTS], to[F::PLACES];
+                        for (long p = 0; p < F::POINTS; p++) products[p] = (floats)m[p][i][j];
+                        F::output(products, to);
+                        long place = ((y + i) * s.width + F::PLACES * (t + j)) * s.outputs + o;
+                        for (long k = 0; k < F::PLACES; k++, place += s.outputs) {
+                            if (beside) to[k] += load(beside + place);
+                            store(out + place, to[k]);
+                            floats x = to[k] - origin;
+                            sum += x;
+                            square += x * x;
                         }
-                        store(out + place, left);
-                        store(out + place + s.outputs, right);
-                        floats l = left - origin, r = right - origin;
-                        sum += l + r;
-                        square += l * l + r * r;
                     }
             }
         if (moments) {
@@ -161,33 +251,38 @@ inline void convolve(const half* points, const half* weights, half* out, const h
 
 typedef void (*Convolve)(const half*, const half*, half*, const half*, Shape, const Moments*);
 
-template <long INPUTS>
+template <class F, long INPUTS>
 Convolve for_sides(long height, long width) {
-    if (height % 4 == 0 && width % 8 == 0) return convolve<4, 4, INPUTS>;
-    if (height % 2 == 0 && width % 14 == 0) return convolve<2, 7, INPUTS>;
+    long tiles = width / F::PLACES;
+    if (width % F::PLACES) return nullptr;
+    if (height % 4 == 0 && tiles % 4 == 0) return convolve<F, 4, 4, INPUTS>;
+    if (height % 2 == 0 && tiles % 7 == 0) return convolve<F, 2, 7, INPUTS>;
+    if (height % 8 == 0 && tiles % 2 == 0) return convolve<F, 8, 2, INPUTS>;
     return nullptr;
 }
 
 // What convolves such a map, or null where nothing here does.
-inline Convolve convolution(long height, long width, long inputs) {
+template <class F>
+Convolve convolution(long height, long width, long inputs) {
     switch (inputs) {
         case 16:
-            return for_sides<16>(height, width);
+            return for_sides<F, 16>(height, width);
         case 32:
-            return for_sides<32>(height, width);
+            return for_sides<F, 32>(height, width);
         case 64:
-            return for_sides<64>(height, width);
+            return for_sides<F, 64>(height, width);
         case 128:
-            return for_sides<128>(height, width);
+            return for_sides<F, 128>(height, width);
         case 256:
-            return for_sides<256>(height, width);
+            return for_sides<F, 256>(height, width);
         default:
             return nullptr;
     }
 }
 
-inline bool serves(Shape s) {
-    return convolution(s.height, s.width, s.inputs) && convolution(s.height, s.width, s.outputs);
+template <class F>
+bool serves(Shape s) {
+    return convolution<F>(s.height, s.width, s.inputs) && convolution<F>(s.height, s.width, s.outputs);
 }
 
 // Two tiles' values, one beside the other for each channel: [16][2].
@@ -199,50 +294,54 @@ inline void store_pairs(half* to, floats first, floats second) {
 }
 
 // One image to [POINTS][height][pairs of tiles][channels][2 tiles]; a tile too many is zeros.
-inline void transform_pairs(const half* image, half* points, long height, long width, long channels) {
-    long pairs = (width / 2 + 1) / 2, row_size = pairs * channels * 2, plane = height * row_size;
+template <class F>
+void transform_pairs(const half* image, half* points, long height, long width, long channels) {
+    long pairs = (width / F::PLACES + 1) / 2, row_size = pairs * channels * 2, plane = height * row_size;
+    constexpr long BOTH = 2 * F::PLACES;
     for (long y = 0; y < height; y++) {
         const half* row = image + y * width * channels;
         half* to = points + y * row_size;
         for (long c = 0; c < channels; c += LANES) {
-            floats d[6], v[2][POINTS];
-            d[4] = floats{};
-            d[5] = load(row + c);
+            floats d[BOTH + 2], v[2][F::POINTS];
+            d[BOTH] = floats{};
+            d[BOTH + 1] = load(row + c);
             for (long pair = 0; pair < pairs; pair++) {
-                long left = width - 4 * pair;  // columns from here on
-                d[0] = d[4];
-                d[1] = d[5];
-                for (long k = 2; k < 6; k++)
-                    d[k] = k - 1 < left ? load(row + (4 * pair + k - 1) * channels + c) : floats{};
-                to_points(d, v[0]);
-                to_points(d + 2, v[1]);
-                for (long p = 0; p < POINTS; p++)
-                    store_pairs(to + p * plane + (pair * channels + c) * 2, v[0][p], left > 2 ? v[1][p] : floats{});
+                long left = width - BOTH * pair;  // columns from here on
+                d[0] = d[BOTH];
+                d[1] = d[BOTH + 1];
+                for (long k = 1; k <= BOTH; k++)
+                    d[k + 1] = k < left ? load(row + (BOTH * pair + k) * channels + c) : floats{};
+                F::input(d, v[0]);
+                F::input(d + F::PLACES, v[1]);
+                for (long p = 0; p < F::POINTS; p++)
+                    store_pairs(to + p * plane + (pair * channels + c) * 2, v[0][p],
+                                left > F::PLACES ? v[1][p] : floats{});
             }
         }
     }
 }
 
-// The gradient of one image, as (g0, g0 + g1, g0 - g1, -g1), to [POINTS][height + 2][pairs of tiles][channels][2 tiles];
-// the first and last rows are zeros, and so is a tile too many.
-inline void transform_gradient(const half* image, half* points, long height, long width, long channels) {
-    long pairs = (width / 2 + 1) / 2, row_size = pairs * channels * 2, plane = (height + 2) * row_size;
-    for (long p = 0; p < POINTS; p++) {
+// The gradient of one image to [POINTS][height + 2][pairs of tiles][channels][2 tiles]; the first and last rows are zeros,
+// and so is a tile too many.
+template <class F>
+void transform_gradient(const half* image, half* points, long height, long width, long channels) {
+    long pairs = (width / F::PLACES + 1) / 2, row_size = pairs * channels * 2, plane = (height + 2) * row_size;
+    for (long p = 0; p < F::POINTS; p++) {
         std::memset(points + p * plane, 0, row_size * sizeof(half));
         std::memset(points + p * plane + (height + 1) * row_size, 0, row_size * sizeof(half));
     }
     for (long y = 0; y < height; y++)
         for (long pair = 0; pair < pairs; pair++)
             for (long c = 0; c < channels; c += LANES) {
-                const half* from = image + (y * width + 4 * pair) * channels + c;
-                bool two = 4 * pair + 2 < width;
-                floats g0 = load(from), g1 = load(from + channels);
-                floats h0 = two ? load(from + 2 * channels) : floats{}, h1 = two ? load(from + 3 * channels) : floats{};
+                bool two = (2 * pair + 1) * F::PLACES < width;
+                floats g[2][F::PLACES] = {}, v[2][F::POINTS];
+                for (long tile = 0; tile < 1 + two; tile++)
+                    for (long k = 0; k < F::PLACES; k++)
+                        g[tile][k] = load(image + (y * width + (2 * pair + tile) * F::PLACES + k) * channels + c);
+                F::gradient(g[0], v[0]);
+                F::gradient(g[1], v[1]);
                 half* to = points + (y + 1) * row_size + (pair * channels + c) * 2;
-                store_pairs(to, g0, h0);
-                store_pairs(to + plane, g0 + g1, h0 + h1);
-                store_pairs(to + 2 * plane, g0 - g1, h0 - h1);
-                store_pairs(to + 3 * plane, -g1, -h1);
+                for (long p = 0; p < F::POINTS; p++) store_pairs(to + p * plane, v[0][p], v[1][p]);
             }
 }
 
@@ -281,31 +380,32 @@ inline void products(const half* in, const half* grad, float* sums, long images,
 }
 
 // The sums of `images` images' pairs, added to sums [POINTS][3][inputs][outputs].
-inline void add_weight_gradient(const half* in, const half* grad, float* sums, long images, Shape s) {
-    long pairs = s.pairs();
+template <class F>
+void add_weight_gradient(const half* in, const half* grad, float* sums, long images, Shape s) {
+    long pairs = Sizes<F>(s).pairs;
     long in_plane = s.height * pairs * s.inputs * 2, grad_plane = (s.height + 2) * pairs * s.outputs * 2;
-    for (long p = 0; p < POINTS; p++)
+    for (long p = 0; p < F::POINTS; p++)
         for (long o = 0; o < s.outputs; o += LANES)
             for (long i = 0; i < s.inputs; i += GROUP)
                 products(in + p * in_plane + i * 2, grad + p * grad_plane + o * 2,
                          sums + (p * KERNEL * s.inputs + i) * s.outputs + o, images, s.height, pairs, s.inputs,
-                         s.outputs, POINTS * in_plane, POINTS * grad_plane);
+                         s.outputs, F::POINTS * in_plane, F::POINTS * grad_plane);
 }
 
 // Sums over points, one [POINTS][3][inputs][outputs] after another, to the three columns of the kernel.
-inline void to_weight_gradient(const float* sums, int count, float* grad_weight, Shape s, long first_input, long last_input) {
-    long size = POINTS * KERNEL * s.inputs * s.outputs;
+template <class F>
+void to_weight_gradient(const float* sums, int count, float* grad_weight, Shape s, Span inputs) {
+    long size = F::POINTS * KERNEL * s.inputs * s.outputs;
     for (long row = 0; row < KERNEL; row++)
-        for (long i = first_input; i < last_input; i++)
+        for (long i = inputs.first; i < inputs.last; i++)
             for (long o = 0; o < s.outputs; o++) {
-                float m[POINTS] = {};
+                float m[F::POINTS] = {}, columns[KERNEL];
                 for (int t = 0; t < count; t++)
-                    for (long p = 0; p < POINTS; p++)
+                    for (long p = 0; p < F::POINTS; p++)
                         m[p] += sums[size * t + ((p * KERNEL + row) * s.inputs + i) * s.outputs + o];
+                F::columns(m, columns);
                 float* to = grad_weight + (o * KERNEL + row) * KERNEL * s.inputs + i;
-                to[0] = m[0] + (m[1] + m[2]) / 2;
-                to[s.inputs] = (m[1] - m[2]) / 2;
-                to[2 * s.inputs] = (m[1] + m[2]) / 2 + m[3];
+                for (long k = 0; k < KERNEL; k++) to[k * s.inputs] = columns[k];
             }
 }
 
