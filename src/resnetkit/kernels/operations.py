@@ -57,7 +57,7 @@ def norm_forward(
         torch.get_num_threads(),
     )
     if update and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked += 1
+        norm.num_batches_tracked.add_(1)
     return z, mean, inverse_std
 
 
@@ -162,7 +162,7 @@ def unit_forward(
         torch.get_num_threads(),
     )
     if update and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked += 1
+        norm.num_batches_tracked.add_(1)
     return y, mean, inverse_std, z
 
 
