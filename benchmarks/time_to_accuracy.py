@@ -3,9 +3,9 @@
 Each seed trains on all 50,000 training pictures by `resnetkit train` with the recipe `cifar10`, then meets the 10,000
 test pictures once. The plain loop's rate (see train_throughput.py) is measured before and after each run, and its time
 for the paper's 64,000 steps of 128 pictures is extrapolated from it. Three seeds take most of an hour; with --runs, run
-folders stay there, and finished ones are not trained again.
+folders stay there, and finished ones are not trained again. With --minutes, a run takes as many steps as fit into them.
 
-    python benchmarks/time_to_accuracy.py [--model resnet20] [--seeds 0 1 2] [--runs DIR]
+    python benchmarks/time_to_accuracy.py [--model resnet20] [--seeds 0 1 2] [--minutes 15] [--runs DIR]
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="resnet20", choices=list(PAPER_ERROR_PERCENT))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--minutes", help="length of a run; unset: the recipe's epochs")
     parser.add_argument("--runs", type=Path, help="where run folders stay")
     given = parser.parse_args()
     from machine import describe
@@ -59,7 +60,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for seed in given.seeds:
             run = folder / f"{given.model}-seed{seed}"
-            ended = trained(given.model, seed, run, ["--train-split", "50k"])
+            length = ["--minutes", given.minutes] if given.minutes else []
+            ended = trained(given.model, seed, run, ["--train-split", "50k", *length])
             rates.append(peer_rate(given.model))
             error = resnetkit("evaluate", str(run), "cifar10")["top1_error_percent"]
             errors.append(error)
