@@ -59,8 +59,8 @@ def main() -> None:
         folder = given.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for seed in given.seeds:
-            run = folder / f"{given.model}-seed{seed}"
             length = ["--minutes", given.minutes] if given.minutes else []
+            run = folder / "-".join([given.model, f"seed{seed}", *(value.strip("-") for value in length)])
             ended = trained(given.model, seed, run, ["--train-split", "50k", *length])
             rates.append(peer_rate(given.model))
             error = resnetkit("evaluate", str(run), "cifar10")["top1_error_percent"]

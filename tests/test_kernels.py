@@ -235,19 +235,30 @@ class UnitCase:
         return y.detach(), (F.relu(z) if self.relu else z).detach(), x.grad, self.exact_conv.weight.grad
 
 
+def by_four(height: int, width: int) -> bool:
+    """Whether F(4, 3) takes a map, whose numbers are rougher, or F(2, 3)."""
+    tiles, odd = divmod(width, 4)
+    fits = (height % 4 == 0 and tiles % 4 == 0) or (height % 2 == 0 and tiles % 7 == 0)
+    return not odd and (fits or (height % 8 == 0 and tiles % 2 == 0))
+
+
 def check_unit(case: UnitCase) -> None:
+    rough = by_four(*case.x.shape[2:])
     y, mean, inverse_std, z = case.forward()
     passed = (z > 0).double() if case.relu else torch.ones_like(z, dtype=torch.float64)
     exact_y, exact_z, exact_grad_x, exact_grad_weight = case.exact(passed)
-    assert error(y, exact_y) < 0.0065
-    assert error(z, exact_z) < 0.0065
-    assert float((mean - exact_y.mean((0, 2, 3))).abs().max()) < 0.003 * float(exact_y.std())
+    assert error(y, exact_y) < (0.0065 if rough else 0.005)
+    assert error(z, exact_z) < (0.0065 if rough else 0.005)
+    if rough:  # means near zero have few digits of their own
+        assert float((mean - exact_y.mean((0, 2, 3))).abs().max()) < 0.003 * float(exact_y.std())
+    else:
+        assert off_by(mean, exact_y.mean((0, 2, 3))) < 0.005
     assert off_by(inverse_std, (exact_y.var((0, 2, 3), correction=0) + 1e-5).rsqrt()) < 0.005
     for name, tensor in case.exact_norm.named_buffers():
         assert off_by(case.norm.get_buffer(name), tensor.double()) < 0.005, name
     grad_x, grad_other, grad_weight, grad_gain, grad_bias = case.backward(y, mean, inverse_std, z)
-    assert error(grad_x, exact_grad_x) < 0.0075
-    assert error(grad_weight, exact_grad_weight) < 0.0075
+    assert error(grad_x, exact_grad_x) < (0.0075 if rough else 0.0065)
+    assert error(grad_weight, exact_grad_weight) < (0.0075 if rough else 0.0065)
     assert off_by(grad_gain, case.exact_norm.weight.grad) < 0.01
     assert off_by(grad_bias, case.exact_norm.bias.grad) < 1e-5
     if case.beside:
@@ -275,7 +286,6 @@ def test_convolution_of_every_width(inputs, outputs):
         (1, 8, 8),
         (5, 8, 40),
         (2, 8, 24),
-        (2, 8, 4),
         (3, 16, 56),
     ],
 )
@@ -327,8 +337,8 @@ def test_convolution_of_batches_that_groups_do_not_divide(images, threads):
 @pytest.mark.parametrize(
     ("maps", "bounds"),
     [
-        (((16, 32), (32, 16), (64, 8)), (0.0060, 0.0063, 0.0056)),  # F(4, 3): ResNet-20's
-        (((256, 14),), (0.0040, 0.0045, 0.0040)),  # F(2, 3)
+        (((16, 32), (32, 16), (64, 8)), (0.0060, 0.0063, 0.0056, 2.5)),  # F(4, 3): ResNet-20's
+        (((16, 14), (64, 14), (256, 14)), (0.0040, 0.0045, 0.0040, 2.0)),  # F(2, 3)
     ],
 )
 def test_convolution_is_as_close_as_stated(maps, bounds):
@@ -340,13 +350,14 @@ def test_convolution_is_as_close_as_stated(maps, bounds):
         grad_x, _, grad_weight, *_ = case.backward(y, mean, inverse_std, z)
         ours = (error(y, exact_y), error(grad_x, exact_grad_x), error(grad_weight, exact_grad_weight))
         theirs = error(F.conv2d(case.x, case.conv.weight.bfloat16(), padding=1), exact_y)
-        assert all(one < bound for one, bound in zip(ours, bounds, strict=True)), ours
-        assert ours[0] < 2.5 * theirs
+        assert all(one < bound for one, bound in zip((*ours, ours[0] / theirs), bounds, strict=True)), ours
 
 
 @winograd
-@pytest.mark.parametrize(("width", "bound"), [(14, 0.0), (16, 0.02), (8, 0.02), (56, 0.02)])
-def test_borders_are_padded_with_zeros(width, bound):
+@pytest.mark.parametrize(
+    ("width", "bound", "gradient_bound"), [(14, 0.0, 0.01), (16, 0.02, 0.015), (8, 0.02, 0.015), (56, 0.02, 0.015)]
+)
+def test_borders_are_padded_with_zeros(width, bound, gradient_bound):
     """Whole numbers, which F(2, 3) holds exactly: every place is right, at the borders as inside."""
     conv, norm = conv3x3(16, 16), nn.BatchNorm2d(16)
     generator = torch.Generator().manual_seed(0)
@@ -366,7 +377,7 @@ def test_borders_are_padded_with_zeros(width, bound):
         _, _, grad_weight, *_ = kernels.unit_backward(grad, x, y, z, *args, input_too=False, beside=False, relu=False)
         exact_conv, exact_norm = double(conv), double(nn.BatchNorm2d(16))
         exact_norm(exact_conv(x.double())).backward(grad.double())
-        assert error(grad_weight, exact_conv.weight.grad) < 0.015, place
+        assert error(grad_weight, exact_conv.weight.grad) < gradient_bound, place
 
 
 @winograd
@@ -409,13 +420,14 @@ def test_the_same_bits_run_after_run(threads):
 
 
 @winograd
-def test_what_is_not_a_number_gets_through_a_convolution():
-    case = UnitCase(16, 32, (2, 8, 8), beside=False, relu=True)
+@pytest.mark.parametrize(("width", "most"), [(14, 9), (8, 15)])
+def test_what_is_not_a_number_gets_through_a_convolution(width, most):
+    case = UnitCase(16, 32, (2, 8, width), beside=False, relu=True)
     case.x[1, 5, 4, 4] = torch.nan
     y, mean, inverse_std, z = case.forward()
     broken = y[1].isnan().any(0)
     assert broken[3:6, 3:6].all()
-    assert broken.sum() <= 3 * 5, "no farther than the places that are computed together"
+    assert broken.sum() <= most, "no farther than the places that are computed together"
     assert not y[0].isnan().any()
     assert z.isnan().all()
     grad_x, _, grad_weight, *_ = case.backward(y, mean, inverse_std, z)
@@ -434,6 +446,7 @@ def test_what_is_not_a_number_gets_through_a_convolution():
         ({"groups": 2}, (16, 8, 8)),
         ({"in_channels": 3}, (3, 8, 8)),
         ({"out_channels": 48}, (16, 8, 8)),
+        ({}, (16, 8, 4)),
         ({}, (16, 4, 4)),
         ({}, (16, 6, 8)),
         ({}, (16, 7, 7)),
