@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="resnet20", choices=list(PAPER_ERROR_PERCENT))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--minutes", help="length of a run; unset: the recipe's epochs")
+    parser.add_argument("--minutes", type=float, help="length of a run; unset: the recipe's epochs")
     parser.add_argument("--runs", type=Path, help="where run folders stay")
     given = parser.parse_args()
     from machine import describe
@@ -59,7 +59,7 @@ def main() -> None:
         folder = given.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for seed in given.seeds:
-            length = ["--minutes", given.minutes] if given.minutes else []
+            length = ["--minutes", f"{given.minutes:g}"] if given.minutes else []
             run = folder / "-".join([given.model, f"seed{seed}", *(value.strip("-") for value in length)])
             ended = trained(given.model, seed, run, ["--train-split", "50k", *length])
             rates.append(peer_rate(given.model))
