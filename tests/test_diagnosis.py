@@ -49,6 +49,7 @@ FOUND = Diagnosis(
     cache_free_bytes=66 * 10**9,
     precision="bfloat16",
     kernels="on",
+    resizing="off: there is no C++ compiler",
 )
 """A machine of which nothing is to be said."""
 
@@ -115,7 +116,8 @@ def test_the_first_call_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr(diagnosis, "status", lambda: "off")  # compiling takes seconds
+    for kernel in (diagnosis.library, diagnosis.resampling):
+        monkeypatch.setattr(kernel, "status", lambda: "off")  # compiling takes seconds
     monkeypatch.setenv("RESNETKIT_CACHE", str(own_cache / "not" / "yet"))
     found = diagnose(quick=True)
     assert found.rates is None
@@ -165,6 +167,7 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
         "predicting  by OpenVINO in float32, or as resnetkit tune found for a model\n"
         "memory      freed memory is kept\n"
         "kernels     on\n"
+        "resizing    off: there is no C++ compiler\n"
         "\n"
         "what would make it faster\n"
         "- nothing that is known here\n"

@@ -322,6 +322,7 @@ def test_a_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("model", "error", "message"),
     [
         ("resnt18:DEFAULT", ModelFileError, "does not exist; .* Did you mean resnet18:DEFAULT?"),
+        ("resnet33:cifar10", ModelFileError, "Did you mean resnet32:cifar10?"),
         ("resnet18:IMAGENET1K_V9", UsageError, "resnet18 has no weights IMAGENET1K_V9; did you mean"),
         ("resnet18:", UsageError, "resnet18 has no weights"),
         ("resnet56", UsageError, "resnet56 has no published weights"),

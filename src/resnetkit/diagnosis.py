@@ -12,8 +12,9 @@ from typing import Any
 
 from resnetkit import __version__
 from resnetkit.allocator import allocator, chosen_by_user, keep_memory
+from resnetkit.data import resampling
 from resnetkit.files import cache_folder
-from resnetkit.kernels.library import status
+from resnetkit.kernels import library
 from resnetkit.machine import Machine, read_machine
 from resnetkit.native import find_compiler
 
@@ -72,7 +73,9 @@ class Diagnosis:
     precision: str
     """In which a network is trained unless told otherwise: float32 or bfloat16."""
     kernels: str
-    """On or off, and why."""
+    """Those of training: on or off, and why."""
+    resizing: str
+    """The kernel that resizes pictures: the same."""
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document."""
@@ -179,7 +182,8 @@ def diagnose(*, quick: bool = False) -> Diagnosis:
         cache=cache_folder(),
         cache_free_bytes=_free(cache_folder()),
         precision=choose_precision("auto", choose_device("auto")),
-        kernels=status(),
+        kernels=library.status(),
+        resizing=resampling.status(),
     )
 
 

@@ -16,7 +16,7 @@ from resnetkit import __version__
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, write_whole
-from resnetkit.models.shipped import shipped
+from resnetkit.models.shipped import shipped, shipped_names
 from resnetkit.models.spec import SPECS, ModelSpec
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def find(model: str | Path) -> Path:
     network, colon, weights = str(model).partition(":")
     if network in SPECS and (own := shipped(network).get(weights)):
         return own
-    near = get_close_matches(network, SPECS, n=1) if colon else []
+    ours = [name.partition(":")[0] for name in shipped_names() if name.endswith(f":{weights}")]
+    near = get_close_matches(network, ours or SPECS, n=1) if colon else []
     hint = f". Did you mean {near[0]}:{weights}?" if near and near[0] != network else ""
     raise ModelFileError(f"{path} does not exist; give a model file, a run folder, or NAME:WEIGHTS{hint}")
 

@@ -65,6 +65,7 @@ def _on(found: Diagnosis) -> Iterator[tuple[str, str]]:
     kept = f"no: {found.allocator_set_by} is set" if found.allocator_set_by else "no: the allocator is not glibc's"
     yield "memory", "freed memory is kept" if found.keeps_memory else kept
     yield "kernels", found.kernels
+    yield "resizing", found.resizing
 
 
 def _list(versions: Mapping[str, str]) -> str:

@@ -89,11 +89,20 @@ def rows_first(size: tuple[int, int], sides: tuple[int, int]) -> bool:
     return size[1] - sides[1] <= 2 * max(size[0] - sides[0], 0) or sides[1] >= size[1]
 
 
-@cache
+def status() -> str:
+    """One line on the kernel: compiled and loaded, which takes two seconds the first time, or why not."""
+    return _load(make=True)[1]
+
+
 def _kernel(*, make: bool) -> Any:
+    return _load(make=make)[0]
+
+
+@cache
+def _load(*, make: bool) -> tuple[Any, str]:
     with _lock:  # so that one thread compiles, and the others find what it made
-        library, _ = load(Path(__file__).parent, FLAGS, make=make)
+        library, why = load(Path(__file__).parent, FLAGS, make=make)
     if library is None:
-        return None
+        return None, why
     library.resample.argtypes, library.resample.restype = _ARGUMENTS, _INT
-    return library.resample
+    return library.resample, why
