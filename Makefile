@@ -32,7 +32,7 @@ run: $(CORE)
 	$(BIN)/resnetkit data samples cifar10 $(NEW_RUN)/pictures --count 6
 	$(BIN)/resnetkit predict $(NEW_RUN) $(NEW_RUN)/pictures --top 3
 	@echo && cat $(NEW_RUN).txt
-	@echo && echo "resnet20 and resnet56, which come with the package:"
+	@echo && echo "resnet20 and resnet56, two of the models that come with the package:"
 	$(BIN)/resnetkit evaluate resnet20:cifar10 cifar10
 	$(BIN)/resnetkit evaluate resnet56:cifar10 cifar10
 

@@ -327,10 +327,11 @@ def test_tiles_of_amx_are_left_to_onednn(instruction, monkeypatch):
 
 
 @winograd
+@pytest.mark.parametrize("sides", [(4, 8), (8, 8)])
 @pytest.mark.parametrize("images", [15, 17, 128])
-def test_convolution_of_batches_that_groups_do_not_divide(images, threads):
-    """Weight gradients are summed over 16 images of 4 × 8 at once, or what is left of them in a thread's share."""
-    check_unit(UnitCase(32, 16, (images, 4, 8), beside=True, relu=False))
+def test_convolution_of_batches_that_groups_do_not_divide(images, sides, threads):
+    """Weight gradients are summed over 16 images of 4 × 8, or 8 of 8 × 8, at once, or what is left."""
+    check_unit(UnitCase(32, 16, (images, *sides), beside=True, relu=False))
 
 
 @winograd
@@ -358,7 +359,7 @@ def test_convolution_is_as_close_as_stated(maps, bounds):
     ("width", "bound", "gradient_bound"), [(14, 0.0, 0.01), (16, 0.02, 0.015), (8, 0.02, 0.015), (56, 0.02, 0.015)]
 )
 def test_borders_are_padded_with_zeros(width, bound, gradient_bound):
-    """Whole numbers, which F(2, 3) holds exactly: every place is right, at the borders as inside."""
+    """Whole numbers, which F(2, 3) holds exactly, and F(4, 3) not: every place is right, at the borders as inside."""
     conv, norm = conv3x3(16, 16), nn.BatchNorm2d(16)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # even, so that the halves of F(2, 3) are whole
@@ -369,6 +370,7 @@ def test_borders_are_padded_with_zeros(width, bound, gradient_bound):
     y, mean, inverse_std, z = kernels.unit_forward(x, conv, norm, origin=torch.zeros(16), relu=False)
     wanted = F.conv2d(x.double(), conv.weight.double(), padding=1)
     assert off_by(y, wanted) <= bound
+    assert (off_by(y, wanted) > 0) is by_four(8, width)
     right, below = width - 1, 7
     for place in ((0, 0), (0, right), (below, 0), (below, right), (3, 0), (3, right), (0, 5), (below, 5)):
         grad = torch.zeros_like(y)
@@ -420,14 +422,14 @@ def test_the_same_bits_run_after_run(threads):
 
 
 @winograd
-@pytest.mark.parametrize(("width", "most"), [(14, 9), (8, 15)])
-def test_what_is_not_a_number_gets_through_a_convolution(width, most):
+@pytest.mark.parametrize(("width", "places"), [(14, 9), (8, 15)])
+def test_what_is_not_a_number_gets_through_a_convolution(width, places):
     case = UnitCase(16, 32, (2, 8, width), beside=False, relu=True)
     case.x[1, 5, 4, 4] = torch.nan
     y, mean, inverse_std, z = case.forward()
     broken = y[1].isnan().any(0)
     assert broken[3:6, 3:6].all()
-    assert broken.sum() <= most, "no farther than the places that are computed together"
+    assert broken.sum() == places, "those that are computed together: two in a row by F(2, 3), four by F(4, 3)"
     assert not y[0].isnan().any()
     assert z.isnan().all()
     grad_x, _, grad_weight, *_ = case.backward(y, mean, inverse_std, z)
