@@ -116,11 +116,12 @@ def test_the_first_call_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    for kernel in (diagnosis.library, diagnosis.resampling):
-        monkeypatch.setattr(kernel, "status", lambda: "off")  # compiling takes seconds
+    monkeypatch.setattr(diagnosis.library, "status", lambda: "off: training")  # compiling takes seconds
+    monkeypatch.setattr(diagnosis.resampling, "status", lambda: "off: resizing")
     monkeypatch.setenv("RESNETKIT_CACHE", str(own_cache / "not" / "yet"))
     found = diagnose(quick=True)
     assert found.rates is None
+    assert (found.kernels, found.resizing) == ("off: training", "off: resizing")
     assert found.threads == torch.get_num_threads()
     assert {"torch", "torchvision"} == found.versions.keys()
     assert "pillow" in found.decoders
