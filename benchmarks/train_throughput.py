@@ -4,7 +4,8 @@ The peers are written as the usual trainers are. For CIFAR-10: torchvision's PIL
 padding, ToTensor, Normalize) in a DataLoader with workers, batches of 128. For a folder of JPEGs, torchvision's
 classification reference: ImageFolder, RandomResizedCrop 224, flip, PILToTensor, Normalize, batches of 32. Both train in
 float32, operation by operation, with torch.optim.SGD. Ours is what `resnetkit train` does by default on the same
-pictures, its allocator and thread settings included. The matrix rate is that of a 2048 x 2048 product in the same run.
+pictures, its allocator and thread settings included, but with crops of full size from the first step on. The matrix
+rate is that of a 2048 x 2048 product in the same run.
 
     python benchmarks/train_throughput.py [--only resnet20 resnet56 resnet50] [--rounds 5] [--photos DIR]
 """
@@ -99,7 +100,7 @@ def ours(model: str, folder: Path) -> float:
     from resnetkit.train.task import prepare
 
     row = RECIPES["folder" if model == "resnet50" else "cifar10"]
-    recipe = replace(row, model=model, lr=0.01, batch_size=BATCH[model])
+    recipe = replace(row, model=model, lr=0.01, batch_size=BATCH[model], early_scale=1.0)  # full size, as the peer's
     if model == "resnet50":
         recipe = replace(recipe, min_area=0.08)
     dataset = open_dataset(str(folder) if model == "resnet50" else "cifar10")
@@ -108,7 +109,7 @@ def ours(model: str, folder: Path) -> float:
         monitor = Monitor(run, quiet=True)
         training = Training(prepare(recipe, dataset), recipe, run, monitor, started=time.monotonic())
         training.train_mode()
-        batches = draw(training.task.loader, training.position, 1)
+        batches = draw(training.task.loader, training.position, 1, augment=training.augment)
         began = 0.0
         for step in range(WARM_UP + STEPS[model]):
             if step == WARM_UP:

@@ -15,12 +15,12 @@ from scenes import scene
 IMAGENET = Preprocess(size=224, resize=256)
 
 
-def windows_of(image, padding, fill=0):
+def windows_of(image, padding, size=None, **how):
     """All translated windows of one picture, and their mirror images: {bytes: (top, left, mirrored)}."""
-    height, width, _ = image.shape
-    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), constant_values=fill)
+    height, width = (size, size) if size else image.shape[:2]
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), **how)
     found = {}
-    for top, left in product(range(2 * padding + 1), repeat=2):
+    for top, left in product(range(len(padded) - height + 1), range(padded.shape[1] - width + 1)):
         window = padded[top : top + height, left : left + width]
         found[window.tobytes()] = (top, left, False)
         found[window[:, ::-1].tobytes()] = (top, left, True)
@@ -31,7 +31,7 @@ def windows_of(image, padding, fill=0):
 @pytest.mark.parametrize("fill", [(0,), (7,)])
 def test_pad_crop_gives_every_window_and_mirror_image_equally_often(shape, fill):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    expected = windows_of(image, 2, fill[0])
+    expected = windows_of(image, 2, constant_values=fill[0])
     assert len(expected) == 50
     images = np.repeat(image[None], 5000, axis=0)
     varied = Augment("pad", padding=2, fill=fill).batch(images, np.random.default_rng(1))
@@ -41,6 +41,35 @@ def test_pad_crop_gives_every_window_and_mirror_image_equally_often(shape, fill)
     # 5,000 draws over 50 equal cells; chi-square with 49 degrees of freedom is under 85 in 99.9 %.
     assert ((counts - 100) ** 2 / 100).sum() < 85
     assert np.array_equal(images, np.repeat(image[None], 5000, axis=0))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (6, 9, 1)])
+def test_padding_by_reflection(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    expected = windows_of(image, 3, mode="reflect")
+    varied = Augment("pad", padding=3, padding_mode="reflect").batch(
+        np.repeat(image[None], 2000, axis=0), np.random.default_rng(1)
+    )
+    assert {result.tobytes() for result in varied} == set(expected)
+    assert len(expected) == 98
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_smaller_windows_come_from_everywhere(padding):
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    expected = windows_of(image, padding, size=5, mode="reflect")
+    augment = Augment("pad", size=5, padding=padding, padding_mode="reflect")
+    varied = augment.batch(np.repeat(image[None], 2000, axis=0), np.random.default_rng(1))
+    assert varied.shape == (2000, 5, 5, 3)
+    assert {result.tobytes() for result in varied} == set(expected)
+    with pytest.raises(UsageError, match="size is 10, more than 9 x 7 with 1 pixels of padding"):
+        Augment("pad", size=10, padding=1).batch(image[None], np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("crop", ["pad", "random-resized"])
+def test_pictures_get_the_smaller_size(crop):
+    augment = Augment(crop, size=160, padding=8)
+    assert augment.picture(scene(300, 260), IMAGENET, np.random.default_rng(0)).shape == (160, 160, 3)
 
 
 def test_pad_crop_keeps_pictures_apart_and_fills_each_channel():
@@ -175,6 +204,9 @@ def test_a_cut_is_what_the_picture_is_cut_by(crop):
     [
         ({"crop": "padding"}, "crop is 'padding'; choose one of none, pad, random-resized, scale-jitter"),
         ({"padding": -1}, "padding is -1; it must be at least 0"),
+        ({"padding_mode": "mirror"}, "padding_mode is 'mirror'; choose one of constant, reflect"),
+        ({"crop": "pad", "size": 0}, "size is 0; it must be at least 1"),
+        ({"crop": "scale-jitter", "size": 8}, "crop scale-jitter gives the network's size; leave size out"),
         ({"fill": (256,)}, "give values from 0 to 255"),
         ({"scale": (0.5, 1.5)}, "scale is .0.5, 1.5."),
         ({"ratio": (2, 1)}, "ratio is .2, 1."),

@@ -156,3 +156,24 @@ def test_computing_blocks_again_gives_the_same_bits(name, frozen, precision):
     counters = {int(value) for key, value in again_state.items() if key.endswith("num_batches_tracked")}
     assert counters == (set() if "group" in name else {0, 2} if frozen else {2})
     assert all(norm.momentum == 0.1 for norm in twin.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.slow
+@compiled
+def test_compiled_steps_do_not_depend_on_the_sizes_before():
+    """A run that goes on at full size never saw the small pictures, and has to come to the same bits."""
+
+    def gradients(sizes: list[int]) -> list[Tensor]:
+        torch._dynamo.reset()
+        net = network(UNSERVED)
+        forward, name = choose_forward(net, Recipe(compile="inductor"), CPU, "bfloat16")
+        assert name == "torch.compile"
+        for size in sizes:
+            net.load_state_dict(network(UNSERVED).state_dict())
+            net.zero_grad()
+            images = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(1))
+            forward(images.to(memory_format=torch.channels_last)).float().logsumexp(dim=1).sum().backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    for small_first, alone in zip(gradients([24, 32]), gradients([32]), strict=True):
+        assert torch.equal(small_first, alone)

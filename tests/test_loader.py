@@ -96,17 +96,33 @@ def test_grey_pictures_have_one_channel(on_disk):
     assert torch.equal(colours, kept.expand(4, 3, 8, 8))
 
 
-@pytest.mark.parametrize("crop", [None, "none", "pad", "random-resized", "scale-jitter"])
+@pytest.mark.parametrize(
+    ("crop", "size"),
+    [
+        (None, None),
+        ("none", None),
+        ("pad", None),
+        ("pad", 6),
+        ("random-resized", None),
+        ("random-resized", 6),
+        ("scale-jitter", None),
+    ],
+)
 @pytest.mark.parametrize("where", ["memory", "larger memory", "files"])
-def test_workers_and_start_change_nothing(on_disk, crop, where):
+def test_workers_and_start_change_nothing(on_disk, crop, size, where):
     samples = {"memory": in_memory(), "larger memory": in_memory(size=11), "files": on_disk}[where]
-    augment = Augment(crop, padding=2, jitter=(9, 12), pca_color=0.1) if crop else None
+    augment = Augment(crop, size=size, padding=2, jitter=(9, 12), pca_color=0.1) if crop else None
 
     def batches(epoch, workers=0, first_batch=0):
         loader = Loader(samples, TINY, batch_size=5, augment=augment, shuffle=True, seed=7, workers=workers)
         return record(loader.epoch(epoch, first_batch))
 
+    other = Loader(samples, TINY, batch_size=5, augment=Augment("none", flip=False), shuffle=True, seed=7)
+    side = size or TINY.size
+    assert next(other.epoch(3, augment=augment)).images.shape == (5, 3, side, side)
     whole = batches(3)
+    if augment:
+        assert record(other.epoch(3, augment=augment)) == whole
     assert len(whole) == 5
     assert batches(3, workers=1) == batches(3, workers=3) == whole
     for first_batch in (1, 4, 5):

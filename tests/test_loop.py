@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,18 @@ import pytest
 import torch
 
 from resnetkit import modelfile
+from resnetkit.data.augment import Augment
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.loader import Loader
 from resnetkit.data.samples import Dataset
+from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, ResnetkitError, TrainingError, UsageError
+from resnetkit.train import run as runs
+from resnetkit.train.checkpoint import Position
 from resnetkit.train.evaluate import evaluate
-from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.loop import InterruptedTrainingError, Training, draw
 from resnetkit.train.monitor import Monitor, read_metrics
+from resnetkit.train.optim import Plan
 from resnetkit.train.recipe import RECIPES, Recipe
 from resnetkit.train.run import resume, train
 
@@ -224,6 +232,7 @@ def test_without_validation_the_last_model_is_the_best(dataset, tmp_path):
 
 
 def test_minutes_end_the_run_with_the_whole_schedule(dataset, tmp_path):
+    train(replace(TINY, iterations=1), dataset, out=tmp_path / "first", quiet=True)  # what a process loads once
     train(replace(TINY, minutes=0.1, evaluate_every=1e6), dataset, out=tmp_path / "run", quiet=True)
     rates = [row["lr"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["part"] == "train"]
     top = rates.index(max(rates))
@@ -233,6 +242,82 @@ def test_minutes_end_the_run_with_the_whole_schedule(dataset, tmp_path):
     assert rates[-1] < 0.5 * max(rates)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]
     assert state["plan"]["knots"][-1] == (state["step"], 1.0)
+
+
+def test_pictures_are_small_then_cropped_then_whole(dataset, tmp_path, monkeypatch):
+    """Of the 10 steps, 4 on crops of 24 px, 3 on crops at full size, 3 on whole pictures."""
+    seen = []
+    prepare = runs.prepare
+
+    def spied(*given):
+        task = prepare(*given)
+        return replace(task, forward=lambda images: (seen.append(images.clone()), task.forward(images))[1])
+
+    monkeypatch.setattr(runs, "prepare", spied)
+    recipe = replace(
+        TINY, iterations=10, early_scale=0.75, early_until=0.4, center_crop_from=0.7, padding_mode="reflect", flip=False
+    )
+    train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    assert [images.shape[-1] for images in seen] == [24] * 4 + [32] * 6
+    preprocess = modelfile.load(tmp_path / "run").header.preprocess
+    assert preprocess.size == 32
+    pictures = {image.tobytes() for image in preprocess.normalize(dataset.train.images)}
+    whole = [all(image.tobytes() in pictures for image in images.contiguous().numpy()) for images in seen]
+    assert whole == [False] * 7 + [True] * 3
+
+
+@pytest.mark.parametrize("crop", ["pad", "random-resized"])
+def test_threads_and_groups_of_batches_when_crops_change(crop, split_folder):
+    """Groups of two batches from files: after the third, in mid-epoch, all further ones are larger."""
+    samples = open_dataset(str(split_folder)).train
+    preprocess = Preprocess(size=16)
+
+    def drawn(workers: int, first: Position) -> list[tuple[int, int, bytes]]:
+        here = replace(first)
+        loader = Loader(samples, preprocess, batch_size=4, shuffle=True, workers=workers)
+        groups, found = draw(loader, here, 2, augment=lambda: Augment(crop, size=12 if here.step < 3 else None)), []
+        for group in islice(groups, 8 - here.step):
+            here.step += 1
+            found += [(batch.number, batch.images.shape[-1], batch.images.numpy().tobytes()) for batch in group]
+        groups.close()
+        return found
+
+    batches = drawn(0, Position(Plan.of_length(8)))
+    assert [side for _, side, _ in batches] == [12] * 6 + [16] * 10
+    assert drawn(3, Position(Plan.of_length(8))) == batches
+    per_epoch = len(Loader(samples, preprocess, batch_size=4))
+    for step in (2, 3, 5):
+        epoch, number = divmod(2 * step, per_epoch)
+        assert drawn(2, Position(Plan.of_length(8), step=step, epoch=epoch, next_batch=number)) == batches[2 * step :]
+
+
+def test_the_clock_knows_of_small_crops(dataset, tmp_path):
+    folder = runs.RunFolder(tmp_path)
+    for changes, expected in (
+        ({}, (0.0, 1.0)),
+        ({"early_scale": 0.75}, (0.5, 0.5625)),
+        ({"early_scale": 0.75, "center_crop_from": 0.3}, (0.3, 0.5625)),
+        ({"early_scale": 0.75, "crop": "none"}, (0.0, 1.0)),
+    ):
+        recipe = replace(TINY, minutes=3.0, **changes)
+        with Monitor(folder, quiet=True) as monitor:
+            pace = Training(runs.prepare(recipe, dataset), recipe, folder, monitor, started=time.monotonic()).pace
+        assert (pace.early_until, pace.early_cost) == expected
+
+
+@pytest.mark.parametrize("step", [3, 12, 15, 27])
+def test_a_run_goes_on_in_every_part_of_it(step, dataset, tmp_path, interrupt_after):
+    """Epochs of 15 steps; crops get their full size after step 12, in mid-epoch, and pictures are whole from 24 on."""
+    recipe = replace(TINY, early_scale=0.75, early_until=0.4, center_crop_from=0.8)
+    train(recipe, dataset, out=tmp_path / "whole", quiet=True)
+    interrupt_after(step, tmp_path / "run")
+    with pytest.raises(InterruptedTrainingError):
+        train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", dataset, quiet=True)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == (
+        tmp_path / "whole" / "last.safetensors"
+    ).read_bytes()
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
@@ -408,7 +493,7 @@ def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
     """A real process, killed several times at arbitrary moments, against one that ran through."""
     flags = [
         *("--model", "resnet20,depths=1-1-1,drop_path=0.3", "--size", "32", "--batch-size", "16", "--epochs", "4"),
-        *("--threads", "1"),
+        *("--threads", "1", "--early-scale", "0.75", "--center-crop-from", "0.75", "--min-area", "0.5"),
         *(
             "--precision",
             "float32",

@@ -66,6 +66,39 @@ def test_pace_fits_a_run_whose_speed_changes():
     assert rates[-1] > 0.99
 
 
+def test_pace_is_not_fooled_by_a_slow_first_step_at_full_size():
+    """40 of 300 seconds go into the first of the later steps, as a compiler takes them."""
+    pace = Pace(5, steps_per_evaluation=10**6, evaluation_share=0.0, early_until=0.5, early_cost=0.5)
+    plan, step, clock, compiled = Pace.UNKNOWN, 0, 0.0, False
+    while step < plan.total_steps:
+        before = plan.progress(step)
+        seconds = 0.05 if before < 0.5 else 0.1 if compiled else 40.0
+        compiled = before >= 0.5
+        clock, step = clock + seconds, step + 1
+        pace.step(seconds, before)
+        plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=0.0)
+        assert plan.progress(step) - before < 0.01, "no jump of the schedule"
+    assert 0.95 * 300 <= clock <= 1.01 * 300
+
+
+@pytest.mark.parametrize("early_seconds", [0.05, 0.07])
+def test_pace_knows_that_early_steps_cost_less(early_seconds):
+    """Half of the steps are said to take 0.6 of the later ones' 0.1 s, and take a little less or more."""
+    pace = Pace(3, steps_per_evaluation=200, evaluation_share=5.0, early_until=0.5, early_cost=0.6)
+    plan, step, clock, early = Pace.UNKNOWN, 0, 0.0, 0
+    while step < plan.total_steps:
+        before = plan.progress(step)
+        seconds = early_seconds if before < 0.5 else 0.1
+        early += before < 0.5
+        clock, step = clock + seconds, step + 1
+        pace.step(seconds, before)
+        plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=0.5)
+        if step % 200 == 0:
+            clock += 0.5
+    assert 0.95 * 180 <= clock + 2 <= 1.02 * 180
+    assert 0.42 < early / step < 0.58, "about half of the steps, not of the time, which would be 0.6 or more"
+
+
 def test_pace_of_a_resumed_run_is_not_fooled_by_a_slow_first_step():
     """Half of 1,080 steps of 0.15 s are done; a new process takes a minute for its first step, as a compiler does."""
     pace = Pace(3, steps_per_evaluation=350, evaluation_share=20.0)

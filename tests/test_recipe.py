@@ -81,6 +81,11 @@ def test_wrong_files_are_refused(tmp_path, text, words):
         {"seed": -1},
         {"weight_decay": float("nan")},
         {"minutes": 3.0, "iterations": 100},
+        {"early_scale": 0.0},
+        {"early_scale": 1.5},
+        {"early_until": 1.1},
+        {"center_crop_from": -0.1},
+        {"padding_mode": "mirror"},
     ],
 )
 def test_values_that_cannot_be_meant(changes):

@@ -14,6 +14,7 @@ from resnetkit.data.transforms import FILTERS, Preprocess, as_array, sides_at
 from resnetkit.errors import UsageError
 
 Crop = Literal["none", "pad", "random-resized", "scale-jitter"]
+PaddingMode = Literal["constant", "reflect"]
 
 # Principal components of ImageNet's colours on a scale of 0 to 1 (Krizhevsky et al. 2012, Sec. 4.1), with the numbers
 # of fb.resnet.torch: standard deviations along them, and the components as columns, rows R, G, B.
@@ -36,10 +37,14 @@ class Augment:
     crop: Crop = "none"
     """none: as in validation. pad: as in validation, then `padding` more on each side and a random crop (Sec. 4.2).
     random-resized: a random area and ratio (Szegedy et al. 2015). scale-jitter: a random scale and place (Sec. 3.4)."""
+    size: int | None = None
+    """pad, random-resized: height and width of what a crop gives; unset: the network's."""
     padding: int = 4
     """pad: pixels on each side."""
+    padding_mode: PaddingMode = "constant"
+    """pad: what those pixels are; constant: of one colour, `fill`. reflect: the picture, mirrored at its edge."""
     fill: tuple[int, ...] = (0,)
-    """pad: colour of those pixels, 0 to 255; one value, or one per channel."""
+    """constant: the colour, 0 to 255; one value, or one per channel."""
     flip: bool = True
     """Mirror half of the pictures."""
     scale: tuple[float, float] = (0.08, 1.0)
@@ -53,8 +58,18 @@ class Augment:
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant, naming the field."""
-        if self.crop not in get_args(Crop):
-            raise UsageError(f"crop is {self.crop!r}; choose one of {', '.join(get_args(Crop))}")
+        for name, value, known in (
+            ("crop", self.crop, get_args(Crop)),
+            ("padding_mode", self.padding_mode, get_args(PaddingMode)),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+        if self.size is not None and self.crop not in ("pad", "random-resized"):
+            raise UsageError(
+                f"crop {self.crop} gives the network's size; leave size out, or take pad or random-resized"
+            )
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"size is {self.size}; it must be at least 1")
         if self.padding < 0:
             raise UsageError(f"padding is {self.padding}; it must be at least 0")
         if not self.fill or not all(0 <= value <= 255 for value in self.fill):
@@ -76,24 +91,32 @@ class Augment:
         """Whether a crop is cut from the whole picture, and not from what validation sees."""
         return self.crop in ("random-resized", "scale-jitter")
 
+    def side(self, preprocess: Preprocess) -> int:
+        """Height and width of what comes out."""
+        return preprocess.size if self.size is None else self.size
+
     def batch(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Vary pictures that have the network's size already: uint8 (n, height, width, channels), to new ones."""
+        """Vary pictures that have the network's size already: uint8 (n, height, width, channels), to new ones.
+
+        They keep that size, or get `size`.
+        """
         if self.resizes:
             raise UsageError(f"crop {self.crop} cuts from whole pictures, one by one; a batch takes none or pad")
-        images = self._padded_windows(images, rng) if self.crop == "pad" and self.padding else images.copy()
+        cuts = self.crop == "pad" and (self.padding or self.size)
+        images = self._padded_windows(images, rng) if cuts else images.copy()
         if self.flip:
             mirrored = rng.random(len(images)) < 0.5
             images[mirrored] = images[mirrored, :, ::-1]
         return self.shift_colors(images, rng)
 
     def picture(self, picture: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Vary one picture of any size, already in the colours of `preprocess`: uint8 (size, size, channels)."""
+        """Vary one picture of any size, already in the colours of `preprocess`: uint8 (side, side, channels)."""
         if not self.resizes:
             return self.batch(preprocess.pixels(picture)[None], rng)[0]
         cut = self.cut(picture.size, preprocess, rng)
-        sides = (preprocess.size, preprocess.size)
+        side = self.side(preprocess)
         # One step: only what is inside the crop gets resized.
-        pixels = as_array(picture.resize(sides, FILTERS[preprocess.interpolation], box=cut.box))
+        pixels = as_array(picture.resize((side, side), FILTERS[preprocess.interpolation], box=cut.box))
         return self.shift_colors((pixels[:, ::-1] if cut.mirrored else pixels)[None], rng)[0]
 
     def cut(self, sides: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator) -> Cut:
@@ -105,19 +128,28 @@ class Augment:
         return Cut(box, mirrored=self.flip and rng.random() < 0.5)
 
     def _padded_windows(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Pad every side, then cut one window of the first size out of each picture."""
+        """Pad every side, then cut one window of `size`, or of the first size, out of each picture."""
         count, height, width, channels = images.shape
+        out_height, out_width = (height, width) if self.size is None else (self.size, self.size)
         if len(self.fill) not in (1, channels):
             raise UsageError(f"fill has {len(self.fill)} values for {channels} channels; give one, or one per channel")
         pad = self.padding
-        padded = np.empty((count, height + 2 * pad, width + 2 * pad, channels), np.uint8)
-        padded[:] = np.array(self.fill, np.uint8)
-        padded[:, pad : pad + height, pad : pad + width] = images
-        top, left = rng.integers(0, 2 * pad + 1, (2, count))
+        down, across = height + 2 * pad - out_height, width + 2 * pad - out_width
+        if down < 0 or across < 0:
+            raise UsageError(
+                f"size is {self.size}, more than {width} x {height} with {pad} pixels of padding on each side"
+            )
+        if self.padding_mode == "reflect":
+            padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+        else:
+            padded = np.empty((count, height + 2 * pad, width + 2 * pad, channels), np.uint8)
+            padded[:] = np.array(self.fill, np.uint8)
+            padded[:, pad : pad + height, pad : pad + width] = images
+        top, left = rng.integers(0, [[down + 1], [across + 1]], (2, count))
         # Rows as runs of bytes, so that every row of a window is one copy.
         rows = padded.reshape(count, height + 2 * pad, -1)
-        windows = sliding_window_view(rows, (height, width * channels), axis=(1, 2))
-        return windows[np.arange(count), top, left * channels].reshape(images.shape)
+        windows = sliding_window_view(rows, (out_height, out_width * channels), axis=(1, 2))
+        return windows[np.arange(count), top, left * channels].reshape(count, out_height, out_width, channels)
 
     def _random_area(self, sides: tuple[int, int], rng: np.random.Generator) -> Box:
         """A box of random area and ratio in the picture; the centre, cut to the nearest ratio, where ten tries fail."""

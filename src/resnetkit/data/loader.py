@@ -36,7 +36,8 @@ class Batch:
     """n pictures that go through the network together."""
 
     images: Tensor
-    """uint8 (n, channels, size, size), 0 to 255, in channels_last memory; see `Normalize`."""
+    """uint8 (n, channels, side, side), 0 to 255, in channels_last memory; see `Normalize`. `side` is the network's
+    size, or that of the crops."""
     labels: Tensor
     """int64 (n,)."""
     indices: Tensor
@@ -101,8 +102,8 @@ class Loader:
         whole, rest = divmod(len(self.samples), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_batch` on.
+    def epoch(self, epoch: int = 0, first_batch: int = 0, *, augment: Augment | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from `first_batch` on, varied by `augment` in place of the loader's own, if given.
 
         A batch is smaller by its unreadable files, and left out, number and all, if none is readable. Once the iterator
         is closed, or let go, its threads have ended.
@@ -113,16 +114,17 @@ class Loader:
         if self.shuffle:
             order = self._rng(epoch, SHUFFLE).permutation(order)
         numbers = range(first_batch, len(self))
+        augment = augment or self.augment
         mirrored = self._mirrored(epoch)
-        if self.samples.images is not None and self._is_ready(self.samples.images):
-            return self._from_memory(self.samples.images, epoch, numbers, order, mirrored)
-        return self._decoded(epoch, numbers, order, mirrored)
+        if self.samples.images is not None and self._is_ready(self.samples.images, augment):
+            return self._from_memory(self.samples.images, augment, epoch, numbers, order, mirrored)
+        return self._decoded(augment, epoch, numbers, order, mirrored)
 
-    def _is_ready(self, images: NDArray[np.uint8]) -> bool:
+    def _is_ready(self, images: NDArray[np.uint8], augment: Augment | None) -> bool:
         """Whether pictures in memory are what `preprocess` would make of them, and can be augmented by the batch."""
         size = self.preprocess.size
         fits = images.shape[1:] == (size, size, self.preprocess.channels) and self.preprocess.shorter_side == size
-        return fits and not (self.augment and self.augment.resizes)
+        return fits and not (augment and augment.resizes)
 
     def _rng(self, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, purpose, position])))
@@ -136,6 +138,7 @@ class Loader:
     def _from_memory(
         self,
         images: NDArray[np.uint8],
+        augment: Augment | None,
         epoch: int,
         numbers: range,
         order: NDArray[np.int64],
@@ -144,15 +147,20 @@ class Loader:
         for number in numbers:
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             pixels = images[indices]
-            if self.augment:
-                pixels = self.augment.batch(pixels, self._rng(epoch, BATCH, number))
+            if augment:
+                pixels = augment.batch(pixels, self._rng(epoch, BATCH, number))
             turned = mirrored[indices]
             if turned.any():
                 pixels[turned] = pixels[turned, :, ::-1]
             yield self._batch(number, indices, pixels)
 
     def _decoded(
-        self, epoch: int, numbers: range, order: NDArray[np.int64], mirrored: NDArray[np.bool_]
+        self,
+        augment: Augment | None,
+        epoch: int,
+        numbers: range,
+        order: NDArray[np.int64],
+        mirrored: NDArray[np.bool_],
     ) -> Iterator[Batch]:
         resampling.prepare()
         pool = ThreadPoolExecutor(self.workers, "resnetkit-decode") if self.workers else None
@@ -160,12 +168,13 @@ class Loader:
         each = pool.map if pool else map
         ahead = BATCHES_AHEAD if pool else 0
         begun: deque[_Begun] = deque()
+        side = augment.side(self.preprocess) if augment else self.preprocess.size
         try:
             for number in numbers:
                 first = number * self.batch_size
                 indices = order[first : first + self.batch_size]
-                pixels = np.empty((len(indices), *self._shape), np.uint8)
-                decode = partial(self._decode, epoch)
+                pixels = np.empty((len(indices), side, side, self.preprocess.channels), np.uint8)
+                decode = partial(self._decode, augment, epoch)
                 positions = range(first, first + len(indices))
                 reasons = each(decode, indices, positions, mirrored[indices], pixels)
                 begun.append(_Begun(number, indices, pixels, reasons))
@@ -177,19 +186,23 @@ class Loader:
             if pool:
                 pool.shutdown(cancel_futures=True)
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.preprocess.size, self.preprocess.size, self.preprocess.channels
-
-    def _decode(self, epoch: int, index: int, position: int, mirrored: np.bool_, out: NDArray[np.uint8]) -> str | None:
+    def _decode(
+        self,
+        augment: Augment | None,
+        epoch: int,
+        index: int,
+        position: int,
+        mirrored: np.bool_,
+        out: NDArray[np.uint8],
+    ) -> str | None:
         """Write one picture's pixels to `out`, or say why not. Runs in any thread: it changes nothing else."""
         try:
-            if self.augment and self.augment.resizes:
-                self._write_cut(self.augment, index, self._rng(epoch, PICTURE, position), out)
-            elif self.augment:
+            if augment and augment.resizes:
+                self._write_cut(augment, index, self._rng(epoch, PICTURE, position), out)
+            elif augment:
                 at_least = self.preprocess.shorter_side
                 picture = open_sample(self.samples, index, mode=self.preprocess.mode, at_least=at_least)
-                out[:] = self.augment.picture(picture, self.preprocess, self._rng(epoch, PICTURE, position))
+                out[:] = augment.picture(picture, self.preprocess, self._rng(epoch, PICTURE, position))
             else:
                 out[:] = self.preprocess.pixels(open_sample(self.samples, index, mode=self.preprocess.mode))
         except DataError as error:
@@ -208,7 +221,7 @@ class Loader:
         """`Augment.picture`, with the crop drawn before decoding, so that no more is decoded than it needs."""
         picture = PictureFile(_source(self.samples, index), mode=self.preprocess.mode)
         box, mirrored = augment.cut(picture.size, self.preprocess, rng)
-        pixels, box = picture.part(box, at_least=self.preprocess.size)
+        pixels, box = picture.part(box, at_least=len(out))
         write_crop(out, pixels, box, interpolation=self.preprocess.interpolation, mirrored=mirrored)
         if augment.pca_color:
             out[:] = augment.shift_colors(out[None], rng)[0]
@@ -229,7 +242,7 @@ class Loader:
             yield self._batch(batch.number, batch.indices[readable], batch.pixels[readable])
 
     def _batch(self, number: int, indices: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Batch:
-        """`pixels` is (n, size, size, channels); the tensor is a view of it, and so in channels_last memory."""
+        """`pixels` is (n, side, side, channels); the tensor is a view of it, and so in channels_last memory."""
         return Batch(
             images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
             labels=torch.from_numpy(self.samples.labels[indices]),
@@ -245,7 +258,7 @@ class _Begun:
     number: int
     indices: NDArray[np.int64]
     pixels: NDArray[np.uint8]
-    """(n, size, size, channels), filled by the workers."""
+    """(n, side, side, channels), filled by the workers."""
     reasons: Iterator[str | None]
     """For each picture, once it is decoded, None, or why it can't be read."""
 

@@ -44,6 +44,9 @@ def choose_forward(
         forward, name = torch.compile(forward), "torch.compile"
 
     def in_precision(images: Tensor) -> Tensor:
+        if name == "torch.compile":
+            # Else a second size of pictures gets code for any size, and a run that goes on after it other bits.
+            torch._dynamo.mark_static(images, [2, 3])
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return forward(images)
 

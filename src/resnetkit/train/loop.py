@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from resnetkit import modelfile
+from resnetkit.data.augment import Augment
 from resnetkit.data.loader import Batch, Loader, Normalize
 from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
@@ -21,7 +22,7 @@ from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.optim import Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.signals import Signals
-from resnetkit.train.task import Task, freeze
+from resnetkit.train.task import Task, choose_augment, freeze
 
 WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
@@ -58,8 +59,16 @@ class Training:
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
         val_images = len(task.val) if task.val is not None else 0
         evaluation_share = 0.5 * val_images / (recipe.batch_size * recipe.accumulate)
+        # A step is taken to cost as its pixels, until the full size is there.
+        early_cost = (self.augment().side(task.header.preprocess) / task.header.preprocess.size) ** 2
         self.pace = (
-            Pace(recipe.minutes, steps_per_evaluation=self.steps_per_evaluation, evaluation_share=evaluation_share)
+            Pace(
+                recipe.minutes,
+                steps_per_evaluation=self.steps_per_evaluation,
+                evaluation_share=evaluation_share,
+                early_until=min(recipe.early_until, recipe.center_crop_from) if early_cost < 1 else 0.0,
+                early_cost=early_cost,
+            )
             if recipe.minutes
             else None
         )
@@ -76,7 +85,7 @@ class Training:
             f"{self.task.computed_by}{', recomputing' if self.task.recompute else ''}"
         )
         done = here.step >= here.plan.total_steps
-        batches = draw(self.task.loader, here, self.recipe.accumulate)
+        batches = draw(self.task.loader, here, self.recipe.accumulate, augment=self.augment)
         self.train_mode()
         while not done:
             tick = time.monotonic()
@@ -86,7 +95,7 @@ class Training:
             here.training_seconds += took
             self.show()
             if self.pace:
-                self.pace.step(took)
+                self.pace.step(took, here.plan.progress(here.step - 1))
                 here.plan = self.pace.fit(
                     here.plan,
                     here.step,
@@ -155,6 +164,11 @@ class Training:
             return self.recipe.warmup_lr
         drops = plateaus(here.errors, patience=self.recipe.plateau_patience)
         return learning_rate(self.recipe, here.plan.progress(here.step), drops=drops)
+
+    def augment(self) -> Augment:
+        """How the pictures of the next step are varied."""
+        here = self.position
+        return choose_augment(self.recipe, self.task.header.preprocess, here.plan.progress(here.step))
 
     def reconsider_warmup(self) -> None:
         """End the warm-up when the training error over the last WARMUP_STEPS is low enough."""
@@ -281,16 +295,22 @@ class Training:
         return f"{self.recipe.model} on {self.task.header.data['name']}"
 
 
-def draw(loader: Loader, here: Position, count: int) -> Generator[list[Batch]]:
-    """Yield `count` batches at a time, for ever, from `here` on; `here` moves with them."""
+def draw(loader: Loader, here: Position, count: int, *, augment: Callable[[], Augment]) -> Generator[list[Batch]]:
+    """Yield `count` batches at a time, for ever, from `here` on, varied as `augment` says; `here` moves with them."""
     group: list[Batch] = []
     while True:
-        for batch in loader.epoch(here.epoch, here.next_batch):
+        variation = augment()
+        for batch in loader.epoch(here.epoch, here.next_batch, augment=variation):
             here.next_batch = batch.number + 1
             group.append(batch)
             if len(group) == count:
                 yield group
                 group = []
-        if not here.next_batch:
-            raise DataError(f"not one of {len(loader.samples)} training pictures can be read; see resnetkit data check")
-        here.epoch, here.next_batch = here.epoch + 1, 0
+                if augment() != variation:
+                    break
+        else:
+            if not here.next_batch:
+                raise DataError(
+                    f"not one of {len(loader.samples)} training pictures can be read; see resnetkit data check"
+                )
+            here.epoch, here.next_batch = here.epoch + 1, 0

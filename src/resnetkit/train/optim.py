@@ -112,18 +112,38 @@ class Pace:
     LATELY = 200
     """Steps over which the cost of one is averaged."""
 
-    def __init__(self, minutes: float, *, steps_per_evaluation: int, evaluation_share: float) -> None:
-        """`evaluation_share` is the first guess of an evaluation's cost, as a multiple of a training step's."""
+    def __init__(
+        self,
+        minutes: float,
+        *,
+        steps_per_evaluation: int,
+        evaluation_share: float,
+        early_until: float = 0.0,
+        early_cost: float = 1.0,
+    ) -> None:
+        """`evaluation_share` is the first guess of an evaluation's cost, as a multiple of a training step's.
+
+        Steps before the share `early_until` of the run are taken to cost `early_cost` times what the later ones do;
+        once those are there, their own cost counts.
+        """
         self.budget_seconds = 60 * minutes
         self.steps_per_evaluation = steps_per_evaluation
         self.evaluation_share = evaluation_share
+        self.early_until, self.early_cost = early_until, early_cost
         self._lately: deque[float] = deque(maxlen=self.LATELY)
         self._steps = 0
+        self._early = early_until > 0
         self._fitted_at: int | None = None
 
-    def step(self, seconds: float) -> None:
-        """Note what a training step took. The first two of a process count little: they allocate, and may compile."""
-        if self._steps == 2:
+    def step(self, seconds: float, progress: float = 0.0) -> None:
+        """Note what the training step after `progress` took.
+
+        The first two of a process, and of the later ones, count little: they allocate, and may compile.
+        """
+        early = progress < self.early_until
+        if early != self._early:
+            self._early, self._steps = early, 0
+        if self._steps in (0, 2):
             self._lately.clear()
         self._lately.append(seconds)
         self._steps += 1
@@ -144,10 +164,15 @@ class Pace:
             return plan
         self._fitted_at = step
         step_seconds = sum(self._lately) / len(self._lately)
-        evaluation_seconds = evaluation_seconds or self.evaluation_share * step_seconds
+        full_seconds = step_seconds / self.early_cost if self._early else step_seconds
+        evaluation_seconds = evaluation_seconds or self.evaluation_share * full_seconds
         # After the last step come its evaluation, that of the best model file for the report, and the drawing.
         left = self.budget_seconds - elapsed_seconds - 2 * evaluation_seconds - 1.5
-        total = step + max(int(left / (step_seconds + evaluation_seconds / self.steps_per_evaluation)), 0)
+        # Of the steps that are left, `early_share` cost less than the others.
+        progress = plan.progress(step)
+        early_share = max(self.early_until - progress, 0.0) / max(1 - progress, 1e-9)
+        mean_seconds = full_seconds * (1 - early_share * (1 - self.early_cost))
+        total = step + max(int(left / (mean_seconds + evaluation_seconds / self.steps_per_evaluation)), 0)
         if known and abs(total - plan.total_steps) <= 0.01 * plan.total_steps:
             return plan
         return plan.until(total, step=step)

@@ -89,7 +89,18 @@ class Recipe:
     crop: Literal["none", "pad", "random-resized", "scale-jitter"] = "pad"
     """Training crops: none; pad and crop at random; random area and ratio; random scale and place."""
     padding: int = 2
-    """pad: pixels of black on each side."""
+    """pad: pixels that are put on each side of a picture before it is cropped."""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """pad: what those pixels are; constant: black. reflect: the picture, mirrored at its edge."""
+    early_scale: float = 1.0
+    """Height and width of the crops in the first part of the run, as a share of the later ones'; its steps cost less.
+    pad: smaller windows of the same picture. random-resized: the same areas, at fewer pixels (Tan and Le 2021,
+    arXiv:2104.00298, Sec. 4). 1 is off."""
+    early_until: float = 0.5
+    """early_scale: the share of the run after which crops have their full size."""
+    center_crop_from: float = 1.0
+    """Share of the run after which training pictures are cut as in validation (CIFAR's not at all) instead of at random
+    (after Touvron et al. 2019, arXiv:1906.06423); flips and colours stay. 1 is never."""
     min_area: float = 0.08
     """random-resized: smallest share of the picture that a crop covers."""
     jitter: tuple[int, int] = (256, 480)
@@ -140,7 +151,7 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
-        for name in ("peak_at", "lr_drop", "min_area", "epochs", "minutes", "lr", "muon_lr"):
+        for name in ("peak_at", "lr_drop", "min_area", "early_scale", "epochs", "minutes", "lr", "muon_lr"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{_flag(name)} is {value}; it must be over 0")
@@ -208,6 +219,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_lr": (0, 1e30),
     "warmup_error_percent": (0, 100),
     "padding": (0, 10**4),
+    "early_scale": (0, 1),
+    "early_until": (0, 1),
+    "center_crop_from": (0, 1),
     "min_area": (0, 1),
     "pca_color": (0, 1e6),
     "size": (1, 2**16),

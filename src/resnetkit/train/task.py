@@ -163,15 +163,23 @@ def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Mo
     return Preprocess(size=size, resize=resize, interpolation=interpolation, mean=mean, std=std, mode=mode)
 
 
-def choose_augment(recipe: Recipe, preprocess: Preprocess) -> Augment:
-    """The recipe's augmentation; UsageError where it does not go with how pictures reach the network."""
+def choose_augment(recipe: Recipe, preprocess: Preprocess, progress: float = 0.0) -> Augment:
+    """The recipe's augmentation at `progress` (0 to 1) of the run.
+
+    Raises UsageError where it does not go with how pictures reach the network.
+    """
     if recipe.crop == "scale-jitter" and recipe.jitter[0] < preprocess.size:
         raise UsageError(f"--jitter {recipe.jitter[0]} is less than the crop; give at least --size {preprocess.size}")
     if recipe.pca_color and preprocess.channels != 3:
         raise UsageError("--pca-color shifts three channels, and these pictures have one; give --pca-color 0")
+    centred = progress >= recipe.center_crop_from
+    early = not centred and progress < recipe.early_until and recipe.crop in ("pad", "random-resized")
+    side = max(1, round(recipe.early_scale * preprocess.size)) if early else preprocess.size
     return Augment(
-        crop=recipe.crop,
+        crop="none" if centred else recipe.crop,
+        size=None if side == preprocess.size else side,
         padding=recipe.padding,
+        padding_mode=recipe.padding_mode,
         flip=recipe.flip and not recipe.alternate_flip,
         scale=(recipe.min_area, 1.0),
         jitter=recipe.jitter,
