@@ -245,10 +245,18 @@ def _convolution_gradients(
     if kernels.strided_serves(conv, x):
         grad_x, grad_weight = kernels.strided_gradients(grad, x, conv, input_too=input_too)
         return grad_x if grad_x is None or beside is None else grad_x.add_(beside), grad_weight
-    weight, wanted = conv.weight.to(x.dtype), [input_too, True, False]
+    dtype, wanted = x.dtype, [input_too, True, False]
+    if x.shape[2:] == (
+        1,
+        1,
+    ):  # In bfloat16, oneDNN leaves the weight's gradient of a strided convolution unwritten there.
+        x, grad = x.float(), grad.float()
+    weight = conv.weight.to(x.dtype)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups, wanted
     )
-    if input_too and beside is not None:
-        grad_x = grad_x.add_(beside)
+    if input_too:
+        grad_x = grad_x.to(dtype)
+        if beside is not None:
+            grad_x = grad_x.add_(beside)
     return grad_x.contiguous(memory_format=torch.channels_last) if input_too else None, grad_weight.float()
