@@ -27,7 +27,7 @@ BENCHMARKS := $(addprefix benchmarks/,train_throughput.py time_to_accuracy.py sa
 run: $(CORE)
 	@mkdir -p runs
 	$(BIN)/resnetkit data get cifar10
-	$(BIN)/resnetkit train cifar10 --model resnet20 --minutes $(MINUTES) --padding 2 --out $(NEW_RUN) > $(NEW_RUN).txt
+	$(BIN)/resnetkit train cifar10 --model resnet20 --minutes $(MINUTES) --out $(NEW_RUN) > $(NEW_RUN).txt
 	$(BIN)/resnetkit evaluate $(NEW_RUN) cifar10 --report $(NEW_RUN)/test.html >> $(NEW_RUN).txt
 	$(BIN)/resnetkit data samples cifar10 $(NEW_RUN)/pictures --count 6
 	$(BIN)/resnetkit predict $(NEW_RUN) $(NEW_RUN)/pictures --top 3
