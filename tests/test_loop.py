@@ -44,8 +44,8 @@ TINY = Recipe(
 )
 
 # float32, one thread, resnet20 on the subset: the loss of each of the first 20 steps. A refactor must not move them.
-# The rate is a fiftieth of the recipe's, where steps are stable: another processor's rounding then stays under 0.3 %. Of
-# cifar10's, the first ten are on small crops and the last is on whole pictures.
+# The rate is a fiftieth of the recipe's, where steps are stable: another processor's rounding then stays under 0.3 %.
+# Of cifar10's, the first ten are on small crops and the last is on whole pictures.
 GOLDEN_PAPER = [
     2.441467,
     2.621808,

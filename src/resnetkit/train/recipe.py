@@ -248,9 +248,9 @@ _PAPER_CIFAR10 = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # Our default for CIFAR: one cycle, Muon for the convolutions, flips in turn, small crops for the first half and none
-    # in the last epoch. resnet20 has some 8.3 % test error after its 30 epochs on all 50,000 pictures, on two cores a
-    # quarter of an hour. docs/log.md says what was tried on the validation pictures.
+    # Our default for CIFAR: one cycle, Muon for the convolutions, flips in turn, small crops for the first half and
+    # none in the last epoch. resnet20 has some 8.3 % test error after its 30 epochs on all 50,000 pictures, two cores
+    # and a quarter of an hour. docs/log.md says what was tried on the validation pictures.
     "cifar10": Recipe(
         optimizer="muon",
         muon_lr=0.03,
