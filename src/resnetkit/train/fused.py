@@ -246,10 +246,8 @@ def _convolution_gradients(
         grad_x, grad_weight = kernels.strided_gradients(grad, x, conv, input_too=input_too)
         return grad_x if grad_x is None or beside is None else grad_x.add_(beside), grad_weight
     dtype, wanted = x.dtype, [input_too, True, False]
-    if x.shape[2:] == (
-        1,
-        1,
-    ):  # In bfloat16, oneDNN leaves the weight's gradient of a strided convolution unwritten there.
+    if x.shape[2:].numel() == 1:
+        # In bfloat16, oneDNN leaves the weight's gradient of a strided convolution on such maps unwritten.
         x, grad = x.float(), grad.float()
     weight = conv.weight.to(x.dtype)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
