@@ -100,7 +100,8 @@ def ours(folder: Path) -> Iterator[int]:
     import torch
 
     from resnetkit.data.augment import Augment
-    from resnetkit.data.loader import Loader, Normalize
+    from resnetkit.data.loader import Loader
+    from resnetkit.data.normalize import Normalize
     from resnetkit.data.samples import Samples
     from resnetkit.data.transforms import Preprocess
 

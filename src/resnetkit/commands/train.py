@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_class_arguments(Recipe)
-    (parser.groups or {})["Recipe"].title = "fields of a recipe, with the defaults of cifar10"
+    (parser.groups or {})["Recipe"].title = "fields of a recipe, with what holds where its row says nothing"
     given = {name: value for name, value in parser.read(argv, defaults=False).items() if name != "data" or value}
 
     if resumed := given.get("resume"):

@@ -15,6 +15,7 @@ from resnetkit.errors import UsageError
 
 Crop = Literal["none", "pad", "random-resized", "scale-jitter"]
 PaddingMode = Literal["constant", "reflect"]
+SIZED: tuple[Crop, ...] = ("pad", "random-resized")  # crops that can give another size than the network's
 
 # Principal components of ImageNet's colours on a scale of 0 to 1 (Krizhevsky et al. 2012, Sec. 4.1), with the numbers
 # of fb.resnet.torch: standard deviations along them, and the components as columns, rows R, G, B.
@@ -64,10 +65,8 @@ class Augment:
         ):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}; choose one of {', '.join(known)}")
-        if self.size is not None and self.crop not in ("pad", "random-resized"):
-            raise UsageError(
-                f"crop {self.crop} gives the network's size; leave size out, or take pad or random-resized"
-            )
+        if self.size is not None and self.crop not in SIZED:
+            raise UsageError(f"crop {self.crop} gives the network's size; leave size out, or take {' or '.join(SIZED)}")
         if self.size is not None and self.size < 1:
             raise UsageError(f"size is {self.size}; it must be at least 1")
         if self.padding < 0:

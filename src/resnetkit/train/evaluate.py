@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.loader import Loader, Normalize, open_sample
+from resnetkit.data.loader import Loader, open_sample
+from resnetkit.data.normalize import Normalize
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError

@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from resnetkit import modelfile
 from resnetkit.data.augment import Augment
-from resnetkit.data.loader import Batch, Loader, Normalize
+from resnetkit.data.loader import Batch, Loader
+from resnetkit.data.normalize import Normalize
 from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from resnetkit import modelfile
-from resnetkit.data.augment import Augment
+from resnetkit.data.augment import SIZED, Augment
 from resnetkit.data.loader import Loader
 from resnetkit.data.pictures import ColorMode
 from resnetkit.data.samples import Dataset, Samples
@@ -173,7 +173,7 @@ def choose_augment(recipe: Recipe, preprocess: Preprocess, progress: float = 0.0
     if recipe.pca_color and preprocess.channels != 3:
         raise UsageError("--pca-color shifts three channels, and these pictures have one; give --pca-color 0")
     centred = progress >= recipe.center_crop_from
-    early = not centred and progress < recipe.early_until and recipe.crop in ("pad", "random-resized")
+    early = not centred and progress < recipe.early_until and recipe.crop in SIZED
     side = max(1, round(recipe.early_scale * preprocess.size)) if early else preprocess.size
     return Augment(
         crop="none" if centred else recipe.crop,
