@@ -15,6 +15,7 @@ from resnetkit.data.samples import Dataset
 from resnetkit.errors import UsageError
 from resnetkit.kernels import library as loading
 from resnetkit.kernels.library import library, status
+from resnetkit.machine import read_machine
 from resnetkit.models.resnet import build
 from resnetkit.native import Library
 from resnetkit.train.compute import choose_forward
@@ -90,6 +91,8 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch, own_cache):
 def test_the_environment_turns_the_kernels_off(monkeypatch):
     monkeypatch.setenv("RESNETKIT_KERNELS", "0")
     assert load() == (None, "off (RESNETKIT_KERNELS=0)")
+    monkeypatch.setenv("RESNETKIT_KERNELS", "avx3")
+    assert load() == (None, "off: RESNETKIT_KERNELS=avx3; give 0 or 1 or avx2")
 
 
 @compiled
@@ -134,6 +137,20 @@ def test_two_processes_compile_at_once(compiler, own_cache):
     assert said[0] == said[1]
     assert said[0].startswith("on, compiled by ")
     assert len(list((own_cache / "kernels").iterdir())) == 1
+
+
+AVX512 = "avx512f" in read_machine().instructions
+
+
+@pytest.mark.skipif(not AVX512, reason="the other tests run the AVX2 build already, or this processor can't")
+@pytest.mark.parametrize("file", ["test_kernels.py", "test_muon.py", "test_resampling.py"])
+def test_the_build_for_avx2_passes_the_same_tests(file):
+    """What most laptops and desktops run, tested on servers, too."""
+    environment = os.environ | {"RESNETKIT_KERNELS": "avx2"}
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    done = subprocess.run([*tests, f"{Path(__file__).parent / file}"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 @pytest.fixture

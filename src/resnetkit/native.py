@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnetkit.files import cache_folder
+from resnetkit.machine import read_machine
 
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+BUILDS = {"1": "-march=native", "avx2": "-march=x86-64-v3"}
+"""What the compiler is told of the processor, by `$RESNETKIT_KERNELS`: what this one has, or AVX2 and no more."""
 SECONDS = 300  # for the compiler; it takes five
 
 logger = logging.getLogger(__name__)
@@ -44,15 +47,19 @@ def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Libr
 
     `flags` are given to the compiler beside FLAGS. Without `make`, it is there only if it was compiled before.
     """
-    if os.environ.get("RESNETKIT_KERNELS", "1") == "0":
-        return None, "off (RESNETKIT_KERNELS=0)"
+    asked = os.environ.get("RESNETKIT_KERNELS", "1")
+    if asked not in BUILDS:
+        known = " or ".join(["0", *BUILDS])
+        return None, "off (RESNETKIT_KERNELS=0)" if asked == "0" else f"off: RESNETKIT_KERNELS={asked}; give {known}"
+    if asked == "avx2" and "avx2" not in read_machine().instructions:
+        return None, "off: RESNETKIT_KERNELS=avx2, and the processor has no AVX2; give 1"
     compiler = find_compiler()
     if compiler is None:
         given = os.environ.get("CXX")
         none = f"CXX is {given}, which is not there" if given else "there is no C++ compiler"
         return None, f"off: {none}; install g++, or set CXX"
     try:
-        path = _compiled(folder, [*compiler, *FLAGS, *flags], make=make)
+        path = _compiled(folder, [*compiler, *FLAGS, BUILDS[asked], *flags], make=make)
         if path is None:
             return None, "off: not compiled yet"
         return Library(str(path)), f"on, compiled by {compiler[0]}: {path}"
