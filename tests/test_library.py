@@ -142,6 +142,7 @@ def test_two_processes_compile_at_once(compiler, own_cache):
 AVX512 = "avx512f" in read_machine().instructions
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AVX512, reason="the other tests run the AVX2 build already, or this processor can't")
 @pytest.mark.parametrize("file", ["test_kernels.py", "test_muon.py", "test_resampling.py"])
 def test_the_build_for_avx2_passes_the_same_tests(file):
