@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -463,6 +464,33 @@ def test_data_check(picture_folder: Path, capsys: Shell) -> None:
     assert "unreadable: pictures/frog/broken.png: " in out
     assert "skipped: pictures/frog/notes.txt: not a picture by its suffix" in out
     assert out.splitlines()[0].split() == ["class", "train", "val"]
+
+
+def test_data_check_says_what_there_is_to_mend(picture_folder: Path, capsys: Shell) -> None:
+    assert main(["data", "check", "pictures"]) == 0
+    out = capsys.readouterr().out
+    assert "note: val is drawn: 12 of the 60 training pictures" in out
+    assert out.endswith("\nnothing to mend\n")
+    shutil.copy("pictures/cat/cat 00.png", "pictures/frog/a frog.png")
+    assert main(["data", "check", "pictures"]) == 1
+    out = capsys.readouterr().out
+    assert "one picture, several classes: " in out
+    assert "pictures/frog/a frog.png (frog)" in out
+    assert "\nto mend: 1 in several classes" in out
+    assert main(["data", "check", "pictures", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["contradictions"]) == 1
+    assert len(report["notes"]) == 1
+    assert report["copies"] == report["problems"] == []
+
+
+def test_data_in_the_home_folder(picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shell hands it over from --from=~/x, or in quotes."""
+    monkeypatch.setenv("HOME", str(picture_folder.parent))
+    assert main(["data", "samples", "~/pictures", "~/out", "--count", "1"]) == 0
+    assert capsys.readouterr().out == f"{picture_folder.parent}/out/0000-cat.png\n"
+    assert main(["data", "get", "cifar10", "--from=~/nowhere"]) == 1
+    assert f"{picture_folder.parent}/nowhere does not exist" in capsys.readouterr().err
 
 
 def test_data_samples(split_folder: Path, capsys: Shell) -> None:
