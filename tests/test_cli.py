@@ -20,7 +20,7 @@ from resnetkit.cli import VERBS, main
 from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
 from resnetkit.data.transforms import Preprocess
-from resnetkit.modelfile import Header, save
+from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models import shipped
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
@@ -357,6 +357,26 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
     assert main(["train", "--resume", "run", "--json"]) == 0  # it had ended: nothing to do, and nothing changes
     again = json.loads(capsys.readouterr().out)
     assert (again["model"], again["best"]) == (trained["model"], trained["best"])
+
+
+def test_training_in_the_folder_of_the_pictures(
+    picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run folder lands among the classes: it is none, neither for going on nor for another run."""
+    monkeypatch.chdir(picture_folder)
+    monkeypatch.setenv("HOME", str(picture_folder.parent))
+    assert main(["train", ".", *SMALL]) == 0
+    (run,) = Path("runs").iterdir()
+    capsys.readouterr()
+    assert main(["evaluate", str(run), ".", "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 12
+    assert main(["train", "~/pictures", *SMALL, "--out", "../second"]) == 0
+    header = inspect(Path("../second"))
+    assert header.classes == CLASSES
+    assert header.data["fingerprint"] == inspect(run).data["fingerprint"]
+    assert f"data: {picture_folder}\n" in Path("../second/recipe.yaml").read_text()
+    left_out = f"left out: {picture_folder}/runs: holds a training run, which is no data"
+    assert left_out in Path("../second/log.txt").read_text()
 
 
 def test_configuration_then_flags(picture_folder: Path, capsys: Shell) -> None:
