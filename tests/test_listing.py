@@ -16,6 +16,7 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.decoding import find_pictures
 from resnetkit.infer.parity import _sources
 from resnetkit.train.checkpoint import RunFolder
+from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import default_folder
 
@@ -94,6 +95,10 @@ def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pyte
             found = [(str(path), reason) for path, reason in find_pictures(["a", "a/secret", "a/secret/2.png", "b"])]
             with pytest.raises(DataError) as error:
                 open_dataset(".")
+            with pytest.raises(DataError, match="a/secret can't be read: Permission denied; check its permissions"):
+                open_dataset("a/secret")
+            with pytest.raises(DataError, match="a/secret/b can't be read: Permission denied; give cifar10, cifar100"):
+                open_dataset("a/secret/b")
     finally:
         Path("a/secret").chmod(0o755)
     denied = "can't be read: Permission denied"
@@ -105,6 +110,13 @@ def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pyte
         ("b/3.png", None),
     ]
     assert str(error.value) == f"a/secret {denied}; check its permissions"
+
+
+def test_the_log_of_a_run_takes_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Monitor(RunFolder(tmp_path), quiet=True) as monitor:
+        monitor.say(f"left out: {os.fsdecode(b'caf' + bytes([233]))}.png")
+    assert capsys.readouterr().err == ""
+    assert "left out: caf" in (tmp_path / "log.txt").read_text(encoding="utf-8")
 
 
 def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
