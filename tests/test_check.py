@@ -3,9 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
 
-from resnetkit.data.check import check
+from resnetkit.data import check as check_data
+from resnetkit.data.check import check, notes_on
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.samples import Dataset, Samples
 
 
 def test_sound_folder(picture_folder: Path) -> None:
@@ -87,3 +92,90 @@ def test_one_class_is_no_set_for_a_classifier(picture_folder: Path) -> None:
     report = check(str(picture_folder))
     assert report.problems == ("all pictures are of one class, cat; a classifier needs two or more",)
     assert not report.sound
+
+
+def test_one_picture_in_two_classes_is_a_contradiction(picture_folder: Path) -> None:
+    """Two files with the same pixels, though not the same bytes, in one part and in two."""
+    first = picture_folder / "cat" / "cat 00.png"
+    Image.open(first).save(picture_folder / "frog" / "copy.bmp")
+    report = check(picture_folder, workers=2)
+    assert len(report.contradictions) == 1
+    parts = {
+        part: [str(path) for path in samples.paths or ()]
+        for part, samples in open_dataset(picture_folder).parts.items()
+    }
+    named = [
+        f"{next(part for part, paths in parts.items() if str(path) in paths)}: {path} ({path.parent.name})"
+        for path in (first, picture_folder / "frog" / "copy.bmp")
+    ]
+    assert sorted(report.contradictions[0]) == sorted(named)
+    assert report.copies == ()
+    assert not report.sound
+
+
+def test_copies_within_a_class_are_said_and_no_fault(picture_folder: Path) -> None:
+    rows = [f"{path.relative_to(picture_folder)},{path.parent.name},train" for path in picture_folder.glob("*/*.png")]
+    shutil.copy(picture_folder / "cat/cat 00.png", picture_folder / "copy.png")
+    rows += ["copy.png,cat,train", "frog/frog 01.jpg,frog,val", "ship/ship 01.jpg,ship,val", "cat/cat 01.jpg,cat,val"]
+    (picture_folder / "labels.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    report = check(str(picture_folder / "labels.csv"))
+    assert [set(group) for group in report.copies] == [
+        {f"train: {picture_folder}/cat/cat 00.png", f"train: {picture_folder}/copy.png"}
+    ]
+    assert report.notes == ()
+    assert report.sound
+
+
+def test_pixels_in_memory_contradict_too() -> None:
+    pixels = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (1, 2, 1)])
+    train = Samples(("a", "b"), np.array([0, 1, 1]), pixels)
+    report = check(Dataset("three", ("a", "b"), train, None, None))
+    assert report.contradictions == (("train: 0 (a)", "train: 2 (b)"),)
+    assert report.leaks == ()
+
+
+def test_the_same_numbers_in_another_shape_are_another_picture() -> None:
+    assert (
+        check_data._found(np.zeros((2, 8, 3), np.uint8)).content
+        != check_data._found(np.zeros((4, 4, 3), np.uint8)).content
+    )
+
+
+def test_what_to_know_of_a_division(tmp_path: Path) -> None:
+    def write(*paths: str) -> None:
+        for value, path in enumerate(paths):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), value).save(tmp_path / path)
+
+    write("a/1.png", "b/2.png", "b/3.png")
+    drawn, alone, lacking = check(tmp_path).notes
+    assert drawn == "val is drawn: 1 of the 3 training pictures, the same ones each time (seed 0)"
+    assert alone == "one picture is all there is of a; it can be learnt or counted, and not both"
+    assert lacking == "val has no picture of a, and is all b; its error says nothing of what it lacks"
+    root = tmp_path / "given"
+    for i in range(9):
+        shutil.copytree(tmp_path / "b", root / "train" / str(i))
+    shutil.copytree(tmp_path / "b", root / "val" / "3")
+    shutil.copytree(tmp_path / "b", root / "val" / "4")
+    assert notes_on(open_dataset(root)) == (
+        "val has no picture of 0, 1, 2, 5, 6 and 2 more; its error says nothing of what it lacks",
+    )
+
+
+def test_every_picture_is_counted_while_it_is_looked_at(split_folder: Path) -> None:
+    seen = []
+    check(split_folder, workers=3, advance=seen.append)
+    assert sum(seen) == 420
+    assert set(seen) == {1}
+
+
+def test_no_more_than_a_window_is_decoded_ahead(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory stays flat: not all pictures are handed to the threads at once."""
+    looked = []
+    look = check_data._look
+    monkeypatch.setattr(check_data, "_look", lambda samples, index: looked.append(index) or look(samples, index))
+    _, samples = open_dataset(picture_folder).part("all")
+    findings = check_data._look_at_all(samples, 1)
+    next(findings)
+    assert len(looked) <= 16
+    assert len(list(findings)) == 59

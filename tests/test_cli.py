@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from resnetkit.cli import VERBS, main
 from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
 from resnetkit.data.transforms import Preprocess
-from resnetkit.modelfile import Header, save
+from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models import shipped
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
@@ -358,6 +359,26 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
     assert (again["model"], again["best"]) == (trained["model"], trained["best"])
 
 
+def test_training_in_the_folder_of_the_pictures(
+    picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run folder lands among the classes: it is none, neither for going on nor for another run."""
+    monkeypatch.chdir(picture_folder)
+    monkeypatch.setenv("HOME", str(picture_folder.parent))
+    assert main(["train", ".", *SMALL]) == 0
+    (run,) = Path("runs").iterdir()
+    capsys.readouterr()
+    assert main(["evaluate", str(run), ".", "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 12
+    assert main(["train", "~/pictures", *SMALL, "--out", "../second"]) == 0
+    header = inspect(Path("../second"))
+    assert header.classes == CLASSES
+    assert header.data["fingerprint"] == inspect(run).data["fingerprint"]
+    assert f"data: {picture_folder}\n" in Path("../second/recipe.yaml").read_text()
+    left_out = f"left out: {picture_folder}/runs: holds a training run, which is no data"
+    assert left_out in Path("../second/log.txt").read_text()
+
+
 def test_configuration_then_flags(picture_folder: Path, capsys: Shell) -> None:
     Path("own.yaml").write_text("weight_decay: 3e-4\nlr: 0.02\nmilestones: [0.2, 0.9]\nflip: no\n")
     flags = ["--lr", "0.03", "--recipe", "paper-cifar10", "--normalize", "imagenet", "--iterations", "1"]
@@ -463,6 +484,33 @@ def test_data_check(picture_folder: Path, capsys: Shell) -> None:
     assert "unreadable: pictures/frog/broken.png: " in out
     assert "skipped: pictures/frog/notes.txt: not a picture by its suffix" in out
     assert out.splitlines()[0].split() == ["class", "train", "val"]
+
+
+def test_data_check_says_what_there_is_to_mend(picture_folder: Path, capsys: Shell) -> None:
+    assert main(["data", "check", "pictures"]) == 0
+    out = capsys.readouterr().out
+    assert "note: val is drawn: 12 of the 60 training pictures" in out
+    assert out.endswith("\nnothing to mend\n")
+    shutil.copy("pictures/cat/cat 00.png", "pictures/frog/a frog.png")
+    assert main(["data", "check", "pictures"]) == 1
+    out = capsys.readouterr().out
+    assert "one picture, several classes: " in out
+    assert "pictures/frog/a frog.png (frog)" in out
+    assert "\nto mend: 1 in several classes" in out
+    assert main(["data", "check", "pictures", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["contradictions"]) == 1
+    assert len(report["notes"]) == 1
+    assert report["copies"] == report["problems"] == []
+
+
+def test_data_in_the_home_folder(picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shell hands it over from --from=~/x, or in quotes."""
+    monkeypatch.setenv("HOME", str(picture_folder.parent))
+    assert main(["data", "samples", "~/pictures", "~/out", "--count", "1"]) == 0
+    assert capsys.readouterr().out == f"{picture_folder.parent}/out/0000-cat.png\n"
+    assert main(["data", "get", "cifar10", "--from=~/nowhere"]) == 1
+    assert f"{picture_folder.parent}/nowhere does not exist" in capsys.readouterr().err
 
 
 def test_data_samples(split_folder: Path, capsys: Shell) -> None:

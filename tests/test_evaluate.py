@@ -138,3 +138,11 @@ def test_published_weights_get_their_photographs_right(name, right, shared):
     samples = Samples(classes, np.array([int(row["class_index"]) for row in rows]), paths=paths)
     model = Model(net.eval(), Header(parse_spec(name), Preprocess(size=224, resize=256), classes))
     assert evaluate(model, samples, batch_size=20).top1_error_percent == 100 - right
+
+
+@pytest.mark.parametrize("views", ["single", "ten-crop", "multi-scale"])
+def test_a_picture_in_memory_that_can_not_be_used_is_named(model, views):
+    net = Model(model.net, replace(model.header, preprocess=Preprocess(size=32, resize=36)))
+    samples = Samples(model.header.classes, np.array([0, 1]), np.zeros((2, 1, 70_000, 3), np.uint8))
+    with pytest.raises(DataError, match=r"picture 0: 70000 x 1 pixels is too long and narrow to resize; cut it"):
+        evaluate(net, samples, views=views)

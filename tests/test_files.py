@@ -1,8 +1,12 @@
 """Whole files: what was there before survives everything that goes wrong."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
-from resnetkit.files import whole_file, write_whole
+from resnetkit.files import cache_folder, expanded, whole_file, write_whole
+from resnetkit.train.checkpoint import RunFolder
 
 
 def test_bytes_and_text_arrive_whole(tmp_path):
@@ -25,3 +29,47 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         write_whole(tmp_path / "nowhere" / "a.txt", "text")
     assert caught.value.filename == str(tmp_path / "nowhere" / "a.txt")
+
+
+def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path):
+    path, rounds = tmp_path / "a.bin", 50
+    contents = [bytes([writer]) * 100_000 for writer in range(4)]
+
+    def write(content):
+        for _ in range(rounds):
+            write_whole(path, content)
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_half_written_file_is_called_as_a_run_folder_sweeps_it(tmp_path):
+    run = RunFolder(tmp_path)
+    with whole_file(run.state):
+        (half_written,) = tmp_path.iterdir()
+        (tmp_path / f"{half_written.name.removesuffix('.part')}0.part").touch()  # as a killed process leaves one
+    with run.locked():
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "state.pt"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RESNETKIT_CACHE": "~/own"}, "own"),
+        ({"XDG_CACHE_HOME": "~/xdg"}, "xdg/resnetkit"),
+        ({"RESNETKIT_CACHE": "", "XDG_CACHE_HOME": ""}, ".cache/resnetkit"),
+    ],
+)
+def test_where_the_cache_is(variables, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RESNETKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == tmp_path / expected
+
+
+def test_a_home_that_nobody_has_is_a_name_like_any_other():
+    assert expanded("~nobody.of.this.name/x") == Path("~nobody.of.this.name/x")

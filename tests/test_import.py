@@ -1,5 +1,7 @@
 """What `import resnetkit` brings, and what it must not."""
 
+import json
+import pkgutil
 import subprocess
 import sys
 
@@ -88,3 +90,70 @@ def test_train_can_be_called_whatever_was_imported_before(first: str) -> None:
 def test_train_is_the_verb_and_the_package(tmp_path: object) -> None:
     with pytest.raises(resnetkit.DataError, match="nowhere"):
         resnetkit.train(resnetkit.Recipe(), "nowhere", out=f"{tmp_path}/run", quiet=True)
+
+
+# What a library could change for all of the process that imports it.
+STATE = """
+import importlib, json, logging, os, signal, sys, threading, warnings
+
+def described(value):
+    return value.pattern if hasattr(value, "pattern") else getattr(value, "__name__", repr(value))
+
+def state():
+    import PIL.Image, PIL.ImageFile, jsonargparse, matplotlib, numpy, torch
+
+    loggers = {"": logging.root, **logging.root.manager.loggerDict}
+    return {
+        "warnings": [[described(part) for part in entry] for entry in warnings.filters],
+        "environment": dict(os.environ),
+        "pillow": [PIL.Image.MAX_IMAGE_PIXELS, PIL.ImageFile.LOAD_TRUNCATED_IMAGES, sorted(PIL.Image.OPEN)],
+        "logging": {
+            name: [repr(logger.handlers), logger.level, logger.propagate]
+            for name, logger in sorted(loggers.items())
+            if isinstance(logger, logging.Logger) and (logger.handlers or logger.level)
+        },
+        "signals": [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "threads": [threading.active_count(), torch.get_num_threads(), torch.get_num_interop_threads()],
+        "torch": [
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.conv.fp32_precision,
+            torch.backends.cuda.matmul.fp32_precision,
+            torch.backends.cudnn.benchmark,
+            torch.multiprocessing.get_sharing_strategy(),
+        ],
+        "python": [sys.path, sys.getrecursionlimit(), repr(sys.excepthook), sys.stdout.errors],
+        "jsonargparse": [jsonargparse._common.parsing_settings, jsonargparse._optionals._docstring_parse_options],
+        "matplotlib": {name: repr(value) for name, value in matplotlib.rcParams.items()},
+        "numpy": [numpy.geterr(), repr(numpy.get_printoptions())],
+    }
+
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except Exception:
+        if name.startswith("resnetkit"):
+            raise
+print(json.dumps([name for name in sys.modules if not name.startswith(("resnetkit", "__main__"))]))
+print(json.dumps(state(), default=repr))
+"""
+
+
+@pytest.mark.slow
+def test_importing_any_module_changes_nothing_of_the_process() -> None:
+    """What our modules leave is what the libraries that they import leave when these are imported alone."""
+
+    def after(names: list[str]) -> tuple[list[str], dict[str, object]]:
+        argv = [sys.executable, "-c", STATE, json.dumps(names)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        loaded, state = done.stdout.splitlines()
+        return json.loads(loaded), json.loads(state)
+
+    ours = [module.name for module in pkgutil.walk_packages(resnetkit.__path__, "resnetkit.")]
+    ours.remove("resnetkit.__main__")
+    assert len(ours) > 80
+    others, found = after(ours)
+    _, expected = after(others)
+    for what in expected:
+        assert found[what] == expected[what], what

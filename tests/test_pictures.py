@@ -3,12 +3,15 @@
 import io
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnetkit.data import pictures
 from resnetkit.data.jpeg import decode_rows
 from resnetkit.data.pictures import UPRIGHT, PictureFile, open_picture
 from resnetkit.errors import DataError
@@ -200,6 +203,29 @@ def test_large_pictures_and_broken_exif_load_without_pillows_warnings(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "large.jpg"], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("(50, 30)\n", "")
+
+
+def test_pillows_warnings_are_the_callers_own_again(tmp_path, monkeypatch):
+    """After every reading, in any threads, and around what others do to the filters meanwhile."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("RGB", (50, 30)).save(tmp_path / "large.jpg", exif=BROKEN_EXIF)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda _: open_picture(tmp_path / "large.jpg").size, range(200))) == {(50, 30)}
+        assert warnings.filters == before
+        with pytest.raises(UserWarning, match="Corrupt EXIF data"):
+            Image.open(tmp_path / "large.jpg")
+
+        outer = warnings.filters
+        with pictures._unheard, warnings.catch_warnings():  # a list of its own, with our entries
+            warnings.simplefilter("error")
+            assert open_picture(tmp_path / "large.jpg").size == (50, 30)
+        with pytest.raises(DataError, match="no such file"):
+            open_picture(tmp_path / "missing.png")
+        assert warnings.filters is outer
+        assert warnings.filters == before
 
 
 def test_draft_halves_only_while_enough_is_left(tmp_path):

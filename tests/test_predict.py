@@ -1,6 +1,9 @@
 """`resnetkit predict`: numbers instead of labels, and flags that don't go together."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import torch
 
 from resnetkit.cli import main
+from resnetkit.commands.output import printable
 from resnetkit.data.transforms import Preprocess
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, save
@@ -93,3 +97,55 @@ def test_a_warning_is_one_line(model: str, picture_folder: Path, capsys: pytest.
     assert main(["predict", model, str(picture_folder / "cat" / "cat 00.png"), *TORCH]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"resnetkit predict: warning: {tune} is left aside")
+
+
+LATIN = os.fsdecode(b"caf\xe9.png")
+
+
+@pytest.fixture
+def latin_name(picture_folder: Path) -> Path:
+    try:
+        return (picture_folder / "cat" / "cat 00.png").rename(picture_folder / LATIN)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("flag", "escaped"),
+    [("--json", r"caf\\xe9.png"), ("--csv", r"caf\xe9.png"), ("", r"caf\xe9.png"), ("--logits", r"caf\\xe9.png")],
+)
+def test_a_name_that_is_not_utf8_is_escaped(model: str, latin_name: Path, flag: str, escaped: str, capsys) -> None:
+    """Named, it is predicted; in a folder, it is reported, as training does. What is printed is UTF-8 in both cases."""
+    other = latin_name.with_name("cat") / "cat 02.png"
+    assert main(["predict", model, str(latin_name), str(other), *flag.split(), *TORCH]) == 0
+    out, err = capsys.readouterr()
+    assert f"/{escaped}" in out
+    assert LATIN not in out
+    assert err == ""
+    if flag == "--json":
+        assert [Path(row["path"]).name for row in json.loads(out)] == [r"caf\xe9.png", "cat 02.png"]
+    assert main(["predict", model, str(latin_name.parent), *flag.split(), *TORCH]) == 1
+    out, err = capsys.readouterr()
+    reported = err if flag == "--logits" else out
+    assert "its name is not UTF-8" in reported
+    assert r"/caf\xe9.png" in err.replace("\\\\", "\\")
+
+
+def test_a_terminal_that_lacks_a_letter_gets_it_escaped(
+    model: str, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (picture_folder / "cat" / "cat 00.png").rename("猫.png")
+    for flag in ("--json", "--csv"):
+        done = subprocess.run(
+            [sys.executable, "-m", "resnetkit", "predict", model, "猫.png", flag, *TORCH],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert rb"\u732b.png" in done.stdout
+        assert flag == "--csv" or json.loads(done.stdout)[0]["path"] == "猫.png"
+
+
+def test_halves_of_characters_are_printable() -> None:
+    assert printable("a\udcff\ud83d\udc00 猫 \\xe9") == r"a\xff\ud83d\udc00 猫 \xe9"

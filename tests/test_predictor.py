@@ -156,6 +156,19 @@ def test_results_stream(model: Model, picture_folder: Path, workers: int, monkey
     results.close()
 
 
+def test_one_path_is_one_path(model: Model, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(model)
+    folder = picture_folder / "cat"
+    expected = [str(path) for path in sorted(folder.iterdir())]
+    for paths in (folder, str(folder), [folder], iter([str(folder)])):
+        assert [result["path"] for result in predictor.predict_paths(paths)] == expected
+    monkeypatch.setenv("HOME", str(picture_folder))
+    assert [str(path) for path, _ in predictor.compute_paths("~/cat")] == expected
+    for wrong in (None, 3, b"cat.png", [None]):
+        with pytest.raises(UsageError, match="is no path; give one as text or a Path, or several"):
+            predictor.predict_paths(wrong)
+
+
 def found(*paths: str | Path) -> list[tuple[str, bool]]:
     return [(path.name, error is None) for path, error in find_pictures(paths)]
 

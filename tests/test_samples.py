@@ -89,3 +89,45 @@ def test_every_class_has_its_turn_and_unreadable_pictures_lose_theirs(tmp_path: 
     }
     with pytest.raises(DataError, match="not one of the 2 pictures can be read"):
         write_pictures(samples.subset(np.array([0, 5])), tmp_path / "none", count=3)
+
+
+MODELS = ("cat", "dog", "owl")
+
+
+def labelled(*classes: str) -> Samples:
+    return Samples(classes, np.arange(len(classes)), np.zeros((len(classes), 2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (("owl", "cat", "dog"), [2, 0, 1]),
+        (("owl", "cat"), [2, 0]),
+        (("0", "1", "2"), [0, 1, 2]),
+        (("2", "00", "01"), [2, 0, 1]),
+    ],
+)
+def test_classes_by_name_or_by_all_numbers_from_zero(classes: tuple[str, ...], labels: list[int]) -> None:
+    assert labelled(*classes).as_classes(MODELS).labels.tolist() == labels
+
+
+@pytest.mark.parametrize("classes", [("1", "2", "3"), ("0", "1"), ("1", "2"), ("0", "1", "2", "3"), ("1", "01", "0")])
+def test_numbers_that_may_count_otherwise_are_refused(classes: tuple[str, ...]) -> None:
+    with pytest.raises(DataError) as error:
+        labelled(*classes).as_classes(MODELS)
+    assert "which stand for the model's only where they count all 3 of them from 0. Give them names" in str(error.value)
+
+
+def test_numbers_that_the_model_has_as_names_are_names() -> None:
+    assert labelled("3", "1", "2").as_classes(("1", "2", "3")).labels.tolist() == [2, 0, 1]
+    with pytest.raises(DataError, match=r"1 of 3 classes are not the model's: '0'\. Rename or remove"):
+        labelled("0", "1", "2").as_classes(("1", "2", "3"))
+
+
+def test_a_model_of_other_classes() -> None:
+    with pytest.raises(DataError) as error:
+        labelled("ants", "bees", "a", "b").as_classes(MODELS)
+    assert str(error.value) == (
+        "the data's classes ('ants', 'bees', 'a' and 1 more) are other ones than the model's ('cat', 'dog', 'owl'). "
+        "Give a model of these classes, or call them as the model does"
+    )

@@ -12,6 +12,7 @@ from io import UnsupportedOperation
 
 from resnetkit import __version__
 from resnetkit.allocator import keep_memory
+from resnetkit.commands.output import any_name_printed
 from resnetkit.errors import ResnetkitError, UsageError
 
 VERBS = {
@@ -32,6 +33,7 @@ COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
+@any_name_printed()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)

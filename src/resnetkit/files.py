@@ -4,18 +4,28 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 HEADER_KEY = "resnetkit"
 """Under which a .safetensors file carries a model's header."""
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path that a person gave, with ~ as the home folder: the shell leaves it in quotes and in --flag=~/x."""
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~name, and nobody is called so
+        return path
+
+
 def cache_folder() -> Path:
     """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/."""
     if own := os.environ.get("RESNETKIT_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "resnetkit"
+        return expanded(xdg) / "resnetkit"
     return Path.home() / ".cache" / "resnetkit"
 
 
@@ -24,10 +34,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends without an error, and leaves no trace otherwise.
 
     The bytes are on the disk before the name changes, so after a crash, a kill or a full disk `path` is what it was.
+    Of several writers, in any threads, processes or containers, the last one that is done wins.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -2,20 +2,25 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from resnetkit.commands.output import print_json, print_table
 from resnetkit.commands.parser import DATA, Parser, nearest
+from resnetkit.data.check import Report
 from resnetkit.data.check import check as check_data
 from resnetkit.data.cifar import get_cifar
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import write_pictures
 from resnetkit.errors import UsageError
+from resnetkit.files import expanded
+from resnetkit.progress import bar
+
+MOST_COPIES = 10
+"""Groups of copies that are named one by one."""
 
 HELP = """usage: resnetkit data ACTION [options]
 
   get NAME          have cifar10 or cifar100 on this machine
-  check DATA        count the pictures of each class, find unreadable files and leaks
+  check DATA        count the pictures of each class, find what is to mend
   samples DATA DIR  write a few pictures as PNG files
 
   resnetkit data ACTION --help says more."""
@@ -41,7 +46,7 @@ def get(argv: Sequence[str]) -> int:
     parser.add_argument("name", metavar="NAME", help="cifar10 or cifar100")
     parser.add_argument("--from", type=str, metavar="DIR", help="folder with the official archive; unset: download it")
     given = parser.read(argv)
-    folder = get_cifar(given["name"], folder=Path(given["from"]) if given["from"] else None)
+    folder = get_cifar(given["name"], folder=expanded(given["from"]) if given["from"] else None)
     print(f"{given['name']} is in {folder}")
     return 0
 
@@ -49,7 +54,9 @@ def get(argv: Sequence[str]) -> int:
 def check(argv: Sequence[str]) -> int:
     """Open every picture of a set; 1 if there is something to mend."""
     parser = Parser(
-        "data check", "DATA [options]", "Count the pictures of each class, and find unreadable files and leaks."
+        "data check",
+        "DATA [options]",
+        "Count the pictures of each class, and find unreadable files, contradictions and leaks.",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures")
@@ -57,7 +64,9 @@ def check(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     if given["workers"] < 1:
         raise UsageError(f"--workers is {given['workers']}; it must be at least 1")
-    report = check_data(given["data"], workers=given["workers"])
+    dataset = open_dataset(given["data"])
+    with bar("checking", sum(map(len, dataset.parts.values()))) as advance:
+        report = check_data(dataset, workers=given["workers"], advance=advance)
     if given["json"]:
         print_json(
             vars(report)
@@ -67,7 +76,12 @@ def check(argv: Sequence[str]) -> int:
                 "skipped": {str(path): reason for path, reason in report.skipped},
             }
         )
-        return 0 if report.sound else 1
+    else:
+        _print(report)
+    return 0 if report.sound else 1
+
+
+def _print(report: Report) -> None:
     classes = list(next(iter(report.counts.values())))
     totals = ["in all", *(f"{sum(count.values()):,}" for count in report.counts.values())]
     print_table(
@@ -78,14 +92,34 @@ def check(argv: Sequence[str]) -> int:
             *report.widths, *report.heights
         )
     )
-    for kind, files in (("unreadable", report.unreadable), ("skipped", report.skipped)):
-        for path, reason in files:
-            print(f"{kind}: {path}: {reason}")
+    for note in report.notes:
+        print(f"note: {note}")
+    for path, reason in report.skipped:
+        print(f"skipped: {path}: {reason}")
+    for pictures in report.copies[:MOST_COPIES]:
+        print(f"copies: {', '.join(pictures)}")
+    if more := len(report.copies[MOST_COPIES:]):
+        print(f"copies: {more} more groups; --json names them")
+    for path, reason in report.unreadable:
+        print(f"unreadable: {path}: {reason}")
     for problem in report.problems:
         print(f"to mend: {problem}")
+    for pictures in report.contradictions:
+        print(f"one picture, several classes: {', '.join(pictures)}")
     for pictures in report.leaks:
         print(f"the same picture: {', '.join(pictures)}")
-    return 0 if report.sound else 1
+    print("nothing to mend" if report.sound else _to_mend(report))
+
+
+def _to_mend(report: Report) -> str:
+    """What there is to mend, counted."""
+    counts = {
+        "unreadable": len(report.unreadable),
+        "in several classes": len(report.contradictions),
+        "in several parts": len(report.leaks),
+        "of the whole set": len(report.problems),
+    }
+    return f"to mend: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
 
 
 def samples(argv: Sequence[str]) -> int:
@@ -100,7 +134,7 @@ def samples(argv: Sequence[str]) -> int:
     if given["count"] < 1:
         raise UsageError(f"--count is {given['count']}; it must be at least 1")
     _, part = open_dataset(given["data"]).part("auto")
-    written, unreadable = write_pictures(part, Path(given["folder"]), count=given["count"])
+    written, unreadable = write_pictures(part, expanded(given["folder"]), count=given["count"])
     for path in written:
         print(path)
     for path, reason in unreadable.items():

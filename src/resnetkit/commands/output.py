@@ -1,9 +1,51 @@
-"""What verbs print on standard output: aligned columns for people, one JSON document for programs."""
+"""What verbs print: aligned columns for people, one JSON document for programs, and names that any terminal takes."""
 
+import codecs
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Any
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character: how Python reads a byte of a file name that is not UTF-8, and what Windows allows in one."""
+
+
+def printable(text: str) -> str:
+    r"""`text` in characters that UTF-8 has: a byte of a file name that is not UTF-8 becomes \xe9, as Python writes it.
+
+    In JSON, CSV, lines for people and errors alike; the escape itself is text there, so a JSON document has \\xe9.
+    """
+    return SURROGATE.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+@contextmanager
+def any_name_printed() -> Iterator[None]:
+    """Make what is printed meanwhile `printable`, and escape what the terminal's encoding lacks, instead of failing."""
+
+    def escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        text = printable(error.object[error.start : error.end])
+        return text.encode(error.encoding, "backslashreplace"), error.end
+
+    codecs.register_error("resnetkit.printable", escaped)
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="resnetkit.printable")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+                stream.reconfigure(errors=errors)
 
 
 def print_json(document: Any) -> None:
@@ -12,18 +54,24 @@ def print_json(document: Any) -> None:
 
 
 def as_json(document: Any, *, indent: int | None = None) -> str:
-    """`document` as JSON that every reader takes; a number that is not finite, which JSON does not have, is null."""
-    return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    """`document` as JSON that every reader takes, in ASCII where standard output is not UTF-8.
+
+    A number that is not finite, which JSON does not have, is null. Text is `printable`.
+    """
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(_plain(document), indent=indent, ensure_ascii=not utf8, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     match value:
+        case str():
+            return printable(value)
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {key: _finite(item) for key, item in value.items()}
+            return {_plain(key): _plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_finite(item) for item in value]
+            return [_plain(item) for item in value]
         case _:
             return value
 

@@ -18,9 +18,6 @@ MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet56:cifar10 or re
 DATA = "cifar10, cifar100, a folder or a CSV file"
 """What verbs say of their arguments MODEL and DATA."""
 
-# The lines under the fields of a dataclass become the help of their flags.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
 
 class _Help(DefaultHelpFormatter):
     """Flags with dashes, the type in the place of a value, and defaults where there is something to say."""
@@ -56,6 +53,8 @@ class Parser(ArgumentParser):
     """Reads the arguments of one verb; anything wrong with them is a UsageError."""
 
     def __init__(self, verb: str, arguments: str, description: str) -> None:
+        # The lines under the fields of a dataclass become the help of their flags.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(
             prog=f"resnetkit {verb}",
             usage=f"resnetkit {verb} {arguments}",

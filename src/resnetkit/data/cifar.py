@@ -84,7 +84,10 @@ def get_cifar(name: str | Cifar, *, folder: Path | None = None) -> Path:
 
 def find_cifar(folder: Path) -> str | None:
     """Return the name of the set whose official files are in `folder`, or None; raises UsageError where both are."""
-    found = [name for name, cifar in CIFARS.items() if _find(cifar, folder)]
+    try:
+        found = [name for name, cifar in CIFARS.items() if _find(cifar, folder)]
+    except PermissionError:  # nobody may look into it
+        return None
     if len(found) > 1:
         raise UsageError(f"{folder} holds {' and '.join(found)}; give the folder or archive of one of them")
     return found[0] if found else None

@@ -1,5 +1,6 @@
 """Files from elsewhere: fetched, checked and unpacked; whole or not there at all."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from resnetkit.errors import DataError
+from resnetkit.files import cache_folder
 
 try:
     import fcntl
@@ -70,10 +72,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """Return the error for a cache that can't be written: a full disk, a read-only folder."""
-    return DataError(
-        f"can't write {path}: {error.strerror or error}. Free some space, or set RESNETKIT_CACHE to another folder"
-    )
+    """Return the error for a cache that can't be written: a full disk, a read-only folder, no permission."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    mend = "Free some space, or" if full else f"The cache folder {cache_folder()} can't be written;"
+    return DataError(f"can't write {path}: {error.strerror or error}. {mend} set RESNETKIT_CACHE to another folder")
 
 
 def fetch(

@@ -12,20 +12,15 @@ from unicodedata import normalize
 
 import numpy as np
 
+from resnetkit.data.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
+from resnetkit.files import expanded
 
-# fmt: off
-PICTURE_SUFFIXES = frozenset({
-    ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-    ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-})
-# fmt: on
-"""In lower case; letter case does not matter in file names."""
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names, and values of a CSV's split column, by the part of a Dataset that they mean."""
-NOT_DATA = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini"})
-"""What operating systems leave in folders, in lower case; hidden names are passed over anyway."""
+MOST_LEVELS = 4
+"""How far down a set is looked for where a folder holds nothing but a folder."""
 SPLIT_RULE = "val: of every class the val_fraction with the smallest SHA-256 of '<seed>/<relative path>', at least one"
 
 
@@ -44,18 +39,21 @@ def load_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict:
 
     Folders within a class folder belong to the class. Where there is no val, every class gives `val_fraction` of its
     training pictures to it, the same ones on every machine. val and test may lack classes that train has. What is in a
-    class folder but no picture is listed in `skipped`; with `strict` it is an error.
+    class folder but no picture is listed in `skipped`; with `strict` it is an error. So are the folders of training
+    runs, which are never data, whatever `strict` is.
 
-    Raises DataError for any other layout and for classes that train does not have.
+    Raises DataError for any other layout, for a folder that can't be read and for classes that train does not have.
     """
     if not root.is_dir():
         raise DataError(
             f"{root} {'is not a folder' if root.exists() else 'does not exist'}; expected {_expected(root)}"
         )
+    if is_of_runs(root):
+        raise DataError(f"{root} {OF_RUNS}; give the folder of pictures that it was trained on")
     skipped: list[tuple[Path, str]] = []
     parts: dict[str, list[_Picture]] = {}
-    folders = _subfolders(root)
-    split_folders = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and _subfolders(folder)]
+    folders = subfolders(root)
+    split_folders = _split_folders(folders)
     for folder in split_folders:
         part = SPLIT_NAMES[folder.name.lower()]
         if part in parts:
@@ -63,16 +61,43 @@ def load_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict:
         parts[part] = _class_folders(root, folder, skipped)
     if split_folders:
         for folder in folders:
-            if folder not in split_folders and any(map(_is_picture, _files(folder, [root]))):
+            if folder not in split_folders and any(found.kind == "picture" for found in _readable(folder, [root])):
                 raise DataError(
                     f"{root} has {split_folders[0].name}/ with class folders, but also pictures in {folder.name}/. "
                     f"Move {folder} elsewhere, or into a class folder; expected {_expected(root)}"
                 )
+        skipped.extend((path, OF_RUNS) for path in listed(root) if isinstance(path, Path) and is_of_runs(path))
+    elif (inner := _one_level_down(root)) and _split_folders(subfolders(inner)):
+        raise DataError(f"{root} has no class folders{too_high(str(root))}")
     else:
         parts["train"] = _class_folders(root, root, skipped)
-    if strict and skipped:
-        raise DataError(f"{skipped[0][0]}: {skipped[0][1]} ({len(skipped)} in all); remove it, or leave out strict")
+    if strict and (wrong := [(path, reason) for path, reason in skipped if reason != OF_RUNS]):
+        raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave out strict")
     return _dataset(str(root), parts, skipped, val_fraction=val_fraction, seed=seed)
+
+
+def too_high(name: str) -> str:
+    """The end of an error about a set of one class: which folder within it looks like a set; empty if none does."""
+    inner = _one_level_down(Path(name)) if Path(name).is_dir() else None
+    return f". It looks one level too high: give {inner}" if inner else ""
+
+
+def _one_level_down(root: Path) -> Path | None:
+    """The folder that is alone in `root`, if it holds folders as a set does and no pictures; else None."""
+    inner = root
+    for _ in range(MOST_LEVELS):
+        folders = subfolders(inner)
+        if loose_pictures(inner):
+            return None
+        if len(folders) != 1 or _split_folders(folders):
+            return inner if folders and inner != root else None
+        inner = folders[0]
+    return None
+
+
+def _split_folders(folders: Sequence[Path]) -> list[Path]:
+    """Those for a part of the set: train, val and test with folders in them."""
+    return [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and subfolders(folder)]
 
 
 def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False) -> Dataset:
@@ -94,11 +119,11 @@ def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bo
             raise DataError(f"{where}: the {'label' if name else 'path'} is empty; fill it in or remove the line")
         if part is None:
             raise DataError(f"{where}: split is {row['split']!r}; expected train, val or test")
-        picture = path.parent / name
-        if not picture.is_file():
+        picture = path.parent / expanded(name)
+        if reason := _missing(picture):
             if strict:
-                raise DataError(f"{where}: {picture} does not exist; paths are relative to the folder of the CSV")
-            skipped.append((picture, f"does not exist ({where})"))
+                raise DataError(f"{where}: {picture} {reason}; paths are relative to the folder of the CSV")
+            skipped.append((picture, f"{reason} ({where})"))
             continue
         if (known := seen.setdefault(picture, (line, label)))[1] != label:
             raise DataError(f"{where}: {name} is {label!r}, but {known[1]!r} in line {known[0]}; remove one of them")
@@ -111,6 +136,14 @@ def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bo
             )
         raise DataError(f"{path} lists no pictures; expected a line per picture below the line path,label")
     return _dataset(str(path), parts, skipped, val_fraction=val_fraction, seed=seed)
+
+
+def _missing(picture: Path) -> str:
+    """Why there is no such file; empty where there is one."""
+    try:
+        return "" if picture.is_file() else "does not exist"
+    except OSError as error:  # no permission for its folder, or a name that no file can have
+        return f"can't be read: {error.strerror or error}"
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -136,68 +169,45 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def _class_folders(root: Path, folder: Path, skipped: list[tuple[Path, str]]) -> list[_Picture]:
     """Return the pictures in the class folders of `folder`, and add to `skipped` what is in them but is none."""
     pictures: list[_Picture] = []
-    classes = _subfolders(folder)
-    loose = [path for path in _entries(folder) if _is_picture(path)]
-    skipped.extend((picture, "a picture in no class folder") for picture in loose)
+    classes: list[Path] = []
+    loose = 0
+    for found in listed(folder):
+        if isinstance(found, Path):
+            skipped.append((found, OF_RUNS)) if is_of_runs(found) else classes.append(found)
+        elif found.kind == "picture":
+            loose += 1
+            skipped.append((found.path, "a picture in no class folder"))
+        elif found.kind == "broken" and found.path.is_dir():
+            raise DataError(f"{os.fsencode(found.path)!r}: the folder's name is not UTF-8; rename it")
     for class_folder in classes:
         label = normalize("NFC", class_folder.name)
-        if not _is_utf8(label):
-            raise DataError(f"{os.fsencode(class_folder)!r}: the folder's name is not UTF-8; rename it")
         count = len(pictures)
-        for file in _files(class_folder, [root, folder]):
-            if not _is_utf8(str(file)):
-                skipped.append((file, "its name is not UTF-8"))
-            elif not _is_picture(file):
-                skipped.append((file, "not a picture by its suffix" if file.exists() else "a link to nothing"))
+        for found in _readable(class_folder, [root, folder]):
+            if found.kind == "picture":
+                key = normalize("NFC", found.path.relative_to(root).as_posix())
+                pictures.append(_Picture(key, found.path, label, str(class_folder)))
             else:
-                pictures.append(
-                    _Picture(normalize("NFC", file.relative_to(root).as_posix()), file, label, str(class_folder))
-                )
+                skipped.append((found.path, found.reason))
         if len(pictures) == count:
             skipped.append((class_folder, "a class folder without pictures"))
     if not pictures:
-        found = f"it has {len(classes)} folders, but no pictures in them" if classes else "it has no class folders"
+        lack = f"it has {len(classes)} folders, but no pictures in them" if classes else "it has no class folders"
         if loose:
-            found += f", and {len(loose)} pictures right in it; move them into a folder for each class"
-        raise DataError(f"{folder}: {found}. Expected {_expected(root)}")
+            lack += f", and {loose} pictures right in it; move them into a folder for each class"
+        raise DataError(f"{folder}: {lack}. Expected {_expected(root)}")
     return pictures
+
+
+def _readable(folder: Path, above: Sequence[Path]) -> Iterator[Found]:
+    """What find_below finds. Raises DataError at a folder that can't be listed: who knows what a set without it is."""
+    for found in find_below(folder, above=above):
+        if found.kind == "unreadable":
+            raise DataError(f"{found.path} {found.reason}; check its permissions")
+        yield found
 
 
 def _expected(root: Path) -> str:
     return f"{root}/<class>/<picture> or {root}/{{train,val,test}}/<class>/<picture>"
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir()]
-
-
-def _files(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files in `folder` and below, following links, but not back into a folder that they are in (`above`)."""
-    if any(folder.samefile(other) for other in above):
-        return
-    for path in _entries(folder):
-        if path.is_dir():
-            yield from _files(path, [*above, folder])
-        else:
-            yield path
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(
-            path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in NOT_DATA
-        )
-    except OSError as error:
-        raise DataError(f"{folder} can't be read: {error.strerror or error}; check its permissions") from None
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
-
-
-def _is_utf8(name: str) -> bool:
-    """Whether a file name can be printed and stored; Python reads the bytes of others as surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _dataset(

@@ -206,7 +206,7 @@ class Loader:
                 out[:] = self.preprocess.pixels(open_sample(self.samples, index, mode=self.preprocess.mode))
         except DataError as error:
             if self.samples.paths is None:
-                raise
+                raise DataError(f"picture {index}: {error}") from error
             path = self.samples.paths[index]
             reason = str(error).removeprefix(f"{path}: ")
             if self.strict:
@@ -218,7 +218,7 @@ class Loader:
 
     def _write_cut(self, augment: Augment, index: int, rng: np.random.Generator, out: NDArray[np.uint8]) -> None:
         """`Augment.picture`, with the crop drawn before decoding, so that no more is decoded than it needs."""
-        picture = PictureFile(_source(self.samples, index), mode=self.preprocess.mode)
+        picture = PictureFile(self.samples.source(index), mode=self.preprocess.mode)
         box, mirrored = augment.cut(picture.size, self.preprocess, rng)
         pixels, box = picture.part(box, at_least=len(out))
         write_crop(out, pixels, box, interpolation=self.preprocess.interpolation, mirrored=mirrored)
@@ -264,13 +264,5 @@ class _Begun:
 
 def open_sample(samples: Samples, index: int, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
     """One picture of `samples`, from memory or decoded from its file; arguments and errors of `open_picture`."""
-    source = _source(samples, index)
+    source = samples.source(index)
     return open_picture(source, mode=mode, at_least=None if isinstance(source, Image.Image) else at_least)
-
-
-def _source(samples: Samples, index: int) -> Path | Image.Image:
-    """Where one picture of `samples` is."""
-    if samples.images is None:
-        return (samples.paths or ())[index]
-    pixels = samples.images[index]
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)

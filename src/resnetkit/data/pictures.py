@@ -1,12 +1,14 @@
 """Picture files to pixels: whatever a file holds becomes upright 8-bit RGB or grey, or one DataError that names it."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, floor
 from pathlib import Path
-from typing import Literal
+from threading import Lock
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +50,49 @@ STEPS = {
     8: (True, False, True),
 }
 
-# Pillow warns above a limit of pixels and refuses above twice that. Refusing is enough. Set once, and not around each
-# call: catch_warnings() is not safe with threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Cameras write broken EXIF blocks; the pixels are sound.
-warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
+# Pillow warns above a limit of pixels and refuses above twice that; refusing is enough. And cameras write broken EXIF
+# blocks; the pixels are sound.
+UNHEARD: tuple[Any, ...] = (
+    ("ignore", None, Image.DecompressionBombWarning, None, 0),
+    ("ignore", re.compile("Corrupt EXIF data"), UserWarning, None, 0),
+)
+"""What of Pillow's warnings is not passed on, as entries of warnings.filters."""
+
+
+class _Unheard:
+    """Within it, UNHEARD holds; the process's own filters are as they were once the last thread has left it.
+
+    catch_warnings() would not do: it puts a list of filters back that another thread may have replaced meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._threads = 0
+        self._lists: list[list[Any]] = []
+        """Lists of filters that have our entries: who uses catch_warnings() makes new ones."""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            filters = cast("list[Any]", warnings.filters)
+            if not filters or filters[0] is not UNHEARD[0]:
+                # Not by filterwarnings(), which would also make Python forget which warnings it has shown already.
+                filters[:0] = UNHEARD
+                self._lists.append(filters)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads:
+                return
+            for filters in (*self._lists, cast("list[Any]", warnings.filters)):
+                for entry in UNHEARD:
+                    while any(other is entry for other in filters):
+                        filters.remove(entry)
+            self._lists.clear()
+
+
+_unheard = _Unheard()
 
 
 def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
@@ -224,7 +264,8 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
 def _named(source: Source) -> Iterator[None]:
     """Turn every error into a DataError that names `source` and says what is wrong with it."""
     try:
-        yield
+        with _unheard:
+            yield
     except Exception as error:  # a broken file makes Pillow raise nearly anything: SyntaxError, KeyError, struct.error
         raise DataError(f"{_name(source)}: {_reason(error)}") from error
 

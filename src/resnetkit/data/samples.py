@@ -41,6 +41,17 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def place(self, index: int) -> str:
+        """Where one picture is, for people: its path, or its number in memory."""
+        return str(index) if self.paths is None else str(self.paths[index])
+
+    def source(self, index: int) -> Path | Image.Image:
+        """What one picture is opened from: its file, or its pixels."""
+        if self.images is None:
+            return (self.paths or ())[index]
+        pixels = self.images[index]
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)
+
     def subset(self, indices: NDArray[np.int64]) -> "Samples":
         """The samples at `indices` (shape (m,)), in that order."""
         return replace(
@@ -53,19 +64,32 @@ class Samples:
     def as_classes(self, classes: tuple[str, ...]) -> "Samples":
         """The same samples with labels as indices into `classes`, which holds all of theirs by name, in any order.
 
-        Names that are all whole numbers, and none of them a name in `classes`, are taken as indices into it.
+        Names that are numbers, and none of them a name in `classes`, are taken as indices into it where they are those
+        from 0 to the last, each once; "07" is 7.
+
+        Raises DataError for a class that is not among `classes`.
         """
         if self.classes == classes:
             return self
         place = {name: index for index, name in enumerate(classes)}
-        if not place.keys() & set(self.classes) and all(name.isdecimal() for name in self.classes):
-            place = {name: int(name) for name in self.classes if int(name) < len(classes)}
+        numbered = all(name.isascii() and name.isdigit() for name in self.classes)
+        if numbered and not place.keys() & set(self.classes):
+            place = {name: int(name) for name in self.classes}
+            if sorted(place.values()) != list(range(len(classes))):
+                raise DataError(
+                    f"the data's classes are numbers ({_some(self.classes)}), which stand for the model's only where "
+                    f"they count all {len(classes)} of them from 0. Give them names; the model knows {_some(classes)}"
+                )
         unknown = [name for name in self.classes if name not in place]
-        if unknown:
-            some = ", ".join(repr(name) for name in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        if len(unknown) == len(self.classes):
             raise DataError(
-                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {some}. Rename them; it knows "
-                f"{', '.join(repr(name) for name in classes[:3])} and {max(len(classes) - 3, 0)} more."
+                f"the data's classes ({_some(unknown)}) are other ones than the model's ({_some(classes)}). Give a "
+                "model of these classes, or call them as the model does"
+            )
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {_some(unknown)}. Rename or "
+                f"remove them; it knows {_some(classes)}"
             )
         return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
 
@@ -119,6 +143,11 @@ class Dataset:
         return name, parts[name]
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
+
+
 def _joined(parts: Sequence[Samples]) -> Samples:
     """The parts of one set, one after another."""
     images = [part.images for part in parts if part.images is not None]
@@ -141,15 +170,12 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
     for i in _in_turn(samples.labels):
         if len(written) == count:
             break
-        if samples.images is not None:
-            picture = Image.fromarray(samples.images[i].squeeze())
-        else:
-            path = (samples.paths or ())[i]
-            try:
-                picture = open_picture(path)
-            except DataError as error:
-                unreadable[path] = str(error).removeprefix(f"{path}: ")
-                continue
+        source = samples.source(i)
+        try:
+            picture = source if isinstance(source, Image.Image) else open_picture(source)
+        except DataError as error:
+            unreadable[Path(samples.place(i))] = str(error).removeprefix(f"{source}: ")
+            continue
         name = samples.classes[samples.labels[i]].replace("/", "-")
         written.append(folder / f"{i:04d}-{name}.png")
         try:

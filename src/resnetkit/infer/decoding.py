@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data.folder import PICTURE_SUFFIXES
+from resnetkit.data.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below
 from resnetkit.data.pictures import ColorMode, open_picture
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError
@@ -149,31 +150,50 @@ def decoded(
             yield waiting.popleft().result()
 
 
-def is_one_file(path: str | Path) -> bool:
+def is_one_file(path: OnePath) -> bool:
     """Whether it is there and no folder; a glob is not, nor a name that no file can have."""
-    return os.path.lexists(path) and not Path(path).is_dir()
+    return os.path.lexists(path) and not _is_folder(Path(path))
 
 
-def find_pictures(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
+def find_pictures(paths: OnePath | Iterable[OnePath]) -> Iterator[tuple[Path, str | None]]:
     """Resolve files, folders and globs to pictures, each with None, or with the reason why there is none.
 
-    In a folder, files count as pictures by their suffix; a file that is named or matched is taken as one anyway.
+    `paths` is one of them or several. In a folder pictures are what they are for training: see listing.find_below. A
+    folder that can't be read is named with the reason, as is a file that training would leave out as broken; what is no
+    picture by its suffix is passed over, and folders of training runs with a warning. A file that is named or matched
+    is taken as a picture anyway. Raises UsageError for what is no path.
     """
-    for text in map(str, paths):
-        matches = [Path(text)] if os.path.lexists(text) else _matches(Path(text))
+    for text in each_path(paths):
+        try:
+            matches = [Path(text)] if _is_there(text) else _matches(Path(text))
+        except PermissionError as error:
+            yield Path(text), f"can't be read: {error.strerror}"
+            continue
         if not matches:
             yield Path(text), "no such file or folder, and nothing matches it"
         for match in matches:
-            if not match.is_dir():
+            if _is_folder(match):
+                yield from _pictures_below(match)
+            else:
                 yield match, None
-                continue
-            pictures = _pictures_below(match)
-            first = next(pictures, None)
-            if first is None:
-                yield match, f"no pictures in this folder; they end in {', '.join(sorted(PICTURE_SUFFIXES))}"
-                continue
-            yield first, None
-            yield from ((picture, None) for picture in pictures)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a link to where nobody may look; that is said when it is opened
+        return False
+
+
+def _is_there(text: str) -> bool:
+    """Whether there is such a name in its folder. Raises PermissionError where nobody may know."""
+    try:
+        os.lstat(text)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # also a name that no file can have
+        return False
+    return True
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -185,9 +205,15 @@ def _matches(pattern: Path) -> list[Path]:
     return [path for path in found if not path.name.startswith(".")]
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield Path(where, name)
+def _pictures_below(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    empty = True
+    for found in find_below(folder):
+        if found.kind == "other":
+            continue
+        if found.kind == "run" and found.path != folder:
+            warnings.warn(f"{found.path} is passed over: it {found.reason}", stacklevel=2)
+            continue
+        empty = False
+        yield found.path, found.reason or None
+    if empty:
+        yield folder, f"no pictures in this folder; they end in {', '.join(sorted(PICTURE_SUFFIXES))}"

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.folder import PICTURE_SUFFIXES
+from resnetkit.data.listing import loose_pictures, subfolders
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError
+from resnetkit.files import expanded
 from resnetkit.infer.choice import usable_threads
 from resnetkit.infer.parity import read_pixels
 from resnetkit.modelfile import Header
@@ -112,12 +113,9 @@ def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
 
 def _open(header: Header, data: str) -> "Dataset | _Pictures":
     """A set with its parts, divided as for the network's training; or the pictures of a folder without folders."""
-    folder = Path(data).expanduser()
-    if folder.is_dir():
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        loose = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
-        if loose and not any(path.is_dir() for path in entries):
-            return _Pictures(loose)
+    folder = expanded(data)
+    if folder.is_dir() and not subfolders(folder) and (loose := loose_pictures(folder)):
+        return _Pictures(loose)
     recorded = header.data.get("split", {})
     division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
     return open_dataset(data, **division)

@@ -11,10 +11,11 @@ from PIL import Image
 
 from resnetkit.data.cifar import CIFARS, find_cifar
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.folder import PICTURE_SUFFIXES
+from resnetkit.data.listing import find_below, is_picture_name
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError
+from resnetkit.files import expanded
 from resnetkit.infer.backends import softmax
 
 BATCH_SIZES = (1, 3, 16)
@@ -107,12 +108,12 @@ def read_pixels(data: str | Path | None, preprocess: Preprocess) -> NDArray[np.u
 
 
 def _sources(data: str | Path) -> Sequence[Path] | NDArray[np.uint8]:
-    path = Path(data).expanduser()
+    path = expanded(data)
     if path.is_dir() and not find_cifar(path):
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
-    if path.suffix.lower() in PICTURE_SUFFIXES and str(data) not in CIFARS:
+        return [found.path for found in find_below(path) if found.kind == "picture"]
+    if is_picture_name(path.name) and str(data) not in CIFARS:
         return [path]
-    _, samples = open_dataset(str(data)).part("auto")
+    _, samples = open_dataset(data).part("auto")
     return samples.paths or () if samples.images is None else samples.images
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.listing import OnePath, each_path
 from resnetkit.data.resampling import prepare
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
@@ -226,13 +227,14 @@ class Predictor:
         return explain(self.model, picture, label=label, stage=stage, device=self.device)
 
     def predict_paths(
-        self, paths: Iterable[str | Path], *, top: int = 5, batch_size: int | None = None, workers: int = 0
+        self, paths: OnePath | Iterable[OnePath], *, top: int = 5, batch_size: int | None = None, workers: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Predict files, folders (with what is in their folders) and globs, one result per picture as batches are done.
 
-        A result is {"path", "predictions": [{"label", "index", "probability"}]}, or {"path", "error"} for what can't be
-        read or found. Pictures are decoded while the network computes, by `workers` threads where there are some.
-        Memory holds a batch more than are computed at the same time, however many the paths.
+        `paths` is one of them or several: see decoding.find_pictures. A result is {"path", "predictions": [{"label",
+        "index", "probability"}]}, or {"path", "error"} for what can't be read or found. Pictures are decoded while the
+        network computes, by `workers` threads where there are some. Memory holds a batch more than are computed at the
+        same time, however many the paths.
         """
         _check_least(top=top)
         return (
@@ -244,7 +246,7 @@ class Predictor:
 
     def compute_paths(
         self,
-        paths: Iterable[str | Path],
+        paths: OnePath | Iterable[OnePath],
         *,
         output: Output = "logits",
         batch_size: int | None = None,
@@ -256,7 +258,8 @@ class Predictor:
         if workers < 0:
             raise UsageError(f"--workers is {workers}; it must be at least 0")
         backend = self.backend_for(output)
-        if not (isinstance(paths, Sequence) and len(paths) == 1 and is_one_file(paths[0])):
+        paths = each_path(paths)
+        if not (isinstance(paths, list) and len(paths) == 1 and is_one_file(paths[0])):
             prepare()  # for one picture it would take longer than it saves
         pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
         return stream_decoded(backend, pictures, batch_size)

@@ -151,6 +151,8 @@ def each_picture(
         try:
             return cut(open_sample(samples, index, mode=preprocess.mode))
         except DataError as error:
+            if samples.paths is None:
+                raise DataError(f"picture {index}: {error}") from error
             if strict:
                 raise
             return error
@@ -163,7 +165,7 @@ def each_picture(
             window = range(first, min(first + 8 * workers, len(samples)))
             for index, views in zip(window, pool.map(read, window), strict=True):
                 if isinstance(views, DataError):
-                    path = (samples.paths or ())[index]
+                    path = Path(samples.place(index))
                     unreadable[path] = str(views).removeprefix(f"{path}: ")
                     logger.warning("skipped %s: %s", path, unreadable[path])
                 else:

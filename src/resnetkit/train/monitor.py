@@ -35,7 +35,7 @@ class Monitor:
         )
         self._task = self._bar.add_task("starting", total=None)
         self._line_at = 0.0
-        to_file = logging.FileHandler(run.log, encoding="utf-8")
+        to_file = logging.FileHandler(run.log, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._handlers = [to_file] if quiet else [to_file, AboveBar(self._bar.console)]
 

@@ -10,6 +10,7 @@ from resnetkit import __version__, modelfile
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import ModelFileError, TrainingError
+from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
 from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import Training
@@ -143,7 +144,7 @@ def record_recipe(training: Training, data: str | Dataset) -> None:
     if isinstance(data, Dataset):
         about["data"] = None
     else:
-        about["data"] = data if data in ("cifar10", "cifar100") else str(Path(data).resolve())
+        about["data"] = data if data in ("cifar10", "cifar100") else str(expanded(data).resolve())
     write_recipe(training.run.recipe, training.recipe, about)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from resnetkit import modelfile
 from resnetkit.data.augment import SIZED, Augment
+from resnetkit.data.folder import too_high
 from resnetkit.data.loader import Loader
 from resnetkit.data.pictures import ColorMode
 from resnetkit.data.samples import Dataset, Samples
@@ -52,7 +53,8 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
     if dataset.train is None or not len(dataset.train):
         raise DataError(f"{dataset.name} has no training pictures; expected {dataset.name}/train/<class>/<image>")
     if len(dataset.classes) < 2:
-        raise DataError(f"{dataset.name} has one class ({dataset.classes[0]}); a classifier needs two or more")
+        only = f"{dataset.name} has one class ({dataset.classes[0]})"
+        raise DataError(f"{only}; a classifier needs two or more{too_high(dataset.name)}")
     if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
         raise UsageError("--schedule plateau watches the validation error, and there are no validation pictures")
     device = choose_device(recipe.device)

@@ -1,0 +1,182 @@
+"""The pictures below a folder, found in one way for training, checking, tuning and prediction."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Literal, NamedTuple, TypeAlias
+from unicodedata import normalize
+
+from resnetkit.errors import DataError, UsageError
+from resnetkit.files import expanded
+
+# fmt: off
+PICTURE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+})
+# fmt: on
+"""In lower case; letter case does not matter in file names."""
+NOT_DATA = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information", "thumbs.db", "desktop.ini"}
+)
+"""What operating systems leave in folders, in lower case; hidden names are passed over anyway."""
+RUNS = "runs"
+"""The folder that training makes its run folders in, unless it is told another."""
+RECIPE, KEPT = "recipe.yaml", ("state.pt", "metrics.jsonl", "best.safetensors", "last.safetensors")
+"""A run folder holds the first of these files and any of the others."""
+OF_RUNS = "holds a training run, which is no data"
+
+OnePath: TypeAlias = str | Path
+Kind: TypeAlias = Literal["picture", "other", "run", "broken", "unreadable"]
+"""other: a file that is no picture by its suffix. run: a folder of training runs. broken: a link to nothing, what is no
+file, a name that is not UTF-8. unreadable: a folder that can't be listed."""
+
+
+class Found(NamedTuple):
+    """Something in a folder."""
+
+    path: Path
+    kind: Kind
+    reason: str = ""
+    """Why it is not taken; empty for a picture."""
+
+
+def find_below(folder: Path, *, above: Iterable[Path] = ()) -> Iterator[Found]:
+    """Yield the pictures in `folder` and in its folders, and what is there but is not taken, with the reason.
+
+    Pictures are told by their suffix, in any letter case. Hidden names and NOT_DATA are passed over without a word, as
+    is a link back into a folder that is being listed or into one of `above`; other links are followed. The order is
+    that of the names, on every machine. Memory holds no more than the names in a folder and in those that it is in.
+    """
+    inside: list[Iterator[Path | Found]] = [iter([folder])]
+    places = [_place(path) for path in above]
+    first = len(places)
+    while inside:
+        found = next(inside[-1], None)
+        if found is None:
+            inside.pop()
+            del places[first + max(len(inside) - 1, 0) :]
+        elif isinstance(found, Found):
+            yield found
+        elif is_of_runs(found):
+            yield Found(found, "run", OF_RUNS)
+        elif (place := _place(found)) is None or place not in places:
+            try:
+                entries = _entries(found)
+            except OSError as error:
+                yield Found(found, "unreadable", f"can't be read: {error.strerror or error}")
+            else:
+                inside.append(_each(found, entries))
+                places.append(place)
+
+
+def listed(folder: Path) -> Iterator[Path | Found]:
+    """Yield the folders right in `folder`, as paths, and what else is in it, in the order of `find_below`.
+
+    Raises DataError where `folder` can't be read.
+    """
+    try:
+        entries = _entries(folder)
+    except OSError as error:
+        raise DataError(f"{folder} can't be read: {error.strerror or error}; check its permissions") from None
+    yield from _each(folder, entries)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders right in `folder` that may hold data. Raises DataError where it can't be read."""
+    return [path for path in listed(folder) if isinstance(path, Path) and not is_of_runs(path)]
+
+
+def loose_pictures(folder: Path) -> list[Path]:
+    """The pictures right in `folder`. Raises DataError where it can't be read."""
+    return [found.path for found in listed(folder) if isinstance(found, Found) and found.kind == "picture"]
+
+
+def is_of_runs(folder: Path) -> bool:
+    """Whether a folder is that of a training run, or is called runs and has such a folder in it."""
+    try:
+        if (folder / RECIPE).is_file() and any((folder / name).is_file() for name in KEPT):
+            return True
+        return folder.name == RUNS and any((run / RECIPE).is_file() and is_of_runs(run) for run in folder.iterdir())
+    except OSError:  # no permission; that is said when it is listed
+        return False
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file is a picture by its suffix."""
+    return PurePath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name can be stored and sent; Python reads the bytes of others as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def each_path(paths: OnePath | Iterable[OnePath]) -> Iterable[str]:
+    """One path, or several as they come, each with ~ as the home folder. Raises UsageError for what is no path."""
+    if isinstance(paths, str | Path):
+        return [_text(paths)]
+    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise _no_path(paths)
+    return [_text(path) for path in paths] if isinstance(paths, Sequence) else map(_text, paths)
+
+
+def _text(path: object) -> str:
+    if not isinstance(path, str | Path):
+        raise _no_path(path)
+    return str(expanded(path)) if str(path) else ""
+
+
+def _no_path(value: object) -> UsageError:
+    return UsageError(
+        f"{str(value)[:40]!r} ({type(value).__name__}) is no path; give one as text or a Path, or several"
+    )
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """What is the same for a folder and every link to it."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> list[tuple[str, str]]:
+    """Names in a folder, in order, each with what it is."""
+    with os.scandir(folder) as entries:
+        found = [
+            (entry.name, _what(entry))
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name.lower() not in NOT_DATA
+        ]
+    # File systems decompose letters with accents, or don't.
+    return sorted(found, key=lambda entry: (normalize("NFC", entry[0]), entry[0]))
+
+
+def _what(entry: "os.DirEntry[str]") -> str:
+    """A folder, a file, or why it is neither."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except PermissionError as error:
+        return f"can't be read: {error.strerror}"
+    except OSError:  # a link to itself
+        pass
+    return "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
+
+
+def _each(folder: Path, entries: Iterable[tuple[str, str]]) -> Iterator[Path | Found]:
+    """The folders in `folder` as paths, and what else is in it as what it is."""
+    for name, what in entries:
+        path = folder / name
+        if what != "folder" and not is_picture_name(name):
+            yield Found(path, "other", "not a picture by its suffix")
+        elif not is_utf8(name):
+            yield Found(path, "broken", "its name is not UTF-8")
+        elif what == "folder":
+            yield path
+        else:
+            yield Found(path, "picture") if what == "file" else Found(path, "broken", what)
