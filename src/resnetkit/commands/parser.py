@@ -3,7 +3,7 @@
 import json
 import re
 from argparse import SUPPRESS, Action
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +17,6 @@ from resnetkit.errors import UsageError
 MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet56:cifar10 or resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
 DATA = "cifar10, cifar100, a folder or a CSV file"
 """What verbs say of their arguments MODEL and DATA."""
-
-# The lines under the fields of a dataclass become the help of their flags.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class _Help(DefaultHelpFormatter):
@@ -64,6 +61,16 @@ class Parser(ArgumentParser):
             exit_on_error=False,
             allow_abbrev=False,
         )
+        # The lines under the fields of a dataclass become the help of their flags. It holds for the whole process: so
+        # not where this module is imported, but where the command line runs.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+    def show_defaults(self, defaults: Mapping[str, str]) -> None:
+        """Say these of flags, by name, in place of their own defaults."""
+        for action in self._actions:
+            if action.dest in defaults:
+                action.help = " ".join(filter(None, (action.help, defaults[action.dest])))
+                action.default = SUPPRESS
 
     def read(self, argv: Sequence[str], *, defaults: bool = True) -> dict[str, Any]:
         """The arguments by name; without `defaults` only those that were given."""

@@ -12,6 +12,9 @@ import yaml
 from resnetkit.errors import UsageError
 from resnetkit.files import write_whole
 
+LENGTHS = ("epochs", "iterations", "minutes")
+"""The fields that say how long a run is: one thing in three units, so one of them has a value, the others None."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -27,8 +30,8 @@ class Recipe:
     freeze: int = 0
     """Parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
 
-    epochs: float = 30.0
-    """Length of the run, in passes over the training pictures."""
+    epochs: float | None = None
+    """Length of the run, in passes over the training pictures; 30 where no length is given."""
     iterations: int | None = None
     """Length of the run in optimiser steps, in place of epochs."""
     minutes: float | None = None
@@ -141,6 +144,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the field."""
+        lengths = [_flag(name) for name in LENGTHS if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise UsageError(f"{' and '.join(lengths)} say how long to train, each in its way; give one of them")
+        if not lengths:
+            object.__setattr__(self, "epochs", 30.0)
         for name, hint in get_type_hints(Recipe).items():
             if not _is_a(getattr(self, name), hint):
                 raise UsageError(f"{_flag(name)} is {getattr(self, name)!r}; it takes {_words(hint)}")
@@ -163,12 +171,24 @@ class Recipe:
             raise UsageError("--nesterov needs a --momentum over 0; or give --nesterov false")
         if self.optimizer == "muon" and not self.nesterov:
             raise UsageError("--optimizer muon has Nesterov momentum; leave --nesterov true")
-        if self.minutes is not None and self.iterations is not None:
-            raise UsageError("--minutes and --iterations both say how long to train; give one")
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """The recipe with other values in some fields; a length takes the place of the one there was.
+
+        So `recipe.replace(minutes=3)` has no epochs, where `dataclasses.replace` would leave two lengths, which is an
+        error. Raises UsageError for values that can't be meant.
+        """
+        changes = {name: value for name, value in changes.items() if name not in LENGTHS or value is not None}
+        return replace(self, **(dict.fromkeys(LENGTHS) if changes.keys() & set(LENGTHS) else {}) | changes)
+
+    def total_steps(self, steps_per_epoch: int) -> int | None:
+        """Optimiser steps of a run; None where the clock ends it."""
+        return self.iterations if self.epochs is None else max(1, round(self.epochs * steps_per_epoch))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for YAML and JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """The fields as plain values, for YAML and JSON; of the lengths, the one that holds."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if name not in LENGTHS or value is not None}
 
 
 def _flag(name: str) -> str:
@@ -312,7 +332,9 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recip
             near = get_close_matches(key, names, n=1)
             raise UsageError(f"{source}: no field is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-    return replace(recipe, **values)
+    if all(name in values for name in LENGTHS) and [values["iterations"], values["minutes"]] != [None, None]:
+        values["epochs"] = None  # as earlier versions wrote it: epochs had a value beside the length that held
+    return recipe.replace(**values)
 
 
 def read_recipe(path: Path, base: Recipe) -> tuple[Recipe, dict[str, Any]]:
