@@ -10,6 +10,15 @@ HEADER_KEY = "resnetkit"
 """Under which a .safetensors file carries a model's header."""
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a person gave, with ~ as the home folder: the shell leaves it in quotes and in --flag=~/x."""
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~name, and nobody is called so
+        return path
+
+
 def cache_folder() -> Path:
     """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/."""
     if own := os.environ.get("RESNETKIT_CACHE"):
