@@ -1,4 +1,4 @@
-"""Fields that do nothing beside others: refused as flags, named where a file says them."""
+"""Fields that have no use beside others: refused as flags, named where a file says them."""
 
 from dataclasses import fields, replace
 
@@ -7,7 +7,7 @@ import pytest
 
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import UsageError
-from resnetkit.train.effects import DOES, check_effects
+from resnetkit.train.effects import USES, check_effects
 from resnetkit.train.recipe import FLAG, RECIPES, Recipe, changed, flag
 
 
@@ -46,24 +46,24 @@ SGD, PLAIN = {"optimizer": "sgd"}, {"crop": "none"}
         ("alternate_flip", True, {"flip": True}, {"flip": False}),
     ],
 )
-def test_a_flag_that_does_nothing_is_refused(name, value, heeded, idle, dataset):
+def test_a_flag_without_use_is_refused(name, value, heeded, idle, dataset):
     asked = {name: FLAG}
     assert check_effects(changed(Recipe(), {name: value, **heeded}, source=""), dataset, asked) == []
     recipe = changed(Recipe(), {name: value, **idle}, source="")
-    with pytest.raises(UsageError, match=f"{flag(name)} does nothing here: .*; leave it out"):
+    with pytest.raises(UsageError, match=f"{flag(name)} has no use here: .*; leave it out"):
         check_effects(recipe, dataset, asked)
     (line,) = check_effects(recipe, dataset, {name: "own.yaml"})
-    assert line.startswith(f"own.yaml: {name} does nothing here: ")
+    assert line.startswith(f"own.yaml: {name} has no use here: ")
     assert check_effects(recipe, dataset, {}) == [], "what nobody asked for is not named"
 
 
 def test_what_divides_the_set_is_refused_where_it_divides_nothing(dataset):
     assert check_effects(Recipe(), dataset, {"train_split": FLAG}) == []
-    with pytest.raises(UsageError, match="--val-fraction does nothing here"):
+    with pytest.raises(UsageError, match="--val-fraction has no use here"):
         check_effects(Recipe(val_fraction=0.3), dataset, {"val_fraction": FLAG})
     folder = replace(dataset, split={"seed": 0, "val_fraction": 0.3})
     assert check_effects(Recipe(), folder, {"val_fraction": FLAG}) == []
-    with pytest.raises(UsageError, match="--train-split does nothing here"):
+    with pytest.raises(UsageError, match="--train-split has no use here"):
         check_effects(Recipe(train_split="50k"), folder, {"train_split": FLAG})
     own = replace(dataset, split={"rule": "as given"})
     assert check_effects(Recipe(val_fraction=0), own, {"val_fraction": FLAG}) == [], "none is drawn, as asked"
@@ -95,4 +95,4 @@ def test_pictures_of_several_sizes_are_always_resized(dataset, tmp_path):
     paths = tuple(tmp_path / f"{i}.png" for i in range(2))
     samples = Samples(dataset.classes, np.array([0, 1]), paths=paths)
     assert check_effects(Recipe(), replace(dataset, train=samples), {"interpolation": FLAG}) == []
-    assert DOES.keys() <= {f.name for f in fields(Recipe)}
+    assert USES.keys() <= {f.name for f in fields(Recipe)}

@@ -6,7 +6,17 @@ import pytest
 
 from resnetkit.errors import UsageError
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.recipe import LENGTHS, RECIPES, Recipe, changed, find_recipe, read_recipe, write_recipe
+from resnetkit.train.recipe import (
+    DEFAULT_ROWS,
+    LENGTHS,
+    PURPOSES,
+    RECIPES,
+    Recipe,
+    changed,
+    find_recipe,
+    read_recipe,
+    write_recipe,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -145,3 +155,8 @@ def test_recipes_of_earlier_versions_keep_the_length_that_held(text, length, tmp
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     assert read_recipe(path, Recipe(iterations=3))[0] == Recipe(**length)
+
+
+def test_every_row_says_what_it_is_for():
+    assert PURPOSES.keys() == RECIPES.keys()
+    assert set(DEFAULT_ROWS) <= RECIPES.keys()

@@ -394,7 +394,9 @@ def test_no_error_is_a_wall_of_names(text: str) -> None:
     assert ("See resnetkit models" in str(error.value)) == ("," not in text)
 
 
-@pytest.mark.parametrize("name", ["resnetblur50", "resnet18,blur=7", "resnet20,blur=5", "resnet18,blur=3,output_stride=8"])
+@pytest.mark.parametrize(
+    "name", ["resnetblur50", "resnet18,blur=7", "resnet20,blur=5", "resnet18,blur=3,output_stride=8"]
+)
 def test_least_size_is_the_least_that_goes_through(name: str) -> None:
     import torch
 

@@ -132,8 +132,8 @@ def dashed(flag: str) -> str:
 
 
 def as_key(message: str) -> str:
-    """An error that begins with a flag, about a line of a file: --batch-size becomes the key batch_size."""
-    return re.sub(r"^--[\w-]+", lambda flag: flag[0][2:].replace("-", "_"), message)
+    """An error about lines of a file, which speaks of flags: --batch-size becomes the key batch_size."""
+    return re.sub(r"--[a-z][\w-]*", lambda flag: flag[0][2:].replace("-", "_"), message)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

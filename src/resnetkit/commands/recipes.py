@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
             print(f"\n{name}")
             print(_indented(PURPOSES[name]))
             print(_indented(f"Besides: {', '.join(_others(row))}."))
-        print("\nresnetkit recipes NAME prints one in full; resnetkit train DATA --recipe NAME takes it.")
+        print("\nresnetkit recipes NAME prints one in full, train DATA --recipe NAME takes it.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which fields of a recipe do nothing beside the others: what somebody asked for is never ignored in silence."""
+"""Which fields of a recipe have no use beside the others: what somebody asked for is never ignored in silence."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,11 +18,11 @@ def _resizes(recipe: Recipe, dataset: Dataset) -> bool:
     return recipe.size not in (None, pictures.shape[1])
 
 
-DOES: dict[str, tuple[Callable[[Recipe, Dataset], bool], str]] = {
+USES: dict[str, tuple[Callable[[Recipe, Dataset], bool], str]] = {
     "zero_init_residual": (lambda r, _: not (r.zero_init_residual and r.init), "with --init the first weights hold"),
     "freeze": (
         lambda r, _: not r.freeze or r.init is not None,
-        "it keeps given weights as they are, so it goes with --init",
+        "it goes with --init, for random weights are not worth keeping",
     ),
     "train_split": (lambda _, d: "train_split" in d.split, "it divides CIFAR"),
     "val_fraction": (
@@ -59,19 +59,19 @@ DOES: dict[str, tuple[Callable[[Recipe, Dataset], bool], str]] = {
     "jitter": (lambda r, _: r.crop == "scale-jitter", "it goes with --crop scale-jitter"),
     "alternate_flip": (lambda r, _: not r.alternate_flip or r.flip, "it goes with --flip"),
 }
-"""For each field that not every run heeds: whether this recipe on this data does, and the reason where it does not.
+"""For each field that not every run uses: whether this recipe on this data does, and the reason where it does not.
 
-A value that switches something off is heeded everywhere.
+A value that switches something off has its use everywhere.
 """
 
 
 def check_effects(recipe: Recipe, dataset: Dataset, asked: Mapping[str, str]) -> list[str]:
-    """Refuse flags that do nothing, and return a line for each field of a file that does nothing.
+    """Refuse flags that have no use, and return a line for each field of a file that has none.
 
     `asked` says of the fields that somebody asked for where they did: FLAG, or the name of a file. Raises UsageError.
     """
-    idle = {name: why for name, (does, why) in DOES.items() if name in asked and not does(recipe, dataset)}
+    idle = {name: why for name, (used, why) in USES.items() if name in asked and not used(recipe, dataset)}
     for name, why in idle.items():
         if asked[name] == FLAG:
-            raise UsageError(f"{flag(name)} does nothing here: {why}; leave it out")
-    return [f"{asked[name]}: {name} does nothing here: {why}" for name, why in idle.items()]
+            raise UsageError(f"{flag(name)} has no use here: {why}; leave it out")
+    return [f"{asked[name]}: {name} has no use here: {why}" for name, why in idle.items()]

@@ -54,7 +54,7 @@ def train(
     """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
 
     `out` is the run folder, by default runs/<model>-<data>-<time>. `asked` is for the command line: where a person
-    asked for which field, so that one that does nothing is refused (see `check_effects`). Raises
+    asked for which field, so that one without use is refused (see `check_effects`). Raises
     InterruptedTrainingError after a SIGINT or SIGTERM, once the state is saved; TrainingError when the loss is no
     longer finite or a file can't be written; UsageError for what is no recipe or no data.
     """
