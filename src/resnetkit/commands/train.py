@@ -69,9 +69,9 @@ def run(argv: Sequence[str]) -> int:
         if given.get("allow_other_arithmetic"):
             raise UsageError("--allow-other-arithmetic goes with --resume; leave it out")
         recipe, asked = _recipe(given)
-        from resnetkit.train.run import train
+        from resnetkit.train.run import start
 
-        result = train(recipe, given["data"], out=given.get("out"), asked=asked)
+        result = start(recipe, given["data"], out=given.get("out"), asked=asked)
 
     if given.get("json"):
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})

@@ -44,6 +44,18 @@ class TrainResult:
 
 
 def train(
+    recipe: Recipe, data: str | Path | Dataset, *, out: str | Path | None = None, quiet: bool = False
+) -> TrainResult:
+    """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
+
+    `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError after a SIGINT or
+    SIGTERM, once the state is saved; TrainingError when the loss is no longer finite or a file can't be written;
+    UsageError for what is no recipe or no data.
+    """
+    return start(recipe, data, out=out, quiet=quiet)
+
+
+def start(
     recipe: Recipe,
     data: str | Path | Dataset,
     *,
@@ -51,12 +63,9 @@ def train(
     quiet: bool = False,
     asked: Mapping[str, str] = NOTHING,
 ) -> TrainResult:
-    """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
+    """`train` for the command line: `asked` says where a person asked for which field.
 
-    `out` is the run folder, by default runs/<model>-<data>-<time>. `asked` is for the command line: where a person
-    asked for which field, so that one without use is refused (see `check_effects`). Raises
-    InterruptedTrainingError after a SIGINT or SIGTERM, once the state is saved; TrainingError when the loss is no
-    longer finite or a file can't be written; UsageError for what is no recipe or no data.
+    One without use is refused, or named (see `check_effects`).
     """
     started = time.monotonic()
     if not isinstance(recipe, Recipe):
@@ -66,14 +75,25 @@ def train(
     if run:
         run.refuse_existing()
     dataset = open_for(recipe, data)
-    remarks = [*check_effects(recipe, dataset, asked), *dataset.notes]
+    remarks = check_effects(recipe, dataset, asked)
     task = prepare(recipe, dataset)
     about = {"version": __version__, **how(task), **what(dataset), "data": _place(data)}
     if run:
         run.create()
     else:
         run = default_folder(recipe, dataset.name).create_beside()
-    return _run(task, recipe, run, about=about, state=None, remarks=remarks, started=started, quiet=quiet, fresh=True)
+    return _run(
+        task,
+        recipe,
+        run,
+        dataset=dataset,
+        about=about,
+        state=None,
+        fresh=True,
+        remarks=remarks,
+        started=started,
+        quiet=quiet,
+    )
 
 
 def resume(
@@ -109,7 +129,7 @@ def resume(
     dataset = open_for(recipe, data)
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None)
-    remarks = list(dataset.notes)
+    remarks: list[str] = []
     now = how(task)
     if other := {name: value for name, value in now.items() if about.get(name, value) != value}:
         named = " and ".join(f"its {n.replace('_', ' ')} was {about[n]} and is {v} now" for n, v in other.items())
@@ -121,7 +141,9 @@ def resume(
         remarks.append(f"other arithmetic: {named}; the bits differ from those of a run that went on as it began")
         before = {name: about[name] for name in other} | {"until_step": state.position.step if state else 0}
         about |= now | {"earlier_arithmetic": [*about.get("earlier_arithmetic", []), before]}
-    return _run(task, longer, run, about=about, state=state, remarks=remarks, started=started, quiet=quiet)
+    return _run(
+        task, longer, run, dataset=dataset, about=about, state=state, remarks=remarks, started=started, quiet=quiet
+    )
 
 
 def _refuse_bound(recipe: Recipe, run: RunFolder) -> None:
@@ -192,6 +214,7 @@ def _run(
     recipe: Recipe,
     run: RunFolder,
     *,
+    dataset: Dataset,
     about: Mapping[str, Any],
     state: State | None,
     remarks: Sequence[str],
@@ -211,7 +234,7 @@ def _run(
             if not state:
                 monitor.forget_after(0)
                 training.save()
-            for remark in remarks:
+            for remark in (*remarks, *dataset.notes):
                 monitor.say(remark)
             for path, reason in task.skipped[:MOST_NAMED]:
                 monitor.say(f"left out: {path}: {reason}")
