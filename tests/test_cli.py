@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from syrupy.assertion import SnapshotAssertion
 
@@ -25,7 +26,7 @@ from resnetkit.models import shipped
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
 from resnetkit.train import report
-from resnetkit.train.recipe import Recipe
+from resnetkit.train.recipe import DEFAULT_ROWS, LENGTHS, RECIPES, Recipe, read_recipe
 
 CLASSES = ("cat", "frog", "ship")
 SMALL = ["--model", "resnet20,depths=1-1-1", "--size", "32", "--epochs", "2", "--batch-size", "16", "--threads", "1"]
@@ -102,6 +103,17 @@ def test_version(capsys: Shell) -> None:
         "train pictures --config none.yaml",
         "train pictures --resume",
         "train --resume run --lr 1 --no-flip",
+        "train pictures --epochs 3 --iterations 4",
+        "train pictures --minutes 1 --epochs 3",
+        "train pictures --muon-lr 0.1",
+        "train pictures --milestones 0.3 --schedule cosine",
+        "train pictures --freeze 2",
+        "train pictures --train-split 50k",
+        "train pictures/train --val-fraction 0.3",
+        "train pictures --allow-other-arithmetic",
+        "train pictures --size 9 --model resnetblur50",
+        "recipes fodler",
+        "recipes --jsn",
         "evaluate",
         "evaluate model.safetensors",
         "evaluate model.safetensors pictures --views ten",
@@ -127,6 +139,10 @@ def test_version(capsys: Shell) -> None:
 def test_wrong_use(argv: str, model: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
     assert model
     assert picture_folder.is_dir()
+    if "pictures/train" in argv:
+        for part in ("train", "val"):
+            shutil.copytree("pictures", f"split/{part}")
+        argv = argv.replace("pictures/train", "split")
     assert main(argv.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -167,6 +183,7 @@ def test_failures(argv: str, model: str, picture_folder: Path, capsys: Shell, sn
         "lr: null",
         "batch_size: x",
         "batch_size: 0",
+        "epochs: 2\nminutes: 1",
     ],
 )
 def test_wrong_configuration(content: str, picture_folder: Path, capsys: Shell, snapshot: SnapshotAssertion) -> None:
@@ -394,6 +411,81 @@ def test_configuration_then_flags(picture_folder: Path, capsys: Shell) -> None:
     assert main(["train", "pictures", "--config", "run/recipe.yaml", "--out", "run2"]) == 0
     own, repeated = (Path(f"{run}/recipe.yaml").read_text().split("run:")[0] for run in ("run", "run2"))
     assert own == repeated
+
+
+@pytest.mark.parametrize("length", ["minutes: 9", "iterations: 9", "epochs: 9"])
+def test_a_flag_wins_over_the_length_in_a_file(length: str, picture_folder: Path, capsys: Shell) -> None:
+    Path("own.yaml").write_text(f"{length}\nmuon_lr: 0.5\nmin_area: 0.5\nval_fraction: 0.2\n")
+    flags = [
+        "--config",
+        "own.yaml",
+        "--out",
+        "run",
+        *SMALL[:4],
+        "--batch-size",
+        "32",
+        "--epochs",
+        "1",
+        "--crop",
+        "none",
+    ]
+    assert main(["train", "pictures", *flags]) == 0
+    recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
+    assert [recipe.get(name) for name in LENGTHS] == [1.0, None, None]
+    err = capsys.readouterr().err
+    assert "own.yaml: muon_lr has no use here: it goes with --optimizer muon\n" in err
+    assert "own.yaml: min_area has no use here: it goes with --crop random-resized\n" in err
+    assert "val_fraction has no use" not in err
+    assert main(["train", "pictures", "--config", "run/recipe.yaml", "--iterations", "1", "--out", "run2"]) == 0
+    assert "has no use" not in capsys.readouterr().err, "a run's own file records, and asks for nothing"
+
+
+def test_a_run_goes_on_to_another_length(picture_folder: Path, capsys: Shell) -> None:
+    flags = [*SMALL[:4], "--batch-size", "24", "--schedule", "constant", "--compile", "off", "--out", "run"]
+    assert main(["train", "pictures", *flags, "--epochs", "1"]) == 0
+    assert main(["train", "--resume", "run"]) == 0
+    assert "run is finished; train on with: resnetkit train --resume run --epochs N\n" in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--epochs", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["best"]["step"] in (2, 4)
+    assert yaml.safe_load(Path("run/recipe.yaml").read_text())["epochs"] == 2
+
+
+# recipes
+
+
+def test_recipes_table(capsys: Shell, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert out == snapshot
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_is_printed_is_a_configuration(name: str, capsys: Shell) -> None:
+    assert main(["recipes", name]) == 0
+    Path("own.yaml").write_text(capsys.readouterr().out)
+    assert read_recipe(Path("own.yaml"), Recipe(minutes=3, lr=9)) == (RECIPES[name], {})
+    assert main(["train", "nowhere", "--config", "own.yaml"]) == 1  # the file is taken, the data is not there
+    assert "nowhere: no such data" in capsys.readouterr().err
+    assert main(["recipes", name, "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["recipe"] == json.loads(json.dumps(RECIPES[name].to_dict()))
+    assert one["purpose"]
+    assert main(["recipes", "--json"]) == 0
+    assert one in json.loads(capsys.readouterr().out)
+
+
+def test_help_says_what_the_default_rows_say(capsys: Shell) -> None:
+    """Of every field: one value where both rows agree, else both; nothing for what is unset in both."""
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("(cifar10 muon, folder sgd)", "(cifar10 0.2, folder 0.05)", "(cifar10 128, folder 32)"):
+        assert words in text
+    rows = [RECIPES[name].to_dict() for name in DEFAULT_ROWS]
+    agreed = [name for name in rows[0] if rows[0][name] == rows[1][name] and rows[0][name] is not None]
+    assert text.count("(default ") == len(agreed)
+    assert text.count("(cifar10 ") == sum(rows[0][name] != rows[1][name] for name in rows[0])
 
 
 def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, capsys: Shell) -> None:

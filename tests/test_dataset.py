@@ -81,7 +81,7 @@ def test_a_path_is_a_path(picture_folder: Path, monkeypatch: pytest.MonkeyPatch)
     picture_folder.rename("cifar10")
     assert open_dataset(Path("cifar10")).classes == ("cat", "frog", "ship")
     for missing in (Path("missing"), "missing", "m" * 300):
-        with pytest.raises(DataError, match="give cifar10, cifar100, a folder or a .csv file"):
+        with pytest.raises(DataError, match=r"give cifar10, cifar100, a folder or a \.csv file"):
             resnetkit.train(resnetkit.Recipe(), missing, out="run", quiet=True)
 
 

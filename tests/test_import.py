@@ -33,10 +33,37 @@ def test_help_and_wrong_verbs_are_light(argv: list[str]) -> None:
     assert heavy_after(quiet + call) == set()
 
 
-@pytest.mark.parametrize("verb", ["models", "train", "evaluate", "predict", "export", "tune", "doctor"])
+@pytest.mark.parametrize("verb", ["models", "recipes", "train", "evaluate", "predict", "export", "tune", "doctor"])
 def test_help_of_a_verb_needs_no_torch(verb: str) -> None:
     call = f"from resnetkit.cli import main\nassert main([{verb!r}, '--help']) == 0"
     assert not heavy_after(call) & {"torch", "torchvision", "matplotlib"}
+
+
+def test_recipes_need_no_torch() -> None:
+    call = "from resnetkit.cli import main\nassert main(['recipes']) == 0\nassert main(['recipes', 'folder']) == 0"
+    assert not heavy_after(call) & {"torch", "numpy"}
+
+
+def test_the_command_line_sets_nothing_where_it_is_imported() -> None:
+    """A program that imports it keeps its signals, environment and its own settings of jsonargparse."""
+    code = (
+        "import os, pkgutil, signal\n"
+        "import jsonargparse, jsonargparse._optionals as settings, torch, PIL.Image\n"
+        "from importlib import import_module\n"
+        "def state():\n"
+        "    signals = [signal.getsignal(number) for number in signal.valid_signals()]\n"
+        "    threads = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_rng_state().tolist()\n"
+        "    docstrings = dict(settings._docstring_parse_options)\n"
+        "    return signals, dict(os.environ), threads, docstrings, PIL.Image.MAX_IMAGE_PIXELS\n"
+        "before = state()\n"
+        "import resnetkit.cli, resnetkit.commands, resnetkit.train.run\n"
+        "for module in pkgutil.iter_modules(resnetkit.commands.__path__, 'resnetkit.commands.'):\n"
+        "    import_module(module.name)\n"
+        "names = ('signals', 'environment', 'torch', 'jsonargparse', 'Pillow')\n"
+        "print([name for name, was, now in zip(names, before, state()) if was != now])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_models_needs_neither_torch_nor_numpy() -> None:

@@ -109,8 +109,7 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.parametrize(("name", "golden"), [("paper-cifar10", GOLDEN_PAPER), ("cifar10", GOLDEN_CIFAR10)])
 def test_golden_losses(name, golden, compile_, dataset, tmp_path):
     row = RECIPES[name]
-    recipe = replace(
-        row,
+    recipe = row.replace(
         compile=compile_,
         lr=row.lr / 50,
         muon_lr=row.muon_lr / 50,
@@ -157,7 +156,7 @@ def test_training_fits_the_pictures(accumulate, dataset, tmp_path):
 def test_accumulated_batches_make_the_step_of_one_large_batch(dataset, tmp_path):
     """With batch norm frozen into a fixed map, gradients of two halves add up to that of the whole."""
     start = train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True).model
-    one = replace(TINY, init=str(start), freeze=4, iterations=3, batch_size=32, crop="none", flip=False)
+    one = TINY.replace(init=str(start), freeze=4, iterations=3, batch_size=32, crop="none", flip=False)
     two = replace(one, batch_size=16, accumulate=2)
     weights = [
         modelfile.load(train(recipe, dataset, out=tmp_path / name, quiet=True).run / "last.safetensors").net.fc.weight
@@ -216,7 +215,7 @@ def test_moving_average_is_what_is_kept(dataset, tmp_path):
 
 @pytest.mark.parametrize("log_every", [5, 7])
 def test_warm_up_ends_with_the_error(log_every, dataset, tmp_path):
-    recipe = replace(TINY, iterations=120, warmup_lr=0.01, warmup_error_percent=75.0, schedule="constant", crop="none")
+    recipe = TINY.replace(iterations=120, warmup_lr=0.01, warmup_error_percent=75.0, schedule="constant", crop="none")
     train(replace(recipe, log_every=log_every), dataset, out=tmp_path / "run", quiet=True)
     rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["part"] == "train"]
     over = re.search(r"warm-up over at step (\d+)", (tmp_path / "run" / "log.txt").read_text())
@@ -233,8 +232,8 @@ def test_without_validation_the_last_model_is_the_best(dataset, tmp_path):
 
 
 def test_minutes_end_the_run_with_the_whole_schedule(dataset, tmp_path):
-    train(replace(TINY, iterations=1), dataset, out=tmp_path / "first", quiet=True)  # what a process loads once
-    train(replace(TINY, minutes=0.1, evaluate_every=1e6), dataset, out=tmp_path / "run", quiet=True)
+    train(TINY.replace(iterations=1), dataset, out=tmp_path / "first", quiet=True)  # what a process loads once
+    train(TINY.replace(minutes=0.1, evaluate_every=1e6), dataset, out=tmp_path / "run", quiet=True)
     rates = [row["lr"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["part"] == "train"]
     top = rates.index(max(rates))
     assert max(rates) > 0.8 * TINY.lr
@@ -255,8 +254,8 @@ def test_pictures_are_small_then_cropped_then_whole(dataset, tmp_path, monkeypat
         return replace(task, forward=lambda images: (seen.append(images.clone()), task.forward(images))[1])
 
     monkeypatch.setattr(runs, "prepare", spied)
-    recipe = replace(
-        TINY, iterations=10, early_scale=0.75, early_until=0.4, center_crop_from=0.7, padding_mode="reflect", flip=False
+    recipe = TINY.replace(
+        iterations=10, early_scale=0.75, early_until=0.4, center_crop_from=0.7, padding_mode="reflect", flip=False
     )
     train(recipe, dataset, out=tmp_path / "run", quiet=True)
     assert [images.shape[-1] for images in seen] == [24] * 4 + [32] * 6
@@ -300,7 +299,7 @@ def test_the_clock_knows_of_small_crops(dataset, tmp_path):
         ({"early_scale": 0.75, "center_crop_from": 0.3}, (0.3, 0.5625)),
         ({"early_scale": 0.75, "crop": "none"}, (0.0, 1.0)),
     ):
-        recipe = replace(TINY, minutes=3.0, **changes)
+        recipe = TINY.replace(minutes=3.0, **changes)
         with Monitor(folder, quiet=True) as monitor:
             pace = Training(runs.prepare(recipe, dataset), recipe, folder, monitor, started=time.monotonic()).pace
         assert (pace.early_until, pace.early_cost) == expected
@@ -555,7 +554,7 @@ def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
 
 @pytest.mark.slow
 def test_compiled_training_takes_the_same_steps(dataset, tmp_path):
-    recipe = replace(TINY, iterations=4, crop="none")
+    recipe = TINY.replace(iterations=4, crop="none")
     train(recipe, dataset, out=tmp_path / "eager", quiet=True)
     train(replace(recipe, compile="inductor"), dataset, out=tmp_path / "compiled", quiet=True)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
@@ -563,7 +562,7 @@ def test_compiled_training_takes_the_same_steps(dataset, tmp_path):
 
 
 def test_bfloat16_training_follows_float32(dataset, tmp_path):
-    recipe = replace(TINY, iterations=8, crop="none", lr=0.01)
+    recipe = TINY.replace(iterations=8, crop="none", lr=0.01)
     for precision in ("float32", "bfloat16"):
         train(replace(recipe, precision=precision), dataset, out=tmp_path / precision, quiet=True)
     exact, rounded = losses(tmp_path / "float32"), losses(tmp_path / "bfloat16")

@@ -6,7 +6,17 @@ import pytest
 
 from resnetkit.errors import UsageError
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.recipe import RECIPES, Recipe, changed, find_recipe, read_recipe, write_recipe
+from resnetkit.train.recipe import (
+    DEFAULT_ROWS,
+    LENGTHS,
+    PURPOSES,
+    RECIPES,
+    Recipe,
+    changed,
+    find_recipe,
+    read_recipe,
+    write_recipe,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -105,3 +115,48 @@ def test_every_field_is_documented():
     for field in fields(Recipe):
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 2)[1]
         assert after.strip().startswith('"""'), f"{field.name} has no line of help"
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2.0}, {"iterations": 7}, {"minutes": 0.5}])
+@pytest.mark.parametrize("before", [Recipe(), Recipe(epochs=9), Recipe(iterations=9), Recipe(minutes=9.0)])
+def test_a_length_takes_the_place_of_another(before, length):
+    expected = dict.fromkeys(LENGTHS) | length
+    for after in (before.replace(**length), changed(before, length, source="flags")):
+        assert {name: getattr(after, name) for name in LENGTHS} == expected
+        assert {name: after.to_dict()[name] for name in LENGTHS if name in after.to_dict()} == length
+        assert after.replace(lr=0.3, **dict.fromkeys(LENGTHS)) == after.replace(lr=0.3), "None is no length"
+    assert Recipe().epochs == 30.0
+
+
+@pytest.mark.parametrize(
+    "two", [{"epochs": 2.0, "minutes": 1.0}, {"epochs": 2.0, "iterations": 7}, {"iterations": 7, "minutes": 1.0}]
+)
+def test_two_lengths_are_refused(two, tmp_path):
+    words = "--{} and --{} say how long to train".format(*two)
+    with pytest.raises(UsageError, match=words):
+        Recipe(**two)
+    with pytest.raises(UsageError, match=words):
+        changed(Recipe(), two, source="flags")
+    path = tmp_path / "two.yaml"
+    path.write_text("".join(f"{name}: {value}\n" for name, value in two.items()))
+    with pytest.raises(UsageError, match=words):
+        read_recipe(path, Recipe())
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("epochs: 30.0\niterations: null\nminutes: 1.0\n", {"minutes": 1.0}),
+        ("epochs: 30.0\niterations: 64000\nminutes: null\n", {"iterations": 64_000}),
+        ("epochs: 5.0\niterations: null\nminutes: null\n", {"epochs": 5.0}),
+    ],
+)
+def test_recipes_of_earlier_versions_keep_the_length_that_held(text, length, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert read_recipe(path, Recipe(iterations=3))[0] == Recipe(**length)
+
+
+def test_every_row_says_what_it_is_for():
+    assert PURPOSES.keys() == RECIPES.keys()
+    assert set(DEFAULT_ROWS) <= RECIPES.keys()

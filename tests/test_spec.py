@@ -392,3 +392,20 @@ def test_no_error_is_a_wall_of_names(text: str) -> None:
         parse_spec(text)
     assert len(str(error.value)) < 240
     assert ("See resnetkit models" in str(error.value)) == ("," not in text)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnetblur50", "resnet18,blur=7", "resnet20,blur=5", "resnet18,blur=3,output_stride=8"]
+)
+def test_least_size_is_the_least_that_goes_through(name: str) -> None:
+    import torch
+
+    from resnetkit.models.resnet import build
+
+    spec = parse_spec(name)
+    with torch.device("meta"):
+        net = build(spec).eval()
+        net(torch.empty(1, 3, spec.least_size, spec.least_size))
+        with pytest.raises(RuntimeError, match="Padding size"):
+            net(torch.empty(1, 3, spec.least_size - 1, spec.least_size - 1))
+    assert parse_spec("resnet50").least_size == 1

@@ -17,6 +17,7 @@ from resnetkit.errors import ResnetkitError, UsageError
 
 VERBS = {
     "models": ("the family: depth, parameters, GMACs, features", "resnetkit.commands.models"),
+    "recipes": ("how networks are trained: the rows, and one of them in full", "resnetkit.commands.recipes"),
     "train": ("train a network on CIFAR, a folder or a CSV, or go on with a run", "resnetkit.commands.train"),
     "evaluate": ("error and loss of a model on labelled pictures", "resnetkit.commands.evaluate"),
     "predict": ("pictures to labelled probabilities", "resnetkit.commands.predict"),

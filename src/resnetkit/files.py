@@ -11,7 +11,7 @@ HEADER_KEY = "resnetkit"
 """Under which a .safetensors file carries a model's header."""
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path that a person gave, with ~ as the home folder: the shell leaves it in quotes and in --flag=~/x."""
     path = Path(path)
     try:

@@ -84,3 +84,16 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         print(
             "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]).rstrip()
         )
+
+
+def as_text(value: Any) -> str:
+    """A recipe's value as it is written on the command line; a dash for none."""
+    match value:
+        case None:
+            return "-"
+        case list() | tuple():
+            return ",".join(map(as_text, value))
+        case bool():
+            return str(value).lower()
+        case _:
+            return f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,7 +3,7 @@
 import json
 import re
 from argparse import SUPPRESS, Action
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -63,6 +63,16 @@ class Parser(ArgumentParser):
             exit_on_error=False,
             allow_abbrev=False,
         )
+        # The lines under the fields of a dataclass become the help of their flags. It holds for the whole process: so
+        # not where this module is imported, but where the command line runs.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+    def show_defaults(self, defaults: Mapping[str, str]) -> None:
+        """Say these of flags, by name, in place of their own defaults."""
+        for action in self._actions:
+            if action.dest in defaults:
+                action.help = " ".join(filter(None, (action.help, defaults[action.dest])))
+                action.default = SUPPRESS
 
     def read(self, argv: Sequence[str], *, defaults: bool = True) -> dict[str, Any]:
         """The arguments by name; without `defaults` only those that were given."""
@@ -124,8 +134,8 @@ def dashed(flag: str) -> str:
 
 
 def as_key(message: str) -> str:
-    """An error that begins with a flag, about a line of a file: --batch-size becomes the key batch_size."""
-    return re.sub(r"^--[\w-]+", lambda flag: flag[0][2:].replace("-", "_"), message)
+    """An error about lines of a file, which speaks of flags: --batch-size becomes the key batch_size."""
+    return re.sub(r"--[a-z][\w-]*", lambda flag: flag[0][2:].replace("-", "_"), message)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

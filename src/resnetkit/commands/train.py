@@ -6,10 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from resnetkit.commands.output import print_json
+from resnetkit.commands.output import as_text, print_json
 from resnetkit.commands.parser import DATA, Parser, as_key, dashed
 from resnetkit.errors import UsageError
-from resnetkit.train.recipe import RECIPES, Recipe, changed, find_recipe
+from resnetkit.files import expanded
+from resnetkit.train.recipe import DEFAULT_ROWS, FLAG, LENGTHS, Recipe, changed, find_recipe
 
 FIELDS = [field.name for field in fields(Recipe)]
 
@@ -23,33 +24,54 @@ def run(argv: Sequence[str]) -> int:
         "folders in them) or a CSV file (path,label). A recipe's row holds, then --config, then flags.",
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="what to train on")
-    rows = ", ".join(RECIPES)
-    parser.add_argument("--recipe", type=str, help=f"row: {rows}; unset: cifar10 for CIFAR, folder for the rest")
+    parser.add_argument(
+        "--recipe", type=str, help="row of `resnetkit recipes`; unset: cifar10 for CIFAR, folder for the rest"
+    )
     parser.add_argument(
         "--config", type=str, metavar="FILE", help="YAML with any of the fields below, as in a run folder"
     )
     parser.add_argument("--out", type=str, metavar="DIR", help="run folder; unset: runs/<model>-<data>-<time>")
     parser.add_argument(
-        "--resume", type=str, metavar="RUN", help="go on with this run folder, as if it had never stopped"
+        "--resume",
+        type=str,
+        metavar="RUN",
+        help="go on with this run folder, as if it had never stopped; to another "
+        "length with --epochs, --iterations or --minutes, where nothing goes by shares of the run",
+    )
+    parser.add_argument(
+        "--allow_other_arithmetic",
+        action="store_true",
+        help="with --resume: go on where the network is computed in another way than until now, say without our "
+        "kernels; to other bits",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_class_arguments(Recipe)
-    (parser.groups or {})["Recipe"].title = "fields of a recipe, with what holds where its row says nothing"
+    parser.show_defaults(_defaults())
+    (parser.groups or {})["Recipe"].title = f"fields of a recipe, with what {' and '.join(DEFAULT_ROWS)} say"
     given = {name: value for name, value in parser.read(argv, defaults=False).items() if name != "data" or value}
 
     if resumed := given.get("resume"):
-        if others := [dashed(f"--{name}") for name in given if name in (*FIELDS, "recipe", "config", "out")]:
+        own = {*FIELDS, "recipe", "config", "out"} - {*LENGTHS}
+        if others := [dashed(f"--{name}") for name in given if name in own]:
             raise UsageError(f"--resume goes on with the run's own recipe; leave out {' '.join(others)}")
         from resnetkit.train.run import resume
 
-        result = resume(resumed, given.get("data"))
+        lengths = {name: given[name] for name in LENGTHS if name in given}
+        result = resume(
+            resumed,
+            given.get("data"),
+            allow_other_arithmetic=bool(given.get("allow_other_arithmetic")),
+            **lengths,
+        )
     else:
         if "data" not in given:
             raise UsageError(f"DATA missing: {DATA}")
-        recipe = _recipe(given)
-        from resnetkit.train.run import train
+        if given.get("allow_other_arithmetic"):
+            raise UsageError("--allow-other-arithmetic goes with --resume; leave it out")
+        recipe, asked = _recipe(given)
+        from resnetkit.train.run import start
 
-        result = train(recipe, given["data"], out=given.get("out"))
+        result = start(recipe, given["data"], out=given.get("out"), asked=asked)
 
     if given.get("json"):
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})
@@ -63,16 +85,37 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _recipe(given: dict[str, Any]) -> Recipe:
-    """A row, changed by a file, changed by flags."""
-    recipe = find_recipe(given.get("recipe") or ("cifar10" if given["data"] in ("cifar10", "cifar100") else "folder"))
+def _defaults() -> dict[str, str]:
+    """What the default rows say of each field: one value where they agree, else each row's."""
+    rows = {name: find_recipe(name).to_dict() for name in DEFAULT_ROWS}
+    texts: dict[str, str] = {}
+    for field in FIELDS:
+        values = {name: as_text(row.get(field)) for name, row in rows.items()}
+        agreed = len(set(values.values())) == 1
+        said = next(iter(values.values())) if agreed else ", ".join(f"{name} {text}" for name, text in values.items())
+        texts[field] = "" if said == as_text(None) else f"({said})" if not agreed else f"(default {said})"
+    return texts
+
+
+def _recipe(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
+    """A row, changed by a file, changed by flags; and where somebody asked for which field.
+
+    What a file says as every recipe does, or as a run has recorded it, nobody asked for.
+    """
+    for_cifar, for_others = DEFAULT_ROWS
+    recipe = find_recipe(given.get("recipe") or (for_cifar if given["data"] in ("cifar10", "cifar100") else for_others))
+    asked: dict[str, str] = {}
     if "config" in given:
         reader = Parser("train", "", "")
         reader.add_class_arguments(Recipe)
         reader.add_argument("--run", type=dict, help=SUPPRESS)  # in a run folder's recipe.yaml, beside the fields
-        values = reader.read_file(Path(given["config"]))
+        path = expanded(given["config"])
+        values = reader.read_file(path)
+        recorded = values.pop("run", None) is not None
         try:
-            recipe = changed(recipe, {name: values[name] for name in values if name != "run"}, source=given["config"])
+            recipe = changed(recipe, values, source=str(path))
         except UsageError as error:
-            raise UsageError(f"{given['config']}: {as_key(str(error))}") from error
-    return changed(recipe, {name: given[name] for name in FIELDS if name in given}, source="flags")
+            raise UsageError(f"{path}: {as_key(str(error))}") from error
+        asked = {} if recorded else {name: str(path) for name in values if values[name] != getattr(Recipe(), name)}
+    flags = {name: given[name] for name in FIELDS if name in given}
+    return changed(recipe, flags, source="flags"), asked | dict.fromkeys(flags, FLAG)

@@ -52,6 +52,11 @@ class Samples:
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)
 
+    def classes_with(self, count: int) -> list[str]:
+        """The classes that have exactly `count` of these pictures, by name."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return [name for name, pictures in zip(self.classes, counts, strict=True) if pictures == count]
+
     def subset(self, indices: NDArray[np.int64]) -> "Samples":
         """The samples at `indices` (shape (m,)), in that order."""
         return replace(
@@ -126,6 +131,23 @@ class Dataset:
         """The parts that there are, by name: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of the set before one trusts a number from it, a sentence each; none where nothing stands out.
+
+        A validation part that was drawn, classes with one training picture, and classes that val or test lack.
+        """
+        notes: list[str] = []
+        if self.train is not None and self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
+            pictures = len(self.train) + len(self.val)
+            notes.append(f"validation: {len(self.val):,} of {pictures:,} pictures, drawn by seed {self.split['seed']}")
+        if self.train is not None and (alone := self.train.classes_with(1)):
+            notes.append(f"one training picture only: {_some(alone)}")
+        for part, samples in (("validation", self.val), ("test", self.test)):
+            if samples is not None and (lacking := samples.classes_with(0)):
+                notes.append(f"{part} lacks {len(lacking)} of {len(self.classes)} classes: {_some(lacking)}")
+        return tuple(notes)
 
     def part(self, name: str) -> tuple[str, Samples]:
         """Return train, val, test, or all of them together, with the name.

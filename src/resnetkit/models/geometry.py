@@ -165,6 +165,17 @@ def stages(spec: "ModelSpec") -> tuple[tuple[BlockSpec, ...], ...]:
     return tuple(made)
 
 
+def least_size(spec: "ModelSpec") -> int:
+    """Return the smallest side in pixels of a picture: a blur reflects more places of its map than half its filter."""
+    if not spec.blur:
+        return 1
+    stem = STEMS[spec.stem]
+    blurred = [(stem.stride, 1)] if stem.pool_stride > 1 else []
+    blocks = chain.from_iterable(spec.stages)
+    blurred += [(block.reduction // block.stride, block.dilation) for block in blocks if block.coarser]
+    return 1 + max((reduction * dilation * (spec.blur // 2) for reduction, dilation in blurred), default=0)
+
+
 def parts(spec: "ModelSpec") -> Iterator[Convolution | Normalisation]:
     """Every convolution and normalisation: the one walk that sizes and costs come from."""
     stem, fixed, pre = STEMS[spec.stem], spec.norm == "frozen", spec.order == "pre"

@@ -18,6 +18,7 @@ from resnetkit.models.geometry import (
     ShortcutName,
     StemName,
     StridedKernel,
+    least_size,
     parts,
     stages,
 )
@@ -89,6 +90,11 @@ class ModelSpec:
     def input_size(self) -> int:
         """Side in pixels of the pictures that the network was designed for; any other works too."""
         return STEMS[self.stem].input_size
+
+    @property
+    def least_size(self) -> int:
+        """Smallest side in pixels of a picture that the network can take."""
+        return least_size(self)
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ class _Verb(ModuleType):
     """`resnetkit.train` is this package, by the rules of importing, and the verb as well: so it can be called."""
 
     def __call__(
-        self, recipe: "Recipe", data: "str | Dataset", *, out: str | Path | None = None, quiet: bool = False
+        self, recipe: "Recipe", data: "str | Path | Dataset", *, out: str | Path | None = None, quiet: bool = False
     ) -> "TrainResult":
         """See resnetkit.train.run.train."""
         from resnetkit.train.run import train

@@ -83,6 +83,24 @@ class RunFolder:
         except OSError as error:
             raise TrainingError(f"{self.path} can't be made: {error.strerror}. Give another --out.") from error
 
+    def create_beside(self) -> "RunFolder":
+        """Make the folder and return it; where it is there already, the first of <name>-2, <name>-3, ... that is not.
+
+        Of several runs that start at the same time, each gets its own.
+        """
+        RunFolder(self.path.parent).create()
+        run, number = self, 1
+        while True:
+            try:
+                run.path.mkdir()
+            except FileExistsError:
+                number += 1
+                run = RunFolder(self.path.with_name(f"{self.path.name}-{number}"))
+            except OSError as error:
+                raise TrainingError(f"{run.path} can't be made: {error.strerror}. Give another --out.") from error
+            else:
+                return run
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process, and sweep out half-written files; TrainingError where it is held."""

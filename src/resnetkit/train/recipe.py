@@ -12,6 +12,9 @@ import yaml
 from resnetkit.errors import UsageError
 from resnetkit.files import write_whole
 
+LENGTHS = ("epochs", "iterations", "minutes")
+"""The fields that say how long a run is: one thing in three units, so one of them has a value, the others None."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -27,8 +30,8 @@ class Recipe:
     freeze: int = 0
     """Parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
 
-    epochs: float = 30.0
-    """Length of the run, in passes over the training pictures."""
+    epochs: float | None = None
+    """Length of the run, in passes over the training pictures; 30 where no length is given."""
     iterations: int | None = None
     """Length of the run in optimiser steps, in place of epochs."""
     minutes: float | None = None
@@ -141,20 +144,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the field."""
+        lengths = [flag(name) for name in LENGTHS if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise UsageError(f"{' and '.join(lengths)} say how long to train, each in its way; give one of them")
+        if not lengths:
+            object.__setattr__(self, "epochs", 30.0)
         for name, hint in get_type_hints(Recipe).items():
             if not _is_a(getattr(self, name), hint):
-                raise UsageError(f"{_flag(name)} is {getattr(self, name)!r}; it takes {_words(hint)}")
+                raise UsageError(f"{flag(name)} is {getattr(self, name)!r}; it takes {_words(hint)}")
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise UsageError(f"{_flag(name)} is {value}; it must be from {least:g} to {most:g}")
+                raise UsageError(f"{flag(name)} is {value}; it must be from {least:g} to {most:g}")
         for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
         for name in ("peak_at", "lr_drop", "min_area", "early_scale", "epochs", "minutes", "lr", "muon_lr"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"{_flag(name)} is {value}; it must be over 0")
+                raise UsageError(f"{flag(name)} is {value}; it must be over 0")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise UsageError(f"--milestones are {list(self.milestones)}; they must rise, between 0 and 1")
         if not 1 <= self.jitter[0] <= self.jitter[1]:
@@ -163,15 +171,43 @@ class Recipe:
             raise UsageError("--nesterov needs a --momentum over 0; or give --nesterov false")
         if self.optimizer == "muon" and not self.nesterov:
             raise UsageError("--optimizer muon has Nesterov momentum; leave --nesterov true")
-        if self.minutes is not None and self.iterations is not None:
-            raise UsageError("--minutes and --iterations both say how long to train; give one")
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """The recipe with other values in some fields; a length takes the place of the one there was.
+
+        So `recipe.replace(minutes=3)` has no epochs, where `dataclasses.replace` would leave two lengths, which is an
+        error. Raises UsageError for values that can't be meant.
+        """
+        changes = {name: value for name, value in changes.items() if name not in LENGTHS or value is not None}
+        return replace(self, **(dict.fromkeys(LENGTHS) if changes.keys() & set(LENGTHS) else {}) | changes)
+
+    @property
+    def length(self) -> dict[str, float | None]:
+        """The three lengths by name; one has a value."""
+        return {name: getattr(self, name) for name in LENGTHS}
+
+    def total_steps(self, steps_per_epoch: int) -> int | None:
+        """Optimiser steps of a run; None where the clock ends it."""
+        return self.iterations if self.epochs is None else max(1, round(self.epochs * steps_per_epoch))
+
+    def bound_to_length(self) -> str | None:
+        """The setting by which a longer run would have been another one from its beginning; None where there is none.
+
+        Such a setting goes by the share of the run that is behind; others only by what has happened so far.
+        """
+        if self.schedule not in ("constant", "plateau"):
+            return f"--schedule {self.schedule}"
+        if self.early_scale < 1 and self.crop in ("pad", "random-resized"):
+            return "--early-scale"
+        return "--center-crop-from" if self.center_crop_from < 1 and self.crop != "none" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for YAML and JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """The fields as plain values, for YAML and JSON; of the lengths, the one that holds."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if name not in LENGTHS or value is not None}
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
@@ -234,8 +270,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "save_every": (0, 1e9),
 }
 
-# Sec. 4.2: 64k iterations of 128 pictures, lr 0.1 divided by 10 at 32k and 48k, weight decay 1e-4 on everything,
-# momentum 0.9; 4 px of padding, random crop and flip, per-pixel mean subtracted.
 _PAPER_CIFAR10 = Recipe(
     iterations=64_000,
     lr=0.1,
@@ -248,9 +282,7 @@ _PAPER_CIFAR10 = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # Our default for CIFAR: one cycle, Muon for the convolutions, flips in turn, small crops for the first half and
-    # none in the last epoch. resnet20 has some 8.3 % test error after its 30 epochs on all 50,000 pictures, two cores
-    # and a quarter of an hour. docs/log.md says what was tried on the validation pictures.
+    # docs/log.md says what was tried on the validation pictures.
     "cifar10": Recipe(
         optimizer="muon",
         muon_lr=0.03,
@@ -260,12 +292,9 @@ RECIPES: dict[str, Recipe] = {
         center_crop_from=0.97,
         alternate_flip=True,
     ),
-    # Table 6: 8.75 % test error for resnet20. 64k steps are some 1.4 hours at 1,600 pictures a second.
     "paper-cifar10": _PAPER_CIFAR10,
-    # Sec. 4.2: 110 layers start at 0.01 until the training error is under 80 %. Table 6: 6.61 +- 0.16 % (best 6.43 %).
     "paper-cifar10-110": replace(_PAPER_CIFAR10, model="resnet110", warmup_lr=0.01),
-    # Sec. 3.4: up to 600k iterations of 256 pictures, lr 0.1 divided by 10 when the error plateaus. The mean is
-    # subtracted per channel, not per pixel: a mean picture would not fit the sizes of multi-scale testing.
+    # The mean is subtracted per channel, not per pixel: a mean picture would not fit the sizes of multi-scale testing.
     "paper-imagenet": Recipe(
         model="resnet50_v1",
         iterations=600_000,
@@ -279,7 +308,6 @@ RECIPES: dict[str, Recipe] = {
         crop="scale-jitter",
         pca_color=0.1,
     ),
-    # A folder of one's own pictures, from random weights or from --init. The rate is for batches of 32.
     "folder": Recipe(
         model="resnet18",
         epochs=30.0,
@@ -293,6 +321,25 @@ RECIPES: dict[str, Recipe] = {
         log_every=20,
     ),
 }
+PURPOSES: dict[str, str] = {
+    "cifar10": "The default for CIFAR: one cycle, Muon for the convolutions, flips in turn, small crops for the first "
+    "half and none in the last epoch. resnet20 has some 8.3 % test error after 30 epochs on all 50,000 pictures; two "
+    "cores take a quarter of an hour.",
+    "paper-cifar10": "The paper's (Sec. 4.2): 64k steps of 128 pictures, rate 0.1 divided by 10 at 32k and 48k, weight "
+    "decay 1e-4 on everything; 4 px of padding, random crop and flip, per-pixel mean subtracted. Table 6: 8.75 % test "
+    "error for resnet20; some 1.4 hours at 1,600 pictures a second.",
+    "paper-cifar10-110": "The same for 110 layers, which start at 0.01 until the training error is under 80 % "
+    "(Sec. 4.2). Table 6: 6.61 +- 0.16 % test error, the best 6.43 %.",
+    "paper-imagenet": "The paper's for ImageNet (Sec. 3.4): up to 600k steps of 256 pictures, rate 0.1 divided by 10 "
+    "when the error plateaus. For GPUs.",
+    "folder": "The default for a folder or CSV of one's own pictures, from random weights or from --init. The rate is "
+    "for batches of 32.",
+}
+"""What each row is for, with the expected result and its cost where they are known."""
+DEFAULT_ROWS = ("cifar10", "folder")
+"""What holds where no row is named: for CIFAR, and for everything else."""
+FLAG = "a flag"
+"""Says that a field was asked for by a flag, where else the name of a file stands."""
 
 
 def find_recipe(name: str) -> Recipe:
@@ -312,7 +359,9 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recip
             near = get_close_matches(key, names, n=1)
             raise UsageError(f"{source}: no field is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-    return replace(recipe, **values)
+    if all(name in values for name in LENGTHS) and [values["iterations"], values["minutes"]] != [None, None]:
+        values["epochs"] = None  # as earlier versions wrote it: epochs had a value beside the length that held
+    return recipe.replace(**values)
 
 
 def read_recipe(path: Path, base: Recipe) -> tuple[Recipe, dict[str, Any]]:
@@ -325,10 +374,15 @@ def read_recipe(path: Path, base: Recipe) -> tuple[Recipe, dict[str, Any]]:
         raise UsageError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} must be a list of `field: value` lines")
-    run = content.pop("run", {})
-    return changed(base, content, source=str(path)), run
+    run: object = content.pop("run", None)
+    return changed(base, content, source=str(path)), run if isinstance(run, dict) else {}
 
 
 def write_recipe(path: Path, recipe: Recipe, run: Mapping[str, Any]) -> None:
     """Write a recipe as YAML that read_recipe takes, with what a run records beside it under `run`."""
-    write_whole(path, yaml.safe_dump(recipe.to_dict() | {"run": dict(run)}, sort_keys=False))
+    write_whole(path, as_yaml(recipe.to_dict() | {"run": dict(run)}))
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

@@ -1,26 +1,31 @@
 """Starting a run and going on with one: what comes before and after the loop."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from resnetkit import __version__, modelfile
+from resnetkit.data.cifar import CIFARS
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Dataset
-from resnetkit.errors import ModelFileError, TrainingError
+from resnetkit.errors import ModelFileError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
+from resnetkit.train.effects import check_effects
 from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import Training
 from resnetkit.train.monitor import Monitor
-from resnetkit.train.recipe import Recipe, read_recipe, write_recipe
+from resnetkit.train.recipe import LENGTHS, Recipe, changed, read_recipe, write_recipe
 from resnetkit.train.report import write_report
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, prepare
 
 MOST_NAMED = 10  # files that are left out, named one by one
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -38,59 +43,150 @@ class TrainResult:
     """Wall-clock time of the run in all."""
 
 
-def train(recipe: Recipe, data: str | Dataset, *, out: str | Path | None = None, quiet: bool = False) -> TrainResult:
+def train(
+    recipe: Recipe, data: str | Path | Dataset, *, out: str | Path | None = None, quiet: bool = False
+) -> TrainResult:
     """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
 
     `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError after a SIGINT or
-    SIGTERM, once the state is saved; TrainingError when the loss is no longer finite or a file can't be written.
+    SIGTERM, once the state is saved; TrainingError when the loss is no longer finite or a file can't be written;
+    UsageError for what is no recipe or no data.
+    """
+    return start(recipe, data, out=out, quiet=quiet)
+
+
+def start(
+    recipe: Recipe,
+    data: str | Path | Dataset,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    asked: Mapping[str, str] = NOTHING,
+) -> TrainResult:
+    """`train` for the command line: `asked` says where a person asked for which field.
+
+    One without use is refused, or named (see `check_effects`).
     """
     started = time.monotonic()
-    name = data.name if isinstance(data, Dataset) else data
-    run = RunFolder(Path(out) if out else default_folder(recipe, name))
-    run.refuse_existing()
-    task = prepare(recipe, open_for(recipe, data))
-    run.create()
-    return _run(task, recipe, run, data=data, state=None, started=started, quiet=quiet)
+    if not isinstance(recipe, Recipe):
+        first = repr(recipe) if isinstance(recipe, str) else f"a {type(recipe).__name__}"
+        raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES has some by name")
+    run = RunFolder(_path(out, "out", "a path")) if out else None
+    if run:
+        run.refuse_existing()
+    dataset = open_for(recipe, data)
+    remarks = check_effects(recipe, dataset, asked)
+    task = prepare(recipe, dataset)
+    about = {"version": __version__, **how(task), **what(dataset), "data": _place(data)}
+    if run:
+        run.create()
+    else:
+        run = default_folder(recipe, dataset.name).create_beside()
+    return _run(
+        task,
+        recipe,
+        run,
+        dataset=dataset,
+        about=about,
+        state=None,
+        fresh=True,
+        remarks=remarks,
+        started=started,
+        quiet=quiet,
+    )
 
 
-def resume(run_folder: str | Path, data: str | Dataset | None = None, *, quiet: bool = False) -> TrainResult:
+def resume(
+    run_folder: str | Path,
+    data: str | Path | Dataset | None = None,
+    *,
+    epochs: float | None = None,
+    iterations: int | None = None,
+    minutes: float | None = None,
+    allow_other_arithmetic: bool = False,
+    quiet: bool = False,
+) -> TrainResult:
     """Go on with a run that was stopped, from its last checkpoint, to the same weights as if it never had been.
 
     `data` is needed where a run was started on a Dataset, or where its pictures have moved; they must be the same.
+    `epochs`, `iterations` or `minutes` is a new length, for the whole run, where nothing in its recipe goes by shares
+    of it; the weights are those of a run that had this length from the start. `allow_other_arithmetic` goes on where
+    the network is computed in another way than until now, as without the kernels: to other bits.
     Raises as `train` does.
     """
     started = time.monotonic()
-    run = RunFolder(Path(run_folder))
+    run = RunFolder(_path(run_folder, "run_folder", "a path"))
     if not run.recipe.is_file():
         raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml). Start a run with: resnetkit train DATA")
     recipe, about = read_recipe(run.recipe, Recipe())
-    data = data or about.get("data")
+    lengths = {"epochs": epochs, "iterations": iterations, "minutes": minutes}
+    if (longer := recipe.replace(**lengths)) != recipe:
+        _refuse_bound(recipe, run)
+    data = data if data is not None else about.get("data")
     if data is None:
         raise TrainingError(f"{run.recipe} does not say what data the run was on; give it to resnetkit.resume, too")
     state = load_state(run.state) if run.state.is_file() else None
-    task = prepare(recipe, open_for(recipe, data), state.header if state else None)
-    present = {"fingerprint": task.header.data["fingerprint"]} | how(task)
-    for name, now in present.items():
-        if about.get(name, now) != now:
+    dataset = open_for(recipe, data)
+    _refuse_other_pictures(run, recipe, about, dataset)
+    task = prepare(longer, dataset, state.header if state else None)
+    remarks: list[str] = []
+    now = how(task)
+    if other := {name: value for name, value in now.items() if about.get(name, value) != value}:
+        named = " and ".join(f"its {n.replace('_', ' ')} was {about[n]} and is {v} now" for n, v in other.items())
+        if not allow_other_arithmetic:
             raise TrainingError(
-                f"{run.path} can't go on: its {name.replace('_', ' ')} was {about[name]} and is {now} now. "
-                "Bring back the same pictures or machine, or start anew with another --out."
+                f"{run.path} can't go on to the same bits: {named}. Go on on a machine like the first one, or to other "
+                f"bits with: resnetkit train --resume {run.path} --allow-other-arithmetic"
             )
-    return _run(task, recipe, run, data=data, state=state, started=started, quiet=quiet)
+        remarks.append(f"other arithmetic: {named}; the bits differ from those of a run that went on as it began")
+        before = {name: about[name] for name in other} | {"until_step": state.position.step if state else 0}
+        about |= now | {"earlier_arithmetic": [*about.get("earlier_arithmetic", []), before]}
+    return _run(
+        task, longer, run, dataset=dataset, about=about, state=state, remarks=remarks, started=started, quiet=quiet
+    )
 
 
-def default_folder(recipe: Recipe, data: str) -> Path:
+def _refuse_bound(recipe: Recipe, run: RunFolder) -> None:
+    """Raise UsageError where a run of another length would have been another one from its beginning."""
+    if setting := recipe.bound_to_length():
+        raise UsageError(
+            f"{run.path} can't get another length: {setting} goes by shares of the whole run. "
+            f"Train on from its weights instead: {_anew(recipe, run)}"
+        )
+
+
+def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise TrainingError where the pictures are not those of the run's start, as far as that is recorded."""
+    present = what(dataset)
+    for part, name, samples in (
+        ("training", "fingerprint", dataset.train),
+        ("validation", "validation_fingerprint", dataset.val),
+    ):
+        if about.get(name, present[name]) != present[name]:
+            raise TrainingError(
+                f"{run.path} can't go on: its {part} pictures (fingerprint {about[name]}) are not those of "
+                f"{dataset.name} ({len(samples or ()):,} of {len(dataset.classes)} classes, fingerprint "
+                f"{present[name]}). Give the same pictures, or start anew: {_anew(recipe, run)}"
+            )
+
+
+def _anew(recipe: Recipe, run: RunFolder) -> str:
+    return f"resnetkit train DATA --init {run.path} --model {recipe.model}"
+
+
+def default_folder(recipe: Recipe, data: str) -> RunFolder:
     """runs/<model>-<data>-<time>."""
     model = recipe.model.replace(",", "-").replace("=", "")
-    return Path("runs") / f"{model}-{Path(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    return RunFolder(Path("runs") / f"{model}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
-def open_for(recipe: Recipe, data: str | Dataset) -> Dataset:
+def open_for(recipe: Recipe, data: str | Path | Dataset) -> Dataset:
     """Open the data as the recipe divides it."""
     if isinstance(data, Dataset):
         return data
+    _path(data, "data", f"{', '.join(CIFARS)}, a folder, a .csv file or a Dataset")
     return open_dataset(
-        data,
+        str(data),
         train_split=recipe.train_split,
         val_fraction=recipe.val_fraction,
         seed=recipe.seed,
@@ -98,25 +194,48 @@ def open_for(recipe: Recipe, data: str | Dataset) -> Dataset:
     )
 
 
+def _path(given: object, name: str, wanted: str) -> Path:
+    if not isinstance(given, str | Path):
+        raise UsageError(f"{name} is {given!r:.50}; give {wanted}")
+    return expanded(given)
+
+
+def _place(data: str | Path | Dataset) -> str | None:
+    """Where the pictures are, for the next process: None for a Dataset, which is in memory."""
+    if isinstance(data, Dataset):
+        return None
+    if str(data) in CIFARS and not (isinstance(data, Path) and data.exists()):
+        return str(data)
+    return str(expanded(data).resolve())
+
+
 def _run(
     task: Task,
     recipe: Recipe,
     run: RunFolder,
     *,
-    data: str | Dataset,
+    dataset: Dataset,
+    about: Mapping[str, Any],
     state: State | None,
+    remarks: Sequence[str],
     started: float,
     quiet: bool,
+    fresh: bool = False,
 ) -> TrainResult:
     try:
         with run.locked(), Monitor(run, quiet=quiet) as monitor, Signals() as signals:
+            if fresh:
+                run.refuse_existing()  # another process may have been quicker
             training = Training(task, recipe, run, monitor, started=started)
             if state:
-                training.restore(state)
-            else:
-                record_recipe(training, data)
+                restore(training, state)
+            if not state or read_recipe(run.recipe, Recipe()) != (recipe, about):
+                write_recipe(run.recipe, recipe, about)
+            if not state:
                 monitor.forget_after(0)
                 training.save()
+            for remark in (*remarks, *dataset.notes):
+                monitor.say(remark)
             for path, reason in task.skipped[:MOST_NAMED]:
                 monitor.say(f"left out: {path}: {reason}")
             if more := len(task.skipped[MOST_NAMED:]):
@@ -133,19 +252,43 @@ def _run(
         ) from error
 
 
+def restore(training: Training, state: State) -> None:
+    """Go back to a saved state; where the recipe has another length by now, to a run that always had it."""
+    recipe, run, plan = training.recipe, training.run, training.position.plan
+    training.restore(state)
+    here = training.position
+    ended = here.step >= here.plan.total_steps
+    then = changed(Recipe(), {name: state.header.recipe.get(name) for name in LENGTHS}, source=str(run.state))
+    if then.length == recipe.length:
+        if ended:
+            (unit,) = [f"--{name}" for name, value in recipe.length.items() if value is not None]
+            on = _anew(recipe, run) if recipe.bound_to_length() else f"resnetkit train --resume {run.path} {unit} N"
+            training.monitor.say(f"{run.path} is finished; train on with: {on}")
+        return
+    _refuse_bound(recipe, run)
+    if plan.total_steps <= here.step or (recipe.minutes and 60 * recipe.minutes <= here.seconds):
+        raise UsageError(
+            f"{run.path} has done {here.step:,} steps in {here.seconds / 60:.1f} minutes already; give a greater length"
+        )
+    if ended and here.errors and here.step % training.steps_per_evaluation:
+        here.errors.pop()  # of an evaluation that the longer run does not have: a plateau is told by them
+    here.plan = plan
+
+
 def how(task: Task) -> dict[str, str]:
     """What of the machine a run's bits depend on."""
-    return {"precision": task.precision, "computed_by": task.computed_by}
+    return {"precision": task.precision, "computed_by": task.computed_by, "device": task.device.type}
 
 
-def record_recipe(training: Training, data: str | Dataset) -> None:
-    """Write recipe.yaml: the recipe, and what it is run on."""
-    about = {"version": __version__, **how(training.task), **training.task.header.data}
-    if isinstance(data, Dataset):
-        about["data"] = None
-    else:
-        about["data"] = data if data in ("cifar10", "cifar100") else str(expanded(data).resolve())
-    write_recipe(training.run.recipe, training.recipe, about)
+def what(dataset: Dataset) -> dict[str, Any]:
+    """Which pictures a run sees, so that it goes on with the same ones."""
+    train, val = dataset.train, dataset.val
+    return {
+        "name": dataset.name,
+        "fingerprint": train.fingerprint() if train is not None else None,
+        "validation_fingerprint": val.fingerprint() if val is not None and len(val) else None,
+        "split": dict(dataset.split),
+    }
 
 
 def finish(training: Training) -> TrainResult:

@@ -14,6 +14,7 @@ from resnetkit.data.pictures import ColorMode
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from resnetkit.errors import DataError, UsageError
+from resnetkit.files import expanded
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
@@ -60,9 +61,15 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    start = modelfile.load(recipe.init) if recipe.init and header is None else None
+    start = modelfile.load(str(expanded(recipe.init))) if recipe.init and header is None else None
     spec = header.spec if header else choose_spec(recipe, dataset, start)
     preprocess = header.preprocess if header else choose_preprocess(recipe, dataset.train, spec, start)
+    augment = choose_augment(recipe, preprocess)
+    if (smallest := augment.side(preprocess)) < spec.least_size:
+        setting = (
+            f"--size {smallest}" if smallest == preprocess.size else f"crops of {smallest} pixels by --early-scale"
+        )
+        raise UsageError(f"{setting}: {recipe.model} takes pictures of {spec.least_size} pixels or more")
     torch.manual_seed(recipe.seed)
     net = build(spec, zero_init_residual=recipe.zero_init_residual)
     if start:
@@ -79,7 +86,7 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         dataset.train,
         preprocess,
         batch_size=recipe.batch_size,
-        augment=choose_augment(recipe, preprocess),
+        augment=augment,
         alternate_flip=recipe.flip and recipe.alternate_flip,
         shuffle=True,
         seed=recipe.seed,
