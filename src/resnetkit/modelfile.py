@@ -46,7 +46,8 @@ class Header:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """What was measured: step, validation error and the like; errors in percent."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What the weights were trained on: name, fingerprint, and how training and validation were divided."""
+    """What the weights were trained on: name, fingerprint, how training and validation were divided, and what
+    recognises the pictures wherever they are now (see data/parts.py)."""
     version: str = __version__
     """Version of this package that wrote the file."""
     format_version: int = FORMAT_VERSION
@@ -86,6 +87,9 @@ class Header:
             }
             if len(read["classes"]) != read["spec"].classes:
                 raise ValueError(_wrong_count(read["classes"], read["spec"]))
+            for of, name in (("data", "name"), ("recipe", "init")):  # earlier versions wrote the whole path
+                if Path(path := str(values.get(of, {}).get(name, ""))).is_absolute():
+                    values[of] |= {name: short_name(path)}
             return cls(**values | read)
         except (ValueError, KeyError, TypeError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -161,6 +165,19 @@ def save(
 def _halved(tensor: "Tensor") -> "Tensor":
     half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
     return half if half.isfinite().all() else tensor
+
+
+def short_name(name: str | Path) -> str:
+    """What a file may say of where a set or first weights were: the last name of a path, and not where it was.
+
+    A model file of a run has its run's name, too. Names that are no paths stay as they are.
+    """
+    if str(name).startswith(HUB):
+        return str(name)
+    path = Path(name).absolute()  # "." has a last name, too
+    if path.name == "..":
+        path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.name in IN_FOLDERS else path.name or str(name)
 
 
 def find(model: str | Path) -> Path:

@@ -63,9 +63,16 @@ class Samples:
         unknown = [name for name in self.classes if name not in place]
         if unknown:
             some = ", ".join(repr(name) for name in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+            knows = ", ".join(repr(name) for name in classes[:3])
+            knows += f" and {len(classes) - 3:,} more" if len(classes) > 3 else ""
+            if len(unknown) == len(self.classes):
+                raise DataError(
+                    f"the model knows other classes ({knows}) than these pictures are of ({some}). Give a model of "
+                    "these classes, or train one: resnetkit train DATA --init MODEL"
+                )
             raise DataError(
-                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {some}. Rename them; it knows "
-                f"{', '.join(repr(name) for name in classes[:3])} and {max(len(classes) - 3, 0)} more."
+                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {some}. It knows {knows}. Rename "
+                "what means the same, or train a model of these classes: resnetkit train DATA --init MODEL"
             )
         return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
 
@@ -106,7 +113,8 @@ class Dataset:
     def part(self, name: str) -> tuple[str, Samples]:
         """Return train, val, test, or all of them together, with the name.
 
-        "auto" is what a model is measured on: test; else a val that came with the set, not drawn from train; else all.
+        "auto" is test; else a val that came with the set, not drawn from train; else all. It knows no model: which
+        pictures measure one, `choose_part` in data/parts.py says.
         """
         parts = self.parts
         if name == "auto":

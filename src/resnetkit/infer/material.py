@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data.dataset import open_dataset
 from resnetkit.data.folder import PICTURE_SUFFIXES
+from resnetkit.data.parts import choose_part, drawn, is_own, open_as_trained
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import Preprocess
@@ -95,10 +95,10 @@ def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
     found = _open(header, data)
     if isinstance(found, _Pictures):
         return found, None
-    drawn = "val_fraction" in found.split and found.test is None
-    trained_on = header.data.get("fingerprint")
-    if drawn and not (found.train and found.train.fingerprint() == trained_on):
-        judged, apart = found.part("all")[1], None  # the network has seen none of it, so any of it can judge
+    undivided = found.test is None and (found.val is None or drawn(found.split))
+    if undivided and not is_own(found, header.data):
+        # The network has seen none of what is left of it, so any of that can judge.
+        judged, apart = choose_part(found, header.data).samples, None
     else:
         # By test only where there is no val: nothing is chosen by test pictures if there are others.
         judged = found.val or found.test or found.part("all")[1]
@@ -118,9 +118,7 @@ def _open(header: Header, data: str) -> "Dataset | _Pictures":
         loose = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
         if loose and not any(path.is_dir() for path in entries):
             return _Pictures(loose)
-    recorded = header.data.get("split", {})
-    division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
-    return open_dataset(data, **division)
+    return open_as_trained(data, header.data)
 
 
 def _pictures(samples: Samples, *, labels: NDArray[np.int64] | None = None) -> _Pictures:

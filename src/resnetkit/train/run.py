@@ -139,7 +139,8 @@ def how(task: Task) -> dict[str, str]:
 
 def record_recipe(training: Training, data: str | Dataset) -> None:
     """Write recipe.yaml: the recipe, and what it is run on."""
-    about = {"version": __version__, **how(training.task), **training.task.header.data}
+    data_said = {name: value for name, value in training.task.header.data.items() if name != "pictures"}
+    about = {"version": __version__, **how(training.task), **data_said}
     if isinstance(data, Dataset):
         about["data"] = None
     else:
