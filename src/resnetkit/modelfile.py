@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
 from resnetkit.data.transforms import Preprocess
+from resnetkit.display import count, cut, line
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, write_whole
 from resnetkit.models.shipped import shipped, shipped_names
-from resnetkit.models.spec import SPECS, ModelSpec
+from resnetkit.models.spec import SPECS, ModelSpec, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,21 @@ class Header:
     def __post_init__(self) -> None:
         if len(self.classes) != self.spec.classes:
             raise ModelFileError(_wrong_count(self.classes, self.spec))
+
+    def __repr__(self) -> str:
+        return line(type(self), *self.in_words)
+
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """The network, its classes and pictures, what it was trained on, and its error; empty for what is not known."""
+        data, error = self.data.get("name"), self.metrics.get("error_percent")
+        return (
+            text_of(self.spec),
+            count(len(self.classes), "class"),
+            f"pictures of {self.preprocess.size} pixels",
+            f"trained on {cut(short_name(data), 40)}" if isinstance(data, str) else "",
+            f"validation error {error:.2f} %" if isinstance(error, float) else "",
+        )
 
     def to_json(self) -> str:
         """The header as one JSON document."""
@@ -130,6 +146,9 @@ class Model:
     net: "ResNet"
     """In evaluation mode, float32, on the CPU."""
     header: Header
+
+    def __repr__(self) -> str:
+        return line(type(self), *self.header.in_words)
 
 
 def save(

@@ -14,6 +14,7 @@ import numpy as np
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Samples
+from resnetkit.display import count, cut, line
 from resnetkit.errors import DataError
 
 
@@ -33,6 +34,11 @@ class Report:
     """Files that are no pictures by their names, each with the reason."""
     leaks: tuple[tuple[str, ...], ...]
     """Groups of equal pictures in more than one part, each as "part: path" (in memory: its number in the part)."""
+
+    def __repr__(self) -> str:
+        parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
+        classes = count(len(next(iter(self.counts.values()))), "class")
+        return line(type(self), repr(cut(self.name, 60)), classes, *parts, "sound" if self.sound else "to mend")
 
     @property
     def sound(self) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.pictures import open_picture
+from resnetkit.display import MOST_ROWS, count, cut, line, table
 from resnetkit.errors import DataError
 
 
@@ -40,6 +42,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        where = "on disk" if self.images is None else f"in memory, {'×'.join(map(str, self.images.shape[1:]))}"
+        return line(type(self), f"{count(len(self), 'picture')} of {count(len(self.classes), 'class')}", where)
 
     def subset(self, indices: NDArray[np.int64]) -> "Samples":
         """The samples at `indices` (shape (m,)), in that order."""
@@ -103,6 +109,17 @@ class Dataset:
     """How train and val were divided; written into the run folder and the model file, enough to repeat it."""
     skipped: tuple[tuple[Path, str], ...] = ()
     """Files that were passed over, each with the reason."""
+
+    def __repr__(self) -> str:
+        parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())
+        left_out = f"{len(self.skipped):,} left out" if self.skipped else ""
+        return line(type(self), repr(cut(self.name, 60)), count(len(self.classes), "class"), *parts, left_out)
+
+    def _repr_html_(self) -> str:
+        counts = [np.bincount(part.labels, minlength=len(self.classes)).tolist() for part in self.parts.values()]
+        rows = [(name, *(f"{n:,}" for n in row)) for name, *row in zip(self.classes, *counts, strict=True)]
+        more = f"<p>and {len(rows) - MOST_ROWS:,} more classes</p>" if len(rows) > MOST_ROWS else ""
+        return f"<p>{escape(repr(self))}</p>{table(('class', *self.parts), rows[:MOST_ROWS])}{more}"
 
     @property
     def parts(self) -> dict[str, Samples]:

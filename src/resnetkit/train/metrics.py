@@ -1,6 +1,7 @@
 """What is counted when a network is evaluated: loss, top-1 and top-5 error, each class, the confusion of classes."""
 
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from resnetkit.display import MOST_ROWS, line, table
 
 
 @dataclass
@@ -40,7 +43,24 @@ class Evaluation:
 
     def __repr__(self) -> str:
         pictures = " ".join(word for word in (f"{self.images:,}", self.part, "pictures") if word)
-        return f"Evaluation({pictures}, top-1 error {self.top1_error_percent:.2f} %, loss {self.loss:.4f})"
+        trained = f"{self.trained_on:,} of them trained the model" if self.trained_on else ""
+        error, loss = f"top-1 error {self.top1_error_percent:.2f} %", f"loss {self.loss:.4f}"
+        return line(type(self), pictures, error, loss, trained)
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        head, rows = self.table()
+        return f"<p>{escape(repr(self))}</p>{notes}{table(head, rows[:MOST_ROWS])}"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Head and rows: each class that occurs, its pictures and errors; the worst first."""
+        columns = {"top-1 error": "top1_error_percent"}
+        if self.has_top5:
+            columns["top-5 error"] = "top5_error_percent"
+        rows = sorted(self.per_class.items(), key=lambda item: -item[1]["top1_error_percent"])
+        return ("class", "pictures", *columns), [
+            (name, f"{row['images']:,}", *(f"{row[key]:.2f} %" for key in columns.values())) for name, row in rows
+        ]
 
     @property
     def notes(self) -> tuple[str, ...]:

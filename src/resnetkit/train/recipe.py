@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from resnetkit.display import MOST, cut, line, table
 from resnetkit.errors import UsageError
 from resnetkit.files import write_whole
 
@@ -165,6 +166,17 @@ class Recipe:
             raise UsageError("--optimizer muon has Nesterov momentum; leave --nesterov true")
         if self.minutes is not None and self.iterations is not None:
             raise UsageError("--minutes and --iterations both say how long to train; give one")
+
+    def __repr__(self) -> str:
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        parts = [cut(f"{name}={getattr(self, name)!r}", 60) for name in dict.fromkeys(["model", "epochs", *changed])]
+        while len(", ".join(parts)) > MOST:
+            parts[-2:] = ["..."]
+        return line(type(self), *parts)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, "" if value is None else str(value)) for name, value in self.to_dict().items()]
+        return table(("field", "value"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for YAML and JSON."""

@@ -9,6 +9,7 @@ from typing import Any
 from resnetkit import __version__, modelfile
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Dataset
+from resnetkit.display import line
 from resnetkit.errors import ModelFileError, TrainingError
 from resnetkit.train.checkpoint import RunFolder, State, load_state
 from resnetkit.train.evaluate import evaluate
@@ -36,15 +37,22 @@ class TrainResult:
     seconds: float
     """Wall-clock time of the run in all."""
 
+    def __repr__(self) -> str:
+        error = self.best.get("error_percent")
+        measured = "not validated" if error is None else f"validation error {error:.2f} %"
+        return line(type(self), measured, f"{self.seconds:,.0f} seconds", str(self.model))
 
-def train(recipe: Recipe, data: str | Dataset, *, out: str | Path | None = None, quiet: bool = False) -> TrainResult:
+
+def train(
+    recipe: Recipe, data: str | Path | Dataset, *, out: str | Path | None = None, quiet: bool = False
+) -> TrainResult:
     """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
 
     `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError after a SIGINT or
     SIGTERM, once the state is saved; TrainingError when the loss is no longer finite or a file can't be written.
     """
     started = time.monotonic()
-    name = data.name if isinstance(data, Dataset) else data
+    name = data.name if isinstance(data, Dataset) else str(data)
     run = RunFolder(Path(out) if out else default_folder(recipe, name))
     run.refuse_existing()
     task = prepare(recipe, open_for(recipe, data))
@@ -84,12 +92,12 @@ def default_folder(recipe: Recipe, data: str) -> Path:
     return Path("runs") / f"{model}-{Path(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def open_for(recipe: Recipe, data: str | Dataset) -> Dataset:
+def open_for(recipe: Recipe, data: str | Path | Dataset) -> Dataset:
     """Open the data as the recipe divides it."""
     if isinstance(data, Dataset):
         return data
     return open_dataset(
-        data,
+        str(data),
         train_split=recipe.train_split,
         val_fraction=recipe.val_fraction,
         seed=recipe.seed,
@@ -102,7 +110,7 @@ def _run(
     recipe: Recipe,
     run: RunFolder,
     *,
-    data: str | Dataset,
+    data: str | Path | Dataset,
     state: State | None,
     started: float,
     quiet: bool,
@@ -137,14 +145,14 @@ def how(task: Task) -> dict[str, str]:
     return {"precision": task.precision, "computed_by": task.computed_by}
 
 
-def record_recipe(training: Training, data: str | Dataset) -> None:
+def record_recipe(training: Training, data: str | Path | Dataset) -> None:
     """Write recipe.yaml: the recipe, and what it is run on."""
     data_said = {name: value for name, value in training.task.header.data.items() if name != "pictures"}
     about = {"version": __version__, **how(training.task), **data_said}
     if isinstance(data, Dataset):
         about["data"] = None
     else:
-        about["data"] = data if data in ("cifar10", "cifar100") else str(Path(data).resolve())
+        about["data"] = str(data) if str(data) in ("cifar10", "cifar100") else str(Path(data).resolve())
     write_recipe(training.run.recipe, training.recipe, about)
 
 
