@@ -20,6 +20,12 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
+def middle_cut(text: str, most: int) -> str:
+    """Like `cut`, but in the middle: names of a kind often begin alike."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
 def count(number: int, thing: str) -> str:
     """Such as `1 class`, `1,000 classes`."""
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"

@@ -97,12 +97,16 @@ def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
         return found, None
     undivided = found.test is None and (found.val is None or drawn(found.split))
     if undivided and not is_own(found, header.data):
-        # The network has seen none of what is left of it, so any of that can judge.
-        judged, apart = choose_part(found, header.data).samples, None
-    else:
+        try:
+            # The network has seen none of what is left of it, so any of that can judge.
+            judged, apart = choose_part(found, header.data).samples, None
+        except DataError:  # all of it trained the network: an error on it would say nothing, so labels are left aside
+            return _pictures(found.part("all")[1]), None
+    elif held_out := found.val or found.test:
         # By test only where there is no val: nothing is chosen by test pictures if there are others.
-        judged = found.val or found.test or found.part("all")[1]
-        apart = found.train if found.val or found.test else None
+        judged, apart = held_out, found.train
+    else:
+        return _pictures(found.part("all")[1]), None
     own = _pictures(apart) if apart else None
     try:
         return _pictures(judged, labels=judged.as_classes(header.classes).labels), own
