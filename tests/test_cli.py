@@ -399,6 +399,13 @@ def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, 
     assert err == ""
 
 
+def test_a_report_at_home(model: str, picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(picture_folder))
+    assert main(["evaluate", model, "pictures", "--report=~/report.html"]) == 0
+    assert f"the report is {picture_folder / 'report.html'}" in capsys.readouterr().err
+    assert "<h2>On 60 all pictures</h2>" in (picture_folder / "report.html").read_text()
+
+
 def test_a_report_that_cannot_be_written_does_not_lose_the_result(
     model: str, picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

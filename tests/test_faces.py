@@ -243,4 +243,5 @@ def test_the_text_of_a_network_is_the_way_back(text: str) -> None:
     assert rk.parse_spec(text_of(spec)) == spec
     assert eval(repr(spec), {"parse_spec": rk.parse_spec}) == spec
     assert text_of(spec).count(",") <= text.count(",")
+    assert "classes=" not in text_of(spec, without=["classes"])
     assert {setting.partition("=")[0] for setting in text_of(spec).split(",")[1:]} <= set(CHANGES)

@@ -65,7 +65,7 @@ class Header:
         """The network, its classes and pictures, what it was trained on, and its error; empty for what is not known."""
         data, error = self.data.get("name"), self.metrics.get("error_percent")
         return (
-            text_of(self.spec),
+            text_of(self.spec, without=["classes"]),
             count(len(self.classes), "class"),
             f"pictures of {self.preprocess.size} pixels",
             f"trained on {cut(short_name(data), 40)}" if isinstance(data, str) else "",

@@ -124,7 +124,7 @@ class Predictor:
     def __repr__(self) -> str:
         header = self._origin.header
         name = "" if isinstance(self._origin, Model) else cut(str(self._origin.model), 60)
-        network = f"{text_of(header.spec)}, {count(len(self.classes), 'class')}"
+        network = f"{text_of(header.spec, without=['classes'])}, {count(len(self.classes), 'class')}"
         return line(type(self), name, network, str(self.choice), f"on {self.device}")
 
     def _tuned_choice(self, goal: Goal) -> Choice | None:

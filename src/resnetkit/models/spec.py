@@ -244,11 +244,15 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
     return replace(spec, **values | {"dilated": tuple(stride > wanted for stride in strides[1:])})
 
 
-def text_of(spec: ModelSpec) -> str:
-    """The shortest text of which `parse_spec` makes `spec`: a row's name, and the changes to it."""
+def text_of(spec: ModelSpec, *, without: Sequence[str] = ()) -> str:
+    """The shortest text of which `parse_spec` makes `spec`: a row's name, and the changes to it.
+
+    Of fields in `without` it says nothing.
+    """
+    said = [name for name in FIELDS if name not in without]
 
     def changes(row: ModelSpec) -> list[str]:
-        return [f"{name}={_text(getattr(spec, name))}" for name in FIELDS if getattr(spec, name) != getattr(row, name)]
+        return [f"{name}={_text(getattr(spec, name))}" for name in said if getattr(spec, name) != getattr(row, name)]
 
     return min((",".join([name, *changes(row)]) for name, row in SPECS.items()), key=lambda text: text.count(","))
 
