@@ -493,12 +493,30 @@ def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, 
     capsys.readouterr()
     assert main(["evaluate", "run", "pictures"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("60 all pictures of pictures")
-    assert "the model was trained on pictures of pictures; --split val" in err
+    assert out.startswith("30 val pictures of pictures, single view\nval: the pictures that training kept out")
+    assert err == ""
+    Path("pictures").rename("moved")
+    assert main(["evaluate", "run", "moved", "--split", "all"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("60 all pictures of moved")
+    assert "resnetkit evaluate: 30 of these 60 pictures trained the model" in err
+    assert main(["evaluate", "run", "moved", "--split", "train", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["notes"] == [
+        "these pictures trained the model: the error says little about pictures that are new to it"
+    ]
+    Path("moved").rename("pictures")
     assert main(["evaluate", "run", "pictures", "--split", "val"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("30 val pictures")
     assert err == ""
+
+
+def test_a_report_at_home(model: str, picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(picture_folder))
+    assert main(["evaluate", model, "pictures", "--report=~/report.html"]) == 0
+    assert f"the report is {picture_folder / 'report.html'}" in capsys.readouterr().err
+    assert "<h2>On 60 all pictures</h2>" in (picture_folder / "report.html").read_text()
 
 
 def test_a_report_that_cannot_be_written_does_not_lose_the_result(

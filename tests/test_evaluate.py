@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.parts import record
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
@@ -66,6 +68,49 @@ def test_classes_are_matched_by_name(model, cifar_subset):
     other = replace(test, classes=("zebra", *test.classes[1:]))
     with pytest.raises(DataError, match="1 of 10 classes are not the model's: 'zebra'"):
         evaluate(model, other)
+    ants = Samples(("ants", "bees"), np.array([0, 1]), images=test.images[:2])
+    with pytest.raises(DataError) as caught:
+        evaluate(model, ants)
+    assert str(caught.value) == (
+        "the model knows other classes ('airplane', 'automobile', 'bird' and 7 more) than these pictures are of "
+        "('ants', 'bees'). Give a model of these classes, or train one: resnetkit train DATA --init MODEL"
+    )
+
+
+def test_a_result_says_what_was_counted_and_warns_of_training_pictures(model, split_folder, caplog):
+    dataset = open_dataset(str(split_folder), val_fraction=0.4)
+    data = {"fingerprint": dataset.train.fingerprint(), "split": dataset.split, "pictures": record(dataset.train)}
+    trained = Model(model.net, replace(model.header, data=data))
+    result = evaluate(trained, split_folder)
+    assert (result.part, result.of, result.images, result.trained_on) == ("test", str(split_folder), 120, 0)
+    (split_folder / "test").rename(split_folder.parent / "kept")
+    result = evaluate(trained, str(split_folder))
+    assert (result.part, result.images) == ("val", 120)
+    assert repr(result).startswith("Evaluation(120 val pictures, top-1 error ")
+    assert not caplog.records
+    for data in (str(split_folder), dataset):
+        result = evaluate(trained, data, split="train")
+        assert (result.trained_on, result.images) == (180, 180)
+    result = evaluate(trained, dataset.train.subset(np.arange(5)))
+    assert (result.part, result.trained_on) == ("", 5)
+    assert [record.getMessage() for record in caplog.records] == 3 * [
+        "these pictures trained the model: the error says little about pictures that are new to it"
+    ]
+    with pytest.raises(UsageError, match="data is a list; give a name, a path, a Dataset or Samples"):
+        evaluate(trained, [split_folder])
+
+
+@pytest.mark.parametrize("views", ["single", "multi-scale"])
+def test_it_says_how_far_it_is_and_may_be_ended(model, cifar_subset, views):
+    counts = []
+    evaluate(model, cifar_subset[1].subset(np.arange(10)), views=views, batch_size=4, advance=counts.append)
+    assert counts == ([4, 4, 2] if views == "single" else 10 * [1])
+
+    def stop(count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, cifar_subset[1], views=views, batch_size=4, advance=stop)
 
 
 def test_unreadable_files_are_named_and_not_counted(model, tmp_path, cifar_subset):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from resnetkit.data.dataset import open_dataset
+from resnetkit.data.parts import record
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError
@@ -68,6 +69,20 @@ def test_what_the_network_was_trained_on_is_divided_as_then(picture_folder: Path
     assert len(material.judged) == len(dataset.val) == 12
     again = read_material(trained, str(picture_folder), str(picture_folder), most=1000)  # held out, again
     assert {p.tobytes() for p in again.judged} == {p.tobytes() for p in material.judged}
+
+
+def test_an_error_on_training_pictures_alone_is_not_given(picture_folder: Path, tmp_path: Path) -> None:
+    train = open_dataset(str(picture_folder), val_fraction=0.0).train
+    assert train is not None
+    data = {"fingerprint": train.fingerprint(), "split": {"rule": "as given"}, "pictures": record(train)}
+    trained = replace(header(), data=data)
+    some = tmp_path / "some"
+    shutil.copytree(picture_folder, some)
+    shutil.rmtree(some / "ship")
+    for folder, count in ((picture_folder, 30), (some, 20)):
+        material = read_material(trained, str(folder), None, most=1000)
+        assert (material.labels, len(material.judged)) == (None, count)
+    assert read_material(header(), str(some), None, most=1000).labels is not None
 
 
 def test_others_calibrate(picture_folder: Path, split_folder: Path) -> None:

@@ -40,3 +40,31 @@ def test_views_are_averaged_as_probabilities():
     logits = torch.tensor([[[0.0, 9.0]], [[2.0, 0.0]]])
     mean = logits.softmax(-1).mean(0)
     assert torch.allclose(mean_log_probabilities(logits).exp(), mean, atol=1e-6)
+
+
+def counted(*labels: int, classes: tuple[str, ...] = ("ant", "bee", "fly", "gnat")) -> Evaluation:
+    """Pictures with these labels, all predicted right."""
+    truth = torch.tensor(labels)
+    result = Evaluation(classes)
+    result.add(F.one_hot(truth, len(classes)).float().mul(9).log_softmax(1), truth)
+    return result
+
+
+def test_what_makes_an_error_worth_little_is_noted():
+    assert counted(0, 0, 1, 1, 2, 2, 3, 3).notes == ()
+    assert counted(1, 1, 1).notes == ("all pictures are of one class, bee: an error over one class is no result",)
+    assert counted(0, 0, 1, 1, 3, 3).notes == (
+        "no picture of 1 of the 4 classes (fly): how well the model knows them is not measured",
+    )
+    assert counted(0, 0, 1, 2, 2, 3).notes == (
+        "one picture only of bee, gnat: the error of such a class is 0 or 100 % by chance",
+    )
+    assert counted(0, 0, 7, 7, classes=NAMES).notes == ("pictures of 2 of the model's 8 classes only",)
+    assert counted(3).to_dict()["notes"][0].startswith("all pictures are of one class, gnat")
+    assert Evaluation(NAMES).notes == ()
+
+
+def test_top5_is_left_out_where_it_is_always_right():
+    assert not counted(0).has_top5
+    assert Evaluation(NAMES).has_top5
+    assert counted(0, 1).to_dict()["top5_error_percent"] == 0

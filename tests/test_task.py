@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.parts import recognise
 from resnetkit.data.transforms import Preprocess
+from resnetkit.modelfile import Header, inspect, save, short_name
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.task import choose_augment
+from resnetkit.train.task import choose_augment, prepare
 
 CIFAR = Preprocess(size=32)
 
@@ -45,3 +48,32 @@ def test_early_sides_are_whole_numbers_over_zero(scale, size, side):
     augment = choose_augment(Recipe(early_scale=scale), preprocess)
     assert augment.side(preprocess) == side
     assert (augment.size is None) == (side == size), "the same size is no change"
+
+
+def test_a_model_file_names_its_data_and_not_where_they_are(picture_folder, split_folder, tmp_path, monkeypatch):
+    recipe = Recipe(model="resnet20,depths=1-1-1", normalize="imagenet", size=32, compile="off")
+    first = prepare(recipe, open_dataset(str(split_folder), val_fraction=0.5))
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    save(run / "best.safetensors", first.net, first.header)
+    for init, name in ((run, "first"), (run / "best.safetensors", "first/best.safetensors")):
+        dataset = open_dataset(str(picture_folder))
+        header = prepare(replace(recipe, init=str(init)), dataset).header
+        assert (header.data["name"], header.recipe["init"]) == ("pictures", name)
+        assert str(tmp_path) not in header.to_json()
+        # What trained the first weights is known, too.
+        kept_out = open_dataset(str(split_folder), val_fraction=0.5)
+        found = [recognise(s, header.data).mask.mean() for s in (kept_out.train, kept_out.val, dataset.train)]
+        assert found[0] == found[2] == 1
+        assert found[1] < 0.2, "pictures of the same subset that the other training took"
+    monkeypatch.chdir(picture_folder)
+    assert prepare(recipe, open_dataset(".")).header.data["name"] == "pictures"
+    assert [short_name(name) for name in ("cifar10", "resnet20:cifar10", "hf:me/net", "../pictures/", "..")] == [
+        *("cifar10", "resnet20:cifar10", "hf:me/net", "pictures"),
+        tmp_path.name,
+    ]
+    # Files of earlier versions hold whole paths; what is made of them does not.
+    old = replace(header, data={"name": "/home/me/birds"}, recipe={"init": "/home/me/runs/a"})
+    read = Header.from_json(old.to_json(), source="old")
+    assert (read.data["name"], read.recipe["init"]) == ("birds", "a")
+    assert inspect(run).data["name"] == "split"

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from resnetkit.allocator import keep_memory
+    from resnetkit.convert import convert
     from resnetkit.data.dataset import open_dataset
     from resnetkit.data.samples import Dataset, Samples
     from resnetkit.data.transforms import Preprocess
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from resnetkit.hub import from_hub, to_hub
     from resnetkit.infer.choice import Choice
     from resnetkit.infer.export import export
-    from resnetkit.infer.predictor import Predictor
+    from resnetkit.infer.predictor import Prediction, Predictor
     from resnetkit.infer.tune import tune
     from resnetkit.modelfile import load, save
     from resnetkit.models.resnet import (
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
         wide_resnet101_2,
     )
     from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
+    from resnetkit.train import train
     from resnetkit.train.evaluate import evaluate
     from resnetkit.train.loop import InterruptedTrainingError
     from resnetkit.train.recipe import RECIPES, Recipe
-    from resnetkit.train.run import resume, train
+    from resnetkit.train.run import resume
 
 __all__ = [
     "RECIPES",
@@ -50,6 +52,7 @@ __all__ = [
     "InterruptedTrainingError",
     "ModelFileError",
     "ModelSpec",
+    "Prediction",
     "Predictor",
     "Preprocess",
     "Recipe",
@@ -59,6 +62,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "build",
+    "convert",
     "evaluate",
     "export",
     "from_hub",
@@ -98,7 +102,7 @@ _HOMES = {
     ),
     "resnetkit.infer.choice": ("Choice",),
     "resnetkit.infer.export": ("export",),
-    "resnetkit.infer.predictor": ("Predictor",),
+    "resnetkit.infer.predictor": ("Prediction", "Predictor"),
     "resnetkit.infer.tune": ("tune",),
     "resnetkit.hub": ("from_hub", "to_hub"),
     "resnetkit.modelfile": ("load", "save"),
@@ -126,8 +130,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:  # PEP 562
-    if name == "train":  # a package that is called like the verb: see its __call__
-        return import_module("resnetkit.train")
+    if name in ("convert", "train"):  # packages that are called like verbs, and are these: see verb.py
+        return import_module(f"resnetkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -131,7 +131,8 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
         "",
         _classes(header.classes),
     ]
-    for title, values in (("Measured", header.metrics), ("Data", header.data), ("Training", header.recipe)):
+    about = {name: value for name, value in header.data.items() if name != "pictures"}
+    for title, values in (("Measured", header.metrics), ("Data", about), ("Training", header.recipe)):
         if values:
             lines += ["", f"## {title}", "", *_block(values)]
     return "\n".join([*lines, "", f"Written by resnetkit {header.version} from the header of `{WEIGHTS_FILE}`.", ""])

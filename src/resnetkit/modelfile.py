@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
 from resnetkit.data.transforms import Preprocess
+from resnetkit.display import count, cut, line
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, write_whole
 from resnetkit.models.shipped import shipped, shipped_names
-from resnetkit.models.spec import SPECS, ModelSpec
+from resnetkit.models.spec import SPECS, ModelSpec, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,8 @@ class Header:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """What was measured: step, validation error and the like; errors in percent."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What the weights were trained on: name, fingerprint, and how training and validation were divided."""
+    """What the weights were trained on: name, fingerprint, how training and validation were divided, and what
+    recognises the pictures wherever they are now (see data/parts.py)."""
     version: str = __version__
     """Version of this package that wrote the file."""
     format_version: int = FORMAT_VERSION
@@ -54,6 +56,21 @@ class Header:
     def __post_init__(self) -> None:
         if len(self.classes) != self.spec.classes:
             raise ModelFileError(_wrong_count(self.classes, self.spec))
+
+    def __repr__(self) -> str:
+        return line(type(self), *self.in_words)
+
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """The network, its classes and pictures, what it was trained on, and its error; empty for what is not known."""
+        data, error = self.data.get("name"), self.metrics.get("error_percent")
+        return (
+            text_of(self.spec, without=["classes"]),
+            count(len(self.classes), "class"),
+            f"pictures of {self.preprocess.size} pixels",
+            f"trained on {cut(short_name(data), 40)}" if isinstance(data, str) else "",
+            f"validation error {error:.2f} %" if isinstance(error, float) else "",
+        )
 
     def to_json(self) -> str:
         """The header as one JSON document."""
@@ -86,6 +103,9 @@ class Header:
             }
             if len(read["classes"]) != read["spec"].classes:
                 raise ValueError(_wrong_count(read["classes"], read["spec"]))
+            for of, name in (("data", "name"), ("recipe", "init")):  # earlier versions wrote the whole path
+                if Path(path := str(values.get(of, {}).get(name, ""))).is_absolute():
+                    values[of] |= {name: short_name(path)}
             return cls(**values | read)
         except (ValueError, KeyError, TypeError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -127,6 +147,9 @@ class Model:
     """In evaluation mode, float32, on the CPU."""
     header: Header
 
+    def __repr__(self) -> str:
+        return line(type(self), *self.header.in_words)
+
 
 def save(
     path: str | Path, net: "ResNet", header: Header, *, storage: Literal["float32", "float16"] = "float32"
@@ -161,6 +184,19 @@ def save(
 def _halved(tensor: "Tensor") -> "Tensor":
     half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
     return half if half.isfinite().all() else tensor
+
+
+def short_name(name: str | Path) -> str:
+    """What a file may say of where a set or first weights were: the last name of a path, and not where it was.
+
+    A model file of a run has its run's name, too. Names that are no paths stay as they are.
+    """
+    if str(name).startswith(HUB):
+        return str(name)
+    path = Path(name).absolute()  # "." has a last name, too
+    if path.name == "..":
+        path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.name in IN_FOLDERS else path.name or str(name)
 
 
 def find(model: str | Path) -> Path:

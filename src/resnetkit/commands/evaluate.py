@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from resnetkit.commands.output import print_json, print_table
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.errors import UsageError
+from resnetkit.progress import bar
 
 if TYPE_CHECKING:
     from resnetkit.train.metrics import Evaluation
@@ -30,7 +31,8 @@ def run(argv: Sequence[str]) -> int:
         "--split",
         type=Literal["auto", "train", "val", "test", "all"],
         default="auto",
-        help="which part of the data, divided as for the model's training; auto is test, else val, else all",
+        help="which part of the data, divided as for the model's training; auto is test, else val, else all, and never "
+        "pictures that trained the model",
     )
     parser.add_argument("--batch_size", type=int, default=250, help="pictures that go through the network together")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
@@ -42,51 +44,51 @@ def run(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     report = _report(given["report"])
 
-    from resnetkit.modelfile import load
-    from resnetkit.train.evaluate import evaluate, open_as_trained
+    from resnetkit.data.parts import choose_part, open_as_trained
+    from resnetkit.modelfile import load, short_name
+    from resnetkit.train.evaluate import evaluate
     from resnetkit.train.report import write_report
 
     model = load(given["model"])
-    dataset = open_as_trained(model.header, given["data"], strict=given["strict"])
-    title, samples = dataset.part(given["split"])
-    trained_on = model.header.data.get("fingerprint")
-    if title in ("train", "all") and dataset.train and dataset.train.fingerprint() == trained_on:
-        print(
-            f"resnetkit evaluate: the model was trained on pictures of {given['data']}; "
-            "--split val takes those that were kept out",
-            file=sys.stderr,
-        )
+    dataset = open_as_trained(given["data"], model.header.data, strict=given["strict"])
+    part = choose_part(dataset, model.header.data, given["split"])
     if dataset.skipped:
         path, reason = dataset.skipped[0]
-        print(
-            f"resnetkit evaluate: {len(dataset.skipped)} files of {given['data']} left out, first {path}: {reason}",
-            file=sys.stderr,
+        _say(f"{len(dataset.skipped)} files of {given['data']} left out, first {path}: {reason}")
+    with bar("evaluating", len(part.samples)) as advance:
+        result = evaluate(
+            model,
+            part,
+            views=given["views"],
+            batch_size=given["batch_size"],
+            workers=given["workers"],
+            strict=given["strict"],
+            advance=advance,
         )
-    result = evaluate(
-        model,
-        samples,
-        views=given["views"],
-        batch_size=given["batch_size"],
-        workers=given["workers"],
-        strict=given["strict"],
-    )
     if given["json"]:
         print_json(result.to_dict())
     else:
-        print(f"{result.images:,} {title} pictures of {given['data']}, {given['views']} view")
+        print(f"{result.images:,} {part.name} pictures of {given['data']}, {given['views']} view")
+        print(f"{part.name}: {part.why}")
         _print(result)
+    for note in result.notes:
+        _say(note)
     if report:
-        title = f"{title} pictures"
-        write_report(report, model.header, title=f"{given['model']} on {given['data']}", evaluated=result, on=title)
-        print(f"resnetkit evaluate: the report is {report}", file=sys.stderr)
+        title = f"{short_name(given['model'])} on {short_name(given['data'])}"
+        write_report(report, model.header, title=title, evaluated=result, on=f"{part.name} pictures")
+        _say(f"the report is {report}")
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"resnetkit evaluate: {text}", file=sys.stderr)
 
 
 def _report(path: str | None) -> Path | None:
     """Where the report goes; refused before the work and not after it."""
     if path is None:
         return None
-    report = Path(path)
+    report = Path(path).expanduser()
     if not report.parent.is_dir():
         raise UsageError(f"--report {report}: there is no folder {report.parent}; make it, or give another file")
     if report.is_dir():
@@ -96,13 +98,15 @@ def _report(path: str | None) -> Path | None:
 
 def _print(result: "Evaluation") -> None:
     print(f"top-1 error  {result.top1_error_percent:.2f} %")
-    print(f"top-5 error  {result.top5_error_percent:.2f} %")
+    if result.has_top5:
+        print(f"top-5 error  {result.top5_error_percent:.2f} %")
     print(f"loss         {result.loss:.4f}")
     print()
+    columns = ("top1_error_percent", "top5_error_percent")[: 1 + result.has_top5]
     print_table(
-        ("class", "pictures", "top-1 error", "top-5 error"),
+        ("class", "pictures", "top-1 error", "top-5 error")[: 3 + result.has_top5],
         (
-            (name, row["images"], f"{row['top1_error_percent']:.2f} %", f"{row['top5_error_percent']:.2f} %")
+            (name, row["images"], *(f"{row[column]:.2f} %" for column in columns))
             for name, row in result.per_class.items()
         ),
     )

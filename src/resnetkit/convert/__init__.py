@@ -1,1 +1,75 @@
-"""Other people's weights: read without running code, renamed, checked to the last tensor, written as a model file."""
+"""Other people's weights to model files, and back. Also the verb: `resnetkit.convert("resnet50.pth")`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from resnetkit.verb import stands_for
+
+if TYPE_CHECKING:
+    from resnetkit.convert.conversion import Conversion
+    from resnetkit.data.transforms import Preprocess
+
+
+@overload
+def convert(
+    file: str | Path,
+    *,
+    model: str | None = None,
+    preprocess: "str | Preprocess | None" = None,
+    classes: str | Path | Sequence[str] | None = None,
+    new_head: int | None = None,
+    to: None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> "Conversion": ...
+
+
+@overload
+def convert(
+    file: str | Path, *, to: Literal["torchvision", "timm"], out: str | Path | None = None, force: bool = False
+) -> Path: ...
+
+
+def convert(
+    file: str | Path,
+    *,
+    model: str | None = None,
+    preprocess: "str | Preprocess | None" = None,
+    classes: str | Path | Sequence[str] | None = None,
+    new_head: int | None = None,
+    to: Literal["torchvision", "timm"] | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> "Conversion | Path":
+    """Write someone else's weights as a model file, or, with `to`, a model file as what that project loads.
+
+        rk.convert("resnet50.pth", out="resnet50.safetensors").path
+        rk.convert("runs/birds", to="torchvision")
+
+    `file` is .pth, .pt, .th, .bin, .safetensors, .h5, .keras or .npz; no code in it is run. What neither it nor its
+    hash nor a config.json beside it says must be given: `model` (a name in SPECS, with changes), `preprocess`
+    (imagenet, cifar10, ... with changes, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file, or the
+    names). `new_head` makes the last layer anew for so many classes. `out` is by default the file's stem in the working
+    folder; a file that is there already is only replaced with `force`. Returns what came of it.
+
+    With `to` (torchvision or timm), `file` is a model file or a run folder, its tensors are written as that project
+    names them, and the path of the new file is returned.
+
+    Raises UsageError for what is missing or contradicts what is known, or a network that `to` does not have;
+    ModelFileError for a file that is broken, hostile or does not fit. Nothing is written then.
+    """
+    if to is not None:
+        from resnetkit.convert.outgoing import export
+        from resnetkit.errors import UsageError
+
+        given = {"model": model, "preprocess": preprocess, "classes": classes, "new_head": new_head}
+        if others := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"to={to!r} writes what is in the model file; leave out {', '.join(others)}")
+        return export(file, to=to, out=out, force=force)
+    from resnetkit.convert.conversion import convert
+
+    return convert(file, model=model, preprocess=preprocess, classes=classes, new_head=new_head, out=out, force=force)
+
+
+stands_for(__name__, convert)

@@ -15,6 +15,7 @@ from resnetkit.convert.readers import read_weights
 from resnetkit.convert.sources import Source
 from resnetkit.data.download import digest
 from resnetkit.data.transforms import Preprocess
+from resnetkit.display import count, line
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.modelfile import HEADER_KEY, Header, save
 from resnetkit.models.spec import ModelSpec, parse_spec
@@ -72,6 +73,9 @@ class Conversion:
     """What else the file held, and is left out."""
     assumed: tuple[str, ...] = ()
     """What was neither given nor known from a file or its hash, but is as its author publishes: preprocess, classes."""
+
+    def __repr__(self) -> str:
+        return line(type(self), str(self.path), self.model, f"from {self.known}", count(self.tensors, "tensor"))
 
 
 def convert(

@@ -18,6 +18,7 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.folder import too_high
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Dataset, Samples
+from resnetkit.display import count, cut, line
 from resnetkit.errors import DataError
 from resnetkit.progress import Advance, ignore
 
@@ -48,6 +49,11 @@ class Report:
     """Groups of equal pictures of one part and class, each as "part: path"; no fault, but they count more than once."""
     notes: tuple[str, ...] = ()
     """What to know before the set's errors are believed: see `notes_on`."""
+
+    def __repr__(self) -> str:
+        parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
+        classes = count(len(next(iter(self.counts.values()))), "class")
+        return line(type(self), repr(cut(self.name, 60)), classes, *parts, "sound" if self.sound else "to mend")
 
     @property
     def sound(self) -> bool:

@@ -20,6 +20,7 @@ from resnetkit.data.crops import write_crop
 from resnetkit.data.pictures import ColorMode, PictureFile, open_picture
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import Preprocess
+from resnetkit.display import count, line
 from resnetkit.errors import DataError, UsageError
 
 logger = logging.getLogger("resnetkit")
@@ -43,6 +44,10 @@ class Batch:
     """int64 (n,): places in the samples."""
     number: int
     """Place in the epoch, from 0: a run that stopped after this batch goes on at `number + 1`."""
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.images.shape[1:]))
+        return line(type(self), f"{count(len(self.labels), 'picture')} of {shape}", f"number {self.number}")
 
 
 class Loader:

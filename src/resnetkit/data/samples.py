@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.pictures import open_picture
+from resnetkit.display import MOST_ROWS, count, cut, line, table
 from resnetkit.errors import DataError
 
 
@@ -40,6 +42,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        where = "on disk" if self.images is None else f"in memory, {'×'.join(map(str, self.images.shape[1:]))}"
+        return line(type(self), f"{count(len(self), 'picture')} of {count(len(self.classes), 'class')}", where)
 
     def place(self, index: int) -> str:
         """Where one picture is, for people: its path, or its number in memory."""
@@ -89,12 +95,13 @@ class Samples:
         if len(unknown) == len(self.classes):
             raise DataError(
                 f"the data's classes ({_some(unknown)}) are other ones than the model's ({_some(classes)}). Give a "
-                "model of these classes, or call them as the model does"
+                "model of these classes, or train one: resnetkit train DATA --init MODEL"
             )
         if unknown:
             raise DataError(
-                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {_some(unknown)}. Rename or "
-                f"remove them; it knows {_some(classes)}"
+                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {_some(unknown)}; it knows "
+                f"{_some(classes)}. Rename what means the same, or train a model of these classes: "
+                "resnetkit train DATA --init MODEL"
             )
         return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
 
@@ -126,6 +133,17 @@ class Dataset:
     skipped: tuple[tuple[Path, str], ...] = ()
     """Files that were passed over, each with the reason."""
 
+    def __repr__(self) -> str:
+        parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())
+        left_out = f"{len(self.skipped):,} left out" if self.skipped else ""
+        return line(type(self), repr(cut(self.name, 60)), count(len(self.classes), "class"), *parts, left_out)
+
+    def _repr_html_(self) -> str:
+        counts = [np.bincount(part.labels, minlength=len(self.classes)).tolist() for part in self.parts.values()]
+        rows = [(name, *(f"{n:,}" for n in row)) for name, *row in zip(self.classes, *counts, strict=True)]
+        more = f"<p>and {len(rows) - MOST_ROWS:,} more classes</p>" if len(rows) > MOST_ROWS else ""
+        return f"<p>{escape(repr(self))}</p>{table(('class', *self.parts), rows[:MOST_ROWS])}{more}"
+
     @property
     def parts(self) -> dict[str, Samples]:
         """The parts that there are, by name: train, val, test."""
@@ -152,7 +170,8 @@ class Dataset:
     def part(self, name: str) -> tuple[str, Samples]:
         """Return train, val, test, or all of them together, with the name.
 
-        "auto" is what a model is measured on: test; else a val that came with the set, not drawn from train; else all.
+        "auto" is test; else a val that came with the set, not drawn from train; else all. It knows no model: which
+        pictures measure one, `choose_part` in data/parts.py says.
         """
         parts = self.parts
         if name == "auto":

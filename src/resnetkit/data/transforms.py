@@ -12,6 +12,7 @@ from PIL import Image
 
 from resnetkit.data.pictures import ColorMode
 from resnetkit.data.resampling import can_resample, resample, rows_first
+from resnetkit.display import line
 from resnetkit.errors import DataError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -82,6 +83,20 @@ class Preprocess:
             raise UsageError(f"std is {list(self.std)}; {self.mode} takes {self.channels} values over 0")
         if not np.isfinite(self.mean).all():
             raise UsageError("mean has values that are not finite")
+
+    def __repr__(self) -> str:
+        parts = [f"size={self.size}"]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                few = (
+                    f"({', '.join(f'{number:.4g}' for number in value)})"
+                    if field.name in ("mean", "std")
+                    else repr(value)
+                )
+                many = f"<{len(self.mean):,} values>"
+                parts.append(f"{field.name}={many if field.name == 'mean' and len(value) > CHANNELS['RGB'] else few}")
+        return line(type(self), *parts)
 
     @property
     def channels(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from resnetkit.data.transforms import Preprocess, sides_at
+from resnetkit.display import cut, line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import whole_file
 from resnetkit.infer.decoding import Picture, opened
@@ -26,6 +28,7 @@ from resnetkit.precision import exact_float32
 OPACITY = 0.6  # of the colour where the evidence is strongest; where there is none, the picture is as it was
 DIMMED = 0.35  # brightness of what the network did not see
 SMALLEST = 256  # pixels of a drawing's shorter side: smaller pictures are enlarged by a whole factor
+SHOWN = 1024  # pixels of a drawing's longer side, at most, in a notebook
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 Places: TypeAlias = NDArray[np.floating[Any]]
@@ -48,6 +51,18 @@ class Explanation:
     """The whole picture, upright, RGB."""
     crop: tuple[float, float, float, float]
     """Left, top, right and bottom of what the network saw of the picture, in the picture's pixels."""
+
+    def __repr__(self) -> str:
+        width, height = self.picture.size
+        what = f"{cut(self.label, 60)!r} with {100 * self.probability:.1f} %"
+        return line(type(self), what, f"by {self.stage}", f"picture of {width}×{height}")
+
+    def _repr_png_(self) -> bytes:
+        """The drawing, which is what a notebook shows."""
+        content, drawing = BytesIO(), self.drawing()
+        drawing.thumbnail((SHOWN, SHOWN))
+        drawing.save(content, "PNG")
+        return content.getvalue()
 
     def at_input(self, size: int) -> NDArray[np.float32]:
         """The evidence between the map's places, linearly, for an input of `size` pixels: float32 (size, size)."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.huggingface import first_line
+from resnetkit.display import line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.infer.formats import FORMS, Format
 from resnetkit.infer.guard import Guard, Verdict, check_loss
@@ -47,6 +48,10 @@ class Exported:
     gap: Gap
     integers: "Quantized | None" = None
     """With 8-bit integers: how many layers stayed in float, and what it costs; the gap is then that of rounding."""
+
+    def __repr__(self) -> str:
+        integers = f"int8: {self.integers.verdict}" if self.integers else ""
+        return line(type(self), str(self.path), self.input, self.output, integers)
 
 
 def export(

@@ -16,6 +16,7 @@ from resnetkit import __version__
 from resnetkit.data.download import digest, locked, say
 from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.resampling import prepare
+from resnetkit.display import line
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.files import cache_folder, write_whole
 from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
@@ -205,6 +206,10 @@ class Tuned:
     version: str = __version__
     """Version of this package that measured."""
     format_version: int = FORMAT_VERSION
+
+    def __repr__(self) -> str:
+        rows = ((goal, self.choice(goal), row.get("images_per_second", 0)) for goal, row in self.goals.items())
+        return line(type(self), "; ".join(f"{goal}: {choice}, {rate:.0f} images/s" for goal, choice, rate in rows))
 
     def choice(self, goal: Goal) -> Choice | None:
         """The fastest for `goal`; for the other one if `goal` was not tuned; None if its parts are not known here."""

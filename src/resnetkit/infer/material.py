@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data.dataset import open_dataset
 from resnetkit.data.listing import loose_pictures, subfolders
+from resnetkit.data.parts import choose_part, drawn, is_own, open_as_trained
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import Preprocess
@@ -96,14 +96,18 @@ def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
     found = _open(header, data)
     if isinstance(found, _Pictures):
         return found, None
-    drawn = "val_fraction" in found.split and found.test is None
-    trained_on = header.data.get("fingerprint")
-    if drawn and not (found.train and found.train.fingerprint() == trained_on):
-        judged, apart = found.part("all")[1], None  # the network has seen none of it, so any of it can judge
-    else:
+    undivided = found.test is None and (found.val is None or drawn(found.split))
+    if undivided and not is_own(found, header.data):
+        try:
+            # The network has seen none of what is left of it, so any of that can judge.
+            judged, apart = choose_part(found, header.data).samples, None
+        except DataError:  # all of it trained the network: an error on it would say nothing, so labels are left aside
+            return _pictures(found.part("all")[1]), None
+    elif held_out := found.val or found.test:
         # By test only where there is no val: nothing is chosen by test pictures if there are others.
-        judged = found.val or found.test or found.part("all")[1]
-        apart = found.train if found.val or found.test else None
+        judged, apart = held_out, found.train
+    else:
+        return _pictures(found.part("all")[1]), None
     own = _pictures(apart) if apart else None
     try:
         return _pictures(judged, labels=judged.as_classes(header.classes).labels), own
@@ -116,9 +120,7 @@ def _open(header: Header, data: str) -> "Dataset | _Pictures":
     folder = expanded(data)
     if folder.is_dir() and not subfolders(folder) and (loose := loose_pictures(folder)):
         return _Pictures(loose)
-    recorded = header.data.get("split", {})
-    division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
-    return open_dataset(data, **division)
+    return open_as_trained(data, header.data)
 
 
 def _pictures(samples: Samples, *, labels: NDArray[np.int64] | None = None) -> _Pictures:

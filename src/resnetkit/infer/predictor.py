@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from resnetkit.data.listing import OnePath, each_path
 from resnetkit.data.resampling import prepare
+from resnetkit.display import count, cut, line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
 from resnetkit.infer.choice import (
@@ -41,6 +42,7 @@ from resnetkit.infer.graphs import (
 )
 from resnetkit.machine import read_machine
 from resnetkit.modelfile import Model, load
+from resnetkit.models.spec import text_of
 
 if TYPE_CHECKING:
     from resnetkit.infer.explain import Explanation
@@ -119,6 +121,12 @@ class Predictor:
         # Latency is tuned with single pictures, which says nothing of several that are there at the same time.
         alone = batch_size is None and goal == "latency"
         self.batch_size = max(self.choice.batch_size, BATCH_SIZE) if alone else self.choice.batch_size
+
+    def __repr__(self) -> str:
+        header = self._origin.header
+        name = "" if isinstance(self._origin, Model) else cut(str(self._origin.model), 60)
+        network = f"{text_of(header.spec, without=['classes'])}, {count(len(self.classes), 'class')}"
+        return line(type(self), name, network, str(self.choice), f"on {self.device}")
 
     def _tuned_choice(self, goal: Goal) -> Choice | None:
         source = self._origin

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.display import line
 from resnetkit.errors import ExportError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer.backends import openvino_core
@@ -40,6 +41,9 @@ class Quantized:
     layers_in_float: tuple[str, ...]
     """Those that were left so, as the graph calls them: in bfloat16 where the processor has it, else in float32."""
     verdict: Verdict
+
+    def __repr__(self) -> str:
+        return line(type(self), f"{len(self.layers_in_float)} of {self.layers} layers in float", str(self.verdict))
 
 
 def quantize(

@@ -147,6 +147,9 @@ class ModelSpec:
             )
         return cls(**values)
 
+    def __repr__(self) -> str:
+        return f"parse_spec({text_of(self)!r})"
+
 
 FIELDS = tuple(field.name for field in fields(ModelSpec))
 MOST_LISTED = 12  # names that an error gives beside the nearest one
@@ -245,6 +248,26 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
     if type(wanted) is not int or wanted not in strides:
         raise UsageError(f"output_stride is {wanted!r}; it takes one of {', '.join(map(str, strides))} here")
     return replace(spec, **values | {"dilated": tuple(stride > wanted for stride in strides[1:])})
+
+
+def text_of(spec: ModelSpec, *, without: Sequence[str] = ()) -> str:
+    """The shortest text of which `parse_spec` makes `spec`: a row's name, and the changes to it.
+
+    Of fields in `without` it says nothing.
+    """
+    said = [name for name in FIELDS if name not in without]
+
+    def changes(row: ModelSpec) -> list[str]:
+        return [f"{name}={_text(getattr(spec, name))}" for name in said if getattr(spec, name) != getattr(row, name)]
+
+    return min((",".join([name, *changes(row)]) for name, row in SPECS.items()), key=lambda text: text.count(","))
+
+
+def _text(value: Any) -> str:
+    """A field's text form, which `_value` reads."""
+    if isinstance(value, tuple):
+        return "-".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def describe(model: str | ModelSpec) -> dict[str, str | int | float]:

@@ -1,9 +1,9 @@
-"""Training: recipes as rows, one loop, one evaluation. Callable as a verb: `resnetkit.train(recipe, "cifar10")`."""
+"""Training: recipes as rows, one loop, one evaluation. Also the verb: `resnetkit.train(recipe, "cifar10")`."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from resnetkit.verb import stands_for
 
 if TYPE_CHECKING:
     from resnetkit.data.samples import Dataset
@@ -11,16 +11,26 @@ if TYPE_CHECKING:
     from resnetkit.train.run import TrainResult
 
 
-class _Verb(ModuleType):
-    """`resnetkit.train` is this package, by the rules of importing, and the verb as well: so it can be called."""
+def train(
+    recipe: "Recipe", data: "str | Path | Dataset", *, out: str | Path | None = None, quiet: bool = False
+) -> "TrainResult":
+    """Train as `recipe` says on `data`, and leave a run folder.
 
-    def __call__(
-        self, recipe: "Recipe", data: "str | Path | Dataset", *, out: str | Path | None = None, quiet: bool = False
-    ) -> "TrainResult":
-        """See resnetkit.train.run.train."""
-        from resnetkit.train.run import train
+        recipe = rk.Recipe(model="resnet18", epochs=10, init="resnet18:IMAGENET1K_V1")  # or rk.RECIPES["cifar10"]
+        result = rk.train(recipe, "photos")
+        rk.Predictor(result.model)("cat.jpg")
 
-        return train(recipe, data, out=out, quiet=quiet)
+    `data` is cifar10, cifar100, a folder (<class>/<picture>, or train, val and test with such folders in them), a CSV
+    file (path,label) or a Dataset. `out` is the run folder, by default runs/<model>-<data>-<time>; it gets
+    best.safetensors, last.safetensors, recipe.yaml, metrics.jsonl, curves.png, report.html, log.txt and the state that
+    `rk.resume` goes on from. `quiet` prints nothing.
+
+    Raises InterruptedTrainingError after a SIGINT or SIGTERM, once the state is saved; TrainingError when the loss is
+    no longer finite or a file can't be written; UsageError and DataError for a recipe and data that don't go together.
+    """
+    from resnetkit.train.run import train
+
+    return train(recipe, data, out=out, quiet=quiet)
 
 
-sys.modules[__name__].__class__ = _Verb
+stands_for(__name__, train)

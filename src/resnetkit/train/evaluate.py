@@ -1,11 +1,11 @@
 """The one evaluation, always in float32: a single view, ten crops, or fully convolutional at several scales."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from resnetkit.data.dataset import open_dataset
 from resnetkit.data.loader import Loader, open_sample
 from resnetkit.data.normalize import Normalize
+from resnetkit.data.parts import Part, choose_part, open_as_trained, recognise
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, UsageError
-from resnetkit.modelfile import Header, Model, load
+from resnetkit.modelfile import Model, load
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
+from resnetkit.progress import Advance, ignore
 from resnetkit.train.metrics import Evaluation, mean_log_probabilities
 from resnetkit.train.task import choose_device
 
@@ -36,7 +37,7 @@ SCALES = (224, 256, 384, 480, 640)
 
 def evaluate(
     model: Model | str | Path,
-    data: Samples | str,
+    data: Dataset | Part | Samples | str | Path,
     *,
     split: str = "auto",
     views: Views = "single",
@@ -44,37 +45,48 @@ def evaluate(
     workers: int = 2,
     strict: bool = False,
     device: str = "auto",
+    advance: Advance = ignore,
 ) -> Evaluation:
     """Count the errors of `model` on every one of some pictures once, whatever the batch size and the workers.
 
-    `model` is a loaded one or whatever `load` takes; `data` is samples, or cifar10, cifar100, a folder or a CSV file,
-    of which `split` names the part (auto: test, else val, else all). `views`: the centre crop; the mean probability of
-    ten crops (Sec. 3.4); or that of the whole picture at five scales. Classes are matched by name, in any order.
+    `model` is a loaded one or whatever `load` takes. `data` is cifar10, cifar100, a folder, a CSV file or a Dataset, of
+    which `split` names the part: train, val, test, all; or auto, which is test, else val, else all, and never pictures
+    that trained the model. Samples, or a Part, are counted as they are. The result says which part was taken and why;
+    a warning is logged where pictures trained the model.
 
-    Raises DataError where there is a class that the model does not know, where nothing can be read, or, with `strict`,
-    at the first unreadable file.
+    `views`: the centre crop; the mean probability of ten crops (Sec. 3.4); or that of the whole picture at five scales.
+    Classes are matched by name, in any order. `advance` is called after each batch with its pictures.
+
+    Raises DataError where there is a class that the model does not know, where nothing can be read, where auto finds
+    nothing but what trained the model, or, with `strict`, at the first unreadable file.
     """
     model = model if isinstance(model, Model) else load(model)
-    if isinstance(data, Samples):
-        samples = data
-    else:
-        _, samples = open_as_trained(model.header, data, strict=strict).part(split)
-    return evaluate_net(
+    part = data if isinstance(data, Part) else _part(data, split, trained_on=model.header.data, strict=strict)
+    result = evaluate_net(
         moved(model.net, choose_device(device)),
-        samples.as_classes(model.header.classes),
+        part.samples.as_classes(model.header.classes),
         model.header.preprocess,
         views=views,
         batch_size=batch_size,
         workers=workers,
         strict=strict,
+        advance=advance,
     )
+    result.part, result.of, result.why, result.trained_on = part.name, part.of, part.why, part.trained_on
+    if part.trained_on and not isinstance(data, Part):
+        logger.warning("%s", result.notes[0])
+    return result
 
 
-def open_as_trained(header: Header, data: str, *, strict: bool = False) -> Dataset:
-    """Open `data`, with training and validation pictures divided as they were when the model was trained."""
-    recorded = header.data.get("split", {})
-    division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
-    return open_dataset(data, strict=strict, **division)
+def _part(data: Dataset | Samples | str | Path, split: str, *, trained_on: Mapping[str, Any], strict: bool) -> Part:
+    if isinstance(data, Samples):
+        known = int(recognise(data, trained_on).mask.sum())
+        return Part("", "", data, "the pictures that were given", known)
+    if isinstance(data, str | Path):
+        data = open_as_trained(str(data), trained_on, strict=strict)
+    if not isinstance(data, Dataset):
+        raise UsageError(f"data is a {type(data).__name__}; give a name, a path, a Dataset or Samples")
+    return choose_part(data, trained_on, split)
 
 
 def moved(net: ResNet, device: torch.device) -> ResNet:
@@ -93,8 +105,12 @@ def evaluate_net(
     batch_size: int = 250,
     workers: int = 2,
     strict: bool = False,
+    advance: Advance = ignore,
 ) -> Evaluation:
-    """Like `evaluate`, for a network in memory whose classes are those of `samples`. Leaves it in evaluation mode."""
+    """Like `evaluate`, for a network in memory whose classes are those of `samples`. Leaves it in evaluation mode.
+
+    `advance` is called after each batch with its pictures; what it raises ends the evaluation.
+    """
     device = next(net.parameters()).device
     normalize = Normalize(preprocess, device)
     result = Evaluation(samples.classes)
@@ -103,6 +119,7 @@ def evaluate_net(
         loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
         for batch in loader.epoch():
             result.add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels.to(device))
+            advance(len(batch.labels))
         result.unreadable = loader.unreadable
     else:
         cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
@@ -111,6 +128,7 @@ def evaluate_net(
         ):
             logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
             result.add(mean_log_probabilities(torch.cat(logits)[:, None]), torch.tensor([label], device=device))
+            advance(1)
     if not result.images:
         raise DataError(f"not one of the {len(samples)} pictures can be read; see resnetkit data check")
     return result

@@ -124,6 +124,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
             [r["step"] for r in val], [r["error_percent"] for r in val], "o-", label="validation", color="tab:red"
         )
     error.set(ylabel="error (%)", title=title, ylim=(0, None))
+    error.title.set_parse_math(False)  # a folder's name may hold two $
     error.grid(alpha=0.3)
     error.legend()
     rate.plot([r["step"] for r in train], [r["lr"] for r in train], color="tab:gray")

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from resnetkit.display import MOST, cut, line, table
 from resnetkit.errors import UsageError
 from resnetkit.files import write_whole
 
@@ -200,6 +201,17 @@ class Recipe:
         if self.early_scale < 1 and self.crop in ("pad", "random-resized"):
             return "--early-scale"
         return "--center-crop-from" if self.center_crop_from < 1 and self.crop != "none" else None
+
+    def __repr__(self) -> str:
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        parts = [cut(f"{name}={getattr(self, name)!r}", 60) for name in dict.fromkeys(["model", "epochs", *changed])]
+        while len(", ".join(parts)) > MOST:
+            parts[-2:] = ["..."]
+        return line(type(self), *parts)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, "" if value is None else str(value)) for name, value in self.to_dict().items()]
+        return table(("field", "value"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for YAML and JSON; of the lengths, the one that holds."""

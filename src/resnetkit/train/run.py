@@ -12,6 +12,7 @@ from resnetkit import __version__, modelfile
 from resnetkit.data.cifar import CIFARS
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Dataset
+from resnetkit.display import line
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
@@ -41,6 +42,11 @@ class TrainResult:
     """Pictures trained on per second of training, evaluations not counted."""
     seconds: float
     """Wall-clock time of the run in all."""
+
+    def __repr__(self) -> str:
+        error = self.best.get("error_percent")
+        measured = "not validated" if error is None else f"validation error {error:.2f} %"
+        return line(type(self), measured, f"{self.seconds:,.0f} seconds", str(self.model))
 
 
 def train(

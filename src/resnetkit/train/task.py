@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,13 @@ from resnetkit import modelfile
 from resnetkit.data.augment import SIZED, Augment
 from resnetkit.data.folder import too_high
 from resnetkit.data.loader import Loader
+from resnetkit.data.parts import record
 from resnetkit.data.pictures import ColorMode
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
-from resnetkit.modelfile import Header, Model
+from resnetkit.modelfile import Header, Model, short_name
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
 from resnetkit.train.compute import Forward, choose_forward
@@ -100,8 +102,13 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
             spec,
             preprocess,
             dataset.classes,
-            recipe=recipe.to_dict(),
-            data={"name": dataset.name, "fingerprint": dataset.train.fingerprint(), "split": dict(dataset.split)},
+            recipe=recipe.to_dict() | {"init": recipe.init and short_name(recipe.init)},
+            data={
+                "name": short_name(dataset.name),
+                "fingerprint": dataset.train.fingerprint(),
+                "split": dict(dataset.split),
+                "pictures": (header and header.data.get("pictures")) or _pictures(dataset.train, start),
+            },
         ),
         loader=loader,
         val=dataset.val if dataset.val is not None and len(dataset.val) else None,
@@ -112,6 +119,12 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         computed_by=computed_by,
         recompute=recompute,
     )
+
+
+def _pictures(train: Samples, start: Model | None) -> dict[str, Any]:
+    """What the model file keeps to recognise what trained it: these pictures, and those of the first weights."""
+    earlier = start.header.data.get("pictures") if start else None
+    return record(train, *([earlier] if earlier else []))
 
 
 def choose_device(device: str) -> torch.device:

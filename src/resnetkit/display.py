@@ -1,0 +1,41 @@
+"""What objects show of themselves: one short line, whatever they hold, and tables of HTML for notebooks and reports."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+MOST = 150
+"""Characters between the brackets of a line."""
+MOST_ROWS = 30
+"""Rows of a table in a notebook; more can't be read."""
+
+
+def line(kind: type, *parts: str) -> str:
+    """`Kind(part, part)`, cut where it would be longer than a line or two."""
+    return f"{kind.__name__}({cut(', '.join(part for part in parts if part), MOST)})"
+
+
+def cut(text: str, most: int) -> str:
+    """`text` on one line, with an ellipsis in the place of what is beyond `most` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def middle_cut(text: str, most: int) -> str:
+    """Like `cut`, but in the middle: names of a kind often begin alike."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def count(number: int, thing: str) -> str:
+    """Such as `1 class`, `1,000 classes`."""
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{number:,} {thing if number == 1 else plural}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
+    """A table of HTML, with `kind` as its class."""
+    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    opening = f'<table class="{kind}">' if kind else "<table>"
+    return f"{opening}{body}</table>"

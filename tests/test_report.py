@@ -1,0 +1,124 @@
+"""The page of a run or an evaluation: what is on it, and that nothing of it runs off a small screen."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resnetkit.data.transforms import Preprocess
+from resnetkit.modelfile import Header
+from resnetkit.models.spec import parse_spec
+from resnetkit.train.metrics import Evaluation
+from resnetkit.train.monitor import draw_curves
+from resnetkit.train.recipe import RECIPES, Recipe
+from resnetkit.train.report import MOST_FILES, held, write_report
+
+DRAWN = {"rule": "drawn", "seed": 7, "val_fraction": 0.2}
+
+
+def evaluated(count: int, **fields: object) -> Evaluation:
+    """Of each of `count` classes two pictures, of which one is taken for the next class."""
+    labels = torch.arange(count).repeat_interleave(2)
+    found = (labels + torch.tensor([0, 1]).repeat(count)) % count
+    result = Evaluation(tuple(f"class <{i}>" for i in range(count)))
+    result.add(F.one_hot(found, count).float().mul(9).log_softmax(1), labels)
+    for name, value in fields.items():
+        setattr(result, name, value)
+    return result
+
+
+def page(folder: Path, result: Evaluation, recipe: Recipe | None = None) -> str:
+    header = Header(
+        parse_spec("resnet20", classes=len(result.classes)),
+        Preprocess(size=32),
+        result.classes,
+        (recipe or RECIPES["folder"]).to_dict(),
+        data={"name": "/home/me/birds", "split": DRAWN},
+    )
+    write_report(folder / "r.html", header, title="a <run>", evaluated=result, on="validation pictures")
+    text = (folder / "r.html").read_text()
+    Checked().feed(text)
+    return text
+
+
+class Checked(HTMLParser):
+    """Fails where a tag is closed that is not open, or where a table can't scroll by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            assert self.open[-1] == "div"
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_page_fits_small_screens_and_dark_ones(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(8))
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "prefers-color-scheme: dark" in text
+    assert "table:not(.confusion) tr:nth-child(even)" in text, "stripes would tint the counts"
+    assert "class <0>" not in text
+    assert "class &lt;0&gt;" in text
+    assert "Trained on birds." in text
+    assert "/home" not in text
+    assert "Drawn from the set&#x27;s training pictures (seed 7)" in text
+    assert text.count("top-5 error") == 2
+
+
+def test_top5_of_few_classes_is_left_out(tmp_path: Path) -> None:
+    assert "top-5" not in page(tmp_path, evaluated(5))
+    assert "top-5" in page(tmp_path, evaluated(6))
+
+
+def test_what_makes_a_number_worth_little_is_on_the_page(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(3, trained_on=4, part="all", why="asked for by name"))
+    assert '<p class="note">4 of these 6 pictures trained the model: ' in text
+    assert "<p>all: asked for by name.</p>" in text
+    alone = Evaluation(("ant", "bee"))
+    alone.add(torch.tensor([[9.0, 0.0]]).log_softmax(1), torch.tensor([0]))
+    assert "All pictures are of one class, ant: an error over one class is no result." in page(tmp_path, alone)
+
+
+def test_many_classes_and_many_unreadable_files_stay_a_page(tmp_path: Path) -> None:
+    broken = {Path(f"birds/{i}.jpg"): "is cut short" for i in range(1000)}
+    text = page(tmp_path, evaluated(100, unreadable=broken))
+    assert text.count("<td>is cut short</td>") == MOST_FILES
+    assert "and 800 more" in text
+    assert '<table class="confusion">' not in text
+    assert len(text) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "there", "gone"),
+    [
+        (replace(RECIPES["folder"], minutes=1.0), {"minutes", "lr", "val_fraction"}, {"epochs", "iterations"}),
+        (replace(RECIPES["folder"], iterations=9), {"iterations"}, {"epochs", "minutes"}),
+        (RECIPES["folder"], {"epochs", "peak_at", "min_area"}, {"minutes", "muon_lr", "milestones", "padding", "init"}),
+        (RECIPES["cifar10"], {"muon_lr", "padding", "early_until"}, {"min_area", "jitter", "train_split"}),
+        (RECIPES["paper-cifar10"], {"milestones", "lr_drop"}, {"peak_at", "plateau_patience", "early_until"}),
+        (RECIPES["paper-cifar10-110"], {"warmup_lr", "warmup_error_percent"}, {"muon_lr"}),
+        (RECIPES["paper-imagenet"], {"jitter", "plateau_patience", "lr_drop"}, {"milestones", "padding_mode"}),
+    ],
+)
+def test_only_what_held_of_a_recipe_is_shown(recipe: Recipe, there: set[str], gone: set[str]) -> None:
+    shown = held(recipe.to_dict(), DRAWN)
+    assert there <= shown.keys()
+    assert not gone & shown.keys()
+    assert all(shown[name] == recipe.to_dict()[name] for name in shown)
+    assert held({"converted_from": "a.pth"}, {}) == {"converted_from": "a.pth"}
+
+
+def test_a_title_is_text_and_no_mathematics(tmp_path: Path) -> None:
+    row = {"step": 1, "error_percent": 5.0, "lr": 0.1}
+    rows = [row | {"part": "train"}, row | {"part": "val"}]
+    draw_curves(rows, tmp_path / "curves.png", title=r"resnet18 on $\broken{ and $100_^")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
