@@ -100,11 +100,46 @@ def test_no_advice_where_none_applies() -> None:
 def test_rates_are_work_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(diagnosis, "_fastest", lambda work: calls.append(work()) or 1e-3)
+    monkeypatch.setattr(diagnosis, "_seconds", lambda work: 1e-3)
     rates = measure()
     assert rates.float32_tflops == rates.bfloat16_tflops == pytest.approx(2 * 2048**3 / 1e9)
     assert rates.copy_gb_per_second == pytest.approx(2 * 128 * 2**20 / 1e6)
     kinds = [call.dtype for call in calls if isinstance(call, torch.Tensor)]
     assert kinds == [torch.float32, torch.bfloat16, torch.uint8]
+
+
+def test_products_that_take_long_are_of_smaller_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where bfloat16 is emulated: 256 takes 40 ms there, and 2048 would take 20 seconds."""
+    monkeypatch.setattr(diagnosis, "_fastest", lambda work: work() is None or 1e-3)
+    sides: list[tuple[int, torch.dtype]] = []
+
+    def second(work: Any) -> float:
+        made = work()
+        sides.append((len(made), made.dtype))
+        return 0.04 * (len(made) / 256) ** 3 if made.dtype == torch.bfloat16 else 1e-6
+
+    monkeypatch.setattr(diagnosis, "_seconds", second)
+    said: list[str] = []
+    rates = measure(said.append)
+    assert [side for side, dtype in sides if dtype == torch.float32] == [128, 256, 512, 1024]
+    assert [side for side, dtype in sides if dtype == torch.bfloat16] == [128, 256, 512]
+    assert rates.float32_tflops == pytest.approx(2 * 2048**3 / 1e9)
+    assert rates.bfloat16_tflops == pytest.approx(2 * 512**3 / 1e9)
+    assert [line.split()[-1] for line in said] == ["float32", "bfloat16", "memory"]
+
+
+def test_emulated_bfloat16_is_said(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
+    slow = replace(on(instructions=("avx2",)), rates=Rates(0.16, 0.00075, 20.0), precision="float32")
+
+    def found(*, quick: bool, say: Any) -> Diagnosis:
+        say("measuring products of bfloat16")
+        return slow
+
+    monkeypatch.setattr(doctor, "diagnose", found)
+    assert main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert "products    float32 0.16, bfloat16 0.0008 TFLOP/s, which is emulated" in out.splitlines()
+    assert err == "resnetkit doctor: measuring products of bfloat16\n"
 
 
 def test_the_first_call_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +167,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
 
 def test_one_document(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(doctor, "diagnose", lambda *, quick: asked.append(quick) or replace(FOUND, compiler=""))
+    monkeypatch.setattr(doctor, "diagnose", lambda *, quick, say: asked.append(quick) or replace(FOUND, compiler=""))
     assert main(["doctor", "--json", "--quick"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert asked == [True]
@@ -145,7 +180,7 @@ def test_one_document(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
 
 
 def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
-    monkeypatch.setattr(doctor, "diagnose", lambda *, quick: on(quota_cores=2.5, limit_bytes=8 * 10**9))
+    monkeypatch.setattr(doctor, "diagnose", lambda *, quick, say: on(quota_cores=2.5, limit_bytes=8 * 10**9))
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out == (
         "processor   Xeon (x86_64) avx2 avx512_bf16 amx_bf16\n"
@@ -180,7 +215,7 @@ def test_lines_of_little(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None
     found = replace(
         FOUND, machine=bare, rates=None, allocator="another", keeps_memory=False, compiler="", waiting={}, threads=8
     )
-    monkeypatch.setattr(doctor, "diagnose", lambda *, quick: found)
+    monkeypatch.setattr(doctor, "diagnose", lambda *, quick, say: found)
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for line in (

@@ -1,6 +1,10 @@
 """Pictures to labelled probabilities."""
 
+import io
 import itertools
+import os
+import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -240,10 +244,61 @@ def test_arrays(model: Model, pixels: np.ndarray) -> None:
         predictor(np.zeros((0, 4, 3), np.uint8))
 
 
-@pytest.mark.parametrize("wrong", [[["a.png"]], [None], [bytearray(b"x")], [3]])
-def test_what_is_no_picture(model: Model, wrong: list) -> None:
-    with pytest.raises(UsageError, match=r"a (list|NoneType|bytearray|int) is no picture; give a path, bytes"):
-        Predictor(model)(wrong)
+@pytest.mark.parametrize("wrong", [[["a.png"]], [None], [3], None, 3, 2.5, {"a.png": 1}, object()])
+def test_what_is_no_picture(model: Model, wrong: object) -> None:
+    predictor = Predictor(model)
+    for call in (predictor, predictor.logits, predictor.features, predictor.probabilities):
+        with pytest.raises(
+            UsageError, match=r"a (list|NoneType|int|float|dict|object) is no picture; give a path, byt"
+        ):
+            call(wrong)
+
+
+def test_what_programs_hold_of_a_file(model: Model, pixels: np.ndarray, tmp_path: Path) -> None:
+    """Bytes in every form, and open files, from their beginning where they can go back to it."""
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels[0]).save(path)
+    predictor, content = Predictor(model), path.read_bytes()
+    expected, drawn = predictor(path), predictor.explain(path).evidence
+    written = io.BytesIO()
+    written.write(content)  # and it stands at its end
+    into, out_of = os.pipe()
+    os.write(out_of, content)
+    os.close(out_of)
+    with (
+        path.open("rb") as file,
+        path.open("rb", buffering=0) as raw,
+        os.fdopen(into, "rb") as pipe,
+        tempfile.SpooledTemporaryFile() as spooled,
+    ):
+        spooled.write(content)
+        kinds = [written, bytearray(content), memoryview(content), file, raw, spooled, os.scandir(tmp_path)]
+        kinds[-1] = next(kinds[-1])  # an os.PathLike
+        for kind in kinds:
+            assert predictor(kind) == expected
+            np.testing.assert_array_equal(predictor.explain(kind).evidence, drawn)
+        assert predictor(pipe) == expected
+        assert predictor([written, written, file, path]) == predictor([path] * 4)
+
+
+def test_open_files_that_hold_no_picture(model: Model, tmp_path: Path) -> None:
+    predictor, path = Predictor(model), tmp_path / "a.png"
+    path.write_bytes(b"nothing")
+    closed, text, other, named = path.open("rb"), path.open(), io.StringIO("x"), path.open("rb")
+    closed.close()
+    wrong = {
+        closed: (UsageError, f"{path} is closed; open it again, or give its path"),
+        text: (UsageError, f"{path} is opened as text; open it in binary, mode 'rb'"),
+        other: (UsageError, "the StringIO is opened as text; open it in binary"),
+        named: (DataError, f"{path}: not a picture of a known kind"),
+        io.BytesIO(): (DataError, "the BytesIO: the file is empty (0 bytes)"),
+    }
+    for picture, (kind, message) in wrong.items():
+        for call in (predictor, predictor.explain):
+            with pytest.raises(kind, match=re.escape(message)):
+                call(picture)
+    text.close()
+    named.close()
 
 
 def test_wrong_numbers_are_refused_before_anything_is_read(model: Model) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from resnetkit.cli import main
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UsageError
 from resnetkit.infer import tune as module
-from resnetkit.infer.choice import Choice
-from resnetkit.infer.graphs import find_tuned, open_source
+from resnetkit.infer.choice import Choice, Goal
+from resnetkit.infer.graphs import find_tuned, open_source, served_graph
 from resnetkit.infer.guard import Guard, Verdict
 from resnetkit.infer.predictor import Predictor
 from resnetkit.infer.tune import tune
@@ -111,6 +112,105 @@ def test_a_precision_that_the_guard_refuses_is_not_measured(
     assert not (model_file.with_suffix(".tuned") / "int8-logits.xml").exists()
     assert any(line.startswith("int8: ") and line.endswith("so it is left out") for line in lines)
     assert tuned.guard["int8"]["passes"] is False
+
+
+def files(model_file: Path) -> dict[str, bytes]:
+    """What is kept of tuning beside a model file."""
+    return {path.name: path.read_bytes() for path in model_file.with_suffix(".tuned").iterdir()}
+
+
+def test_each_goal_keeps_what_was_found_for_it(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its choice, its graph and its guard, also where the next run takes no integers, or makes others."""
+    forced(monkeypatch, lambda number: True)
+    first = tune(model_file, str(split_folder), goal="latency", quick=True)
+    graph = files(model_file)["int8-logits.bin"]
+    lines: list[str] = []
+    second = tune(model_file, goal="throughput", quick=True, say=lines.append)  # without pictures: no integers
+    assert second.goals["latency"] == {**first.goals["latency"], "guard": first.guard}
+    assert second.goals["throughput"]["choice"]["precision"] != "int8"
+    assert second.goals["throughput"]["graph"] is None
+    assert files(model_file)["int8-logits.bin"] == graph
+    assert f"latency: {Choice.from_dict(first.goals['latency']['choice'])} is kept, as it was found before" in lines
+    assert {row["goal"] for row in second.table} == {"latency", "throughput"}
+    assert Predictor(model_file).choice == Choice.from_dict(first.goals["latency"]["choice"])
+    assert Predictor(model_file, goal="throughput").choice == Choice.from_dict(second.goals["throughput"]["choice"])
+
+    third = tune(model_file, str(split_folder / "test"), goal="throughput", max_top1_loss=9, quick=True)
+    assert third.goals["latency"] == second.goals["latency"]
+    assert third.goals["throughput"]["graph"] == "int8-logits-2.xml"
+    assert set(files(model_file)) == {
+        "tune.json",
+        *(f"int8-logits{number}{suffix}" for number in ("", "-2") for suffix in (".xml", ".bin")),
+    }
+    source = open_source(model_file)
+    served = {goal: served_graph(source, backend="openvino", precision="int8", goal=goal) for goal in get_args(Goal)}
+    assert {goal: path.name for goal, path in served.items()} == {
+        "latency": "int8-logits.xml",
+        "throughput": "int8-logits-2.xml",
+    }
+    assert files(model_file)["int8-logits.bin"] == graph
+
+    tune(model_file, str(split_folder), quick=True)
+    assert set(files(model_file)) == {"tune.json", "int8-logits-3.xml", "int8-logits-3.bin"}
+
+
+@pytest.mark.parametrize(
+    "fault", ["refused", "gone", *(pytest.param(name, marks=pytest.mark.slow) for name in ("machine", "weights"))]
+)
+def test_what_does_not_hold_any_more_is_not_kept(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    forced(monkeypatch, lambda number: True)
+    tune(model_file, str(split_folder), goal="latency", quick=True)
+    tune_file = model_file.with_suffix(".tuned") / "tune.json"
+    if fault == "refused":
+        forced(monkeypatch, lambda number: False)
+    if fault == "gone":
+        tune_file.with_name("int8-logits.xml").unlink()
+    if fault == "machine":
+        values = json.loads(tune_file.read_text())
+        tune_file.write_text(json.dumps(values | {"machine": values["machine"] | {"processor": "an abacus"}}))
+    if fault == "weights":
+        net = build("resnet20", depths=(1, 1, 1)).eval()
+        save(model_file, net, Header(net.spec, Preprocess(size=32), open_source(model_file).header.classes))
+    lines: list[str] = []
+    tuned = tune(model_file, str(split_folder), goal="throughput", quick=True, say=lines.append)
+    assert set(tuned.goals) == {"throughput"}
+    said = {"refused": "is dropped: ", "gone": "its graph is gone", "machine": "on another machine is dropped"}
+    if fault in said:
+        assert any(line.startswith("latency: ") and said[fault] in line for line in lines)
+    graph = tuned.goals["throughput"]["graph"]
+    assert {name for name in files(model_file) if name.endswith(".xml")} == ({graph} if graph else set())
+    assert Predictor(model_file).choice == Choice.from_dict(tuned.goals["throughput"]["choice"])
+
+
+def test_fewer_pictures_do_not_overrule_more(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced(monkeypatch, lambda number: True)
+    first = tune(model_file, str(split_folder), goal="latency", quick=True)
+    forced(monkeypatch, lambda number: False)
+    tuned = tune(model_file, goal="throughput", quick=True)  # judged by the 16 that come with the package
+    assert tuned.goals["latency"]["choice"] == first.goals["latency"]["choice"]
+
+
+def test_a_crash_before_the_end_leaves_each_choice_its_graph(
+    model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced(monkeypatch, lambda number: True)
+    tune(model_file, str(split_folder), quick=True)
+    before = files(model_file)
+
+    def crash(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Tuned, "write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        tune(model_file, str(split_folder), quick=True)
+    assert {name: files(model_file)[name] for name in before} == before
+    assert Predictor(model_file).choice.precision == "int8"
 
 
 @pytest.mark.slow

@@ -14,11 +14,13 @@ from resnetkit import __version__
 from resnetkit.allocator import allocator, chosen_by_user, keep_memory
 from resnetkit.data import resampling
 from resnetkit.files import cache_folder
+from resnetkit.infer.choice import BFLOAT16
 from resnetkit.kernels import library
 from resnetkit.machine import Machine, read_machine
 from resnetkit.native import find_compiler
 
-SIDE = 2048  # of the matrices that are multiplied
+SIDE = 2048  # of the matrices that are multiplied, at most
+LONGEST = 0.5  # seconds that one product may take
 COPIED = 128 * 2**20  # bytes: more than caches hold
 SECONDS = 0.3  # for each rate
 RUNTIMES = ("openvino", "onnxruntime", "nncf")
@@ -33,7 +35,8 @@ class Rates:
     """What both kinds of numbers and the memory come to, with all threads; the fastest of several tries."""
 
     float32_tflops: float
-    """10^12 operations a second in a product of two matrices of 2048 x 2048; a multiply-add is two."""
+    """10^12 operations a second in a product of two matrices; a multiply-add is two. They are of 2048 x 2048, or of
+    smaller ones where such a product takes long, as in arithmetic that is emulated."""
     bfloat16_tflops: float
     copy_gb_per_second: float
     """10^9 bytes read and written in copying 128 MiB."""
@@ -82,6 +85,11 @@ class Diagnosis:
         known = asdict(self) | {"cache": str(self.cache), "advice": self.advice(), "version": __version__}
         known["machine"] |= {"usable_cores": self.machine.usable_cores, "usable_bytes": self.machine.usable_bytes}
         return known
+
+    @property
+    def emulates_bfloat16(self) -> bool:
+        """Whether this processor has no arithmetic for bfloat16."""
+        return not set(BFLOAT16) & set(self.machine.instructions)
 
     def advice(self) -> list[str]:
         """What would make it faster, most effective first; only what applies here."""
@@ -149,12 +157,14 @@ class Diagnosis:
         return []
 
 
-def diagnose(*, quick: bool = False) -> Diagnosis:
+def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: None) -> Diagnosis:
     """Look at everything, which keeps memory as the command line does; `quick` leaves the measured rates out.
 
+    `say` gets a line before each thing that takes more than a moment.
     Compiles the kernels where that was not done before, which takes some seconds.
     """
     keeps = keep_memory()
+    say("importing torch")
     import platform
 
     import torch
@@ -164,6 +174,8 @@ def diagnose(*, quick: bool = False) -> Diagnosis:
     machine = read_machine()  # before the load that measuring makes
     cuda = torch.cuda.is_available()
     compiler = find_compiler()
+    rates = None if quick else measure(say)
+    say("loading the kernels, which are compiled the first time")
     return Diagnosis(
         machine=machine,
         python=platform.python_version(),
@@ -171,7 +183,7 @@ def diagnose(*, quick: bool = False) -> Diagnosis:
         threads=torch.get_num_threads(),
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if cuda else (),
         gpu_unused=Path("/dev/nvidia0").exists() and not cuda,
-        rates=None if quick else measure(),
+        rates=rates,
         allocator=allocator(),
         keeps_memory=keeps,
         allocator_set_by=chosen_by_user(os.environ),
@@ -187,21 +199,37 @@ def diagnose(*, quick: bool = False) -> Diagnosis:
     )
 
 
-def measure() -> Rates:
-    """Measure the processor's rates; takes about a second."""
+def measure(say: Callable[[str], None] = lambda line: None) -> Rates:
+    """Measure the processor's rates; takes about a second, and a few where bfloat16 is emulated."""
     import torch
 
+    def product(side: int, dtype: torch.dtype) -> Callable[[], object]:
+        a, b = (torch.rand(side, side).to(dtype) for _ in range(2))
+        return lambda: torch.mm(a, b)
+
     def tflops(dtype: torch.dtype) -> float:
-        a, b = (torch.rand(SIDE, SIDE).to(dtype) for _ in range(2))
-        return 2 * SIDE**3 / _fastest(lambda: torch.mm(a, b)) / 1e12
+        say(f"measuring products of {str(dtype).removeprefix('torch.')}")
+        side = SIDE // 16
+        while side < SIDE and 8 * _seconds(product(side, dtype)) < LONGEST:  # twice the side is eight times the work
+            side *= 2
+        return 2 * side**3 / _fastest(product(side, dtype)) / 1e12
 
     source, copy = torch.ones(2, COPIED, dtype=torch.uint8)
     with torch.inference_mode():
-        return Rates(
-            float32_tflops=tflops(torch.float32),
-            bfloat16_tflops=tflops(torch.bfloat16),
-            copy_gb_per_second=2 * COPIED / _fastest(lambda: copy.copy_(source)) / 1e9,
-        )
+        rates = tflops(torch.float32), tflops(torch.bfloat16)
+        say("measuring copies in memory")
+        return Rates(*rates, copy_gb_per_second=2 * COPIED / _fastest(lambda: copy.copy_(source)) / 1e9)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of three calls, after one that prepares."""
+    work()
+    times: list[float] = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def _fastest(work: Callable[[], object]) -> float:

@@ -1,5 +1,6 @@
 """`resnetkit doctor`: what this machine can do, what of it is used, and what would make it faster."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from resnetkit.commands.output import print_json
@@ -12,10 +13,10 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "doctor", "[options]", "What this machine can do, what of it is used, and what would make it faster."
     )
-    parser.add_argument("--quick", action="store_true", help="measure no rates, which takes a second")
+    parser.add_argument("--quick", action="store_true", help="measure no rates, which takes some seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
-    found = diagnose(quick=given["quick"])
+    found = diagnose(quick=given["quick"], say=_say)
     if given["json"]:
         print_json(found.to_dict())
         return 0
@@ -46,7 +47,11 @@ def _there(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "GPU", ", ".join(found.gpus) or ("one that torch can't use" if found.gpu_unused else "none")
     yield "software", f"Python {found.python}, {_list(found.versions)}, {found.threads} threads"
     if rates := found.rates:
-        yield "products", f"float32 {rates.float32_tflops:.2f}, bfloat16 {rates.bfloat16_tflops:.2f} TFLOP/s"
+        emulated = ", which is emulated" if found.emulates_bfloat16 else ""
+        yield (
+            "products",
+            f"float32 {_rate(rates.float32_tflops)}, bfloat16 {_rate(rates.bfloat16_tflops)} TFLOP/s{emulated}",
+        )
         yield "copying", f"{rates.copy_gb_per_second:.1f} GB/s"
     yield "allocator", {"glibc": "glibc's", "another": "not glibc's"}[found.allocator]
     yield "compiler", found.compiler or "none for C++"
@@ -66,6 +71,14 @@ def _on(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "memory", "freed memory is kept" if found.keeps_memory else kept
     yield "kernels", found.kernels
     yield "resizing", found.resizing
+
+
+def _say(line: str) -> None:
+    print(f"resnetkit doctor: {line}", file=sys.stderr, flush=True)
+
+
+def _rate(tflops: float) -> str:
+    return f"{tflops:.2f}" if tflops >= 0.1 else f"{tflops:.1g}"
 
 
 def _list(versions: Mapping[str, str]) -> str:

@@ -1,5 +1,7 @@
 """OpenVINO, ONNX Runtime and torch behind one call: a batch of uint8 pixels to what the network makes of them."""
 
+import ctypes
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +31,18 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 takes float32 instead, by itself; but without the hint it takes bfloat16 by itself where there is AMX."""
 ANEW = ". Delete it, and it is made anew; an int8 one by resnetkit tune"
 """The mend for a graph that can't be read."""
+FORKED = (
+    "{} can't compute in a process that was forked from one that had used it: its threads are not there. Make the "
+    "Predictor in the new process only, or start that by multiprocessing's spawn"
+)
+"""Said at once, where the runtime would wait for ever."""
 
 
 class Backend(Protocol):
-    """A network that is ready to compute. Its calls may come from several threads."""
+    """A network that is ready to compute. Its calls may come from several threads.
+
+    In a forked process, those of OpenVINO and ONNX Runtime that were opened before raise UsageError, at once.
+    """
 
     def __call__(self, pixels: Pixels) -> Values:
         """(n, size, size, channels), any n, to (n, classes) logits, or to the features that were asked for."""
@@ -77,9 +88,20 @@ def open_backend(
     return OnnxRuntime(choice, source)
 
 
-@cache
 def openvino_core() -> Any:
     """OpenVINO's runtime, one for the whole process and kept until it ends.
+
+    Raises UsageError in a fork of a process that had it. A network that is compiled there gets the threads of one that
+    was let go before the fork, if there was one of its kind, and waits for them for ever.
+    """
+    core, process = _core()
+    _refuse_forked("OpenVINO", process)
+    return core
+
+
+@cache
+def _core() -> tuple[Any, int]:
+    """The runtime, and the process that it is in.
 
     Its CPU plugin brings a stack for signal handlers. Where two such runtimes end out of turn, the one that the process
     is left with is freed memory, and its next signal, such as Ctrl-C, ends it.
@@ -88,7 +110,7 @@ def openvino_core() -> Any:
 
     core = openvino.Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin: before any other runtime does
-    return core
+    return core, os.getpid()
 
 
 class OpenVino:
@@ -110,6 +132,7 @@ class OpenVino:
                 self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
         except RuntimeError as error:
             raise ModelFileError(f"{graph} can't be computed by OpenVINO: {_reason(error)}{ANEW}") from error
+        self._process = os.getpid()
         self._streams = choice.streams
         self._tensor = openvino.Tensor
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -134,6 +157,7 @@ class OpenVino:
 
     def _start(self, pixels: Pixels) -> tuple[Any, Pixels]:
         """Begin to compute a batch from where it lies. The request does not keep those pixels: hold them until then."""
+        _refuse_forked("OpenVINO", self._process)
         pixels = np.require(pixels, np.uint8, ["C", "W"])
         try:
             request = self._idle.get_nowait()
@@ -168,11 +192,15 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's have no base of their own
             raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {_reason(error)}{ANEW}") from error
+        self._process = os.getpid()
+        _keep_sessions_in_forks()
+        _sessions.add(self)
         self._input = self._session.get_inputs()[0].name
         self._streams = choice.streams
 
     def __call__(self, pixels: Pixels) -> Values:
         """Compute one batch."""
+        _refuse_forked("ONNX Runtime", self._process)
         (values,) = self._session.run(None, {self._input: pixels})
         return np.asarray(values, np.float32)
 
@@ -226,6 +254,27 @@ def softmax(logits: Values) -> Values:
     """Probabilities of logits (n, classes), in float32, whatever computed them."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+_sessions: "WeakSet[OnnxRuntime]" = WeakSet()
+
+
+@cache
+def _keep_sessions_in_forks() -> None:
+    """Let no session end in a forked process, nor when that ends: it would wait for threads that are not there."""
+
+    def keep() -> None:
+        for backend in _sessions:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=keep)
+
+
+def _refuse_forked(runtime: str, process: int) -> None:
+    """Raise UsageError in any other process than the one where a runtime has its threads."""
+    if process != os.getpid():
+        raise UsageError(FORKED.format(runtime))
 
 
 def _reason(error: Exception) -> str:

@@ -29,6 +29,8 @@ PACKAGES: Mapping[BackendName, str] = {
     "openvino": "openvino",
     "onnxruntime": "onnxruntime",
 }
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions; elsewhere bfloat16 is emulated, or not computed at all."""
 GRAPHS: tuple[BackendName, ...] = ("openvino", "onnxruntime")
 """Backends that compute an exported graph, without torch; the others compute the network itself."""
 

@@ -4,11 +4,12 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +23,76 @@ from resnetkit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Picture: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
-"""A path, an encoded file, an opened picture, a uint8 array of shape (height, width) or (height, width, 1 or 3), or
-a uint8 tensor of shape (height, width) or (1 or 3, height, width), as torchvision has them."""
+Picture: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
+)
+"""A path, an encoded file (as bytes, or opened in binary), an opened picture, a uint8 array of shape (height, width) or
+(height, width, 1 or 3), or a uint8 tensor of shape (height, width) or (1 or 3, height, width), as torchvision has them.
+
+An open file is read from its beginning, wherever it stands, as Pillow does; one that can't go back, from where it is.
+"""
+TAKEN = "give a path, bytes, a file opened in binary, a PIL picture, or a uint8 array or tensor"
+
+
+class _Content(bytes):
+    """What was read of an open file."""
+
+    name: str = ""
 
 
 def is_picture(pictures: object) -> bool:
     """Whether it is one picture, and not several."""
-    return isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray) or (
-        is_tensor(pictures) and getattr(pictures, "ndim", 0) < 4
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return (
+        isinstance(pictures, kinds)
+        or (is_tensor(pictures) and getattr(pictures, "ndim", 0) < 4)
+        or hasattr(pictures, "read")
     )
+
+
+def as_list(pictures: object) -> list[Picture]:
+    """One picture or several, each as `at_rest` has it. Raises UsageError for what is neither."""
+    if is_picture(pictures):
+        return [at_rest(pictures)]
+    if not isinstance(pictures, Iterable) or isinstance(pictures, Mapping):
+        raise _no_picture(pictures)
+    return [at_rest(picture) for picture in pictures]
+
+
+def at_rest(picture: Any) -> Picture:
+    """A picture that can be read again, and from several threads: an open file is read. Others stay as they are.
+
+    Raises UsageError for a file that is closed or opened as text, DataError for one that can't be read.
+    """
+    if isinstance(picture, bytearray | memoryview):
+        return bytes(picture)
+    if isinstance(picture, os.PathLike):
+        return Path(picture)
+    if not hasattr(picture, "read") or isinstance(picture, Image.Image):
+        return picture
+    name = getattr(picture, "name", None)
+    name = name if isinstance(name, str) else f"the {type(picture).__name__}"
+    if getattr(picture, "closed", False):
+        raise UsageError(f"{name} is closed; open it again, or give its path")
+    try:
+        with suppress(AttributeError, OSError):  # a socket or a pipe can't go back
+            picture.seek(0)
+        content = picture.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} can't be read: {error}") from error
+    if not isinstance(content, bytes):
+        raise UsageError(
+            f"{name} is opened as text; open it in binary, mode 'rb'"
+            if isinstance(content, str)
+            else f"{name} gives a {type(content).__name__} where it is read, and not bytes; {TAKEN}"
+        )
+    read = _Content(content)
+    read.name = name
+    return read
+
+
+def _no_picture(value: object) -> UsageError:
+    return UsageError(f"a {type(value).__name__} is no picture; {TAKEN}")
 
 
 def is_tensor(value: object) -> bool:
@@ -52,14 +113,18 @@ def pixels_of(picture: Picture, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 def opened(picture: Picture, mode: ColorMode) -> Image.Image:
     """The whole picture, upright and in `mode`. Raises what pixels_of raises."""
+    picture = at_rest(picture)
+    if isinstance(picture, _Content):
+        try:
+            return open_picture(bytes(picture), mode=mode)
+        except DataError as error:
+            raise DataError(f"{picture.name}: {str(error).partition(': ')[2]}") from error
     if isinstance(picture, str | Path | bytes | Image.Image):
         return open_picture(picture, mode=mode)
     if is_tensor(picture):
         return open_picture(_from_tensor(picture), mode=mode)
     if not isinstance(picture, np.ndarray):
-        raise UsageError(
-            f"a {type(picture).__name__} is no picture; give a path, bytes, a PIL picture, or a uint8 array or tensor"
-        )
+        raise _no_picture(picture)
     return open_picture(_from_array(picture), mode=mode)
 
 

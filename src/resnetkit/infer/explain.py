@@ -20,7 +20,7 @@ from resnetkit.data.transforms import Preprocess, sides_at
 from resnetkit.display import cut, line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import whole_file
-from resnetkit.infer.decoding import Picture, opened
+from resnetkit.infer.decoding import Picture, at_rest, opened
 from resnetkit.modelfile import Model
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
@@ -147,6 +147,7 @@ def explain(
     index = find_class(label, header.classes)
     number = find_stage(stage, len(header.spec.depths))
     preprocess = header.preprocess
+    picture = at_rest(picture)
     whole = opened(picture, "RGB")
     inputs = preprocess(whole if preprocess.mode == "RGB" else opened(picture, preprocess.mode))
     with torch.inference_mode(False), torch.enable_grad(), exact_float32():

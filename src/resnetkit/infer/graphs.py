@@ -1,6 +1,7 @@
 """Where the exported graphs of a model are kept and found, and what tuning has said about it. No torch here."""
 
 import json
+import os
 import sys
 import warnings
 from atexit import register
@@ -113,7 +114,7 @@ def cached_graphs(fingerprint: str) -> Path:
 
 
 def graph_name(backend: BackendName, precision: Precision, output: Output) -> str:
-    """Name of a graph's file, such as logits.xml, pool.onnx, int8-logits.xml.
+    """Name of a graph's file, such as logits.xml, pool.onnx, int8-logits.xml (the first that tuning keeps in a folder).
 
     float32 and bfloat16 are two ways to compute one graph.
     """
@@ -122,29 +123,36 @@ def graph_name(backend: BackendName, precision: Precision, output: Output) -> st
 
 
 def served_graph(
-    source: Source, *, backend: BackendName, precision: Precision = "float32", output: Output = "logits"
+    source: Source,
+    *,
+    backend: BackendName,
+    precision: Precision = "float32",
+    output: Output = "logits",
+    goal: Goal = "latency",
 ) -> Path:
     """The graph of a model for OpenVINO (.xml) or ONNX Runtime (.onnx): uint8 (batch, size, size, channels) in.
 
-    An int8 graph is one that tuning made, measured and kept; UsageError without one. Any other is in the cache, and
-    made where there is none, which imports torch; in a temporary folder if the cache can't be written. Raises
-    ExportError for a graph that computes something else than the model.
+    An int8 graph is one that tuning for `goal` (or else for the other one) made, measured and kept; UsageError without
+    one. Any other is in the cache, and made where there is none, which imports torch; in a temporary folder if the
+    cache can't be written. Raises ExportError for a graph that computes something else than the model.
     """
-    name = graph_name(backend, precision, output)
     if precision == "int8":
         tuned = find_tuned(source)
-        if tuned and (tuned[1].folder / name).is_file():
-            return tuned[1].folder / name
+        kept = [tuned[1].folder / graph for graph in tuned[0].graphs(goal)] if tuned and output == "logits" else []
+        for graph in kept:
+            if graph.is_file():
+                return graph
         raise UsageError(
             f"{source.model} has no int8 graph that gives {output}; make one that is as accurate as the model: "
             f"resnetkit tune {source.model} DATA"
         )
+    name = graph_name(backend, precision, output)
     path = cached_graphs(source.fingerprint) / name
     if path.is_file():
         return path
     if not can_write(path.parent):
         folder = mkdtemp(prefix="resnetkit-")
-        register(rmtree, folder, ignore_errors=True)
+        register(_remove, folder, os.getpid())
         path = Path(folder) / name
     with locked(path):
         if not path.is_file():  # another process may have made it meanwhile
@@ -156,6 +164,12 @@ def served_graph(
                 say(f"{source.model}: making a graph for {backend}, once; then it is ready in a moment")
             export_graph(source.model, path.parent, backend=backend, output=output)
     return path
+
+
+def _remove(folder: str, process: int) -> None:
+    """Delete a folder at the end of the process that made it, and of none that was forked from it."""
+    if process == os.getpid():
+        rmtree(folder, ignore_errors=True)
 
 
 def has_graph(source: Source, backend: BackendName, output: Output = "logits") -> bool:
@@ -198,11 +212,14 @@ class Tuned:
     machine: Mapping[str, Any]
     """Machine's fields, of the machine that was measured."""
     goals: Mapping[Goal, Mapping[str, Any]]
-    """For each goal that was tuned {"choice": Choice.to_dict(), "images_per_second", "milliseconds", ...}."""
+    """For each goal that was tuned {"choice": Choice.to_dict(), "images_per_second", "milliseconds", ...}.
+
+    "graph" is the file in integers that was judged then, or None. What an earlier run found has a "guard" of its own.
+    """
     guard: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked of the predictions, and on which pictures."""
+    """What was asked of the predictions the last time, and on which pictures."""
     table: Sequence[Mapping[str, Any]] = ()
-    """Every choice that was measured."""
+    """Every choice that was measured for these goals."""
     version: str = __version__
     """Version of this package that measured."""
     format_version: int = FORMAT_VERSION
@@ -218,6 +235,13 @@ class Tuned:
             return Choice.from_dict(row["choice"]) if row else None
         except (UsageError, TypeError, KeyError):  # of a later version, which may know more backends
             return None
+
+    def graphs(self, goal: Goal) -> list[str]:
+        """Names of the graphs in integers that were judged and kept, that for `goal` before that for the other one."""
+        rows = sorted(self.goals.items(), key=lambda row: row[0] != goal)
+        # Version 0.1.0 kept one for all goals and did not say its name.
+        names = [row.get("graph", graph_name("openvino", "int8", "logits")) for _, row in rows]
+        return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
     def fits(self, machine: Machine) -> bool:
         """Whether it was measured on such a machine: processor, instructions, and cores that may be used."""
@@ -252,13 +276,13 @@ def _read(file: Path) -> Tuned | None:
     return found
 
 
-def find_tuned(source: Source) -> tuple[Tuned, Place] | None:
+def find_tuned(source: Source, *, warn: bool = True) -> tuple[Tuned, Place] | None:
     """What tuning found for this very model, and where; warns of what it found for weights that are gone."""
     for place in source.places:
         found = _read(place.file)
         if found and found.fingerprint == source.fingerprint:
             return found, place
-        if found:
+        if found and warn:
             warnings.warn(
                 f"{place.file} is of other weights than {source.model} has now, and is left aside; measure again: "
                 f"resnetkit tune {source.model}",

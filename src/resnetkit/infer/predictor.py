@@ -4,12 +4,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args, overload
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from resnetkit.data.listing import OnePath, each_path
 from resnetkit.data.resampling import prepare
 from resnetkit.display import count, cut, line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.forked import apart
 from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
 from resnetkit.infer.choice import (
     GRAPHS,
@@ -30,7 +31,16 @@ from resnetkit.infer.choice import (
     installed,
     usable_threads,
 )
-from resnetkit.infer.decoding import Picture, decoded, find_pictures, is_one_file, is_picture, pixels_of, stacked
+from resnetkit.infer.decoding import (
+    Picture,
+    as_list,
+    decoded,
+    find_pictures,
+    is_one_file,
+    is_picture,
+    pixels_of,
+    stacked,
+)
 from resnetkit.infer.graphs import (
     Source,
     compiled_folder,
@@ -64,10 +74,22 @@ class Prediction(NamedTuple):
     """0 to 1; over all classes they sum to 1."""
 
 
+@dataclass
+class _Opened:
+    """What a predictor has opened in one process."""
+
+    lock: Any = field(default_factory=RLock)
+    """Of those who open; held by the thread that opens, and not by one that waits for it."""
+    backends: dict[Output, Backend] = field(default_factory=dict)
+
+
 class Predictor:
     """A model ready to predict, by the fastest means that are known to be as accurate as the model.
 
     The same picture gets the same probabilities, but for rounding in the last digits, whatever it is batched with.
+    Calls may come from several threads. In a forked process it is opened anew when it is first used: by torch, with a
+    warning, where OpenVINO was chosen, which does not survive a fork; where OpenVINO was stated, a UsageError says so.
+    A copy, or what another process gets by pickle, is opened anew from where the model lies.
     """
 
     def __init__(
@@ -99,6 +121,7 @@ class Predictor:
         if goal not in get_args(Goal):
             raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}")
         _check_output(output)
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
         self._origin = model if isinstance(model, Model) else open_source(model)
         self.classes = self._origin.header.classes
         self.preprocess = self._origin.header.preprocess
@@ -114,10 +137,13 @@ class Predictor:
         if kept and self.device == "cpu" and installed("openvino"):
             rules.append(Choice("openvino", batch_size=BATCH_SIZE))
         rules.append(Choice("torch", batch_size=BATCH_SIZE))
-        self._backends: dict[Output, Backend] = {}
+        self._goal: Goal = goal
+        self._opened: dict[int, _Opened] = {}
+        self._loaded: Model | None = None
         # A compiled network is kept where the same settings come again.
         self._keeps_compiled = not {"threads", "streams"} & stated.keys()
-        self.choice = self._open_first(choose(stated, rules), output)
+        self._choices = choose(stated, rules)
+        self.backend_for(output)
         # Latency is tuned with single pictures, which says nothing of several that are there at the same time.
         alone = batch_size is None and goal == "latency"
         self.batch_size = max(self.choice.batch_size, BATCH_SIZE) if alone else self.choice.batch_size
@@ -151,18 +177,26 @@ class Predictor:
         )
         return None if unsafe else choice
 
-    def _open_first(self, choices: Sequence[Choice], output: Output) -> Choice:
-        """Make the first choice ready for which that can be done, and return it."""
-        for choice, following in zip_longest(choices, choices[1:]):
+    def __reduce__(self) -> tuple[Any, ...]:
+        model = self._origin if isinstance(self._origin, Model) else self._origin.model
+        return _opened_anew, (type(self), model, self._arguments)
+
+    @property
+    def _here(self) -> "_Opened":
+        """What is open in this process; that of the one it was forked from stays, as its end would wait for threads."""
+        process = os.getpid()
+        return self._opened.get(process) or self._opened.setdefault(process, _Opened())
+
+    def _open_first(self, output: Output) -> tuple[Choice, Backend]:
+        """Make the first choice ready for which that can be done, and return both."""
+        for choice, following in zip_longest(self._choices, self._choices[1:]):
             try:
-                self._backends[output] = self._open(choice, output)
+                return choice, self._open(choice, output)
             except (ExportError, ModelFileError, UsageError) as error:
                 if following is None:
                     raise
                 instead = f"{following.backend} {following.precision}"
-                _warn(f"{choice.backend} {choice.precision} can't be used, {instead} is: {error}")
-            else:
-                return choice
+                _warn(f"{choice.backend} {choice.precision} can't be used, {instead} is: {error}", level=7)
         raise AssertionError("there is at least one choice")
 
     def _open(self, choice: Choice, output: Output) -> Backend:
@@ -178,13 +212,21 @@ class Predictor:
             with TemporaryDirectory(prefix="resnetkit-", ignore_cleanup_errors=True) as folder:
                 graph = export_graph(self._origin, Path(folder), backend=choice.backend, output=output)
                 return open_backend(choice, graph)
-        graph = served_graph(self._origin, backend=choice.backend, precision=choice.precision, output=output)
+        graph = served_graph(
+            self._origin, backend=choice.backend, precision=choice.precision, output=output, goal=self._goal
+        )
         return open_backend(choice, graph, cache=compiled_folder(self._origin) if self._keeps_compiled else None)
 
-    @cached_property
+    @property
     def model(self) -> Model:
         """The model itself, which is loaded when it is needed; that imports torch."""
-        return self._origin if isinstance(self._origin, Model) else load(self._origin.model)
+        return self._origin if isinstance(self._origin, Model) else apart(self._load)
+
+    def _load(self) -> Model:
+        assert isinstance(self._origin, Source)
+        with self._here.lock:
+            self._loaded = self._loaded or load(self._origin.model)
+            return self._loaded
 
     @property
     def backend(self) -> Backend:
@@ -194,9 +236,17 @@ class Predictor:
     def backend_for(self, output: Output) -> Backend:
         """What computes `output` from pixels."""
         _check_output(output)
-        if output not in self._backends:
-            self._backends[output] = self._open(self.choice, output)
-        return self._backends[output]
+
+        def ready() -> Backend:
+            here = self._here
+            with here.lock:  # several threads may ask for it at the same time
+                if not here.backends:
+                    self.choice, here.backends[output] = self._open_first(output)
+                elif output not in here.backends:
+                    here.backends[output] = self._open(self.choice, output)
+                return here.backends[output]
+
+        return apart(ready)
 
     @overload
     def __call__(self, pictures: Picture, *, top: int = 5) -> list[Prediction]: ...
@@ -207,7 +257,8 @@ class Predictor:
     def __call__(self, pictures: Pictures, *, top: int = 5) -> list[Prediction] | list[list[Prediction]]:
         """Return the `top` most probable classes, best first: a list for one picture, a list of lists for several.
 
-        Raises DataError naming the first picture that can't be read, and UsageError for an array that is no picture.
+        An open file is read from its beginning. Raises DataError naming the first picture that can't be read, and
+        UsageError for what is no picture.
         """
         _check_least(top=top)
         predictions = self._named(self.logits(pictures), top=top)
@@ -232,7 +283,7 @@ class Predictor:
         """Show where the evidence for a class is, by torch in float32: see explain.explain."""
         from resnetkit.infer.explain import explain
 
-        return explain(self.model, picture, label=label, stage=stage, device=self.device)
+        return apart(lambda: explain(self.model, picture, label=label, stage=stage, device=self.device))
 
     def predict_paths(
         self, paths: OnePath | Iterable[OnePath], *, top: int = 5, batch_size: int | None = None, workers: int = 0
@@ -277,9 +328,7 @@ class Predictor:
 
     def _computed(self, pictures: Pictures, output: Output) -> NDArray[np.float32]:
         backend = self.backend_for(output)
-        several = cast(
-            "list[Picture]", [pictures] if is_picture(pictures) else list(cast("Sequence[Picture]", pictures))
-        )
+        several = as_list(pictures)
         if not several:  # the shape of nothing
             size, channels = self.preprocess.size, self.preprocess.channels
             return backend(np.zeros((1, size, size, channels), np.uint8))[:0]
@@ -303,6 +352,10 @@ class Predictor:
         ]
 
 
+def _opened_anew(kind: "type[Predictor]", model: str | Model, arguments: dict[str, Any]) -> "Predictor":
+    return kind(model, **arguments)
+
+
 def _best_device() -> str:
     """A GPU that torch can use, or cpu. Torch, which takes seconds to import, is asked only where there may be one."""
     if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
@@ -323,5 +376,5 @@ def _check_least(**values: int) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+def _warn(message: str, *, level: int = 4) -> None:
+    warnings.warn(message, stacklevel=level)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from resnetkit.errors import UsageError
+from resnetkit.forked import apart
 from resnetkit.infer.backends import Pixels, Values, in_order
 from resnetkit.infer.choice import Choice, Output
 from resnetkit.infer.served import Served, folded
@@ -40,6 +41,9 @@ class TorchBackend:
 
     def __call__(self, pixels: Pixels) -> Values:
         """Compute one batch."""
+        return apart(lambda: self._outputs(pixels))
+
+    def _outputs(self, pixels: Pixels) -> Values:
         with torch.inference_mode(), exact_float32():
             inputs = torch.from_numpy(np.require(pixels, np.uint8, ["C", "W"])).to(self.device)
             if not self._batch_size:
@@ -65,7 +69,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # a forked process, too; the latter where torch has no CUDA
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"device is {name!r}, which torch can't use here ({reason}); resnetkit doctor says more"

@@ -1,11 +1,12 @@
 """Which way to compute a model is the fastest on this machine, of those that keep its accuracy: by measuring them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
+from shutil import copy
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,8 +16,27 @@ from numpy.typing import NDArray
 
 from resnetkit.errors import ExportError, UsageError
 from resnetkit.infer.backends import Backend, open_backend
-from resnetkit.infer.choice import GRAPHS, SUPPORTED, BackendName, Choice, Goal, Precision, available, usable_threads
-from resnetkit.infer.graphs import Place, Source, Tuned, graph_name, open_source, served_graph, writable_place
+from resnetkit.infer.choice import (
+    BFLOAT16,
+    GRAPHS,
+    SUPPORTED,
+    BackendName,
+    Choice,
+    Goal,
+    Precision,
+    available,
+    usable_threads,
+)
+from resnetkit.infer.graphs import (
+    Place,
+    Source,
+    Tuned,
+    find_tuned,
+    graph_name,
+    open_source,
+    served_graph,
+    writable_place,
+)
 from resnetkit.infer.guard import Guard, Verdict, check_loss
 from resnetkit.infer.material import Material, read_material
 from resnetkit.infer.quantize import Quantized, quantize
@@ -24,9 +44,9 @@ from resnetkit.machine import Machine, read_machine
 from resnetkit.modelfile import Model, load
 
 Say: TypeAlias = Callable[[str], None]
+_Judge: TypeAlias = Callable[[Precision, Path | None, float], Verdict]
+"""Of a precision, its graph if it is int8's, and the loss that is allowed."""
 
-BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instructions; elsewhere bfloat16 is emulated, or not computed at all."""
 JUDGED_MACS = 10**12
 """Multiply-adds that predicting the guard's pictures may take: half a minute in float32 on two cores."""
 LEAST_JUDGED, MOST_JUDGED = 300, 10_000
@@ -85,8 +105,12 @@ def tune(
     by the few pictures that come with the package. `quick` judges by fewer pictures and measures fewer rounds. `say`
     gets a line for every step. Takes one to three minutes for a ResNet-50.
 
-    What was kept before is intact until all is measured. Raises UsageError for wrong use, DataError for pictures that
-    can't be read or a place that can't be written, ModelFileError for a model that can't be read.
+    What was kept before is intact until all is measured. With one `goal`, what was found for the other one on this
+    machine and these weights stays, with its own graph in integers, as long as it is as accurate as was asked for then
+    on the pictures of this run, too, if these are not fewer.
+
+    Raises UsageError for wrong use, DataError for pictures that can't be read or a place that can't be written,
+    ModelFileError for a model that can't be read.
     """
     if goal not in (*get_args(Goal), "both"):
         raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}, both")
@@ -103,20 +127,26 @@ def tune(
         say(line)
     with TemporaryDirectory(prefix=".tuning-", dir=place.folder) as folder:
         trial = _Trial(source, machine, Path(folder), say)
-        allowed, guard = _judge(trial, material, max_top1_loss)
+        allowed, guard, judge = _judge(trial, material, max_top1_loss)
         goals: tuple[Goal, ...] = get_args(Goal) if goal == "both" else (goal,)
+        kept = _kept(trial, [each for each in get_args(Goal) if each not in goals], judge, len(material.judged))
         pixels = np.resize(material.judged, (max(BATCHES), *material.judged.shape[1:]))
         rows = [row for each in goals for row in _measure(trial, each, allowed, pixels, rounds=2 if quick else ROUNDS)]
         best = {each: max((row for row in rows if row.goal == each), key=_finished) for each in goals}
+        before = {each: dict(row) | {"graph": _own(row["graph"], place)} for each, row in kept.items()}
+        graph = _placed(trial.int8, place) if "int8" in allowed else None
+        found: dict[Goal, Mapping[str, Any]] = {each: row.to_dict() | {"graph": graph} for each, row in best.items()}
+        table = [row.to_dict() for row in sorted(rows, key=lambda row: (row.goal, -row.rate))]
+        table += [row for one in before.values() for row in one.pop("table")]
         tuned = Tuned(
             fingerprint=source.fingerprint,
             machine=asdict(machine) | {"instructions": list(machine.instructions)},
-            goals={each: row.to_dict() for each, row in best.items()},
+            goals=before | found,
             guard=guard,
-            table=[row.to_dict() for row in sorted(rows, key=lambda row: (row.goal, -row.rate))],
+            table=table,
         )
-        _keep(trial.int8 if "int8" in allowed else None, place)
         tuned.write(source)
+        _clear(place, tuned)
     return tuned
 
 
@@ -158,8 +188,55 @@ class _Trial:
         self._opened.clear()
 
 
-def _judge(trial: _Trial, material: Material, max_top1_loss: float) -> tuple[list[Precision], dict[str, Any]]:
-    """The precisions that may be chosen, and what is said of them in tune.json."""
+def _kept(trial: _Trial, goals: Sequence[Goal], judge: "_Judge", images: int) -> dict[Goal, dict[str, Any]]:
+    """What was found for `goals` before, and still holds: rows of tune.json, each with its guard, graph and table.
+
+    "graph" is then a path. A goal keeps what was asked for it: the pictures and the loss of the run that found it. But
+    pictures that are not fewer than those have the last word on the same graph.
+    """
+    if not goals or not (found := find_tuned(trial.source, warn=False)):
+        return {}
+    tuned, place = found
+    rows: dict[Goal, dict[str, Any]] = {}
+    for goal in goals:
+        row = dict(tuned.goals.get(goal, {}))
+        choice = tuned.choice(goal) if row else None
+        if not choice:
+            continue
+        if not tuned.fits(trial.machine):
+            trial.say(f"{goal}: what was found on another machine is dropped; --goal both measures it here")
+            continue
+        own = replace(tuned, goals={goal: row}).graphs(goal)
+        graph = next((place.folder / name for name in own if (place.folder / name).is_file()), None)
+        guard = row.get("guard", tuned.guard)
+        if choice.precision == "int8" and not graph:
+            trial.say(f"{goal}: {choice} is dropped, as its graph is gone; --goal both measures it anew")
+            continue
+        if choice.precision != "float32" and images >= guard.get("float32", {}).get("images", 0):
+            verdict = judge(choice.precision, graph, guard.get("max_top1_loss", 0.0))
+            if not verdict.passes:
+                trial.say(f"{goal}: {choice} is dropped: {verdict}; --goal both measures it anew")
+                continue
+        trial.say(f"{goal}: {choice} is kept, as it was found before")
+        table = [line for line in tuned.table if line.get("goal") == goal]
+        rows[goal] = row | {"guard": guard, "graph": graph, "table": table}
+    return rows
+
+
+def _own(graph: Path | None, place: Place) -> str | None:
+    """The name in `place` of a graph that was kept before; one that lies elsewhere is copied."""
+    if graph is None:
+        return None
+    if graph.parent == place.folder:
+        return graph.name
+    with TemporaryDirectory(prefix=".tuning-", dir=place.folder) as folder:
+        for file in (graph, graph.with_suffix(".bin")):
+            copy(file, folder)
+        return _placed(Path(folder, graph.name), place)
+
+
+def _judge(trial: _Trial, material: Material, max_top1_loss: float) -> tuple[list[Precision], dict[str, Any], "_Judge"]:
+    """The precisions that may be chosen, what is said of them in tune.json, and what judges others by the pictures."""
     backend: BackendName = "openvino" if "openvino" in available() else "torch"
     batches = np.array_split(material.judged, -(-len(material.judged) // FIRST_BATCH))
 
@@ -192,7 +269,11 @@ def _judge(trial: _Trial, material: Material, max_top1_loss: float) -> tuple[lis
         trial.say(f"int8: {len(made.layers_in_float)} of {made.layers} layers are in float{_outcome(made.verdict)}")
         if made.verdict.passes:
             allowed.append("int8")
-    return allowed, about
+
+    def again(precision: Precision, graph: Path | None, loss: float) -> Verdict:
+        return replace(guard, max_top1_loss=loss).judge(logits(precision, graph if precision == "int8" else None))
+
+    return allowed, about, again
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -312,15 +393,23 @@ def _rate(backend: Backend, row: _Row, pixels: NDArray[np.uint8]) -> float:
     return images / (time.perf_counter() - began)
 
 
-def _keep(graph: Path | None, place: Place) -> None:
-    """Move a graph in integers to its place, or leave none there: an earlier one may be of other weights.
+def _placed(graph: Path, place: Place) -> str:
+    """Move a graph in integers to where tuning is kept, and return its name there, which no other graph has or had.
 
-    Its .xml goes first and comes last, so none is ever there with another's weights.
+    Nothing refers to it before tune.json is written, and what that referred to before is still there.
     """
-    target = place.folder / graph_name("openvino", "int8", "logits")
-    target.unlink(missing_ok=True)
-    if graph is None:
-        target.with_suffix(".bin").unlink(missing_ok=True)
-        return
+    first = place.folder / graph_name("openvino", "int8", "logits")
+    names = (first.with_stem(f"{first.stem}{f'-{number}' if number > 1 else ''}") for number in count(1))
+    target = next(name for name in names if not name.exists() and not name.with_suffix(".bin").exists())
     graph.with_suffix(".bin").replace(target.with_suffix(".bin"))
     graph.replace(target)
+    return target.name
+
+
+def _clear(place: Place, tuned: Tuned) -> None:
+    """Delete the graphs in integers that `tuned` does not refer to: those of before, or of other weights."""
+    first = Path(graph_name("openvino", "int8", "logits"))
+    referred = {Path(name).stem for goal in tuned.goals for name in tuned.graphs(goal)}
+    for file in place.folder.glob(f"{first.stem}*"):
+        if file.stem not in referred and file.suffix in (first.suffix, ".bin"):
+            file.unlink(missing_ok=True)
