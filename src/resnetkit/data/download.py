@@ -1,5 +1,6 @@
 """Files from elsewhere: fetched, checked and unpacked; whole or not there at all."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -71,9 +72,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def cannot_write(path: Path, error: OSError) -> DataError:
     """Return the error for a cache that can't be written: a full disk, a read-only folder."""
-    return DataError(
-        f"can't write {path}: {error.strerror or error}. Free some space, or set RESNETKIT_CACHE to another folder"
-    )
+    mend = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Let it be written"
+    return DataError(f"can't write {path}: {error.strerror or error}. {mend}, or set RESNETKIT_CACHE to another folder")
 
 
 def fetch(
