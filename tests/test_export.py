@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -307,7 +308,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 
     monkeypatch.setattr(serving, "folded", wrong)
     with pytest.raises(ExportError, match=rf"m\{path.suffix}: what was made computes something else.*0.001 is allowed"):
-        export(model, path, to=to)
+        export(model, path, to=to, force=True)
     assert [file.read_bytes() for file in files] == [b"what was there before"] * len(files)
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
@@ -423,6 +424,36 @@ def test_wrong_models(tmp_path: Path, model: Model) -> None:
     with pytest.raises(ModelFileError, match="takes pictures with 3 channels, but its preprocessing makes L ones"):
         export(Model(model.net, Header(model.net.spec, grey, CLASSES)), tmp_path / "m.onnx", to="onnx")
     assert not list(tmp_path.glob("m.*"))
+
+
+@pytest.mark.parametrize("to", FORMS)
+def test_what_is_there_is_replaced_on_request_only(to: Format, tmp_path: Path, model: Model) -> None:
+    path = tmp_path / f"m{FORMS[to].suffixes[0]}"
+    path.write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match=rf"m\{path.suffix} is there already; give another --out, or --force to"):
+        export(model, path, to=to)
+    assert path.read_bytes() == b"somebody's"
+    if to == "pt2":
+        assert export(model, path, to=to, force=True).path == path
+        assert path.read_bytes() != b"somebody's"
+
+
+@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.slow), "openvino", "pt2"])
+def test_files_name_no_folder_of_this_machine(
+    to: Format, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor who was here, as exporters do that note where in somebody's source code a node comes from."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = export(model, f"~/m{FORMS[to].suffixes[0]}", to=to, with_preprocess=True)
+    assert done.path.parent == tmp_path
+    contents = [file.read_bytes() for file in done.files]
+    if zipfile.is_zipfile(done.path):
+        with zipfile.ZipFile(done.path) as archive:
+            contents += [archive.read(name) for name in archive.namelist()]
+    places = [tmp_path, Path.cwd(), Path(__file__).parents[1], Path(torch.__file__).parents[1], Path(sys.prefix)]
+    for content in contents:
+        assert [place for place in places if str(place).encode() in content] == []
+        assert b"site-packages" not in content
 
 
 @pytest.mark.parametrize(("to", "package"), [("onnx", "onnxscript"), ("openvino", "openvino")])

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from resnetkit import modelfile
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import ModelFileError
-from resnetkit.modelfile import HEADER_KEY, Header
+from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.modelfile import HEADER_KEY, Header, find, inspect, load, save
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
 
@@ -242,3 +242,51 @@ def test_half_precision_weights_become_float32(tmp_path):
     }
     save_file(tensors, tmp_path / "m.safetensors", {HEADER_KEY: header().to_json()})
     assert {p.dtype for p in modelfile.load(tmp_path / "m.safetensors").net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cat.JPG", "is no model file but a picture; the model comes first: resnetkit predict MODEL"),
+        ("m.onnx", "is no model file but one that other programs run, such as resnetkit export writes; give the model"),
+        ("m.xml", "is no model file but one that other programs run"),
+        ("labels.csv", "is no model file but text; give a .safetensors, a run folder, or NAME:WEIGHTS"),
+        ("w.pth", "if it holds somebody's weights: resnetkit convert"),
+        ("pictures", "holds no model file; expected .*best.safetensors. It holds pictures: resnetkit train"),
+        ("empty", "holds no model file; expected .*best.safetensors$"),
+    ],
+)
+def test_what_is_given_in_place_of_a_model_is_named(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    (tmp_path / "pictures" / "cat" / "1.jpg").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    if "." in name:
+        (tmp_path / name).write_bytes(b"what it holds")
+    for reads in (load, inspect):
+        with pytest.raises(ModelFileError, match=words):
+            reads(tmp_path / name)
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    net = build("resnet20", depths=(1, 1, 1), classes=2)
+    (tmp_path / "run").mkdir()
+    save("~/run/best.safetensors", net, Header(net.spec, Preprocess(size=32), ("a", "b")))
+    assert find("~/run") == tmp_path / "run" / "best.safetensors"
+    assert load("~/run/best.safetensors").header == inspect("~/run")
+    with pytest.raises(ModelFileError, match=r"~nobody-of-that-name/m does not exist"):
+        find("~nobody-of-that-name/m")
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [("resnet21", "resnet20"), ("resnet31", "resnet32"), ("resnet49", "resnet50"), ("resnet1000", "resnet1202")],
+)
+def test_of_networks_that_differ_in_depth_the_nearest_is_meant(given: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f'did you mean "{near}"'):
+        parse_spec(given)
+
+
+def test_of_weights_too(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="Did you mean resnet20:cifar10"):
+        find("resnet21:cifar10")

@@ -149,3 +149,37 @@ def test_a_terminal_that_lacks_a_letter_gets_it_escaped(
 
 def test_halves_of_characters_are_printable() -> None:
     assert printable("a\udcff\ud83d\udc00 猫 \\xe9") == r"a\xff\ud83d\udc00 猫 \xe9"
+
+
+def test_what_is_there_is_replaced_on_request_only(
+    model: str,
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ["predict", model, str(picture_folder / "cat"), "--logits", "--out=~/x.npz", *TORCH]
+    assert main(command) == 0
+    before = (tmp_path / "x.npz").read_bytes()
+    assert main(command) == 2
+    assert f"{tmp_path / 'x.npz'} is there already; give another --out, or --force to replace it" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "x.npz").write_bytes(b"old")
+    assert main([*command, "--force"]) == 0
+    assert len((tmp_path / "x.npz").read_bytes()) == len(before)
+
+
+@pytest.mark.parametrize("kind", ["folder", "files"])
+def test_how_far_it_is(
+    model: str, picture_folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On standard error, where the results go elsewhere; nothing of it is among them."""
+    monkeypatch.setattr("resnetkit.progress.LINE_EVERY", 0.0)
+    cats = sorted((picture_folder / "cat").iterdir())
+    paths = [str(picture_folder / "cat")] if kind == "folder" else list(map(str, cats))
+    assert main(["predict", model, *paths, "--json", *TORCH]) == 0
+    out, err = capsys.readouterr()
+    assert [row["path"] for row in json.loads(out)] == [str(path) for path in cats]
+    assert err.splitlines()[-1] == ("predicting: 20 pictures" if kind == "folder" else "predicting: 20 of 20 pictures")

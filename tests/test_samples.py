@@ -132,19 +132,3 @@ def test_a_model_of_other_classes() -> None:
         "the data's classes ('ants', 'bees', 'a' and 1 more) are other ones than the model's ('cat', 'dog', 'owl'). "
         "Give a model of these classes, or call them as the model does"
     )
-
-
-def test_notes_say_what_a_number_from_a_set_is_worth(cifar_subset: tuple[Samples, Samples]) -> None:
-    train, test = cifar_subset
-    by_hand = Dataset("set", train.classes, train, test, None, {"rule": "as given"})
-    assert by_hand.notes == ()
-    drawn = replace(by_hand, split={"rule": "drawn", "seed": 3, "val_fraction": 0.2})
-    assert drawn.notes == ("validation: 120 of 420 pictures, drawn by seed 3",)
-    of_two = np.flatnonzero(test.labels < 2)
-    one_cat = np.concatenate([np.flatnonzero(train.labels != 3), np.flatnonzero(train.labels == 3)[:1]])
-    few = replace(by_hand, train=train.subset(one_cat), val=test.subset(of_two), test=test.subset(of_two[:1]))
-    assert few.notes == (
-        "one training picture only: 'cat'",
-        "validation lacks 8 of 10 classes: 'bird', 'cat', 'deer' and 5 more",
-        "test lacks 9 of 10 classes: 'automobile', 'bird', 'cat' and 6 more",
-    )

@@ -8,17 +8,18 @@ torchvision gives them.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
+from resnetkit.data.listing import is_picture_name
 from resnetkit.data.transforms import Preprocess
 from resnetkit.display import count, cut, line
 from resnetkit.errors import ModelFileError
-from resnetkit.files import HEADER_KEY, write_whole
+from resnetkit.files import HEADER_KEY, expanded, write_whole
 from resnetkit.models.shipped import shipped, shipped_names
-from resnetkit.models.spec import SPECS, ModelSpec, text_of
+from resnetkit.models.spec import SPECS, ModelSpec, nearest_name, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +166,7 @@ def save(
     """
     from safetensors.torch import save as to_bytes
 
-    path = Path(path)
+    path = expanded(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if wrong := _wrong_tensors(_without_weights(header.spec), tensors):
         raise ModelFileError(
@@ -199,17 +200,38 @@ def short_name(name: str | Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.name in IN_FOLDERS else path.name or str(name)
 
 
+EXPORTED = (".onnx", ".xml", ".pt2")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".txt")
+
+
+def _instead(path: Path) -> str:
+    """The rest of an error about what is given as MODEL: what it is instead, and the mend; empty where nobody knows."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
+        return (
+            f". It holds pictures: resnetkit train {path}" if any(is_picture_name(file.name) for file in files) else ""
+        )
+    if is_picture_name(path.name):
+        return f" but a picture; the model comes first: resnetkit predict MODEL {path}"
+    if suffix in EXPORTED:
+        return " but one that other programs run, such as resnetkit export writes; give the model that it was made of"
+    if suffix in TABLES:
+        return " but text; give a .safetensors, a run folder, or NAME:WEIGHTS"
+    return ""
+
+
 def find(model: str | Path) -> Path:
     """The file of MODEL: itself, a run folder's best one, what to_hub wrote, one in this package, or of hf:OWNER/NAME.
 
     What exists as a file or a folder is that, whatever its name. Raises ModelFileError where there is nothing.
     """
-    path = Path(model)
+    path = expanded(model)
     if path.is_dir():
         for name in IN_FOLDERS:
             if (path / name).is_file():
                 return path / name
-        raise ModelFileError(f"{path} holds no model file; expected {path}/best.safetensors")
+        raise ModelFileError(f"{path} holds no model file; expected {path}/best.safetensors{_instead(path)}")
     if path.is_file():
         return path
     if str(model).startswith(HUB):
@@ -220,8 +242,8 @@ def find(model: str | Path) -> Path:
     if network in SPECS and (own := shipped(network).get(weights)):
         return own
     ours = [name.partition(":")[0] for name in shipped_names() if name.endswith(f":{weights}")]
-    near = get_close_matches(network, ours or SPECS, n=1) if colon else []
-    hint = f". Did you mean {near[0]}:{weights}?" if near and near[0] != network else ""
+    near = nearest_name(network, ours or SPECS) if colon else None
+    hint = f". Did you mean {near}:{weights}?" if near and near != network else ""
     raise ModelFileError(f"{path} does not exist; give a model file, a run folder, or NAME:WEIGHTS{hint}")
 
 
@@ -249,6 +271,8 @@ def _metadata(path: Path) -> Mapping[str, str]:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
+        if instead := _instead(path):
+            raise ModelFileError(f"{path} is no model file{instead}") from error
         ours = path.suffix == ".safetensors"
         hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {path}"
         raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
@@ -260,7 +284,7 @@ def published_name(model: str | Path) -> str | None:
     None for what exists as a file or a folder, and for hf:OWNER/NAME.
     """
     network, colon, name = str(model).partition(":")
-    if Path(model).exists() or network not in SPECS or name in shipped(network):
+    if expanded(model).exists() or network not in SPECS or name in shipped(network):
         return None
     return f"{network}:{name if colon else 'DEFAULT'}"
 
@@ -272,7 +296,7 @@ def _published(model: str | Path) -> "Published | None":
 
         network, _, name = named.partition(":")
         return find_weights(network, name)
-    if not str(model).startswith(HUB) or Path(model).exists() or HEADER_KEY in _metadata(find(model)):
+    if not str(model).startswith(HUB) or expanded(model).exists() or HEADER_KEY in _metadata(find(model)):
         return None
     from resnetkit.models.timm import timm_weights
 

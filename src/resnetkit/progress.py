@@ -36,6 +36,7 @@ def bar(doing: str, total: int | None, unit: str = "pictures") -> Iterator[Advan
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
+        redirect_stdout=False,  # what is printed there is for who reads it
     )
     task = shown.add_task(doing, total=total)
     done, line_at = 0, time.monotonic()

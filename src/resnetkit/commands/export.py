@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--max_top1_loss", type=float, metavar="POINTS", help="of accuracy that --int8 may cost (unset: 0.5)"
     )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
     if given["to"] is None:
@@ -67,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
         output=given["output"],
         check=given["check"],
         calibrate=given["calibrate"],
+        force=given["force"],
         **({} if given["max_top1_loss"] is None else {"max_top1_loss": given["max_top1_loss"]}),
     )
     if given["json"]:

@@ -11,6 +11,7 @@ from resnetkit.commands.output import as_json
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.choice import BackendName, Goal, Precision
+from resnetkit.progress import Advance, bar, ignore
 
 if TYPE_CHECKING:
     from resnetkit.infer.predictor import Predictor
@@ -55,18 +56,28 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--workers", type=int, default=0, help="threads that decode pictures; 0 decodes while batches are computed"
     )
+    parser.add_argument("--force", action="store_true", help="replace an --out that is there already")
     given = parser.read(argv)
+    for name in ("out", "explain"):
+        given[name] = given[name] and str(Path(given[name]).expanduser())
     _check(given)
     failed: list[str] = []
     with warnings.catch_warnings():
         warnings.showwarning = cast("Any", _print_warning)
-        _predict(given, failed)
+        files = [path for path in given["paths"] if Path(path).is_file()]
+        one = len(given["paths"]) == len(files) == 1
+        # On a terminal, what is printed shows how far it is; one picture is there in a moment.
+        if one or (sys.stdout.isatty() and not given["out"]):
+            _predict(given, failed, ignore)
+        else:
+            with bar("predicting", len(files) if len(files) == len(given["paths"]) else None) as advance:
+                _predict(given, failed, advance)
     if failed:
         print(f"resnetkit predict: {len(failed)} not predicted, first {failed[0]}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _predict(given: dict[str, Any], failed: list[str]) -> None:
+def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None:
     from resnetkit.infer.predictor import Predictor
 
     several = len(given["paths"]) > 1 or not Path(given["paths"][0]).is_file()
@@ -79,7 +90,7 @@ def _predict(given: dict[str, Any], failed: list[str]) -> None:
         **{name: given[name] for name in ("backend", "precision", "threads", "streams", "batch_size")},
     )
     if given["features"] or given["logits"]:
-        values = _values(predictor, given["paths"], output, given["workers"], failed)
+        values = _values(predictor, given["paths"], output, given["workers"], failed, advance)
         _write_npz(values, output, Path(given["out"])) if given["out"] else _write_json_lines(values, output)
         return
     results = predictor.predict_paths(given["paths"], top=given["top"], workers=given["workers"])
@@ -91,7 +102,7 @@ def _predict(given: dict[str, Any], failed: list[str]) -> None:
         stage = find_stage(stage, len(predictor.model.header.spec.depths))
         results = _explained(results, predictor, Path(given["explain"]), label, stage)
     write = _write_json if given["json"] else _write_csv if given["csv"] else _write_lines
-    write(_noting_failures(results, failed))
+    write(_noting_failures(results, failed, advance))
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -111,6 +122,8 @@ def _check(given: dict[str, Any]) -> None:
             raise UsageError(f"--out is {given['out']}; give a name that ends in .npz")
         if not Path(given["out"]).absolute().parent.is_dir():
             raise UsageError(f"--out {given['out']}: there is no folder {Path(given['out']).parent}; make it")
+        if Path(given["out"]).exists() and not given["force"]:
+            raise UsageError(f"{given['out']} is there already; give another --out, or --force to replace it")
     for name in ("explain_class", "explain_stage"):
         if given[name] is not None and not given["explain"]:
             raise UsageError(f"--{name.replace('_', '-')} says what --explain shows; give --explain DIR")
@@ -129,8 +142,9 @@ def _print_warning(message: Warning | str, *_: object) -> None:
     print(f"resnetkit predict: warning: {message}", file=sys.stderr)
 
 
-def _noting_failures(results: Results, failed: list[str]) -> Iterator[dict[str, Any]]:
+def _noting_failures(results: Results, failed: list[str], advance: Advance) -> Iterator[dict[str, Any]]:
     for result in results:
+        advance(1)
         if "error" in result:
             failed.append(result["path"])
         yield result
@@ -156,10 +170,11 @@ def _explained(
 
 
 def _values(
-    predictor: "Predictor", paths: Sequence[str], output: Any, workers: int, failed: list[str]
+    predictor: "Predictor", paths: Sequence[str], output: Any, workers: int, failed: list[str], advance: Advance
 ) -> Iterator[tuple[str, Any]]:
     """The pictures that could be read, with their numbers; what is wrong with the others goes to standard error."""
     for path, value in predictor.compute_paths(paths, output=output, workers=workers):
+        advance(1)
         if isinstance(value, str):
             failed.append(str(path))
             print(f"resnetkit predict: {path}: {value}", file=sys.stderr)

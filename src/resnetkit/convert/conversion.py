@@ -98,7 +98,7 @@ def convert(
     Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
     broken, hostile or does not fit. Nothing is written then.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.exists():
         raise ModelFileError(f"{path} does not exist; give a file of weights")
     target = free_target(path, out or f"{path.stem.removesuffix('.weights')}.safetensors", force=force)
@@ -148,7 +148,7 @@ def convert(
 
 def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
     """The file to write, if it may be written."""
-    target = Path(out)
+    target = Path(out).expanduser()
     if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(f"{target} is what is read; give another --out")
     if target.is_dir():

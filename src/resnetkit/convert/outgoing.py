@@ -65,7 +65,7 @@ def export(model: str | Path, *, to: str, out: str | Path | None = None, force: 
     """
     if to not in EXPRESSIBLE:
         raise UsageError(f"--to is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
-    source = Path(model)
+    source = Path(model).expanduser()
     stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors").replace(":", "-")
     target = free_target(source, out or f"{stem}-{to}.pth", force=force)
     if target.suffix not in FORMATS:

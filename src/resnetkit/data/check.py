@@ -22,9 +22,6 @@ from resnetkit.display import count, cut, line
 from resnetkit.errors import DataError
 from resnetkit.progress import Advance, ignore
 
-MOST_NAMED = 5
-"""Classes that are named in a line; of more, their number is given."""
-
 
 @dataclass(frozen=True)
 class Report:
@@ -48,7 +45,7 @@ class Report:
     copies: tuple[tuple[str, ...], ...] = ()
     """Groups of equal pictures of one part and class, each as "part: path"; no fault, but they count more than once."""
     notes: tuple[str, ...] = ()
-    """What to know before the set's errors are believed: see `notes_on`."""
+    """What to know before the set's errors are believed: see `Dataset.notes`."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
@@ -68,35 +65,6 @@ class Report:
             only = next(iter(classes))
             return (f"all pictures are of one class, {only}; a classifier needs two or more{too_high(self.name)}",)
         return ()
-
-
-def notes_on(dataset: Dataset) -> tuple[str, ...]:
-    """What to know of a set's division before its errors are believed, a sentence each.
-
-    That val was drawn from train and not given; classes of one picture; classes that val or test lacks.
-    """
-    notes: list[str] = []
-    if dataset.val is not None and {"val_fraction", "train_split"} & dataset.split.keys():
-        notes.append(
-            f"val is drawn: {len(dataset.val):,} of the {len(dataset.val) + len(dataset.train or ()):,} training "
-            f"pictures, the same ones each time (seed {dataset.split.get('seed')})"
-        )
-    counts = {
-        part: np.bincount(samples.labels, minlength=len(dataset.classes)) for part, samples in dataset.parts.items()
-    }
-    classes = np.array(dataset.classes)
-    if alone := _named(classes[sum(counts.values()) == 1]):
-        notes.append(f"one picture is all there is of {alone}; it can be learnt or counted, and not both")
-    for part in ("val", "test"):
-        if part in counts and (lacking := _named(classes[counts[part] == 0])):
-            only = f", and is all {classes[counts[part] > 0][0]}" if np.count_nonzero(counts[part]) == 1 else ""
-            notes.append(f"{part} has no picture of {lacking}{only}; its error says nothing of what it lacks")
-    return tuple(notes)
-
-
-def _named(classes: NDArray[np.str_]) -> str:
-    some = ", ".join(classes[:MOST_NAMED])
-    return f"{some} and {len(classes) - MOST_NAMED} more" if len(classes) > MOST_NAMED else some
 
 
 def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ignore) -> Report:
@@ -136,7 +104,7 @@ def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ig
         leaks=tuple(group.named() for group in groups if len(group.parts) > 1),
         contradictions=tuple(group.named(with_class=True) for group in groups if len(group.classes) > 1),
         copies=tuple(group.named() for group in groups if len(group.parts) == len(group.classes) == 1),
-        notes=notes_on(dataset),
+        notes=dataset.notes,
     )
 
 

@@ -58,11 +58,6 @@ class Samples:
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)
 
-    def classes_with(self, count: int) -> list[str]:
-        """The classes that have exactly `count` of these pictures, by name."""
-        counts = np.bincount(self.labels, minlength=len(self.classes))
-        return [name for name, pictures in zip(self.classes, counts, strict=True) if pictures == count]
-
     def subset(self, indices: NDArray[np.int64]) -> "Samples":
         """The samples at `indices` (shape (m,)), in that order."""
         return replace(
@@ -152,19 +147,29 @@ class Dataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know of the set before one trusts a number from it, a sentence each; none where nothing stands out.
+        """What to know of the set's division before its errors are believed, a sentence each.
 
-        A validation part that was drawn, classes with one training picture, and classes that val or test lack.
+        That val was drawn from train and not given; classes of one picture; classes that val or test lacks.
         """
         notes: list[str] = []
-        if self.train is not None and self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
-            pictures = len(self.train) + len(self.val)
-            notes.append(f"validation: {len(self.val):,} of {pictures:,} pictures, drawn by seed {self.split['seed']}")
-        if self.train is not None and (alone := self.train.classes_with(1)):
-            notes.append(f"one training picture only: {_some(alone)}")
-        for part, samples in (("validation", self.val), ("test", self.test)):
-            if samples is not None and (lacking := samples.classes_with(0)):
-                notes.append(f"{part} lacks {len(lacking)} of {len(self.classes)} classes: {_some(lacking)}")
+        if self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
+            notes.append(
+                f"val is drawn: {len(self.val):,} of the {len(self.val) + len(self.train or ()):,} training pictures, "
+                f"the same ones each time (seed {self.split.get('seed')})"
+            )
+        counts = {
+            part: np.bincount(samples.labels, minlength=len(self.classes)) for part, samples in self.parts.items()
+        }
+        totals = np.sum(list(counts.values()), axis=0)
+        if alone := [name for name, total in zip(self.classes, totals, strict=True) if total == 1]:
+            notes.append(f"one picture is all there is of {_some(alone)}; it can be learnt or counted, and not both")
+        for part in ("val", "test"):
+            there = [name for name, total in zip(self.classes, counts.get(part, ()), strict=False) if total]
+            if part in counts and (lacking := [name for name in self.classes if name not in there]):
+                only = f", and is all {there[0]!r}" if len(there) == 1 else ""
+                notes.append(
+                    f"{part} has no picture of {_some(lacking)}{only}; its error says nothing of what it lacks"
+                )
         return tuple(notes)
 
     def part(self, name: str) -> tuple[str, Samples]:

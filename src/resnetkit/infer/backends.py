@@ -1,6 +1,5 @@
 """OpenVINO, ONNX Runtime and torch behind one call: a batch of uint8 pixels to what the network makes of them."""
 
-import ctypes
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,8 +191,6 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime's have no base of their own
             raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {_reason(error)}{ANEW}") from error
         self._process = os.getpid()
-        _keep_sessions_in_forks()
-        _sessions.add(self)
         self._input = self._session.get_inputs()[0].name
         self._streams = choice.streams
 
@@ -254,21 +250,6 @@ def softmax(logits: Values) -> Values:
     """Probabilities of logits (n, classes), in float32, whatever computed them."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-_sessions: "WeakSet[OnnxRuntime]" = WeakSet()
-
-
-@cache
-def _keep_sessions_in_forks() -> None:
-    """Let no session end in a forked process, nor when that ends: it would wait for threads that are not there."""
-
-    def keep() -> None:
-        for backend in _sessions:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=keep)
 
 
 def _refuse_forked(runtime: str, process: int) -> None:

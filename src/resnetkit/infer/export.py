@@ -65,6 +65,7 @@ def export(
     tolerance: float = TOLERANCE,
     calibrate: str | Path | None = None,
     max_top1_loss: float = 0.5,
+    force: bool = False,
 ) -> Exported:
     """Write a model to `path` as `to`: onnx (.onnx), openvino (.xml, with a .bin beside it) or pt2 (torch.export's).
 
@@ -76,7 +77,7 @@ def export(
 
     The file is run by what will run it (ONNX Runtime, OpenVINO, torch.export), in float32, on pictures of `check` (any
     that read_pixels takes; else 16 that come with this package), alone and in batches, and compared with its source.
-    Only where no gap is over `tolerance` does it take the place of what was at `path`.
+    Only where no gap is over `tolerance` is it kept; a file that is there already is only replaced with `force`.
 
     With `calibrate` (cifar10, a folder or a CSV file), OpenVINO's file computes in 8-bit integers, whose ranges come
     from pictures of that. In place of `tolerance` then holds `max_top1_loss`: points of top-1 error on the pictures of
@@ -89,7 +90,7 @@ def export(
     if to not in FORMS:
         raise UsageError(f"--to is {to!r}; it takes {', '.join(FORMS)}")
     check_loss(max_top1_loss)
-    target = _target(path, model, to)
+    target = _target(path, model, to, force=force)
     if missing := [name for name in FORMS[to].packages if find_spec(name) is None]:
         raise UsageError(f"--to {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")
 
@@ -161,22 +162,24 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"({', '.join(['batch', *map(str, shape[1:])])})"
 
 
-def _target(path: str | Path | None, model: str | Path | Model, to: Format) -> Path:
+def _target(path: str | Path | None, model: str | Path | Model, to: Format, *, force: bool) -> Path:
     """Where the file goes; refused before the work and not after it."""
     first, *others = FORMS[to].suffixes
     if path is None:
         if isinstance(model, Model):
             raise UsageError("a model in memory has no file whose name the new one could have; give a path")
-        source = Path(model)
+        source = Path(model).expanduser()
         stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors")
         path = stem.replace(":", "-") + first
-    target = Path(path)
+    target = Path(path).expanduser()
     if target.is_dir():
         raise UsageError(f"--out {target} is a folder; give a file, such as {target / f'model{first}'}")
     if target.suffix != first:
         raise UsageError(f"--out {target} ends in {target.suffix or 'nothing'}; {to} is written to a {first} file")
     if not target.parent.is_dir():
         raise UsageError(f"--out {target}: there is no folder {target.parent}; make it, or give another file")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; give another --out, or --force to replace it")
     for suffix in others:
         if (other := target.with_suffix(suffix)).exists() and not target.exists():
             raise UsageError(f"--out {target} brings a file {other}, but something else is there; give another name")

@@ -19,7 +19,7 @@ from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.resampling import prepare
 from resnetkit.display import line
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.files import cache_folder, write_whole
+from resnetkit.files import cache_folder, expanded, write_whole
 from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
 from resnetkit.machine import Machine
 from resnetkit.modelfile import HUB, Header, Model, find, inspect, published_name
@@ -71,9 +71,10 @@ def open_source(model: str | Path) -> Source:
         return Source(name, fingerprint, _kept_header(name, fingerprint), _places(name.replace(":", "-")))
     path = find(model)
     fingerprint = digest(path, "sha256")
-    if str(model).startswith(HUB) and not Path(model).exists():
+    there = expanded(model).exists()
+    if str(model).startswith(HUB) and not there:
         return Source(str(model), fingerprint, _kept_header(str(model), fingerprint), _places(str(model)))
-    places = _places_of_file(path) if Path(model).exists() else _places(str(model))
+    places = _places_of_file(path) if there else _places(str(model))
     return Source(str(model), fingerprint, inspect(path), places)
 
 

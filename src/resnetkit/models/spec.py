@@ -1,5 +1,6 @@
 """Residual networks as data, without torch: `ModelSpec`, one row of `SPECS` per variant, and a row's text form."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -313,11 +314,29 @@ def _value(field: str, given: Any) -> Any:
     return numbers if field == "depths" else numbers[0]
 
 
+def nearest_name(given: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `given`, if one is; of names that differ in a number alone, the nearest number.
+
+    So resnet21 is resnet20, and not resnet32, which has as many letters in common.
+    """
+    names = list(known)
+    if given not in names and (found := re.fullmatch(r"(\D*)(\d+)(.*)", given)):
+        before, number, behind = found.groups()
+        alike = {
+            name: abs(int(other[1]) - int(number))
+            for name in names
+            if (other := re.fullmatch(rf"{re.escape(before)}(\d+){re.escape(behind)}", name))
+        }
+        if alike:
+            return min(alike, key=lambda name: alike[name])
+    return next(iter(get_close_matches(given, names, n=1)), None)
+
+
 def _unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
     """Make the error for a word that is not among the known ones; it names the nearest, and all where they are few."""
     by_lower = {word.lower(): word for word in known}
-    nearest = get_close_matches(str(given).lower(), by_lower, n=1)
-    hint = f'; did you mean "{by_lower[nearest[0]]}"?' if nearest else "."
+    nearest = nearest_name(str(given).lower(), by_lower)
+    hint = f'; did you mean "{by_lower[nearest]}"?' if nearest else "."
     if kind == "model":
         hint += " See resnetkit models"
     elif not nearest or len(by_lower) < MOST_LISTED:
