@@ -22,6 +22,7 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.modelfile import Header, Model, load
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
+from resnetkit.train.memory import evaluation_batch
 from resnetkit.train.metrics import Evaluation, mean_log_probabilities
 from resnetkit.train.task import choose_device
 
@@ -40,7 +41,7 @@ def evaluate(
     *,
     split: str = "auto",
     views: Views = "single",
-    batch_size: int = 250,
+    batch_size: int | None = None,
     workers: int = 2,
     strict: bool = False,
     device: str = "auto",
@@ -50,6 +51,7 @@ def evaluate(
     `model` is a loaded one or whatever `load` takes; `data` is samples, or cifar10, cifar100, a folder or a CSV file,
     of which `split` names the part (auto: test, else val, else all). `views`: the centre crop; the mean probability of
     ten crops (Sec. 3.4); or that of the whole picture at five scales. Classes are matched by name, in any order.
+    `batch_size` is by default `evaluation_batch`: 250, or as many as fit into half a GiB.
 
     Raises DataError where there is a class that the model does not know, where nothing can be read, or, with `strict`,
     at the first unreadable file.
@@ -90,7 +92,7 @@ def evaluate_net(
     preprocess: Preprocess,
     *,
     views: Views = "single",
-    batch_size: int = 250,
+    batch_size: int | None = None,
     workers: int = 2,
     strict: bool = False,
 ) -> Evaluation:
@@ -100,6 +102,8 @@ def evaluate_net(
     result = Evaluation(samples.classes)
     net.eval()
     if views == "single":
+        if batch_size is None:
+            batch_size = evaluation_batch(net, preprocess.size)
         loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
         for batch in loader.epoch():
             result.add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels.to(device))

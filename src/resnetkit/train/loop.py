@@ -52,10 +52,8 @@ class Training:
         self.parameters = [p for p in task.net.parameters() if p.requires_grad]
         steps_per_epoch = max(1, math.ceil(len(task.loader) / recipe.accumulate))
         self.steps_per_evaluation = max(1, round(recipe.evaluate_every * steps_per_epoch))
-        if recipe.minutes:
-            plan = Pace.UNKNOWN
-        else:
-            plan = Plan.of_length(recipe.iterations or max(1, round(recipe.epochs * steps_per_epoch)))
+        steps = recipe.steps(len(task.loader))
+        plan = Pace.UNKNOWN if steps is None else Plan.of_length(steps)
         self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
         val_images = len(task.val) if task.val is not None else 0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from math import ceil
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -165,6 +166,12 @@ class Recipe:
             raise UsageError("--optimizer muon has Nesterov momentum; leave --nesterov true")
         if self.minutes is not None and self.iterations is not None:
             raise UsageError("--minutes and --iterations both say how long to train; give one")
+
+    def steps(self, batches: int) -> int | None:
+        """Optimiser steps of the whole run, where an epoch has `batches` batches; None for a run on the clock."""
+        if self.minutes:
+            return None
+        return self.iterations or max(1, round(self.epochs * max(1, ceil(batches / self.accumulate))))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for YAML and JSON."""
