@@ -366,6 +366,8 @@ def main() -> None:
         return
     from machine import describe
     from networks import pictures_for, resnetkit, write_model
+    from resnetkit.infer.tune import BFLOAT16
+    from resnetkit.machine import read_machine
 
     print(describe())
     print(f"pictures of 500x375 (those of small networks: of their size), {given.rounds} rounds of {given.seconds:g} s")
@@ -380,6 +382,9 @@ def main() -> None:
             if given.photos:
                 data = given.tune_on or given.photos
                 resnetkit("tune", model, data, "--max-top1-loss", given.max_top1_loss, stdout=subprocess.DEVNULL)
+            if "bfloat16" in precisions and not set(BFLOAT16) & set(read_machine().instructions):
+                precisions = [precision for precision in precisions if precision != "bfloat16"]
+                print(f"\n{name}: no bfloat16: this processor does not multiply it")
             if "int8" in precisions and (missing := without_int8(model)):
                 precisions = [precision for precision in precisions if precision != "int8"]
                 print(f"\n{name}: no int8: {missing}")

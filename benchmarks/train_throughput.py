@@ -5,7 +5,7 @@ padding, ToTensor, Normalize) in a DataLoader with workers, batches of 128. For 
 classification reference: ImageFolder, RandomResizedCrop 224, flip, PILToTensor, Normalize, batches of 32. Both train in
 float32, operation by operation, with torch.optim.SGD. Ours is what `resnetkit train` does by default on the same
 pictures, its allocator and thread settings included, but with crops of full size from the first step on. The matrix
-rate is that of a 2048 x 2048 product in the same run.
+rate is that of a 2048 x 2048 product in the same run, in the precision that a contender computed in.
 
     python benchmarks/train_throughput.py [--only resnet20 resnet56 resnet50] [--rounds 5] [--photos DIR]
 """
@@ -90,8 +90,8 @@ def endless(loader: Iterable):
         yield from loader
 
 
-def ours(model: str, folder: Path) -> float:
-    """Images per second of the loop of `resnetkit train`, with its defaults."""
+def ours(model: str, folder: Path) -> tuple[float, str]:
+    """Images per second of the loop of `resnetkit train`, with its defaults, and the precision that it chose here."""
     from resnetkit.data.dataset import open_dataset
     from resnetkit.train.checkpoint import RunFolder
     from resnetkit.train.loop import Training, draw
@@ -115,18 +115,18 @@ def ours(model: str, folder: Path) -> float:
             if step == WARM_UP:
                 began = time.perf_counter()
             training.descend(next(batches), 0.01)
-        return BATCH[model] * STEPS[model] / (time.perf_counter() - began)
+        return BATCH[model] * STEPS[model] / (time.perf_counter() - began), training.task.precision
 
 
 def once(name: str, model: str, folder: Path, workers: int) -> None:
-    """Run one contender in this process and print its rate; ours with what the command line sets up."""
+    """Run one contender in this process and print its rate and precision; ours with what the command line sets up."""
     if name == "ours":
         from resnetkit.cli import set_up
 
         set_up()
-        print(ours(model, folder))
+        print(*ours(model, folder))
     else:
-        print(peer(model, folder, workers))
+        print(peer(model, folder, workers), "float32")
 
 
 def training_flop(model: str) -> float:
@@ -143,19 +143,22 @@ def compare(model: str, folder: Path, *, rounds: int, workers: list[int]) -> Non
     print(f"\n{model}, batches of {BATCH[model]}, loading included, {rounds} rounds of {STEPS[model]} steps")
     contenders = {"ours": 0} | {f"peer, {count} workers": count for count in workers}
     rates: dict[str, list[float]] = {name: [] for name in contenders}
+    precisions: dict[str, str] = {}
     for _ in range(rounds):
         for name, count in contenders.items():
             given = ["--one", name.split(",")[0], "--only", model, "--folder", str(folder), "--workers", str(count)]
             command = [sys.executable, __file__, *given]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
-            rates[name].append(float(done.stdout.split()[-1]))
+            *_, rate, precisions[name] = done.stdout.split()
+            rates[name].append(float(rate))
     peak = measure()
     for name, found in rates.items():
         flops = training_flop(model) * statistics.median(found) / 1e12
-        full = peak.bfloat16_tflops if name == "ours" else peak.float32_tflops
+        precision = precisions[name]
+        full = {"float32": peak.float32_tflops, "bfloat16": peak.bfloat16_tflops}[precision]
         print(
             f"{name:16s}  median {statistics.median(found):7.1f} images/s (from {min(found):.1f} to {max(found):.1f}), "
-            f"{flops:.3f} TFLOP/s: {100 * flops / full:.0f} % of the matrix rate {full:.2f}"
+            f"{flops:.3f} TFLOP/s: {100 * flops / full:.0f} % of {precision}'s matrix rate, {full:.2f}"
         )
     for name in list(rates)[1:]:
         ratios = [a / b for a, b in zip(rates["ours"], rates[name], strict=True)]

@@ -13,7 +13,7 @@ from resnetkit.errors import UsageError
 from resnetkit.kernels.library import library, status
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward
+from resnetkit.train.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward, refuse_single_values
 from resnetkit.train.fused import FusedNet
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import freeze
@@ -22,6 +22,7 @@ compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {statu
 CPU = torch.device("cpu")
 SERVED, UNSERVED = "resnet20,depths=1-1-1", "resnet20,depths=1-1-1,order=pre"
 LONG = Recipe(iterations=PAYS_FROM_STEPS)
+BATCHES = 400  # in an epoch
 
 
 def network(name: str) -> ResNet:
@@ -30,7 +31,8 @@ def network(name: str) -> ResNet:
 
 
 def chosen(name: str, recipe: Recipe, *, device: torch.device = CPU, recompute: bool = False) -> str:
-    return choose_forward(network(name), recipe, device, "float32", recompute=recompute)[1]
+    steps = recipe.total_steps(BATCHES)
+    return choose_forward(network(name), recipe, device, "float32", recompute=recompute, steps=steps)[1]
 
 
 @pytest.fixture
@@ -66,6 +68,10 @@ def test_kernels_where_they_serve(recipe, untouched_compile):
         (replace(LONG, compile="off"), "eager"),
         (Recipe(iterations=PAYS_FROM_STEPS - 1), "eager"),
         (LONG, "torch.compile"),
+        (Recipe(epochs=PAYS_FROM_STEPS / BATCHES), "torch.compile"),
+        (Recipe(epochs=PAYS_FROM_STEPS / BATCHES - 1), "eager"),
+        (Recipe(epochs=PAYS_FROM_STEPS / BATCHES, accumulate=2), "eager"),
+        (Recipe(epochs=1000.0, minutes=1.0), "eager"),
         (Recipe(minutes=PAYS_FROM_MINUTES), "torch.compile"),
         (Recipe(minutes=PAYS_FROM_MINUTES - 1), "eager"),
         (Recipe(compile="inductor"), "torch.compile"),
@@ -85,6 +91,33 @@ def test_nothing_is_compiled_without_a_compiler_unless_asked(monkeypatch, untouc
     monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: None)
     assert chosen(UNSERVED, LONG) == "eager"
     assert chosen(UNSERVED, Recipe(compile="inductor")) == "torch.compile"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "batch_size", "frozen", "refused"),
+    [
+        ("resnet18,depths=1-1-1-1,width=16", 32, 1, 0, True),  # the last maps have one pixel
+        ("resnet18,depths=1-1-1-1,width=16", 33, 1, 0, False),
+        ("resnet18,depths=1-1-1-1,width=16", 32, 2, 0, False),
+        ("resnet18,depths=1-1-1-1,width=16", 32, 1, 5, False),  # running statistics
+        ("resnet18,depths=1-1-1-1,width=32,norm=group", 32, 1, 0, False),
+        (UNSERVED, 4, 1, 0, True),
+    ],
+)
+def test_batches_of_a_single_value_are_refused(name, size, batch_size, frozen, refused):
+    """The kernels would go on, and learn nothing; torch raises a ValueError at the first step."""
+    net = network(name)
+    freeze(net, frozen)
+    if refused:
+        with pytest.raises(
+            UsageError, match=rf"^one picture of {size} × {size} in a batch.*give a larger --batch-size"
+        ):
+            refuse_single_values(net, batch_size=batch_size, size=size)
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            net(torch.randn(batch_size, 3, size, size))
+    else:
+        refuse_single_values(net, batch_size=batch_size, size=size)
+        assert net(torch.randn(batch_size, 3, size, size)).isfinite().all()
 
 
 def test_recomputing_is_not_compiled(untouched_compile):

@@ -45,6 +45,22 @@ def test_the_number_does_not_depend_on_batches_or_workers(model, split_folder, c
     assert results[0]["top5_error_percent"] < results[0]["top1_error_percent"]
 
 
+def test_as_many_pictures_at_once_as_fit(model, cifar_subset, monkeypatch):
+    """250 of CIFAR by default; fewer where their maps take more than they may. The number stays what it is."""
+    seen: list[int] = []
+    handle = model.net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    try:
+        together = evaluate(model, cifar_subset[0])
+        assert seen == [250, 50]
+        seen.clear()
+        monkeypatch.setattr("resnetkit.train.memory.EVALUATION_BYTES", 70 * 8 * 4 * 16 * 32 * 32)
+        apart = evaluate(model, cifar_subset[0])
+        assert seen == [70, 70, 70, 70, 20]
+    finally:
+        handle.remove()
+    assert apart.to_dict() == together.to_dict()
+
+
 def test_memory_and_files_agree(model, cifar_subset, tmp_path):
     from PIL import Image
 

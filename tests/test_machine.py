@@ -110,6 +110,57 @@ def test_limits_of_version_1(root: Path) -> None:
     assert (machine.quota_cores, machine.limit_bytes) == (None, None)
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({"memory.max": f"{4 * GIB}\n", "memory.current": f"{3 * GIB}\n"}, GIB),
+        # Kept files are dropped when they are in the way; those in use are not.
+        (
+            {
+                "memory.max": f"{4 * GIB}\n",
+                "memory.current": f"{3 * GIB}\n",
+                "memory.stat": f"anon {GIB}\nfile {2 * GIB}\nactive_file {GIB}\ninactive_file {GIB}\n",
+            },
+            2 * GIB,
+        ),
+        # The fullest counts, and what is used of a limit may be more than it for a moment.
+        (
+            {
+                "memory.max": f"{4 * GIB}\n",
+                "memory.current": f"{GIB}\n",
+                "a/memory.max": f"{2 * GIB}\n",
+                "a/memory.current": f"{GIB + 1}\n",
+            },
+            GIB - 1,
+        ),
+        ({"memory.max": f"{GIB}\n", "memory.current": f"{GIB + 1}\n"}, 0),
+        ({"memory.max": f"{4 * GIB}\n"}, 4 * GIB),
+        ({"memory.max": f"{64 * GIB}\n", "memory.current": f"{GIB}\n"}, 22_568_056 * 1024),
+        ({"memory.max": "max\n", "memory.current": f"{GIB}\n"}, 22_568_056 * 1024),
+    ],
+)
+def test_what_is_free_of_a_limit_of_version_2(root: Path, files: dict[str, str], available: int) -> None:
+    write(root / "proc/self/cgroup", "0::/a\n")
+    for name, text in files.items():
+        write(root / "sys/fs/cgroup" / name, text)
+    assert read_machine(root).available_bytes == available
+
+
+def test_what_is_free_of_a_limit_of_version_1(root: Path) -> None:
+    write(root / "proc/self/cgroup", "4:memory:/docker/1234\n0::/\n")
+    place = root / "sys/fs/cgroup/memory"
+    write(place / "memory.limit_in_bytes", f"{4 * GIB}\n")
+    write(place / "memory.usage_in_bytes", f"{3 * GIB}\n")
+    assert read_machine(root).available_bytes == GIB
+    write(place / "memory.stat", f"inactive_file 4096\ntotal_cache {2 * GIB}\ntotal_inactive_file {GIB}\n")
+    assert read_machine(root).available_bytes == 2 * GIB
+    (root / "proc/meminfo").unlink()
+    assert read_machine(root).available_bytes == 2 * GIB
+
+
 def test_this_machine() -> None:
     machine = read_machine()
     assert 0 < machine.usable_cores <= machine.cores

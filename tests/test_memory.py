@@ -10,7 +10,8 @@ import pytest
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.models.resnet import build
-from resnetkit.train.memory import SHARE, Need, choose_recompute, training_need
+from resnetkit.precision import unfolds_bfloat16
+from resnetkit.train.memory import SHARE, Need, choose_recompute, evaluation_batch, map_shapes, training_need
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import train
 from resnetkit.train.task import freeze
@@ -19,10 +20,18 @@ GIB = 2**30
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 
 
-def need(model: str, *, batch_size: int, size: int = 32, precision: str = "float32", frozen: int = 0) -> Need:
+def need(
+    model: str,
+    *,
+    batch_size: int,
+    size: int = 32,
+    precision: str = "float32",
+    frozen: int = 0,
+    unfolds: bool = False,
+) -> Need:
     net = build(model)
     freeze(net, frozen)
-    return training_need(net, batch_size=batch_size, size=size, precision=precision)
+    return training_need(net, batch_size=batch_size, size=size, precision=precision, unfolds=unfolds)
 
 
 def test_need_is_counted_in_maps():
@@ -49,12 +58,50 @@ def test_need_of_the_deepest_net():
     """ResNet-1202 on the paper's batches of 128 pictures."""
     net = build("resnet1202")
     full, half = (
-        training_need(net, batch_size=128, size=32, precision=precision) for precision in ("float32", "bfloat16")
+        training_need(net, batch_size=128, size=32, precision=precision, unfolds=False)
+        for precision in ("float32", "bfloat16")
     )
     assert full.kept / GIB == pytest.approx(11.3, abs=0.1)
     assert full.recomputed / GIB == pytest.approx(5.8, abs=0.1)
     assert half.kept / GIB == pytest.approx(5.8, abs=0.1)
     assert half.recomputed / GIB == pytest.approx(3.1, abs=0.1)  # measured: 3.1
+
+
+def test_columns_are_counted_where_bfloat16_is_unfolded():
+    """A 3×3 convolution of 16 maps has 9 · 16 columns; a 1×1 of stride 1 takes the map itself."""
+    with_onednn, without = (
+        need("resnet20", batch_size=256, precision="bfloat16", unfolds=unfolds) for unfolds in (False, True)
+    )
+    columns = 8 * 256 * 2 * (9 * 16 * 1024)
+    assert without.kept - with_onednn.kept == without.recomputed - with_onednn.recomputed == columns
+    more = [
+        need("resnet50", batch_size=1, size=224, precision="bfloat16", unfolds=unfolds).kept
+        for unfolds in (False, True)
+    ]
+    assert more[1] - more[0] == 8 * 2 * max(7 * 7 * 3 * 112 * 112, 9 * 64 * 56 * 56, 128 * 9 * 28 * 28)
+
+
+def test_pictures_that_are_evaluated_at_once():
+    """250 of CIFAR, as ever, whatever the batch of training; fewer of large pictures, so that they take half a GiB."""
+    for model in ("resnet20", "resnet110", "preact_resnet164", "resnet20,shortcut=B,width=64"):
+        assert evaluation_batch(build(model), 32) == 250
+    resnet50 = build("resnet50")
+    assert evaluation_batch(resnet50, 224) == 2**29 // (8 * 4 * 64 * 112 * 112) == 20
+    assert evaluation_batch(resnet50, 2048) == 1
+    asked = need("resnet50", batch_size=2, size=224)
+    weights = 4 * 4 * resnet50.spec.parameters
+    assert asked.evaluated == 20 * 8 * 4 * 64 * 112 * 112 + weights
+    assert asked.evaluated == need("resnet50", batch_size=64, size=224, precision="bfloat16").evaluated
+
+
+def test_sizes_are_found_without_copying_weights():
+    net = build("resnet20").train()
+    shapes = map_shapes(net, 32)
+    assert shapes[net.conv1] == shapes[net.bn1] == (1, 16, 32, 32)
+    assert shapes[net.layer3[2]] == (1, 64, 8, 8)
+    assert all(p.device.type == "cpu" and p.requires_grad for p in net.parameters())
+    assert net.training
+    assert net.bn1.num_batches_tracked == 0
 
 
 def test_projections_keep_a_map_when_recomputing():
@@ -89,6 +136,16 @@ def test_what_does_not_fit_is_refused_with_the_mend():
         choose_recompute(asked, Recipe(), 2 * GIB)
     with pytest.raises(TrainingError, match=r"about 8\.0 GiB, .* smaller --batch-size than 128 or --recompute on$"):
         choose_recompute(asked, Recipe(recompute="off"), 5 * GIB)
+
+
+def test_an_evaluation_that_does_not_fit_is_refused_before_the_training():
+    asked = Need(kept=GIB, recomputed=GIB, evaluated=3 * GIB)
+    assert not choose_recompute(asked, Recipe(), 4 * GIB)
+    with pytest.raises(
+        TrainingError,
+        match=r"evaluating resnet50 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller --size or --model$",
+    ):
+        choose_recompute(asked, Recipe(model="resnet50"), 2 * GIB)
 
 
 def test_a_run_that_does_not_fit_leaves_no_folder(cifar_subset, tmp_path, monkeypatch):
@@ -131,12 +188,12 @@ print(peak() - before, peak())
 """
 
 
-def measured(**choices: object) -> tuple[int, int]:
+def measured(program: str = STEP, **choices: object) -> tuple[int, int]:
     """Bytes that steps take beside what the process held, and all that it held."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    code = STEP.format(**{"compile": "auto", "recompute": False, "steps": 2, "precision": "float32"} | choices)
+    code = program.format(**{"compile": "auto", "recompute": False, "steps": 2, "precision": "float32"} | choices)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    more, all_of_it = done.stdout.split()
+    *_, more, all_of_it = done.stdout.split()
     return int(more), int(all_of_it)
 
 
@@ -146,11 +203,37 @@ def measured(**choices: object) -> tuple[int, int]:
 @pytest.mark.parametrize("compiled", ["auto", "off"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_real_step_takes_what_is_said(precision, compiled, recompute):
-    said = need("resnet20", batch_size=256, precision=precision)
+    unfolds = precision == "bfloat16" and unfolds_bfloat16()
+    said = need("resnet20", batch_size=256, precision=precision, unfolds=unfolds)
     took, _ = measured(model="resnet20", batch=256, precision=precision, compile=compiled, recompute=recompute)
     count = said.recomputed if recompute else said.kept
     # The libraries' own buffers come to some 100 MiB, whatever the network: nothing where memory is short.
     assert 0.4 * count < took < 1.3 * count + 160 * 2**20
+
+
+EVALUATION = (
+    STEP
+    + """
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms import Preprocess
+from resnetkit.train.evaluate import evaluate_net
+import numpy as np
+pictures = np.zeros(({pictures}, 224, 224, 3), np.uint8)
+evaluate_net(net, Samples(tuple(map(str, range(1000))), np.zeros({pictures}, np.int64), pictures), Preprocess())
+print(peak() - before, peak())
+"""
+).replace("32, 32", "224, 224")
+
+
+@pytest.mark.slow
+@linux
+def test_a_real_evaluation_takes_what_is_said():
+    """ResNet-50 trained on two photographs at a time: the evaluation takes more, and no more than it is said to."""
+    said = need("resnet50", batch_size=2, size=224)
+    took, peak = measured(EVALUATION, model="resnet50", batch=2, pictures=60)
+    assert said.evaluated > said.kept
+    assert 0.4 * said.evaluated < took < 1.3 * said.evaluated + 160 * 2**20
+    assert peak < 2 * GIB  # 5.7 GB with batches of 250
 
 
 @pytest.mark.slow

@@ -67,7 +67,41 @@ def test_convolutions_but_the_first_get_orthogonal_steps():
         assert values.median() > 0.6 * 0.02, step
 
 
-def test_a_saved_state_goes_on_to_the_same_weights():
+def test_weights_that_start_at_zero_grow_until_their_rows_have_length_one():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(16, 8, 3, 3))
+    optimizer = Muon([{"params": [weight], "orthogonal": True, "scale": 0.5}], lr=0.4, momentum=0.0)
+    direction, norms = torch.randn(weight.shape), []
+    for _ in range(10):
+        weight.grad = direction.clone()
+        optimizer.step()
+        norms.append(weight.norm().item())
+    (step,) = orthogonal([direction])
+    assert norms[:3] == pytest.approx([count * 0.2 * step.norm().item() for count in (1, 2, 3)], rel=1e-5)
+    assert norms[6:] == pytest.approx([4 + 0.2 * step.norm().item()] * 4, rel=1e-5)  # brought to 4, and a step
+
+
+def test_residual_branches_that_start_at_zero_are_trained():
+    torch.manual_seed(0)
+    net = build("preact_resnet18,depths=1-1-1-1,width=16", classes=4, zero_init_residual=True).train()
+    zero = [p for p in net.parameters() if p.ndim == 4 and not p.any()]
+    assert len(zero) == 4
+    optimizer = make_optimizer(net, Recipe(optimizer="muon"))
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+    losses = []
+    for _ in range(8):
+        loss = torch.nn.functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(p.any() and p.isfinite().all() for p in net.parameters() if p.ndim == 4)
+    assert all(p.norm() < len(p) ** 0.5 for p in zero)
+
+
+@pytest.mark.parametrize("zero_init", [False, True])
+def test_a_saved_state_goes_on_to_the_same_weights(zero_init):
     def run(optimizer, net, steps):
         for step in range(steps):
             torch.manual_seed(step + len(optimizer.state))
@@ -77,10 +111,10 @@ def test_a_saved_state_goes_on_to_the_same_weights():
 
     recipe = Recipe(optimizer="muon")
     torch.manual_seed(0)
-    net = build("resnet20,depths=1-1-1", classes=10)
+    net = build("resnet20,depths=1-1-1,order=pre", classes=10, zero_init_residual=zero_init)
     optimizer = make_optimizer(net, recipe)
     run(optimizer, net, 2)
-    other = build("resnet20,depths=1-1-1", classes=10)
+    other = build("resnet20,depths=1-1-1,order=pre", classes=10)
     other.load_state_dict(net.state_dict())
     restored = make_optimizer(other, recipe)
     restored.load_state_dict(deepcopy(optimizer.state_dict()))

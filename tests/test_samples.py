@@ -1,6 +1,5 @@
 """The parts of a data set: which one a model is measured on, and all of them together."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.parts import recognise
+from resnetkit.data.samples import Dataset
 from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UsageError
 from resnetkit.modelfile import Header, inspect, save, short_name
+from resnetkit.train.compute import PAYS_FROM_STEPS
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import choose_augment, prepare
 
@@ -77,3 +81,29 @@ def test_a_model_file_names_its_data_and_not_where_they_are(picture_folder, spli
     read = Header.from_json(old.to_json(), source="old")
     assert (read.data["name"], read.recipe["init"]) == ("birds", "a")
     assert inspect(run).data["name"] == "split"
+
+
+@pytest.fixture
+def dataset(cifar_subset):
+    train, test = cifar_subset
+    return Dataset("subset", train.classes, train, None, test, {})
+
+
+@pytest.mark.parametrize(("more", "name"), [(0, "torch.compile"), (-1, "eager")])
+def test_a_run_in_epochs_is_compiled_where_its_steps_pay(more, name, dataset, monkeypatch):
+    """300 pictures are 18 batches of 16, and 9 steps where two are accumulated."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: ["g++"])
+    recipe = Recipe(model="resnet20,depths=1-1-1,order=pre", batch_size=16, accumulate=2)
+    assert prepare(replace(recipe, epochs=(PAYS_FROM_STEPS + more) / 9), dataset).computed_by == name
+
+
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_a_batch_that_batch_norm_can_learn_nothing_from_is_refused(choice, dataset):
+    """With the kernels and without; at the smallest crops of the run."""
+    recipe = Recipe(model="resnet18,depths=1-1-1-1,width=16", normalize="imagenet", batch_size=1, compile=choice)
+    with pytest.raises(UsageError, match=r"one picture of 32 × 32 .* larger --batch-size .* or a larger --size$"):
+        prepare(recipe, dataset)
+    with pytest.raises(UsageError, match="one picture of 32 × 32"):
+        prepare(replace(recipe, size=64, early_scale=0.5), dataset)
+    assert prepare(replace(recipe, size=64), dataset).loader.batch_size == 1

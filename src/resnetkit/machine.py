@@ -35,7 +35,7 @@ class Machine:
     """Processor time that its cgroup may use per second (a container's --cpus); None: no limit."""
     memory_bytes: int | None
     available_bytes: int | None
-    """What programs can still get without swapping."""
+    """What this process can still get without swapping, within its cgroup's limit, too."""
     limit_bytes: int | None
     """Memory that its cgroup may use (a container's --memory); None: no limit."""
     load: float | None
@@ -66,6 +66,10 @@ def read_machine(root: Path = Path("/")) -> Machine:
     ids = {(block["physical id"], block["core id"]) for block in blocks if {"physical id", "core id"} <= block.keys()}
     cores = os.cpu_count() or 1
     memory = _fields(_text(root / "proc/meminfo"))
+    limits = list(_limits(root))
+    free = [limit - used for limit, used in limits]
+    if (available := _kilobytes(memory.get("MemAvailable"))) is not None:
+        free.append(available)
     return Machine(
         processor=first.get("model name") or platform.processor() or platform.machine(),
         architecture=platform.machine(),
@@ -75,8 +79,8 @@ def read_machine(root: Path = Path("/")) -> Machine:
         allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
         quota_cores=min(_quotas(root), default=None),
         memory_bytes=_kilobytes(memory.get("MemTotal")) or _physical_memory(),
-        available_bytes=_kilobytes(memory.get("MemAvailable")),
-        limit_bytes=min(_limits(root), default=None),
+        available_bytes=max(min(free), 0) if free else None,
+        limit_bytes=min((limit for limit, _ in limits), default=None),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
 
@@ -91,11 +95,23 @@ def _quotas(root: Path) -> Iterator[float]:
             yield int(found[1]) / int(found[2])
 
 
-def _limits(root: Path) -> Iterator[int]:
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Each limit on memory, and what is used of it; 0 where the system does not say."""
     for folder in _cgroups(root, "memory"):
         text = (_text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")).strip()
         if text.isdigit() and int(text) < 2**60:  # version 1 says "no limit" by a number that no machine has
-            yield int(text)
+            used = (_text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")).strip()
+            yield int(text), max(int(used) - _droppable(folder), 0) if used.isdigit() else 0
+
+
+def _droppable(folder: Path) -> int:
+    """Bytes of a cgroup's memory that only keep files at hand: they count as used, and are dropped when it gets tight.
+
+    Version 2 counts the cgroups within it; version 1 does so in a field of its own.
+    """
+    lines = (line.partition(" ") for line in _text(folder / "memory.stat").splitlines())
+    known = {name: int(value) for name, _, value in lines if value.strip().isdigit()}
+    return known.get("total_inactive_file", known.get("inactive_file", 0))
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:

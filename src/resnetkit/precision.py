@@ -1,26 +1,59 @@
-"""float32 that is float32: NVIDIA's GPUs round the factors of a convolution to 10 bits (TF32) unless told otherwise."""
+"""Arithmetic as it is meant: float32 that is float32, and bfloat16 where the processor multiplies it.
 
-from collections.abc import Iterator
+NVIDIA's GPUs round the factors of a convolution in float32 to 10 bits (TF32) unless told otherwise.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from instructions that multiply bfloat16."""
+
+_lock = threading.Lock()
+_found: list[list[str]] = []
+"""For each block that has not ended: the settings that were there when it began."""
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Convolve and multiply float32 at its full precision within the block, whatever was set; no effect on a CPU.
 
-    The setting is torch's own and holds for all threads. It comes back when the block ends; torch's older flags
-    (`allow_tf32`) can't be read until then.
+    The setting is torch's own and holds for all threads. It comes back when the last of the blocks that overlap, in
+    any threads, ends; torch's older flags (`allow_tf32`) can't be read until then.
     """
     import torch
 
     backends: Any = torch.backends  # whose types don't know the newer settings
     places = (backends.cudnn.conv, backends.cuda.matmul)
-    before = [place.fp32_precision for place in places]
-    try:
+    with _lock:
+        _found.append([place.fp32_precision for place in places])
         for place in places:
             place.fp32_precision = "ieee"
+    try:
         yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        with _lock:
+            found = _found.pop()  # whose it is does not matter: the first one's is the last to go
+            if not _found:
+                for place, precision in zip(places, found, strict=True):
+                    place.fp32_precision = precision
+
+
+def multiplies_bfloat16(capabilities: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether networks are multiplied in bfloat16 by instructions made for it, on an x86 processor.
+
+    `capabilities` are torch.cpu.get_capabilities(); `environ` may hold oneDNN back to older instructions.
+    """
+    limit = environ.get("ONEDNN_MAX_CPU_ISA") or environ.get("DNNL_MAX_CPU_ISA") or ""
+    there = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return bool(there) and limit.upper() not in WITHOUT_BFLOAT16
+
+
+def unfolds_bfloat16() -> bool:
+    """Whether torch convolves bfloat16 on this CPU by unfolding whole maps into columns, since oneDNN takes none."""
+    import torch
+
+    return not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -34,7 +34,12 @@ def run(argv: Sequence[str]) -> int:
         help="which part of the data, divided as for the model's training; auto is test, else val, else all, and never "
         "pictures that trained the model",
     )
-    parser.add_argument("--batch_size", type=int, default=250, help="pictures that go through the network together")
+    parser.add_argument(
+        "--batch_size",
+        type=int | None,
+        default=None,
+        help="pictures that go through the network together; unset: 250, or as many as fit into half a GiB",
+    )
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
     parser.add_argument(
         "--strict", action="store_true", help="fail on an unreadable picture instead of passing it over"

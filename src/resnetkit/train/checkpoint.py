@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnetkit.errors import TrainingError
@@ -178,12 +178,19 @@ def save_state(
         "optimizer": optimizer.state_dict(),
         "ema": None if ema is None else ema.state_dict(),
         "rng": torch.get_rng_state(),
+        "device_rng": device_rng(net),
     }
     # Not straight into the file: where that fails, torch hides the reason behind one of its own.
     content = io.BytesIO()
     torch.save(state, content)
     with whole_file(path) as file:
         file.write(content.getbuffer())
+
+
+def device_rng(net: nn.Module) -> Tensor | None:
+    """State of the random generator of the GPU that `net` is on; None on a CPU, whose generator is torch's own."""
+    device = next(net.parameters()).device
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True)
@@ -194,16 +201,20 @@ class State:
     header: Header
     position: Position
     tensors: dict[str, Any]
-    """State dicts of net, optimizer and ema, and the random generator's state."""
+    """State dicts of net, optimizer and ema, and the random generators' states."""
 
     def restore(self, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> None:
-        """Put weights, moments, averages and the random generator back; TrainingError where they do not fit."""
+        """Put weights, moments, averages and the random generators back; TrainingError where they do not fit."""
         try:
             net.load_state_dict(self.tensors["net"])
             optimizer.load_state_dict(self.tensors["optimizer"])
             if ema is not None:
                 ema.load_state_dict(self.tensors["ema"])
             torch.set_rng_state(self.tensors["rng"])
+            device = next(net.parameters()).device
+            generator = self.tensors.get("device_rng")  # not there in states of earlier versions
+            if generator is not None and device.type == "cuda":
+                torch.cuda.set_rng_state(generator, device)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise TrainingError(f"{self.path} does not fit the run; start anew with another --out") from error
 

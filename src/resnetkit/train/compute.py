@@ -11,6 +11,7 @@ from resnetkit.errors import UsageError
 from resnetkit.models.resnet import ResNet
 from resnetkit.native import find_compiler
 from resnetkit.train.fused import FusedNet, why_not
+from resnetkit.train.memory import map_shapes
 from resnetkit.train.recipe import Recipe
 
 PAYS_FROM_STEPS, PAYS_FROM_MINUTES = 20_000, 30.0
@@ -20,11 +21,18 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def choose_forward(
-    net: ResNet, recipe: Recipe, device: torch.device, precision: str, *, recompute: bool = False
+    net: ResNet,
+    recipe: Recipe,
+    device: torch.device,
+    precision: str,
+    *,
+    recompute: bool = False,
+    steps: int | None = None,
 ) -> tuple[Forward, str]:
     """The function from normalised images, float32, to logits, with which `net` is trained; and its name for people.
 
-    Raises UsageError where the recipe asks for what can't serve the network.
+    `steps` is the length of the whole run, where it is known (`Recipe.total_steps`). Raises UsageError where the recipe
+    asks for what can't serve the network.
     """
     dtype = getattr(torch, precision)
     if recipe.compile in ("auto", "kernels"):
@@ -40,7 +48,7 @@ def choose_forward(
         )
     forward: Forward = Recomputed(net) if recompute else net
     name = "eager"
-    if recipe.compile == "inductor" or (recipe.compile == "auto" and not recompute and _pays(recipe, device)):
+    if recipe.compile == "inductor" or (recipe.compile == "auto" and not recompute and _pays(recipe, device, steps)):
         forward, name = torch.compile(forward), "torch.compile"
 
     def in_precision(images: Tensor) -> Tensor:
@@ -53,11 +61,27 @@ def choose_forward(
     return in_precision, name
 
 
-def _pays(recipe: Recipe, device: torch.device) -> bool:
-    """Whether the run is long enough for torch.compile; by the recipe alone, so that a resumed run does the same."""
+def _pays(recipe: Recipe, device: torch.device, steps: int | None) -> bool:
+    """Whether the run is long enough for torch.compile; by recipe and data alone, so that a resumed run does so too."""
     if device.type == "cpu" and find_compiler() is None:
         return False
-    return (recipe.iterations or 0) >= PAYS_FROM_STEPS or (recipe.minutes or 0) >= PAYS_FROM_MINUTES
+    return (steps or 0) >= PAYS_FROM_STEPS or (recipe.minutes or 0) >= PAYS_FROM_MINUTES
+
+
+def refuse_single_values(net: ResNet, *, batch_size: int, size: int) -> None:
+    """Raise UsageError where batch norm would get one number of each channel from a batch of pictures of `size`.
+
+    That number is then its own mean: whatever the picture, the norm's bias comes out, and nothing before it learns.
+    """
+    if batch_size > 1:
+        return
+    shapes = map_shapes(net, size)
+    trained = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    if any(shapes[norm][2:].numel() == 1 for norm in trained if norm in shapes):
+        raise UsageError(
+            f"one picture of {size} × {size} in a batch leaves batch norm a single value per channel, so nothing is "
+            "learnt; give a larger --batch-size (with at least as many pictures), or a larger --size"
+        )
 
 
 class Recomputed:

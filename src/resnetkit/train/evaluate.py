@@ -23,6 +23,7 @@ from resnetkit.modelfile import Model, load
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
 from resnetkit.progress import Advance, ignore
+from resnetkit.train.memory import evaluation_batch
 from resnetkit.train.metrics import Evaluation, mean_log_probabilities
 from resnetkit.train.task import choose_device
 
@@ -41,7 +42,7 @@ def evaluate(
     *,
     split: str = "auto",
     views: Views = "single",
-    batch_size: int = 250,
+    batch_size: int | None = None,
     workers: int = 2,
     strict: bool = False,
     device: str = "auto",
@@ -55,7 +56,8 @@ def evaluate(
     a warning is logged where pictures trained the model.
 
     `views`: the centre crop; the mean probability of ten crops (Sec. 3.4); or that of the whole picture at five scales.
-    Classes are matched by name, in any order. `advance` is called after each batch with its pictures.
+    Classes are matched by name, in any order. `batch_size` is by default `evaluation_batch`: 250, or as many as fit
+    into half a GiB. `advance` is called after each batch with its pictures.
 
     Raises DataError where there is a class that the model does not know, where nothing can be read, where auto finds
     nothing but what trained the model, or, with `strict`, at the first unreadable file.
@@ -102,7 +104,7 @@ def evaluate_net(
     preprocess: Preprocess,
     *,
     views: Views = "single",
-    batch_size: int = 250,
+    batch_size: int | None = None,
     workers: int = 2,
     strict: bool = False,
     advance: Advance = ignore,
@@ -116,6 +118,8 @@ def evaluate_net(
     result = Evaluation(samples.classes)
     net.eval()
     if views == "single":
+        if batch_size is None:
+            batch_size = evaluation_batch(net, preprocess.size)
         loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
         for batch in loader.epoch():
             result.add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels.to(device))

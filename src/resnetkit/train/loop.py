@@ -52,7 +52,7 @@ class Training:
         self.parameters = [p for p in task.net.parameters() if p.requires_grad]
         steps_per_epoch = max(1, math.ceil(len(task.loader) / recipe.accumulate))
         self.steps_per_evaluation = max(1, round(recipe.evaluate_every * steps_per_epoch))
-        total = recipe.total_steps(steps_per_epoch)
+        total = recipe.total_steps(len(task.loader))
         plan = Pace.UNKNOWN if total is None else Plan.of_length(total)
         self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.

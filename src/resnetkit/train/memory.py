@@ -1,6 +1,7 @@
-"""How much memory a training step takes, before it takes it."""
+"""How much memory a training step and an evaluation take, before they take it."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,12 @@ PER_CONVOLUTION = 2  # maps kept: what it gives, and what normalisation makes of
 PER_BLOCK = 2  # maps where a block is computed again: what it gives, and the hole that the others leave in the heap
 IN_FLIGHT = 4  # maps of the largest size that a gradient's way back needs at once
 PER_WEIGHT = 4  # numbers: the weight, its gradient, its momentum, and a copy while it is cast or saved
+UNFOLDED = (
+    8  # of the largest columns, where maps are unfolded: one in use, and holes that earlier ones left in the heap
+)
+EVALUATED = 8  # maps of the largest size in an evaluation, with the holes between them
+EVALUATION_BYTES = 2**29  # for those maps
+MOST_EVALUATED = 250  # pictures at once: the kept results of CIFAR are of such batches
 SHARE = 0.9  # of the memory there is, for all of it
 
 
@@ -26,22 +33,18 @@ class Need:
     """With every map kept for its gradient."""
     recomputed: int
     """With a block's inner maps computed again."""
+    evaluated: int = 0
+    """In an evaluation, whose maps come when a step's have gone."""
 
 
-def training_need(net: ResNet, *, batch_size: int, size: int, precision: str) -> Need:
-    """Count the maps of a step on `batch_size` pictures of `size` × `size`, without computing anything."""
-    sizes: dict[nn.Module, int] = {}
+def training_need(net: ResNet, *, batch_size: int, size: int, precision: str, unfolds: bool) -> Need:
+    """Count the maps of a step on `batch_size` pictures of `size` × `size`, without computing anything.
 
-    def note(module: nn.Module, _: object, out: Tensor) -> None:
-        sizes[module] = out.numel()
-
-    shadow = copy.deepcopy(net).to("meta")
-    blocks = [block for stage in shadow.stages for block in stage.children()]
-    for module in shadow.modules():
-        if isinstance(module, nn.Conv2d) or module in blocks:
-            module.register_forward_hook(note)
-    with torch.no_grad():
-        shadow.eval()(torch.empty(1, net.spec.in_channels, size, size, device="meta"))
+    `unfolds`: torch convolves in this precision by unfolding maps into columns, as `precision.unfolds_bfloat16` says of
+    a machine. The evaluation is that of `evaluation_batch` pictures.
+    """
+    sizes = _map_sizes(net, size)
+    blocks = [block for stage in net.stages for block in stage.children()]
 
     def kept(part: nn.Module) -> int:
         """Numbers kept of a part's convolutions; what is frozen keeps none."""
@@ -56,19 +59,79 @@ def training_need(net: ResNet, *, batch_size: int, size: int, precision: str) ->
         )
 
     flight = IN_FLIGHT * max(sizes.values())
+    if unfolds:
+        flight += UNFOLDED * max(_columns(m, sizes[m]) for m in net.modules() if isinstance(m, nn.Conv2d))
     per_map = batch_size * getattr(torch, precision).itemsize
     weights = PER_WEIGHT * 4 * sum(p.numel() for p in net.parameters())
     return Need(
-        kept=per_map * (kept(shadow) + flight) + weights,
-        recomputed=per_map * (kept(shadow.conv1) + sum(map(kept_again, blocks)) + max(map(kept, blocks)) + flight)
+        kept=per_map * (kept(net) + flight) + weights,
+        recomputed=per_map * (kept(net.conv1) + sum(map(kept_again, blocks)) + max(map(kept, blocks)) + flight)
         + weights,
+        evaluated=_evaluated_at_once(sizes) * _evaluated_bytes(sizes) + weights,
     )
+
+
+def evaluation_batch(net: ResNet, size: int) -> int:
+    """Pictures of `size` × `size` that are evaluated at once: up to 250, and as many as take half a GiB.
+
+    By the network and the size alone, so that every machine gets the same bits, whatever memory it has.
+    """
+    return _evaluated_at_once(_map_sizes(net, size))
+
+
+def _evaluated_at_once(sizes: Mapping[nn.Module, int]) -> int:
+    return max(1, min(MOST_EVALUATED, EVALUATION_BYTES // _evaluated_bytes(sizes)))
+
+
+def _evaluated_bytes(sizes: Mapping[nn.Module, int]) -> int:
+    """Bytes that a picture takes in an evaluation, which is in float32."""
+    return EVALUATED * 4 * max(sizes.values())
+
+
+def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
+    """Shape (1, channels, height, width) of what each convolution, batch norm and block gives for one picture.
+
+    Nothing is computed for it, and no weight is copied.
+    """
+    shapes: dict[nn.Module, torch.Size] = {}
+    empty = {id(tensor): tensor.detach().to("meta") for tensor in (*net.parameters(), *net.buffers())}
+    shadow: ResNet = copy.deepcopy(net, dict(empty))
+    twins = dict(zip(shadow.modules(), net.modules(), strict=True))
+
+    def note(module: nn.Module, _: object, out: Tensor) -> None:
+        shapes[twins[module]] = out.shape
+
+    blocks = [block for stage in shadow.stages for block in stage.children()]
+    for module in shadow.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # those of its user were copied, too
+            hooks.clear()
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or module in blocks:
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        shadow.eval()(torch.empty(1, net.spec.in_channels, size, size, device="meta"))
+    return shapes
+
+
+def _map_sizes(net: ResNet, size: int) -> dict[nn.Module, int]:
+    return {module: shape.numel() for module, shape in map_shapes(net, size).items()}
+
+
+def _columns(conv: nn.Conv2d, given: int) -> int:
+    """Numbers in the columns that a picture's map is unfolded into, where the convolution gives `given` numbers."""
+    if (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0)):
+        return 0  # the map itself will do
+    return conv.weight[0].numel() * given // conv.out_channels
 
 
 def choose_recompute(need: Need, recipe: Recipe, available: int | None) -> bool:
     """Whether blocks compute their maps again. TrainingError where neither way fits into `available` bytes."""
     if available is None:
         return recipe.recompute == "on"
+    if need.evaluated > SHARE * available:
+        raise TrainingError(
+            f"evaluating {recipe.model} takes about {need.evaluated / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB "
+            "are free; give a smaller --size or --model"
+        )
     fits, recomputed_fits = need.kept <= SHARE * available, need.recomputed <= SHARE * available
     recompute = recipe.recompute == "on" or (recipe.recompute == "auto" and not fits)
     if not (recomputed_fits if recompute else fits):
@@ -83,6 +146,4 @@ def choose_recompute(need: Need, recipe: Recipe, available: int | None) -> bool:
 
 def available_memory() -> int | None:
     """Bytes that this process can still have; None where the system does not say."""
-    machine = read_machine()
-    known = [size for size in (machine.available_bytes, machine.limit_bytes) if size is not None]
-    return min(known, default=None)
+    return read_machine().available_bytes

@@ -25,7 +25,8 @@ class Muon(torch.optim.Optimizer):
 
     Their weights (outputs, ...) count as matrices of `outputs` rows, and keep the norm that they have at the first
     step: batch norm behind a convolution takes every factor out again. The rate `lr × scale` is for weights whose norm
-    is sqrt(outputs), rows of length 1, and goes with the norm. `weight_decay`, an L2 penalty, is for the other groups.
+    is sqrt(outputs), rows of length 1, and goes with the norm. Weights that start at zero have no norm to keep: they
+    take the steps of that one, and grow until they have it. `weight_decay`, an L2 penalty, is for the other groups.
     `kernels` lets ours make those matrices orthogonal that they take.
     """
 
@@ -48,7 +49,13 @@ class Muon(torch.optim.Optimizer):
         momentum, rate, decay = group["momentum"], group["lr"] * group["scale"], group["weight_decay"]
         for weight in weights:
             if not self.state[weight]:
-                self.state[weight] = {"momentum_buffer": torch.zeros_like(weight), "norm": weight.norm()}
+                norm = weight.norm()
+                grows = group["orthogonal"] and not norm
+                self.state[weight] = {
+                    "momentum_buffer": torch.zeros_like(weight),
+                    "norm": torch.full_like(norm, len(weight) ** 0.5) if grows else norm,
+                    "grows": grows,
+                }
         gradients = [p.grad for p in weights if p.grad is not None]
         if decay:
             gradients = torch._foreach_add(gradients, weights, alpha=decay)
@@ -60,7 +67,11 @@ class Muon(torch.optim.Optimizer):
             steps = self._orthogonal(steps)
             norms = [self.state[weight]["norm"] for weight in weights]
             torch._foreach_mul_(steps, torch._foreach_div(norms, [len(weight) ** 0.5 for weight in weights]))
-            torch._foreach_mul_(weights, torch._foreach_div(norms, torch._foreach_norm(weights)))
+            factors = torch._foreach_div(norms, torch._foreach_norm(weights))
+            for weight, factor in zip(weights, factors, strict=True):
+                if self.state[weight].get("grows"):  # states of earlier versions have no such entry
+                    factor.clamp_(max=1)
+            torch._foreach_mul_(weights, factors)
         torch._foreach_add_(weights, steps, alpha=-rate)
 
     def _orthogonal(self, steps: Sequence[Tensor]) -> list[Tensor]:

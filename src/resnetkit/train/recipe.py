@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from math import ceil
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -187,10 +188,6 @@ class Recipe:
         """The three lengths by name; one has a value."""
         return {name: getattr(self, name) for name in LENGTHS}
 
-    def total_steps(self, steps_per_epoch: int) -> int | None:
-        """Optimiser steps of a run; None where the clock ends it."""
-        return self.iterations if self.epochs is None else max(1, round(self.epochs * steps_per_epoch))
-
     def bound_to_length(self) -> str | None:
         """The setting by which a longer run would have been another one from its beginning; None where there is none.
 
@@ -212,6 +209,12 @@ class Recipe:
     def _repr_html_(self) -> str:
         rows = [(name, "" if value is None else str(value)) for name, value in self.to_dict().items()]
         return table(("field", "value"), rows)
+
+    def total_steps(self, batches: int) -> int | None:
+        """Optimiser steps of the whole run, where an epoch has `batches` batches; None where the clock ends it."""
+        if self.epochs is None:
+            return self.iterations
+        return max(1, round(self.epochs * max(1, ceil(batches / self.accumulate))))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for YAML and JSON; of the lengths, the one that holds."""

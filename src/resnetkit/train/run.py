@@ -308,7 +308,6 @@ def finish(training: Training) -> TrainResult:
         measured = evaluate(
             model,
             task.val,
-            batch_size=training.recipe.batch_size,
             workers=training.recipe.workers,
             device=task.device.type,
         )

@@ -20,7 +20,8 @@ from resnetkit.files import expanded
 from resnetkit.modelfile import Header, Model, short_name
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
-from resnetkit.train.compute import Forward, choose_forward
+from resnetkit.precision import multiplies_bfloat16, unfolds_bfloat16
+from resnetkit.train.compute import Forward, choose_forward, refuse_single_values
 from resnetkit.train.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.recipe import Recipe
 
@@ -78,12 +79,20 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         copy_weights(start, net, dataset.classes)
     freeze(net, recipe.freeze)
     precision = choose_precision(recipe.precision, device)
-    need = training_need(net, batch_size=recipe.batch_size, size=preprocess.size, precision=precision)
+    augment = choose_augment(recipe, preprocess)
+    smallest = min(recipe.batch_size, len(dataset.train))  # of an epoch: a last batch that is not full is dropped
+    refuse_single_values(net, batch_size=smallest, size=augment.side(preprocess))
+    need = training_need(
+        net,
+        batch_size=recipe.batch_size,
+        size=preprocess.size,
+        precision=precision,
+        unfolds=precision == "bfloat16" and unfolds_bfloat16(),
+    )
     recompute = choose_recompute(need, recipe, available_memory() if device.type == "cpu" else None)
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
     net = net.to(device)
-    forward, computed_by = choose_forward(net, recipe, device, precision, recompute=recompute)
     loader = Loader(
         dataset.train,
         preprocess,
@@ -95,6 +104,9 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         drop_last=len(dataset.train) >= recipe.batch_size,
         workers=recipe.workers,
         strict=recipe.strict,
+    )
+    forward, computed_by = choose_forward(
+        net, recipe, device, precision, recompute=recompute, steps=recipe.total_steps(len(loader))
     )
     return Task(
         net=net,
@@ -141,8 +153,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
-        fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        fast = multiplies_bfloat16(torch.cpu.get_capabilities())
     return "bfloat16" if fast else "float32"
 
 
