@@ -29,7 +29,9 @@ def bar(doing: str, total: int | None, unit: str = "pictures") -> Iterator[Advan
     shown = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,} of {task.total:,} " + unit if total is not None else "{task.completed:,} " + unit),
+        TextColumn(
+            "{task.completed:,} of {task.total:,} " + unit if total is not None else "{task.completed:,} " + unit
+        ),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),

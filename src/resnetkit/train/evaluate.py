@@ -22,6 +22,7 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.modelfile import Header, Model, load
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
+from resnetkit.progress import Advance, ignore
 from resnetkit.train.metrics import Evaluation, mean_log_probabilities
 from resnetkit.train.task import choose_device
 
@@ -44,12 +45,14 @@ def evaluate(
     workers: int = 2,
     strict: bool = False,
     device: str = "auto",
+    advance: Advance = ignore,
 ) -> Evaluation:
     """Count the errors of `model` on every one of some pictures once, whatever the batch size and the workers.
 
     `model` is a loaded one or whatever `load` takes; `data` is samples, or cifar10, cifar100, a folder or a CSV file,
     of which `split` names the part (auto: test, else val, else all). `views`: the centre crop; the mean probability of
     ten crops (Sec. 3.4); or that of the whole picture at five scales. Classes are matched by name, in any order.
+    `advance` is called after each batch with its pictures.
 
     Raises DataError where there is a class that the model does not know, where nothing can be read, or, with `strict`,
     at the first unreadable file.
@@ -67,6 +70,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         strict=strict,
+        advance=advance,
     )
 
 
@@ -93,8 +97,12 @@ def evaluate_net(
     batch_size: int = 250,
     workers: int = 2,
     strict: bool = False,
+    advance: Advance = ignore,
 ) -> Evaluation:
-    """Like `evaluate`, for a network in memory whose classes are those of `samples`. Leaves it in evaluation mode."""
+    """Like `evaluate`, for a network in memory whose classes are those of `samples`. Leaves it in evaluation mode.
+
+    `advance` is called after each batch with its pictures; what it raises ends the evaluation.
+    """
     device = next(net.parameters()).device
     normalize = Normalize(preprocess, device)
     result = Evaluation(samples.classes)
@@ -103,6 +111,7 @@ def evaluate_net(
         loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
         for batch in loader.epoch():
             result.add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels.to(device))
+            advance(len(batch.labels))
         result.unreadable = loader.unreadable
     else:
         cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
@@ -111,6 +120,7 @@ def evaluate_net(
         ):
             logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
             result.add(mean_log_probabilities(torch.cat(logits)[:, None]), torch.tensor([label], device=device))
+            advance(1)
     if not result.images:
         raise DataError(f"not one of the {len(samples)} pictures can be read; see resnetkit data check")
     return result
