@@ -72,7 +72,13 @@ def _recipe(given: dict[str, Any]) -> Recipe:
         reader.add_argument("--run", type=dict, help=SUPPRESS)  # in a run folder's recipe.yaml, beside the fields
         values = reader.read_file(Path(given["config"]))
         try:
-            recipe = changed(recipe, {name: values[name] for name in values if name != "run"}, source=given["config"])
+            recipe = _changed(recipe, {name: values[name] for name in values if name != "run"}, given["config"])
         except UsageError as error:
             raise UsageError(f"{given['config']}: {as_key(str(error))}") from error
-    return changed(recipe, {name: given[name] for name in FIELDS if name in given}, source="flags")
+    return _changed(recipe, {name: given[name] for name in FIELDS if name in given}, "flags")
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
+    """`recipe` with what was said; a batch that was said stays, whatever the clock says."""
+    stated: dict[str, Any] = {"least_batch_size": None} if "batch_size" in changes else {}
+    return changed(recipe, stated | changes, source=source)
