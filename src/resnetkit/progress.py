@@ -221,6 +221,8 @@ class _TerminalBar:
             console=console,
             transient=True,
             expand=True,
+            # What goes into a file or a pipe must not be drawn into the terminal's lines.
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._task = self._shown.add_task("", total=None, count="", left="", note="", visible=False)
 

@@ -1,5 +1,6 @@
 """`resnetkit train`: a recipe's row, a YAML file and flags to a run folder."""
 
+import time
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,6 +17,7 @@ FIELDS = [field.name for field in fields(Recipe)]
 
 def run(argv: Sequence[str]) -> int:
     """Train, or go on with a run."""
+    began = time.monotonic()  # before torch is imported, which takes seconds of the minutes that were asked for
     parser = Parser(
         "train",
         "DATA [options], or resnetkit train --resume RUN [DATA, if it moved]",
@@ -49,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         recipe = _recipe(given)
         from resnetkit.train.run import train
 
-        result = train(recipe, given["data"], out=given.get("out"))
+        result = train(recipe, given["data"], out=given.get("out"), began=began)
 
     if given.get("json"):
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})

@@ -29,6 +29,7 @@ from resnetkit.train.task import Task, choose_augment, freeze
 
 WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
+LEAST_EVALUATED, MOST_EVALUATED = 8, 250  # pictures at a time, and between as the step takes: a stop waits no longer
 SAVE_APART = 10.0  # seconds: evaluations that follow each other faster are not saved one by one
 
 
@@ -119,6 +120,7 @@ class Training:
             here.evaluation_seconds += 2 * self.save_seconds
             here.plan = self.pace.begin(elapsed_seconds=self.elapsed(), evaluation_seconds=here.evaluation_seconds)
         self.went_on = time.monotonic(), here.step
+        self.monitor.doing("training", None if here.plan == Pace.UNKNOWN else here.plan.total_steps, "steps")
 
         def asked_to_stop() -> int:
             return signals.received or (CLOSED_PIPE if self.monitor.closed else 0)
@@ -314,6 +316,7 @@ class Training:
                 self.averaged(),
                 task.val,
                 task.header.preprocess,
+                batch_size=min(max(self.recipe.batch_size, LEAST_EVALUATED), MOST_EVALUATED),
                 workers=self.recipe.workers,
                 strict=self.recipe.strict,
                 advance=advance,

@@ -40,14 +40,22 @@ class TrainResult:
     """Wall-clock time of the run in all."""
 
 
-def train(recipe: Recipe, data: str | Dataset, *, out: str | Path | None = None, quiet: bool = False) -> TrainResult:
+def train(
+    recipe: Recipe,
+    data: str | Dataset,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    began: float | None = None,
+) -> TrainResult:
     """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
 
-    `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError, once the state is
+    `out` is the run folder, by default runs/<model>-<data>-<time>; `began` the time.monotonic() from which the recipe's
+    minutes count, by default now. Raises InterruptedTrainingError, once the state is
     saved, after a SIGINT, SIGTERM or SIGHUP, or where nobody reads any more what it says on standard error;
     TrainingError when the loss is no longer finite or a file can't be written.
     """
-    started = time.monotonic()
+    started = time.monotonic() if began is None else began
     name = data.name if isinstance(data, Dataset) else data
     run = RunFolder(Path(out) if out else default_folder(recipe, name))
     run.refuse_existing()

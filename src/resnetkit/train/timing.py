@@ -22,8 +22,8 @@ from resnetkit.train.task import Task
 
 ENOUGH_STEPS = 100
 """Steps that a run on the clock should have: for fewer, the batch is made smaller."""
-FIRST_BATCH = 8
-"""The smallest batch that is measured, but for smaller ones that the recipe asks for or allows."""
+FIRST_BATCH = 2
+"""Pictures in the first step that is measured: so few that it takes little where computing is slow."""
 FEW_STEPS, FEW_EPOCHS = 50, 3.0
 """A run of fewer steps that is also one of fewer epochs is too short to learn."""
 
@@ -49,17 +49,17 @@ def fit_to_clock(
             return monotonic() - began
 
         trial.train_mode()
-        step_seconds(2)  # the first one allocates
+        step_seconds(FIRST_BATCH)  # the first one allocates
         picture_seconds = evaluation_seconds(task.net, preprocess, task.device)
         trial.train_mode()
         left = 60 * (recipe.minutes or 0) - trial.elapsed()
         left -= picture_seconds * len(task.val or ())
         fitted, seconds = fit_batch(recipe, step_seconds, left_seconds=left)
-    steps = int(left / seconds)
+    steps = max(int(left / seconds), 1)
     if fitted != recipe:
         monitor.say(
-            f"{recipe.minutes:g} minutes are too few here for batches of {recipe.batch_size}: about {steps:,} steps "
-            f"on batches of {fitted.batch_size}, at --lr {fitted.lr:g} (--batch-size {recipe.batch_size} keeps them)"
+            f"{recipe.minutes:g} minutes are few here for batches of {recipe.batch_size}: it will be some {steps:,} "
+            f"steps on batches of {fitted.batch_size} at --lr {fitted.lr:g}; --batch-size keeps the others"
         )
     return fitted, Cost(seconds, picture_seconds)
 
@@ -149,5 +149,5 @@ def too_short(recipe: Recipe, steps: int, epochs: float) -> str | None:
         mend = f"give --minutes {minutes} or more, or a smaller --model or --size"
     else:
         mend = "give more --epochs, or --minutes"
-    took = f"{steps:,} steps, {epochs:.3g} epochs"
+    took = f"{steps:,} steps, {epochs:.2f} epochs"
     return f"too short to learn much: {took} (it takes {FEW_STEPS} or {FEW_EPOCHS:g}); {mend}"
