@@ -97,7 +97,7 @@ def test_the_batch_of_a_run_that_has_no_time(flags, batch_size, picture_folder, 
     header = modelfile.load(tmp_path / "run").header
     assert (header.recipe["batch_size"], header.recipe["lr"]) == (recorded["batch_size"], recorded["lr"])
     said = capsys.readouterr().err
-    assert (f"steps on batches of {batch_size} at --lr" in said) == (batch_size != 12)
+    assert (f" on batches of {batch_size} at --lr" in said) == (batch_size != 12)
     assert "too short to learn much" in said
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text()) == recorded

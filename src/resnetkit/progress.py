@@ -109,7 +109,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line where it does not disturb the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        # A terminal would break the line within a word; a file or a pipe takes it as it is.
+        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._errors.isatty())
 
     def show(self, far: Far) -> None:
         """Bring the bar up to date; the time that is left, if it is not given, goes by the time so far."""
