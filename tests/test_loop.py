@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,8 +24,9 @@ from resnetkit.data.loader import Loader
 from resnetkit.data.samples import Dataset
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError, ResnetkitError, TrainingError, UsageError
+from resnetkit.train import loop
 from resnetkit.train import run as runs
-from resnetkit.train.checkpoint import Position
+from resnetkit.train.checkpoint import Position, save_state
 from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import InterruptedTrainingError, Training, draw
 from resnetkit.train.monitor import Monitor, read_metrics
@@ -349,6 +351,145 @@ def interrupt_after(monkeypatch):
     return arrange
 
 
+@pytest.fixture
+def ask_while_validating(monkeypatch):
+    """A function of signals: once, when so many evaluations have begun, this process is sent them before the next."""
+
+    def arrange(*numbers: int, evaluations: int = 1) -> None:
+        doing, begun = Monitor.doing, []
+
+        def watched(self: Monitor, what: str, *given: object) -> Callable[[int], None]:
+            advance = doing(self, what, *given)
+            begun.append(what)
+            if what != "validating" or begun.count(what) != evaluations:
+                return advance
+
+            def asking(count: int) -> None:
+                advance(count)
+                for number in numbers:
+                    signal.raise_signal(number)
+
+            return asking
+
+        monkeypatch.setattr(Monitor, "doing", watched)
+
+    return arrange
+
+
+@pytest.mark.parametrize("evaluations", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_is_stopped_in_an_evaluation_and_repeats_it(number, evaluations, dataset, tmp_path, ask_while_validating):
+    """Of two: after the first of four batches of validation pictures."""
+    recipe = replace(TINY, schedule="plateau", plateau_patience=1)
+    train(recipe, dataset, out=tmp_path / "whole", quiet=True)
+    ask_while_validating(number, evaluations=evaluations)
+    with pytest.raises(
+        InterruptedTrainingError, match=f"stopped after step {15 * evaluations} of 30; every"
+    ) as stopped:
+        train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    assert stopped.value.exit_code == 128 + number
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert sum(row["part"] == "val" for row in rows) == evaluations - 1
+    resume(tmp_path / "run", dataset, quiet=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    whole, run = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "run"))
+    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in rows] for rows in (whole, run)]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_second_ctrl_c_names_the_way_to_go_on(dataset, tmp_path, ask_while_validating):
+    ask_while_validating(signal.SIGINT, signal.SIGINT, evaluations=2)
+    with pytest.raises(InterruptedTrainingError, match=rf"stopped at once; .* --resume {tmp_path}/run") as stopped:
+        train(TINY, dataset, out=tmp_path / "run", quiet=True)
+    assert stopped.value.exit_code == 130
+    resume(tmp_path / "run", dataset, quiet=True)
+    train(TINY, dataset, out=tmp_path / "whole", quiet=True)
+    whole, run = (tmp_path / name / "last.safetensors" for name in ("whole", "run"))
+    assert whole.read_bytes() == run.read_bytes()
+
+
+def test_the_best_model_is_evaluated_once(dataset, tmp_path, monkeypatch):
+    """Its counts are kept with the state; only a state of an earlier version makes it necessary again."""
+    evaluated = []
+    monkeypatch.setattr(runs, "evaluate", lambda *given, **how: (evaluated.append(1), evaluate(*given, **how))[1])
+    result = train(TINY, dataset, out=tmp_path / "run", quiet=True)
+    report = tmp_path / "run" / "report.html"
+    page = report.read_text()
+    assert f"{result.best['error_percent']:.2f} %" in page
+    report.unlink()
+    resume(tmp_path / "run", dataset, quiet=True)
+    assert report.read_text() == page
+    assert not evaluated
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    del state["best"], state["position"]["evaluation_due"]
+    torch.save(state, tmp_path / "run" / "state.pt")
+    resume(tmp_path / "run", dataset, quiet=True)
+    assert evaluated == [1]
+    assert report.read_text() == page
+
+
+def test_a_model_file_that_is_newer_than_the_state_holds(dataset, tmp_path, interrupt_after):
+    """As after a kill between the two, in a run whose clock would never bring it there again."""
+    interrupt_after(3, tmp_path / "run")
+    with pytest.raises(InterruptedTrainingError):
+        train(TINY, dataset, out=tmp_path / "run", quiet=True)
+    older = (tmp_path / "run" / "state.pt").read_bytes()
+    finished = resume(tmp_path / "run", dataset, quiet=True)
+    (tmp_path / "run" / "state.pt").write_bytes(older)
+    with Monitor(runs.RunFolder(tmp_path / "run"), quiet=True) as monitor:
+        state = runs.load_state(tmp_path / "run" / "state.pt")
+        training = Training(runs.prepare(TINY, dataset), TINY, monitor.run, monitor, started=0.0)
+        training.restore(state)
+    assert state.position.step == 3
+    assert training.position.best == finished.best
+    again = resume(tmp_path / "run", dataset, quiet=True)
+    assert again.best == finished.best
+
+
+@pytest.mark.parametrize(("apart", "states"), [(1e9, 2), (0.0, 7)])
+def test_evaluations_that_follow_fast_are_not_saved_one_by_one(apart, states, dataset, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(loop, "SAVE_APART", apart)
+    monkeypatch.setattr(loop, "save_state", lambda *given, **parts: (saved.append(1), save_state(*given, **parts)))
+    train(replace(TINY, evaluate_every=1 / 3), dataset, out=tmp_path / "run", quiet=True)
+    assert len(saved) == states, "at the start, at the end, and after each of six evaluations or none"
+    last = modelfile.load(tmp_path / "run" / "last.safetensors").header.metrics
+    assert last["step"] == 30
+
+
+@pytest.mark.slow
+def test_a_run_whose_reader_has_gone_saves_its_state(split_folder, tmp_path):
+    """As in `resnetkit train ... 2>&1 | head -1`."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    flags = ("--model", "resnet20,depths=1-1-1", "--size", "32", "--epochs", "500", "--evaluate-every", "0.1")
+    command = [sys.executable, "-m", "resnetkit", "train", str(split_folder), *flags, "--out", str(tmp_path / "run")]
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "parameters" in run.stdout.readline()
+    run.stdout.close()
+    assert run.wait() == 128 + signal.SIGPIPE
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert 0 < state["position"]["step"] < 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "first", "expected"),
+    [
+        ({}, "float32", False, "Lower --lr or clip with --gradient-clip 1."),
+        ({}, "bfloat16", False, "Lower --lr, clip with --gradient-clip 1, or give --precision float32."),
+        ({"gradient_clip": 1.0}, "float32", False, "Lower --lr or clip with --gradient-clip 0.5."),
+        ({"optimizer": "muon"}, "float32", False, "Lower --muon-lr and --lr or clip with --gradient-clip 1."),
+        ({"init": "a.safetensors"}, "float32", True, "mend a.safetensors"),
+        ({}, "bfloat16", True, "give --precision float32"),
+    ],
+)
+def test_the_mend_fits_the_case(changes, precision, first, expected):
+    said = loop.mend(replace(TINY, **changes), precision, first=first)
+    assert expected in said
+    assert ("--lr" in said) == (not first)
+    assert ("float32" in said) == (precision == "bfloat16")
+
+
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
 def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path, interrupt_after):
     """The state's file fails at several lengths; model files, which are smaller, fail at the first of them."""
@@ -488,7 +629,7 @@ def test_unreadable_pictures_are_named_and_skipped(picture_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
     """A real process, killed several times at arbitrary moments, against one that ran through."""
     flags = [

@@ -59,7 +59,7 @@ def test_pace_fits_a_run_whose_speed_changes():
         if step % 100 == 0:
             evaluation = 2.0
             clock += evaluation
-    clock += 2 + 2 + 1
+    clock += 1  # for the curves and the report; the last evaluation was counted
     assert 0.95 * 180 <= clock <= 1.02 * 180
     assert rates == sorted(rates)
     assert rates[0] < 1e-6
@@ -115,19 +115,52 @@ def test_pace_of_a_resumed_run_is_not_fooled_by_a_slow_first_step():
 
 
 def test_pace_with_evaluations_that_cost_more_than_training():
-    """Small sets: an evaluation after every 2 steps of 0.05 s, with saving and drawing 0.3 s."""
+    """Small sets: an epoch of 2 steps of 0.05 s, and an evaluation, with saving, of 0.3 s."""
     pace = Pace(0.3, steps_per_evaluation=2, evaluation_share=0.5)
-    plan, step, clock, evaluation, rates = Pace.UNKNOWN, 0, 0.0, 0.0, []
+    plan, step, clock, evaluation, rates, evaluated = Pace.UNKNOWN, 0, 0.0, 0.0, [], []
     while step < plan.total_steps:
         rates.append(plan.progress(step))
         clock, step = clock + 0.05, step + 1
         pace.step(0.05)
         plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=evaluation)
-        if step % 2 == 0:
+        if pace.evaluates(plan, step, evaluation_seconds=evaluation):
+            evaluated.append(step)
             evaluation = 0.3
             clock += evaluation
-    assert 0.9 * 18 <= clock + 0.3 + 1 <= 1.05 * 18
+    assert 0.95 * 18 <= clock + 1 <= 1.02 * 18
     assert rates[-1] > 0.95, "the schedule comes to its end"
+    assert 5 <= len(evaluated) <= 0.2 * 18 / 0.3 + 1, "a fifth of the time goes into them, beside the last one"
+    assert all(number % 2 == 0 for number in evaluated[:-1]), "at the end of an epoch"
+    assert evaluated[-1] == step
+    assert evaluated[-1] - evaluated[-2] > 5, "none shortly before the last one"
+
+
+@pytest.mark.parametrize("guess", [0.4, 1.2, 6.0])
+def test_pace_of_few_slow_steps(guess):
+    """A minute of steps that take 1.2 s, after a guess of what they take; the evaluation takes 12 s."""
+    pace = Pace(1, steps_per_evaluation=7, evaluation_share=0.0, step_seconds=guess)
+    clock, step, rates, evaluated = 6.0, 0, [], []
+    plan = pace.begin(elapsed_seconds=clock, evaluation_seconds=12.0)
+    while step < plan.total_steps:
+        rates.append(plan.progress(step))
+        clock, step = clock + 1.2, step + 1
+        pace.step(1.2)
+        plan = pace.fit(plan, step, elapsed_seconds=clock, evaluation_seconds=12.0)
+        if pace.evaluates(plan, step, evaluation_seconds=12.0):
+            evaluated.append(step)
+            clock += 12.0
+    assert 57 <= clock + Pace.CLOSING_SECONDS <= 61.5
+    assert evaluated == [step], "there is no time for another one"
+    assert rates == sorted(rates)
+    assert rates[-1] > 0.9
+
+
+def test_pace_of_an_evaluation_that_takes_the_whole_time():
+    pace = Pace(1, steps_per_evaluation=7, evaluation_share=0.0, step_seconds=1.0)
+    plan = pace.begin(elapsed_seconds=5.0, evaluation_seconds=100.0)
+    pace.step(1.0)
+    plan = pace.fit(plan, 1, elapsed_seconds=6.0, evaluation_seconds=100.0)
+    assert plan.total_steps <= 2
 
 
 def test_pace_ends_at_once_when_the_time_is_over():

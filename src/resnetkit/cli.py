@@ -9,6 +9,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from io import UnsupportedOperation
+from typing import TextIO
 
 from resnetkit import __version__
 from resnetkit.allocator import keep_memory
@@ -47,18 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # a parser that printed its help
         return int(stop.code or 0)
     except BrokenPipeError:  # the reader has gone, as in `resnetkit predict ... | head`
-        _drop_output()
+        _drop_output(sys.stdout)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{verb}: interrupted", file=sys.stderr)
+        _complain(f"\n{verb}: interrupted")
         return 130
     except Exception as error:
         if debug:
             traceback.print_exc()
         else:
-            print(_explain(error, verb), file=sys.stderr)
+            _complain(_explain(error, verb))
         if _is_full(error):
-            _drop_output()
+            _drop_output(sys.stdout)
         return error.exit_code if isinstance(error, ResnetkitError) else 1
     return code
 
@@ -77,10 +78,18 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in FULL and not error.filename
 
 
-def _drop_output() -> None:
-    """Let what is left in the buffer of standard output go nowhere, or Python complains about it when it ends."""
+def _complain(text: str) -> None:
+    """Print an error; where its reader or its terminal has gone, the exit code alone has to say it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _drop_output(sys.stderr)
+
+
+def _drop_output(stream: TextIO) -> None:
+    """Let what is left in the buffer of a stream go nowhere, or Python complains about it when it ends."""
     with suppress(UnsupportedOperation):  # it may be no file, when `main` is called from Python
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,16 +1,25 @@
-"""How far long work is, on standard error: a live bar on a terminal, a plain line now and then elsewhere."""
+"""How far long work is, on standard error: a live bar on a terminal or in a notebook, a plain line elsewhere."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from html import escape
+from io import TextIOBase
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Advance: TypeAlias = Callable[[int], None]
 """Called with how many more are done."""
 
 LINE_EVERY = 15.0
-"""Seconds between two plain lines, where there is no terminal."""
+"""Seconds between two plain lines, where there is neither a terminal nor a notebook."""
+NOTEBOOK_EVERY = 0.5
+"""Seconds between two updates of a notebook's bar."""
 
 
 def ignore(count: int) -> None:
@@ -21,34 +30,255 @@ def ignore(count: int) -> None:
 def bar(doing: str, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
     """Show how many of `total` (None: not known) are done while the block runs; the block calls what it gets.
 
-    The bar is gone when the block ends. Nothing is printed where the work takes less than a moment.
+    The bar is gone when the block ends. Without a terminal or a notebook, nothing is printed of work that takes less
+    than LINE_EVERY seconds.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    with Display() as display:
+        yield display.counter(doing, total, unit)
 
-    shown = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn(
-            "{task.completed:,} of {task.total:,} " + unit if total is not None else "{task.completed:,} " + unit
-        ),
-        TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-        redirect_stdout=False,  # what is printed there is for who reads it
-    )
-    task = shown.add_task(doing, total=total)
-    done, line_at = 0, time.monotonic()
 
-    def advance(count: int) -> None:
-        nonlocal done, line_at
-        done += count
-        shown.advance(task, count)
-        if shown.disable and time.monotonic() - line_at >= LINE_EVERY:
-            line_at = time.monotonic()
-            of = f" of {total:,}" if total is not None else ""
-            print(f"{doing}: {done:,}{of} {unit}", file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Far:
+    """How far work is, at one moment."""
 
-    with shown:
-        yield advance
+    doing: str
+    """What is done, or nothing where the unit says it."""
+    done: int
+    total: int | None
+    """None: not known."""
+    unit: str
+    left_seconds: float | None = None
+    """None: not known."""
+    note: str = ""
+
+    @property
+    def count(self) -> str:
+        """How many are done, in words."""
+        return f"{self.done:,}{'' if self.total is None else f' of {self.total:,}'} {self.unit}" if self.unit else ""
+
+    @property
+    def left(self) -> str:
+        """The time that is left, as a clock shows it; nothing where it is not known."""
+        if self.left_seconds is None:
+            return ""
+        minutes, seconds = divmod(round(max(self.left_seconds, 0)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+    def __str__(self) -> str:
+        words = ": ".join(filter(None, (self.doing, self.count)))
+        left = f"{self.left} left" if self.left else ""
+        return "  ".join(filter(None, (words, left, self.note)))
+
+
+class Display:
+    """How far work is, in one place while the block runs, with lines of text above it.
+
+    A plain line, where there is neither a terminal nor a notebook, is printed by `line`, or on standard error.
+    """
+
+    def __init__(self, *, quiet: bool = False, line: Callable[[str], None] | None = None) -> None:
+        from rich.console import Console
+
+        self._errors = StandardError()
+        self._console = Console(file=cast("IO[str]", self._errors))
+        self._doing, self._began, self._first = "", time.monotonic(), 0
+        self._bar: _Bar
+        if quiet:
+            self._bar = _Nothing()
+        elif notebook := _notebook():
+            self._bar = _NotebookBar(notebook)
+        elif self._errors.isatty() and not self._console.is_dumb_terminal:
+            self._bar = _TerminalBar(self._console)
+        else:
+            self._bar = _Lines(line or self.say)
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads standard error any more, as in `resnetkit train ... 2>&1 | head`."""
+        return self._errors.closed_pipe
+
+    def say(self, text: str) -> None:
+        """Print a line where it does not disturb the bar."""
+        # A terminal would break the line within a word; a file or a pipe takes it as it is.
+        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._errors.isatty())
+
+    def show(self, far: Far) -> None:
+        """Bring the bar up to date; the time that is left, if it is not given, goes by the time so far."""
+        if far.doing != self._doing:
+            self._doing, self._began, self._first = far.doing, time.monotonic(), far.done
+        if far.left_seconds is None and far.total is not None and far.done > self._first:
+            each = (time.monotonic() - self._began) / (far.done - self._first)
+            far = replace(far, left_seconds=each * (far.total - far.done))
+        self._bar.show(far)
+
+    def counter(self, doing: str, total: int | None, unit: str) -> Advance:
+        """Show that work begins, and return what counts it up."""
+        done = 0
+        self.show(Far(doing, done, total, unit))
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.show(Far(doing, done, total, unit))
+
+        return advance
+
+
+class StandardError(TextIOBase):
+    """Standard error as it is now; what can't be written, since its terminal or its reader has gone, is dropped."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr  # None in a process without one
+        self.closed_pipe = False
+        """Whether its reader has gone."""
+
+    @property
+    def encoding(self) -> str:  # pyrefly: ignore[bad-override]
+        """That of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The number of the stream's file."""
+        return self._stream.fileno()
+
+    def write(self, text: str, /) -> int:
+        """Print `text`."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Print what waits."""
+        self._try(lambda: self._stream.flush())
+
+    def _try(self, do: Callable[[], object]) -> None:
+        if self._stream is None or self.closed_pipe:
+            return
+        try:
+            do()
+        except BrokenPipeError:
+            self.closed_pipe = True
+        except OSError:  # a terminal that was closed, or a file on a full disk: the work goes on
+            pass
+
+
+class _Bar(Protocol):
+    """A way to show how far work is."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def show(self, far: Far) -> None: ...
+
+
+class _Nothing:
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def show(self, far: Far) -> None:
+        pass
+
+
+class _Lines(_Nothing):
+    """A line now and then."""
+
+    def __init__(self, line: Callable[[str], None]) -> None:
+        self._line = line
+        self._line_at = time.monotonic()
+
+    def show(self, far: Far) -> None:
+        if time.monotonic() - self._line_at >= LINE_EVERY:
+            self._line_at = time.monotonic()
+            self._line(str(far))
+
+
+class _TerminalBar:
+    """A live line at the bottom of a terminal, as wide as that is."""
+
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._shown = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[left]}", style="progress.remaining"),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            expand=True,
+            # What goes into a file or a pipe must not be drawn into the terminal's lines.
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+        )
+        self._task = self._shown.add_task("", total=None, count="", left="", note="", visible=False)
+
+    def start(self) -> None:
+        self._shown.start()
+
+    def stop(self) -> None:
+        self._shown.stop()
+
+    def show(self, far: Far) -> None:
+        self._shown.update(
+            self._task,
+            description=far.doing,
+            completed=far.done,
+            total=far.total,
+            count=far.count,
+            left=far.left,
+            note=far.note,
+            visible=True,
+        )
+
+
+class _NotebookBar:
+    """A bar in the output of a notebook's cell; it needs no widgets, which many notebooks lack."""
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._handle: Any = None
+        self._shown_at = 0.0
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.update({"text/plain": "", "text/html": ""}, raw=True)
+
+    def show(self, far: Far) -> None:
+        if time.monotonic() - self._shown_at < NOTEBOOK_EVERY:
+            return
+        self._shown_at = time.monotonic()
+        length = "" if far.total is None else f'value="{far.done}" max="{far.total}"'
+        shown = {"text/plain": str(far), "text/html": f"<progress {length}></progress> {escape(str(far))}"}
+        if self._handle is None:
+            self._handle = self._display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+
+
+def _notebook() -> Callable[..., Any] | None:
+    """What shows things in a notebook's cell, where this process runs one."""
+    ipython = sys.modules.get("IPython")  # a notebook has imported it
+    shell = ipython.get_ipython() if ipython else None
+    if not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display  # pyrefly: ignore[missing-import]
+
+    return display

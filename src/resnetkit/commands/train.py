@@ -1,5 +1,6 @@
 """`resnetkit train`: a recipe's row, a YAML file and flags to a run folder."""
 
+import time
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import fields
@@ -17,6 +18,7 @@ FIELDS = [field.name for field in fields(Recipe)]
 
 def run(argv: Sequence[str]) -> int:
     """Train, or go on with a run."""
+    began = time.monotonic()  # before torch is imported, which takes seconds of the minutes that were asked for
     parser = Parser(
         "train",
         "DATA [options], or resnetkit train --resume RUN [DATA, if it moved]",
@@ -71,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
         recipe, asked = _recipe(given)
         from resnetkit.train.run import start
 
-        result = start(recipe, given["data"], out=given.get("out"), asked=asked)
+        result = start(recipe, given["data"], out=given.get("out"), asked=asked, began=began)
 
     if given.get("json"):
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})
@@ -113,9 +115,15 @@ def _recipe(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
         values = reader.read_file(path)
         recorded = values.pop("run", None) is not None
         try:
-            recipe = changed(recipe, values, source=str(path))
+            recipe = _changed(recipe, values, str(path))
         except UsageError as error:
             raise UsageError(f"{path}: {as_key(str(error))}") from error
         asked = {} if recorded else {name: str(path) for name in values if values[name] != getattr(Recipe(), name)}
     flags = {name: given[name] for name in FIELDS if name in given}
-    return changed(recipe, flags, source="flags"), asked | dict.fromkeys(flags, FLAG)
+    return _changed(recipe, flags, "flags"), asked | dict.fromkeys(flags, FLAG)
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
+    """`recipe` with what was said; a batch that was said stays, whatever the clock says."""
+    stated: dict[str, Any] = {"least_batch_size": None} if "batch_size" in changes else {}
+    return changed(recipe, stated | changes, source=source)

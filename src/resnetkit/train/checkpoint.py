@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from resnetkit.errors import TrainingError
 from resnetkit.files import whole_file
 from resnetkit.modelfile import Header
+from resnetkit.train.metrics import Evaluation
 from resnetkit.train.optim import Plan
 
 STATE_VERSION = 1
@@ -33,7 +34,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Model file of the latest evaluation."""
+        """Model file of the latest evaluation that was saved with the state; at the end, of the last one."""
         return self.path / "last.safetensors"
 
     @property
@@ -141,6 +142,8 @@ class Position:
     """Metrics of the best model file."""
     evaluation_seconds: float = 0.0
     """What the last evaluation took, with the saving after it."""
+    evaluation_due: bool = False
+    """Whether the evaluation after `step` is still to be made."""
     warmup_wrong: int = 0
     warmup_images: int = 0
     """Sums since the warm-up was last reconsidered."""
@@ -168,8 +171,9 @@ def save_state(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: AveragedModel | None,
+    best: Evaluation | None,
 ) -> None:
-    """Write the whole training state to one file, so that its parts can't disagree."""
+    """Write the whole training state to one file, so that its parts can't disagree; `best` is the best model file's."""
     state = {
         "version": STATE_VERSION,
         "header": header.to_json(),
@@ -179,6 +183,7 @@ def save_state(
         "ema": None if ema is None else ema.state_dict(),
         "rng": torch.get_rng_state(),
         "device_rng": device_rng(net),
+        "best": None if best is None else evaluation_to_dict(best),
     }
     # Not straight into the file: where that fails, torch hides the reason behind one of its own.
     content = io.BytesIO()
@@ -202,6 +207,8 @@ class State:
     position: Position
     tensors: dict[str, Any]
     """State dicts of net, optimizer and ema, and the random generators' states."""
+    best: Evaluation | None
+    """Of the best model file; None before the first one, and in states of earlier versions."""
 
     def restore(self, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> None:
         """Put weights, moments, averages and the random generators back; TrainingError where they do not fit."""
@@ -226,7 +233,8 @@ def load_state(path: Path) -> State:
         if state["version"] != STATE_VERSION:
             raise TrainingError(f"{path} was written by another version of resnetkit; resume with that one")
         header = Header.from_json(state["header"], source=str(path))
-        return State(path, header, Position.from_dict(state["position"]), state)
+        best = evaluation_from_dict(state["best"]) if state.get("best") else None
+        return State(path, header, Position.from_dict(state["position"]), state, best)
     except (
         RuntimeError,
         pickle.UnpicklingError,
@@ -237,3 +245,25 @@ def load_state(path: Path) -> State:
         EOFError,
     ) as error:
         raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another --out") from error
+
+
+def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """The counts as tensors and plain values."""
+    return {
+        "classes": list(evaluation.classes),
+        "loss_sum": evaluation.loss_sum,
+        "confusion": torch.from_numpy(evaluation.confusion),
+        "top5_right": torch.from_numpy(evaluation.top5_right),
+        "unreadable": {str(path): reason for path, reason in evaluation.unreadable.items()},
+    }
+
+
+def evaluation_from_dict(values: dict[str, Any]) -> Evaluation:
+    """The reverse of evaluation_to_dict."""
+    return Evaluation(
+        tuple(values["classes"]),
+        loss_sum=values["loss_sum"],
+        confusion=values["confusion"].numpy(),
+        top5_right=values["top5_right"].numpy(),
+        unreadable={Path(path): reason for path, reason in values["unreadable"].items()},
+    )

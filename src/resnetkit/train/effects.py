@@ -24,6 +24,7 @@ USES: dict[str, tuple[Callable[[Recipe, Dataset], bool], str]] = {
         lambda r, _: not r.freeze or r.init is not None,
         "it goes with --init, for random weights are not worth keeping",
     ),
+    "least_batch_size": (lambda r, _: r.minutes is not None, "it goes with --minutes"),
     "train_split": (lambda _, d: "train_split" in d.split, "it divides CIFAR"),
     "val_fraction": (
         lambda r, d: not r.val_fraction or "val_fraction" in d.split,

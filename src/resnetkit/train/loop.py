@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +20,17 @@ from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
 from resnetkit.train.evaluate import evaluate_net
+from resnetkit.train.metrics import Evaluation
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
-from resnetkit.train.optim import Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
+from resnetkit.train.optim import Cost, Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.signals import Signals
+from resnetkit.train.signals import CLOSED_PIPE, Signals
 from resnetkit.train.task import Task, choose_augment, freeze
 
 WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
+LEAST_EVALUATED, MOST_EVALUATED = 8, 250  # pictures at a time, and between as the step takes: a stop waits no longer
+SAVE_APART = 10.0  # seconds: evaluations that follow each other faster are not saved one by one
 
 
 class InterruptedTrainingError(TrainingError):
@@ -37,10 +41,24 @@ class InterruptedTrainingError(TrainingError):
         self.exit_code = 128 + signal_number
 
 
+class StoppedEvaluationError(Exception):
+    """An evaluation was given up, since the run is asked to stop."""
+
+
 class Training:
     """One run: its network, its optimiser, and how far it is."""
 
-    def __init__(self, task: Task, recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        run: RunFolder,
+        monitor: Monitor,
+        *,
+        started: float,
+        cost: Cost | None = None,
+    ) -> None:
+        """`cost` is what was measured before a run on the clock, if it was."""
         self.task, self.recipe, self.run, self.monitor = task, recipe, run, monitor
         self.optimizer = make_optimizer(task.net, recipe, kernels=task.computed_by == "kernels")
         self.ema = (
@@ -67,12 +85,23 @@ class Training:
                 evaluation_share=evaluation_share,
                 early_until=min(recipe.early_until, recipe.center_crop_from) if early_cost < 1 else 0.0,
                 early_cost=early_cost,
+                step_seconds=cost.step_seconds if cost else 0.0,
             )
             if recipe.minutes
             else None
         )
+        if cost:
+            self.position.evaluation_seconds = cost.picture_seconds * val_images
+        self.best_evaluation: Evaluation | None = None
+        """Of the best model file, where it is known."""
+        self.lr = recipe.lr
+        """The rate of the last step."""
+        self.row: dict[str, Any] = {}
+        """Metrics of the last evaluation."""
         self.started = started
-        self.saved_at = time.monotonic()
+        self.went_on = self.started, 0
+        """When this process took its first step, and after how many of the run."""
+        self.saved_at, self.save_seconds = time.monotonic(), 0.0
         self.drawn_at = -math.inf
 
     def go_on(self, signals: Signals) -> None:
@@ -83,46 +112,67 @@ class Training:
             f"{len(self.task.loader.samples):,} training pictures, {self.task.precision} on {self.task.device}, "
             f"{self.task.computed_by}{', recomputing' if self.task.recompute else ''}"
         )
-        done = here.step >= here.plan.total_steps
         batches = draw(self.task.loader, here, self.recipe.accumulate, augment=self.augment)
         self.train_mode()
-        while not done:
-            tick = time.monotonic()
-            lr = self.learning_rate()
-            self.descend(next(batches), lr)
-            took = time.monotonic() - tick
-            here.training_seconds += took
-            self.show()
-            if self.pace:
-                self.pace.step(took, here.plan.progress(here.step - 1))
-                here.plan = self.pace.fit(
-                    here.plan,
-                    here.step,
-                    elapsed_seconds=self.elapsed(),
-                    evaluation_seconds=here.evaluation_seconds,
-                )
-            done = here.step >= here.plan.total_steps
-            if here.warming_up:
-                self.reconsider_warmup()
-            if done or here.step % self.recipe.log_every == 0:
-                self.log(lr)
-            evaluate = done or here.step % self.steps_per_evaluation == 0
-            if evaluate or signals.received or time.monotonic() - self.saved_at >= self.recipe.save_every:
-                self.refuse_broken_weights(lr)
-                began = time.monotonic()
-                if evaluate:
-                    self.evaluate()
+        if self.pace and here.plan == Pace.UNKNOWN:
+            here.evaluation_seconds += 2 * self.save_seconds
+            here.plan = self.pace.begin(elapsed_seconds=self.elapsed(), evaluation_seconds=here.evaluation_seconds)
+        self.went_on = time.monotonic(), here.step
+        self.monitor.doing("training", None if here.plan == Pace.UNKNOWN else here.plan.total_steps, "steps")
+
+        def asked_to_stop() -> int:
+            return signals.received or (CLOSED_PIPE if self.monitor.closed else 0)
+
+        # A run that was stopped in an evaluation, or just before it, goes on with that.
+        while here.evaluation_due or here.step < here.plan.total_steps:
+            evaluating = here.evaluation_due
+            if evaluating:
+                with suppress(StoppedEvaluationError):
+                    self.evaluate(asked_to_stop)
+            elif not asked_to_stop():
+                self.take_step(next(batches))
+            evaluated = evaluating and not here.evaluation_due
+            done = evaluated and here.step >= here.plan.total_steps
+            number = asked_to_stop()
+            apart = min(SAVE_APART, self.recipe.save_every) if evaluated else self.recipe.save_every
+            late = time.monotonic() - self.saved_at >= apart and not here.evaluation_due
+            if done or number or late:
+                if evaluated:
+                    self.write_last()
                 self.save()
-                if evaluate:
-                    here.evaluation_seconds = time.monotonic() - began
-            if signals.received and not done:
+            if number and not done:
                 batches.close()
+                of = "" if here.plan == Pace.UNKNOWN else f" of {here.plan.total_steps}"
                 raise InterruptedTrainingError(
-                    f"stopped after step {here.step} of {here.plan.total_steps}; everything is saved. "
+                    f"stopped after step {here.step}{of}; everything is saved. "
                     f"Go on with: resnetkit train --resume {self.run.path}",
-                    signals.received,
+                    number,
                 )
         batches.close()
+
+    def take_step(self, batches: list[Batch]) -> None:
+        """Take one step, fit the plan to the clock, and say whether an evaluation is due."""
+        here, tick, self.lr = self.position, time.monotonic(), self.learning_rate()
+        self.descend(batches, self.lr)
+        took = time.monotonic() - tick
+        here.training_seconds += took
+        if self.pace:
+            self.pace.step(took, here.plan.progress(here.step - 1))
+            here.plan = self.pace.fit(
+                here.plan,
+                here.step,
+                elapsed_seconds=self.elapsed(),
+                evaluation_seconds=here.evaluation_seconds,
+            )
+            here.evaluation_due = self.pace.evaluates(here.plan, here.step, evaluation_seconds=here.evaluation_seconds)
+        else:
+            here.evaluation_due = here.step % self.steps_per_evaluation == 0 or here.step >= here.plan.total_steps
+        self.show()
+        if here.warming_up:
+            self.reconsider_warmup()
+        # With the first step and each evaluation, curves of short runs have lines, too.
+        if here.evaluation_due or here.step == 1 or here.step % self.recipe.log_every == 0:
+            self.log()
 
     def descend(self, batches: list[Batch], lr: float) -> None:
         """Take one step of the optimiser on the gradients of `batches`, and count it."""
@@ -185,17 +235,18 @@ class Training:
         if not math.isfinite(loss):
             self.diverged(f"the loss is {loss}", self.position.step + 1, lr)
 
-    def refuse_broken_weights(self, lr: float) -> None:
+    def refuse_broken_weights(self) -> None:
         """Stop when the last step left weights that are not finite, which must not be saved."""
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
-            self.diverged("weights are no longer finite", self.position.step, lr)
+            self.diverged("weights are no longer finite", self.position.step, self.lr)
 
     def diverged(self, what: str, step: int, lr: float) -> None:
         """Raise TrainingError with the mend."""
+        first = step == 1 and what.startswith("the loss")
         kept = f" What was saved last is whole: {self.run.path}" if self.run.state.exists() else ""
         raise TrainingError(
             f"{what} at step {step}, with learning rate {lr:.4g}. "
-            f"Lower --lr, clip with --gradient-clip 1, or give --precision float32.{kept}"
+            f"{mend(self.recipe, self.task.precision, first=first)}{kept}"
         )
 
     def elapsed(self) -> float:
@@ -211,9 +262,19 @@ class Training:
             loss=here.window_loss / here.window_images,
             error_percent=100 * here.window_wrong / here.window_images,
             images_per_second=here.images / max(here.training_seconds, 1e-9),
+            left_seconds=self.left_seconds(),
         )
 
-    def log(self, lr: float) -> None:
+    def left_seconds(self) -> float | None:
+        """Seconds until the run is done; None where it is not known."""
+        if self.recipe.minutes:
+            return 60 * self.recipe.minutes - self.elapsed()
+        began, first = self.went_on
+        here = self.position
+        each = (time.monotonic() - began) / max(here.step - first, 1)
+        return each * (here.plan.total_steps - here.step)
+
+    def log(self) -> None:
         """Write a line of training metrics over the steps since the last one, and begin a new window."""
         here = self.position
         if not here.window_images:
@@ -223,7 +284,7 @@ class Training:
             "part": "train",
             "step": here.step,
             "epoch": self.epochs(),
-            "lr": lr,
+            "lr": self.lr,
             "loss": round(here.window_loss / here.window_images, 6),
             "error_percent": round(error, 4),
             "images_per_second": round(here.images / max(here.training_seconds, 1e-9), 1),
@@ -232,17 +293,31 @@ class Training:
         self.monitor.record(row)
         here.window_loss, here.window_wrong, here.window_images = 0.0, 0, 0
 
-    def evaluate(self) -> None:
-        """Measure the weights on the validation pictures; write last.safetensors, best if it is, curves at times."""
-        here, task = self.position, self.task
+    def evaluate(self, asked_to_stop: Callable[[], int]) -> None:
+        """Measure the weights on the validation pictures; write the best model file if it is, and the curves at times.
+
+        Raises StoppedEvaluationError between two batches; the run is then as it was before.
+        """
+        here, task, began = self.position, self.task, time.monotonic()
+        self.refuse_broken_weights()
         row: dict[str, Any] = {"part": "val", "step": here.step, "epoch": self.epochs()}
+        measured = None
         if task.val is not None:
+            seen = self.monitor.doing("validating", len(task.val), "pictures")
+
+            def advance(count: int) -> None:
+                seen(count)
+                if asked_to_stop():
+                    raise StoppedEvaluationError
+
             measured = evaluate_net(
                 self.averaged(),
                 task.val,
                 task.header.preprocess,
+                batch_size=min(max(self.recipe.batch_size, LEAST_EVALUATED), MOST_EVALUATED),
                 workers=self.recipe.workers,
                 strict=self.recipe.strict,
+                advance=advance,
             )
             self.train_mode()
             error = measured.top1_error_percent
@@ -250,11 +325,13 @@ class Training:
             row |= {"loss": round(measured.loss, 6), "error_percent": error, "images": measured.images}
             self.monitor.record(row | {"seconds": round(self.elapsed(), 1)})
             self.monitor.say(f"step {here.step}: validation error {error:.2f} %, loss {measured.loss:.4f}")
-        modelfile.save(self.run.last, self.averaged(), replace(task.header, metrics=row))
-        if task.val is None or row["error_percent"] <= here.best.get("error_percent", math.inf):
+        self.row = row
+        here.evaluation_due = False
+        here.evaluation_seconds = time.monotonic() - began + 2 * self.save_seconds
+        if measured is None or row["error_percent"] <= here.best.get("error_percent", math.inf):
             modelfile.save(self.run.best, self.averaged(), replace(task.header, metrics=row))
-            here.best = row
-        if time.monotonic() - self.drawn_at >= DRAW_EVERY:
+            here.best, self.best_evaluation = row, measured
+        if time.monotonic() - self.drawn_at >= DRAW_EVERY and here.step < here.plan.total_steps:
             self.draw()
 
     def averaged(self) -> ResNet:
@@ -270,20 +347,40 @@ class Training:
         draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
         self.drawn_at = time.monotonic()
 
+    def write_last(self) -> None:
+        """Write last.safetensors, as it was evaluated just now."""
+        modelfile.save(self.run.last, self.averaged(), replace(self.task.header, metrics=self.row))
+
     def save(self) -> None:
         """Write the training state."""
-        saved = replace(self.position, seconds=self.elapsed())
+        self.refuse_broken_weights()
+        began = time.monotonic()
         save_state(
-            self.run.state, saved, header=self.task.header, net=self.task.net, optimizer=self.optimizer, ema=self.ema
+            self.run.state,
+            replace(self.position, seconds=self.elapsed()),
+            header=self.task.header,
+            net=self.task.net,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            best=self.best_evaluation,
         )
         self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - began
 
     def restore(self, state: State) -> None:
         """Go back to a saved state."""
         state.restore(net=self.task.net, optimizer=self.optimizer, ema=self.ema)
-        self.position = state.position
-        self.monitor.forget_after(self.position.step)
-        self.monitor.say(f"going on after step {self.position.step}")
+        here = self.position = state.position
+        self.best_evaluation = state.best
+        if self.pace and here.step:
+            self.pace.step_seconds = here.training_seconds / here.step
+        # The file may be of a later evaluation than the state. Then it holds: a run on the clock may not come there
+        # again, and another one writes it again as it is.
+        kept = modelfile.load(self.run.best).header.metrics if self.run.best.exists() else {}
+        if kept != here.best:
+            here.best, self.best_evaluation = dict(kept), None
+        self.monitor.forget_after(here.step, evaluated=not here.evaluation_due)
+        self.monitor.say(f"going on after step {here.step}")
 
     def epochs(self) -> float:
         """Passes over the training pictures so far."""
@@ -292,6 +389,22 @@ class Training:
     def title(self) -> str:
         """What the curves and the report are called."""
         return f"{self.recipe.model} on {self.task.header.data['name']}"
+
+
+def mend(recipe: Recipe, precision: str, *, first: bool) -> str:
+    """What to do about numbers that are not finite; `first` where no step was taken yet, so that it is no rate."""
+    if first and precision == "bfloat16":
+        return "No step is behind, so it is not the rate: give --precision float32."
+    if first:
+        return f"No step is behind, so it is not the rate: mend {recipe.init or 'the pictures'}, or start from others."
+    rates = "--muon-lr and --lr" if recipe.optimizer == "muon" else "--lr"
+    clip = min(1.0, recipe.gradient_clip / 2 or 1.0)
+    ways = [
+        f"Lower {rates}",
+        f"clip with --gradient-clip {clip:g}",
+        *(["give --precision float32"] if precision == "bfloat16" else []),
+    ]
+    return ", ".join(ways[:-1]) + f"{',' if len(ways) > 2 else ''} or {ways[-1]}."
 
 
 def draw(loader: Loader, here: Position, count: int, *, augment: Callable[[], Augment]) -> Generator[list[Batch]]:

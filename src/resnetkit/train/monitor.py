@@ -2,95 +2,101 @@
 
 import json
 import logging
-import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from resnetkit.files import write_whole
+from resnetkit.progress import Advance, Display, Far
 from resnetkit.train.checkpoint import RunFolder
 
-LINE_EVERY = 15.0  # seconds between two plain lines, where there is no terminal
+FEW_POINTS = 50
+"""Up to so many rows of metrics are marked in the curves, one by one: a line through one of them would not be seen."""
 
 
 class Monitor:
-    """Shows and records one run. On a terminal a live bar, elsewhere plain lines, both on standard error."""
+    """Shows and records one run."""
 
     def __init__(self, run: RunFolder, *, quiet: bool = False) -> None:
         self.run = run
         self._logger = logging.getLogger("resnetkit")
         self._level = self._logger.level
-        self._quiet = quiet
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            disable=quiet or not sys.stderr.isatty(),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("starting", total=None)
-        self._line_at = 0.0
+        self._display = Display(quiet=quiet, line=self.say)
         to_file = logging.FileHandler(run.log, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self._handlers = [to_file] if quiet else [to_file, AboveBar(self._bar.console)]
+        self._handlers = [to_file] if quiet else [to_file, AboveBar(self._display)]
 
     def __enter__(self) -> "Monitor":
         for handler in self._handlers:
             self._logger.addHandler(handler)
         self._logger.setLevel(logging.INFO)
-        self._bar.start()
+        self._display.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._display.__exit__(kind, error, trace)
         self._logger.setLevel(self._level)
         for handler in self._handlers:
             self._logger.removeHandler(handler)
             handler.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads any more what is said: the pipe is closed."""
+        return self._display.closed
 
     def say(self, text: str) -> None:
         """Print a line above the bar, and log it."""
         self._logger.info(text)
 
     def show(
-        self, step: int, total: int | None, *, loss: float, error_percent: float, images_per_second: float
+        self,
+        step: int,
+        total: int | None,
+        *,
+        loss: float,
+        error_percent: float,
+        images_per_second: float,
+        left_seconds: float | None,
     ) -> None:
         """Bring the bar up to date, or print a plain line when it is time for one."""
-        text = f"loss {loss:.3f}  error {error_percent:.1f} %  {images_per_second:,.0f} images/s"
-        self._bar.update(self._task, completed=step, total=total, description=text)
-        now = time.monotonic()
-        if self._bar.disable and not self._quiet and now - self._line_at >= LINE_EVERY:
-            self._line_at = now
-            self.say(f"step {step}{f'/{total}' if total else ''}  {text}")
+        note = f"loss {loss:.3f}  error {error_percent:.1f} %  {images_per_second:,.0f} images/s"
+        self._display.show(Far("", step, total, "steps", left_seconds, note))
+
+    def doing(self, what: str, total: int | None = None, unit: str = "") -> Advance:
+        """Show other work than steps, until the next step."""
+        return self._display.counter(what, total, unit)
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
         with self.run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the rows that a resumed run is going to write again, and a line that was cut short."""
-        rows = [row for row in read_metrics(self.run.metrics) if row["step"] <= step]
+    def forget_after(self, step: int, *, evaluated: bool = True) -> None:
+        """Drop the rows that a resumed run is going to write again, and a line that was cut short.
+
+        Without `evaluated`, those are also that of the evaluation after `step`.
+        """
+        rows = [
+            row
+            for row in read_metrics(self.run.metrics)
+            if row["step"] < step or (row["step"] == step and (evaluated or row["part"] != "val"))
+        ]
         write_whole(self.run.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class AboveBar(logging.Handler):
     """Prints what is logged where it does not disturb a progress bar."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, display: Display) -> None:
         super().__init__()
-        self.console = console
+        self.display = display
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        self.console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        self.display.say(record.getMessage())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -110,25 +116,32 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     train = [row for row in rows if row["part"] == "train"]
     val = [row for row in rows if row["part"] == "val"]
+    steps = [row["step"] for row in train]
+    mark = "." if len(train) <= FEW_POINTS else ""
     figure = Figure(figsize=(8, 6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     error, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    error.plot(
-        [r["step"] for r in train], [r["error_percent"] for r in train], label="training", color="tab:blue", lw=1
-    )
+    error.plot(steps, [row["error_percent"] for row in train], label="training", color="tab:blue", lw=1, marker=mark)
     if val:
         error.plot(
-            [r["step"] for r in val], [r["error_percent"] for r in val], "o-", label="validation", color="tab:red"
+            [row["step"] for row in val],
+            [row["error_percent"] for row in val],
+            label="validation",
+            color="tab:red",
+            marker="o" if len(val) <= FEW_POINTS else "",
         )
-    error.set(ylabel="error (%)", title=title, ylim=(0, None))
-    error.title.set_parse_math(False)  # a folder's name may hold two $
+    error.set(ylabel="error (%)", ylim=(0, None))
+    error.set_title(title, parse_math=False)  # a path with a $ twice in it is no formula
     error.grid(alpha=0.3)
     error.legend()
-    rate.plot([r["step"] for r in train], [r["lr"] for r in train], color="tab:gray")
+    rate.plot(steps, [row["lr"] for row in train], color="tab:gray", marker=mark)
     rate.set(xlabel="step", ylabel="learning rate")
+    rate.set_xlim(0, 1.03 * max((row["step"] for row in rows), default=1))
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     rate.grid(alpha=0.3)
     picture = io.BytesIO()
     canvas.print_png(picture)

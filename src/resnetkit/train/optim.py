@@ -104,13 +104,27 @@ def plateaus(errors: Sequence[float], *, patience: int) -> int:
     return drops
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What computing takes on this machine."""
+
+    step_seconds: float
+    """A step of the optimiser."""
+    picture_seconds: float
+    """The evaluation of one picture."""
+
+
 class Pace:
     """Fits a run into a time on the clock: learns what a step costs, and moves the end of the plan accordingly."""
 
     UNKNOWN = Plan.of_length(1_000_000_000)
-    """The plan until the first steps are measured: its progress stays at practically zero."""
+    """The plan until a step's cost is known: its progress stays at practically zero."""
     LATELY = 200
     """Steps over which the cost of one is averaged."""
+    CLOSING_SECONDS = 1.5
+    """What comes after the last evaluation and its files: the curves and the report."""
+    EVALUATIONS = 0.2
+    """Largest share of the time that goes into the evaluations before the last one."""
 
     def __init__(
         self,
@@ -120,20 +134,29 @@ class Pace:
         evaluation_share: float,
         early_until: float = 0.0,
         early_cost: float = 1.0,
+        step_seconds: float = 0.0,
     ) -> None:
         """`evaluation_share` is the first guess of an evaluation's cost, as a multiple of a training step's.
 
         Steps before the share `early_until` of the run are taken to cost `early_cost` times what the later ones do;
-        once those are there, their own cost counts.
+        once those are there, their own cost counts. `step_seconds` is the first guess of a later step's, 0 for none.
         """
         self.budget_seconds = 60 * minutes
         self.steps_per_evaluation = steps_per_evaluation
         self.evaluation_share = evaluation_share
         self.early_until, self.early_cost = early_until, early_cost
+        self.step_seconds = step_seconds
         self._lately: deque[float] = deque(maxlen=self.LATELY)
         self._steps = 0
         self._early = early_until > 0
-        self._fitted_at: int | None = None
+        self._fitted: tuple[int, float] | None = None
+
+    def begin(self, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
+        """The plan before the first step, by the guess of a step's cost."""
+        if not self.step_seconds:
+            return Pace.UNKNOWN
+        self._fitted = 0, elapsed_seconds
+        return Plan.of_length(max(self._steps_left(0.0, elapsed_seconds, evaluation_seconds), 1))
 
     def step(self, seconds: float, progress: float = 0.0) -> None:
         """Note what the training step after `progress` took.
@@ -147,6 +170,8 @@ class Pace:
             self._lately.clear()
         self._lately.append(seconds)
         self._steps += 1
+        mean = sum(self._lately) / len(self._lately)
+        self.step_seconds = mean / self.early_cost if self._early else mean
 
     def fit(self, plan: Plan, step: int, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
         """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits.
@@ -154,28 +179,51 @@ class Pace:
         `evaluation_seconds` is what the last evaluation took, 0 where there was none yet.
         """
         known = plan != Pace.UNKNOWN
-        if self._fitted_at is None:
-            self._fitted_at = step
+        if self._fitted is None:
+            self._fitted = step, elapsed_seconds
         if known:
-            due = step - self._fitted_at >= 0.02 * plan.total_steps
+            due = (
+                step - self._fitted[0] >= 0.02 * plan.total_steps
+                or elapsed_seconds - self._fitted[1] >= 0.02 * self.budget_seconds
+            )
         else:
             due = sum(self._lately) >= 0.01 * self.budget_seconds
-        if not (due and self._steps >= 5) and elapsed_seconds < self.budget_seconds:
+        # Of steps that take long, the third one must do.
+        measured = self._steps >= 5 or (self._steps >= 3 and sum(self._lately) >= 0.02 * self.budget_seconds)
+        over = elapsed_seconds + evaluation_seconds + self.CLOSING_SECONDS >= self.budget_seconds
+        if not (due and measured) and not over:
             return plan
-        self._fitted_at = step
-        step_seconds = sum(self._lately) / len(self._lately)
-        full_seconds = step_seconds / self.early_cost if self._early else step_seconds
-        evaluation_seconds = evaluation_seconds or self.evaluation_share * full_seconds
-        # After the last step come its evaluation, that of the best model file for the report, and the drawing.
-        left = self.budget_seconds - elapsed_seconds - 2 * evaluation_seconds - 1.5
-        # Of the steps that are left, `early_share` cost less than the others.
-        progress = plan.progress(step)
-        early_share = max(self.early_until - progress, 0.0) / max(1 - progress, 1e-9)
-        mean_seconds = full_seconds * (1 - early_share * (1 - self.early_cost))
-        total = step + max(int(left / (mean_seconds + evaluation_seconds / self.steps_per_evaluation)), 0)
+        self._fitted = step, elapsed_seconds
+        total = step + self._steps_left(plan.progress(step), elapsed_seconds, evaluation_seconds)
         if known and abs(total - plan.total_steps) <= 0.01 * plan.total_steps:
             return plan
         return plan.until(total, step=step)
+
+    def evaluates(self, plan: Plan, step: int, *, evaluation_seconds: float) -> bool:
+        """Whether the network is evaluated after `step`: at the end, and before as often as there is time for it."""
+        every = self._steps_between(evaluation_seconds)
+        if step >= plan.total_steps:
+            return True
+        # Where evaluations are rare, none shortly before the last one.
+        return step % every == 0 and (every == self.steps_per_evaluation or plan.total_steps - step >= every / 2)
+
+    def _steps_between(self, evaluation_seconds: float) -> int:
+        """Steps from one evaluation to the next, a multiple of what the recipe says."""
+        if not self.step_seconds:
+            return self.steps_per_evaluation
+        least_seconds = evaluation_seconds * (1 - self.EVALUATIONS) / self.EVALUATIONS
+        return self.steps_per_evaluation * max(
+            1, math.ceil(least_seconds / (self.steps_per_evaluation * self.step_seconds))
+        )
+
+    def _steps_left(self, progress: float, elapsed_seconds: float, evaluation_seconds: float) -> int:
+        """Steps that the rest of the time is enough for."""
+        evaluation_seconds = evaluation_seconds or self.evaluation_share * self.step_seconds
+        left = self.budget_seconds - elapsed_seconds - evaluation_seconds - self.CLOSING_SECONDS
+        # Of the steps that are left, `early_share` cost less than the others.
+        early_share = max(self.early_until - progress, 0.0) / max(1 - progress, 1e-9)
+        mean_seconds = self.step_seconds * (1 - early_share * (1 - self.early_cost))
+        return max(int(left / (mean_seconds + evaluation_seconds / self._steps_between(evaluation_seconds))), 0)
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

@@ -40,6 +40,9 @@ class Recipe:
     """Length of the run on the clock, in place of epochs: the whole schedule is fitted into it."""
     batch_size: int = 128
     """Pictures in a batch."""
+    least_batch_size: int | None = None
+    """minutes: where the time is too short for a hundred steps, the batch is halved, and the rates with it, down to no
+    less than this; unset: it stays as it is. Whoever gives --batch-size gets that."""
     accumulate: int = 1
     """Batches whose gradients are averaged for one optimiser step."""
     train_split: Literal["45k", "50k"] = "45k"
@@ -142,7 +145,7 @@ class Recipe:
     log_every: int = 100
     """Steps between two lines of training metrics."""
     save_every: float = 60.0
-    """Seconds between two checkpoints; one is written at every evaluation, too."""
+    """Seconds between two checkpoints; one is written at an evaluation, too, if the last one is some seconds old."""
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the field."""
@@ -259,6 +262,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iterations": (1, 10**9),
     "minutes": (0, 1e6),
     "batch_size": (1, 10**6),
+    "least_batch_size": (1, 10**6),
     "accumulate": (1, 10**6),
     "lr": (0, 1e30),
     "muon_lr": (0, 1e30),
@@ -302,6 +306,7 @@ RECIPES: dict[str, Recipe] = {
         optimizer="muon",
         muon_lr=0.03,
         epochs=30.0,
+        least_batch_size=32,
         padding_mode="reflect",
         early_scale=0.75,
         center_crop_from=0.97,
@@ -327,6 +332,7 @@ RECIPES: dict[str, Recipe] = {
         model="resnet18",
         epochs=30.0,
         batch_size=32,
+        least_batch_size=8,
         lr=0.05,
         weight_decay=1e-4,
         label_smoothing=0.1,

@@ -1,5 +1,6 @@
 """Starting a run and going on with one: what comes before and after the loop."""
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +12,21 @@ from typing import Any
 from resnetkit import __version__, modelfile
 from resnetkit.data.cifar import CIFARS
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.samples import Dataset
+from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import line
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
 from resnetkit.train.effects import check_effects
 from resnetkit.train.evaluate import evaluate
-from resnetkit.train.loop import Training
+from resnetkit.train.loop import InterruptedTrainingError, Training
+from resnetkit.train.metrics import Evaluation
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import LENGTHS, Recipe, changed, read_recipe, write_recipe
 from resnetkit.train.report import write_report
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, prepare
+from resnetkit.train.timing import fit_to_clock, too_short
 
 MOST_NAMED = 10  # files that are left out, named one by one
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -54,9 +57,10 @@ def train(
 ) -> TrainResult:
     """Train as `recipe` says on `data` (cifar10, cifar100, a folder, a CSV file, or a Dataset) and leave a run folder.
 
-    `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError after a SIGINT or
-    SIGTERM, once the state is saved; TrainingError when the loss is no longer finite or a file can't be written;
-    UsageError for what is no recipe or no data.
+    `out` is the run folder, by default runs/<model>-<data>-<time>. Raises InterruptedTrainingError, once the state is
+    saved, after a SIGINT, SIGTERM or SIGHUP, or where nobody reads any more what it says on standard error;
+    TrainingError when the loss is no longer finite or a file can't be written; UsageError for what is no recipe or no
+    data.
     """
     return start(recipe, data, out=out, quiet=quiet)
 
@@ -68,12 +72,14 @@ def start(
     out: str | Path | None = None,
     quiet: bool = False,
     asked: Mapping[str, str] = NOTHING,
+    began: float | None = None,
 ) -> TrainResult:
     """`train` for the command line: `asked` says where a person asked for which field.
 
-    One without use is refused, or named (see `check_effects`).
+    One without use is refused, or named (see `check_effects`). `began` is the time.monotonic() from which the recipe's
+    minutes count, by default now.
     """
-    started = time.monotonic()
+    started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
         first = repr(recipe) if isinstance(recipe, str) else f"a {type(recipe).__name__}"
         raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES has some by name")
@@ -232,7 +238,12 @@ def _run(
         with run.locked(), Monitor(run, quiet=quiet) as monitor, Signals() as signals:
             if fresh:
                 run.refuse_existing()  # another process may have been quicker
-            training = Training(task, recipe, run, monitor, started=started)
+            cost = None
+            if recipe.minutes and state is None and task.computed_by != "torch.compile":  # which pays in long runs only
+                fitted, cost = fit_to_clock(task, recipe, run, monitor, started=started)
+                if fitted != recipe:
+                    recipe, task = fitted, prepare(fitted, dataset)
+            training = Training(task, recipe, run, monitor, started=started, cost=cost)
             if state:
                 restore(training, state)
             if not state or read_recipe(run.recipe, Recipe()) != (recipe, about):
@@ -247,7 +258,12 @@ def _run(
             if more := len(task.skipped[MOST_NAMED:]):
                 monitor.say(f"left out: {more} more files; resnetkit data check names them")
             training.go_on(signals)
-            return finish(training)
+            return finish(training, signals)
+    except KeyboardInterrupt:
+        raise InterruptedTrainingError(
+            f"stopped at once; what was saved last is whole. Go on with: resnetkit train --resume {run.path}",
+            signal.SIGINT,
+        ) from None
     except (OSError, ModelFileError) as error:
         failed = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(failed, OSError):
@@ -297,20 +313,17 @@ def what(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def finish(training: Training) -> TrainResult:
-    """Draw the curves, write the report from the best model file as it was saved, and say what the run came to."""
+def finish(training: Training, signals: Signals) -> TrainResult:
+    """Draw the curves, write the report on the best model file, and say what the run came to."""
     run, task, here = training.run, training.task, training.position
+    training.monitor.doing("drawing the curves")
     training.draw()
     model = modelfile.load(run.best)
     unreadable = dict(task.loader.unreadable)
-    measured = None
-    if task.val is not None:
-        measured = evaluate(
-            model,
-            task.val,
-            workers=training.recipe.workers,
-            device=task.device.type,
-        )
+    measured = training.best_evaluation
+    if task.val is not None and measured is None:  # of a state without it, or older than the file
+        measured = evaluate_best(training, model, task.val, signals)
+    if measured is not None:
         unreadable |= measured.unreadable
     write_report(
         run.report,
@@ -322,6 +335,8 @@ def finish(training: Training) -> TrainResult:
     )
     if unreadable:
         training.monitor.say(f"{len(unreadable)} pictures could not be read; their names are in {run.log}")
+    if warning := too_short(training.recipe, here.step, training.epochs()):
+        training.monitor.say(warning)
     return TrainResult(
         run=run.path,
         model=run.best,
@@ -329,3 +344,19 @@ def finish(training: Training) -> TrainResult:
         images_per_second=here.images / max(here.training_seconds, 1e-9),
         seconds=training.elapsed(),
     )
+
+
+def evaluate_best(training: Training, model: modelfile.Model, val: Samples, signals: Signals) -> Evaluation:
+    """Evaluate the best model file; InterruptedTrainingError where the run is asked to stop meanwhile."""
+    seen = training.monitor.doing("validating the best model", len(val), "pictures")
+
+    def advance(count: int) -> None:
+        seen(count)
+        if signals.received:
+            raise InterruptedTrainingError(
+                f"stopped before the report; the training is done, and {training.run.best} is its model. "
+                f"For the report: resnetkit train --resume {training.run.path}",
+                signals.received,
+            )
+
+    return evaluate(model, val, workers=training.recipe.workers, device=training.task.device.type, advance=advance)
