@@ -1,5 +1,6 @@
 """`resnetkit export`: a model as a file that other programs run, compared with its source before it is kept."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -69,6 +70,7 @@ def run(argv: Sequence[str]) -> int:
         check=given["check"],
         calibrate=given["calibrate"],
         force=given["force"],
+        say=lambda line: print(f"resnetkit export: {line}", file=sys.stderr, flush=True),
         **({} if given["max_top1_loss"] is None else {"max_top1_loss": given["max_top1_loss"]}),
     )
     if given["json"]:

@@ -1,7 +1,7 @@
 """A model as a file that other programs run: ONNX, OpenVINO's, or torch.export's. It is compared before it is kept."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -66,6 +66,7 @@ def export(
     calibrate: str | Path | None = None,
     max_top1_loss: float = 0.5,
     force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write a model to `path` as `to`: onnx (.onnx), openvino (.xml, with a .bin beside it) or pt2 (torch.export's).
 
@@ -83,6 +84,8 @@ def export(
     from pictures of that. In place of `tolerance` then holds `max_top1_loss`: points of top-1 error on the pictures of
     `check`, where they have the model's labels, else percent of them that get another best class. Without `check`, a
     part of `calibrate` is kept apart for it. Layers that cost too much stay in float32 (see quantize).
+
+    `say` gets a line before each thing that takes more than a moment.
 
     Raises ExportError for a larger gap, and where the file can't be made or written; UsageError for wrong use and a
     missing extra; ModelFileError and DataError for a model and pictures that can't be read.
@@ -117,12 +120,14 @@ def export(
     expected = _computed(Served(net, preprocess, output=output, with_preprocess=False), preprocess.normalize(pixels))
     served = Served(folded(net), preprocess, output=output, with_preprocess=with_preprocess)
     header, integers = loaded.header.to_json(), None
+    say(f"making {target.name}")
     with _kept_together(target, suffixes=FORMS[to].suffixes) as file:
         if material:
-            integers = _write_integers(served, file, header, material, expected, max_top1_loss=max_top1_loss)
+            integers = _write_integers(served, file, header, material, expected, max_top1_loss=max_top1_loss, say=say)
         else:
             _write(served, file, header, to=to)
         some = pixels[:MOST_PICTURES]
+        say(f"comparing it with its source on {len(some)} pictures")
         inputs = some if with_preprocess else preprocess.normalize(some)
         gap = measure(FORMS[to].open(file), inputs, expected[:MOST_PICTURES], output=output)
         if not gap.within(tolerance):
@@ -211,6 +216,7 @@ def _write_integers(
     expected: NDArray[np.float32],
     *,
     max_top1_loss: float,
+    say: Callable[[str], None],
 ) -> "Quantized":
     """Write OpenVINO's files in 8-bit integers, judged by `expected`, what the source gives for material.judged."""
     from resnetkit.infer.quantize import quantize
@@ -232,7 +238,7 @@ def _write_integers(
     folder = file.parent / "float32"
     folder.mkdir()
     _write(served, folder / file.name, header, to="openvino")
-    made = quantize(folder / file.name, file, inputs(calibration), judge)
+    made = quantize(folder / file.name, file, inputs(calibration), judge, say=say)
     if not made.verdict.passes:
         raise ExportError(
             f"{file.name}: in 8-bit integers, with {len(made.layers_in_float)} of {made.layers} layers left in float: "
