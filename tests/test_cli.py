@@ -280,7 +280,8 @@ def test_a_reader_that_leaves_is_no_error(model: str, picture_folder: Path) -> N
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == ""
+        said = [line for line in process.stderr.read().splitlines() if not line.startswith("predicting: ")]
+        assert said == [], "but for how far it is, on a slow machine"
     assert process.returncode == 1
 
 

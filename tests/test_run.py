@@ -310,3 +310,13 @@ def test_sizes_that_a_network_cannot_take_are_refused(dataset, tmp_path):
     ):
         with pytest.raises(UsageError, match=words):
             train(TINY.replace(model="resnet20,blur=5", **changes), dataset, out=tmp_path / "run", quiet=True)
+
+
+def test_torchs_threads_and_random_numbers_stay_its_users(dataset: Dataset, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    train(TINY.replace(iterations=1, threads=threads + 1), dataset, out=tmp_path / "run", quiet=True)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.rand(3), wanted)

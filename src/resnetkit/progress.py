@@ -54,7 +54,10 @@ class Far:
     @property
     def count(self) -> str:
         """How many are done, in words."""
-        return f"{self.done:,}{'' if self.total is None else f' of {self.total:,}'} {self.unit}" if self.unit else ""
+        if not self.unit:
+            return ""
+        of, unit = f" of {self.total:,}" if self.total is not None else "", self.unit
+        return f"{self.done:,}{of} {unit.removesuffix('s') if (self.total or self.done) == 1 else unit}"
 
     @property
     def left(self) -> str:

@@ -20,6 +20,7 @@ from resnetkit.errors import DataError, TrainingError
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
 from resnetkit.train.evaluate import evaluate_net
+from resnetkit.train.memory import evaluation_batch
 from resnetkit.train.metrics import Evaluation
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.optim import Cost, Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
@@ -29,7 +30,7 @@ from resnetkit.train.task import Task, choose_augment, freeze
 
 WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
-LEAST_EVALUATED, MOST_EVALUATED = 8, 250  # pictures at a time, and between as the step takes: a stop waits no longer
+LEAST_EVALUATED = 8  # pictures at a time; else as many as in a step, so that a stop waits no longer than for that
 SAVE_APART = 10.0  # seconds: evaluations that follow each other faster are not saved one by one
 
 
@@ -90,6 +91,7 @@ class Training:
             if recipe.minutes
             else None
         )
+        self.most_evaluated = evaluation_batch(task.net, task.header.preprocess.size)
         if cost:
             self.position.evaluation_seconds = cost.picture_seconds * val_images
         self.best_evaluation: Evaluation | None = None
@@ -314,7 +316,7 @@ class Training:
                 self.averaged(),
                 task.val,
                 task.header.preprocess,
-                batch_size=min(max(self.recipe.batch_size, LEAST_EVALUATED), MOST_EVALUATED),
+                batch_size=min(max(self.recipe.batch_size, LEAST_EVALUATED), self.most_evaluated),
                 workers=self.recipe.workers,
                 strict=self.recipe.strict,
                 advance=advance,

@@ -204,7 +204,7 @@ class Recipe:
 
     def __repr__(self) -> str:
         changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        parts = [cut(f"{name}={getattr(self, name)!r}", 60) for name in dict.fromkeys(["model", "epochs", *changed])]
+        parts = [cut(f"{name}={getattr(self, name)!r}", 60) for name in dict.fromkeys(["model", *changed])]
         while len(", ".join(parts)) > MOST:
             parts[-2:] = ["..."]
         return line(type(self), *parts)

@@ -2,12 +2,15 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from resnetkit import __version__, modelfile
 from resnetkit.data.cifar import CIFARS
@@ -52,6 +55,17 @@ class TrainResult:
         return line(type(self), measured, f"{self.seconds:,.0f} seconds", str(self.model))
 
 
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Bring torch's threads and random numbers, which a run sets for the whole process, back to what they were."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train(
     recipe: Recipe, data: str | Path | Dataset, *, out: str | Path | None = None, quiet: bool = False
 ) -> TrainResult:
@@ -65,6 +79,7 @@ def train(
     return start(recipe, data, out=out, quiet=quiet)
 
 
+@_process_kept()
 def start(
     recipe: Recipe,
     data: str | Path | Dataset,
@@ -108,6 +123,7 @@ def start(
     )
 
 
+@_process_kept()
 def resume(
     run_folder: str | Path,
     data: str | Path | Dataset | None = None,
