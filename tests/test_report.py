@@ -1,6 +1,5 @@
 """The page of a run or an evaluation: what is on it, and that nothing of it runs off a small screen."""
 
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
