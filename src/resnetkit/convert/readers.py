@@ -45,6 +45,14 @@ class Weights:
     """Other entries of a checkpoint, which are left out."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
+    objects: Mapping[str, object] = field(default_factory=dict)
+    """What else lies beside the tensors, as plain values: None, bool, int, float, str, list and dict of these.
+
+    By nested name: `args`, or `model.classes` where it lies beside a state dict in `model`. An object of a class is
+    {"class": "argparse.Namespace", ...} with its attributes by name; tensors and long lists are left out.
+    """
+    part: str = ""
+    """Where in the file the tensors were: `state_dict`, `learner.model`; empty where nothing is around them."""
 
 
 def read_weights(path: Path) -> Weights:
@@ -221,13 +229,17 @@ def _broken(path: Path, kind: str, error: Exception) -> ModelFileError:
 def _unwrapped(path: Path, content: Mapping[str, Any], metadata: Mapping[str, str]) -> Weights:
     """Out of a checkpoint's nests and from under wrappers' prefixes: tensors by name, and nothing else."""
     beside: list[str] = []
+    objects: dict[str, object] = {}
+    part = ""
     while not any(isinstance(value, Tensor) for value in content.values()):
         nest = next((n for n in (*NESTS, *AVERAGES) if isinstance(content.get(n), Mapping) and content[n]), None)
         if nest is None:
             held = ", ".join(map(str, list(content)[:5])) or "nothing"
             raise ModelFileError(f"{path} holds no tensors by name, but {held}; save net.state_dict() from its project")
         beside += [str(name) for name in content if name != nest]
+        objects |= {f"{part}{name}": _plain(value) for name, value in content.items() if name != nest}
         content = content[nest]
+        part += f"{nest}."
     if others := [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
         kinds = type(content[others[0]]).__name__
         raise ModelFileError(
@@ -236,7 +248,22 @@ def _unwrapped(path: Path, content: Mapping[str, Any], metadata: Mapping[str, st
     names = list(content)
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in names)), None):
         names = [name.removeprefix(prefix) for name in names]
-    return Weights(dict(zip(names, content.values(), strict=True)), tuple(beside), metadata)
+    return Weights(dict(zip(names, content.values(), strict=True)), tuple(beside), metadata, objects, part.rstrip("."))
+
+
+def _plain(value: object) -> object:
+    """`value` as plain values; a tensor is only its type."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case Namespace():
+            return {"class": "argparse.Namespace"} | {name: _plain(item) for name, item in vars(value).items()}
+        case _:
+            return {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor]) -> None:
