@@ -8,7 +8,7 @@ from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser, dashed
 from resnetkit.errors import UsageError
 
-ONLY_IN = ("model", "preprocess", "classes", "new_head")
+ONLY_IN = ("model", "preprocess", "classes", "new_head", "part")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -44,9 +44,17 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=str, metavar="FILE", help="unset: FILE's stem in this folder; with --to, .pth or .safetensors"
     )
+    parser.add_argument(
+        "--part", type=str, metavar="NAME", help="which network of several in the file: model_ema, state_dict.encoder_k"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="only show what is in the file, and what it would be taken for"
+    )
     parser.add_argument("--force", action="store_true", help="replace a file that is there already")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
+    if given["list"]:
+        return _list(given["file"], given["part"], as_json=given["json"])
     if given["to"]:
         if others := [dashed(f"--{name}") for name in ONLY_IN if given[name] is not None]:
             raise UsageError(f"--to writes what is in the model file; leave out {' '.join(others)}")
@@ -62,6 +70,7 @@ def run(argv: Sequence[str]) -> int:
         new_head=given["new_head"],
         out=given["out"],
         force=given["force"],
+        part=given["part"],
     )
     header = done.header
     if given["json"]:
@@ -70,6 +79,8 @@ def run(argv: Sequence[str]) -> int:
                 "model": str(done.path),
                 "network": done.model,
                 "source": done.known,
+                "part": done.part,
+                "other_parts": list(done.other_parts),
                 "tensors": done.tensors,
                 "new_head": done.new_head,
                 "left_out": list(done.beside),
@@ -95,9 +106,24 @@ def run(argv: Sequence[str]) -> int:
         print(f"assumed     {what}, as its author publishes: the file does not say; {overrides}")
     if done.new_head:
         print("last layer  made anew: it predicts nothing before it is trained")
+    if done.part:
+        print(f"part        {done.part}")
+    if done.other_parts:
+        print(f"also in     {', '.join(done.other_parts)}; --part takes the network from there")
     if done.beside:
         print(f"left out    {', '.join(done.beside)}")
     print(f"model       {done.path}")
+    return 0
+
+
+def _list(file: str, part: str | None, *, as_json: bool) -> int:
+    from resnetkit.convert.listing import list_file
+
+    listing = list_file(Path(file), part=part)
+    if as_json:
+        print_json(listing.document())
+    else:
+        print("\n".join(listing.lines()))
     return 0
 
 

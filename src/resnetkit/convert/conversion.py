@@ -72,6 +72,10 @@ class Conversion:
     """What else the file held, and is left out."""
     assumed: tuple[str, ...] = ()
     """What was neither given nor known from a file or its hash, but is as its author publishes: preprocess, classes."""
+    part: str = ""
+    """Where in the file the network was."""
+    other_parts: tuple[str, ...] = ()
+    """Where else in it there is one."""
 
 
 def convert(
@@ -83,6 +87,7 @@ def convert(
     new_head: int | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    part: str | None = None,
 ) -> Conversion:
     """Write someone else's weights as a model file, to `out` or `<stem of file>.safetensors` in the working folder.
 
@@ -90,6 +95,7 @@ def convert(
     changes), `preprocess` (the text form of presets, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file,
     or the names). The number of classes is the file's, unless `model` or `classes` says another. `new_head` makes the
     last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`.
+    `part` says which network of several in the file: its nested name, and prefixes, with dots.
 
     Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
     broken, hostile or does not fit. Nothing is written then.
@@ -106,7 +112,7 @@ def convert(
     names = None if classes is None else class_names(classes)
     chosen = None if preprocess is None else parse_preprocess(preprocess)
 
-    weights = read_weights(path)
+    weights = read_weights(path, part=part)
     if HEADER_KEY in weights.metadata:
         raise UsageError(f"{path} is a model file already; use it as it is, or give --to torchvision or timm")
     source = find_source(weights.tensors, where=str(path))
@@ -139,7 +145,18 @@ def convert(
     recipe = {**known.about, "converted_from": path.name, "sha256": sha256, "source": known.who}
     header = Header(spec, preset, names, recipe, {} if new_head or chosen else known.metrics)
     save(target, net, header)
-    return Conversion(target, header, network, known.who, len(weights.tensors), bool(new_head), weights.beside, assumed)
+    return Conversion(
+        target,
+        header,
+        network,
+        known.who,
+        len(weights.tensors),
+        bool(new_head),
+        weights.beside,
+        assumed,
+        weights.part,
+        weights.others,
+    )
 
 
 def free_target(source: Path, out: str | Path, *, force: bool) -> Path:

@@ -11,6 +11,7 @@ A file's tensors come in groups: each dictionary that holds some, and each whole
 `--part` settles it where this is not what is meant.
 """
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -364,6 +365,8 @@ def kind_of(value: object) -> str:
     """The name of a value's class, for people."""
     if leaf(value) is not None:
         return "Tensor"
+    if isinstance(value, Reference):
+        return "Storage"
     return value.name.rpartition(".")[2] if isinstance(value, Record) else type(value).__name__
 
 
@@ -479,7 +482,7 @@ def _plain_array(code: str, content: object, inner: object) -> object:
         return inner(content)
     values = bytes_of(content)
     if code[:1] == "U" and code[1:].isdecimal() and values and (size := 4 * int(code[1:])) and len(values) % size == 0:
-        texts = values.decode("utf-32-le", "replace")
+        texts = codecs.utf_32_le_decode(values, "replace", True)[0]  # by name, Python would import it
         width = size // 4
         if len(texts) == len(values) // 4:
             return [texts[at : at + width].rstrip("\0") for at in range(0, min(len(texts), MOST_NODES), width)]

@@ -6,6 +6,7 @@ makes, only numbers, text, bytes, lists and tuples are Python's own. Nothing of 
 walked here. The work is bounded by the bytes that are there, and by MOST_STEPS, MOST_RECORDS and MOST_MARKS.
 """
 
+import codecs
 import struct
 from collections.abc import Sequence
 from typing import IO, TypeVar
@@ -78,12 +79,12 @@ EXTENSIONS = {b"\x82": 1, b"\x83": 2, b"\x84": 4}
 class Pickles:
     """Reads one pickle after another from a file's `left` bytes from where it is."""
 
-    def __init__(self, file: IO[bytes], left: int, *, most_steps: int = MOST_STEPS) -> None:
+    def __init__(self, file: IO[bytes], left: int, *, most_steps: int | None = None) -> None:
         self.references: list[Reference] = []
         """All that the pickles so far had."""
         self.left = left
         self._file = file
-        self._most_steps = most_steps
+        self._most_steps = most_steps or MOST_STEPS
         self._steps = self._records = 0
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
@@ -121,11 +122,14 @@ class Pickles:
         return content
 
     def _line(self) -> str:
+        return self._line_of_bytes().decode("utf-8", "replace")
+
+    def _line_of_bytes(self) -> bytes:
         line = self._file.readline(self.left)
         self.left -= len(line)
         if not line.endswith(b"\n"):
             raise PickleError("it is broken off")
-        return line[:-1].decode("utf-8", "replace")
+        return line[:-1]
 
     def _number(self, size: int) -> int:
         return int.from_bytes(self.read(size), "little")
@@ -245,7 +249,7 @@ class Pickles:
             case b"S":  # STRING: quoted, with escapes, which no name of a tensor has
                 stack.append(self._line().strip("'\""))
             case b"V":  # UNICODE
-                stack.append(self._line())
+                stack.append(codecs.raw_unicode_escape_decode(self._line_of_bytes(), "replace")[0])
             case b"\x80":  # PROTO
                 if (protocol := self._number(1)) > 5:
                     raise PickleError(f"its protocol {protocol} is unknown")

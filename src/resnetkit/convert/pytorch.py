@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetkit.convert.pickles import MOST_STEPS, Name, PickleError, Pickles, Record, Reference
+from resnetkit.convert.pickles import Name, PickleError, Pickles, Record, Reference
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the form between tar and zip begins with, as a pickle."""
@@ -407,7 +407,7 @@ def numpy_type(value: object) -> tuple[torch.dtype, bool] | None:
     return None
 
 
-def read_pickles(file: BinaryIO, size: int, *, most_steps: int = MOST_STEPS) -> object:
+def read_pickles(file: BinaryIO, size: int, *, most_steps: int | None = None) -> object:
     """The value in a file that begins with a pickle, from where it is: PyTorch's form before 1.6, or a bare pickle."""
     start = file.tell()
     pickles = Pickles(file, size, most_steps=most_steps)

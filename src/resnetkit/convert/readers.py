@@ -125,6 +125,8 @@ def opened(path: Path) -> Iterator[Contents]:
             yield contents
     except ResnetkitError:
         raise
+    except PickleError as error:
+        raise _broken(path, "PyTorch", error) from error
     except BROKEN as error:
         raise _broken(path, form, error) from error
     except OSError as error:
@@ -149,11 +151,12 @@ def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:
         if str(error):
             raise ModelFileError(f"{path}: {error}; save net.state_dict(). {shown}") from error
         raise ModelFileError(
-            f"{path} holds {_held(contents.root)}; save net.state_dict() from its project. {shown}"
+            f"{path} holds {held(contents.root)}; save net.state_dict() from its project. {shown}"
         ) from error
 
 
-def _held(root: object) -> str:
+def held(root: object) -> str:
+    """What a file without tensors by name holds, for people."""
     if not isinstance(root, (Record, Mapping)):
         return f"{kind_of(root)}, not tensors by name"
     if isinstance(root, Record) and root.name.startswith("__torch__."):
