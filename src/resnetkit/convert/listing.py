@@ -97,8 +97,8 @@ def list_file(path: Path, *, part: str | None = None) -> Listing:
                 raise UsageError(f"{path}: {error}") from error
             beside = [(key, value) for key, value in children(contents.root) if leaf(value) is None]
             _, objects = around(contents.root, Group((), {}, beside))
-            why = f"nothing: {error or f'it holds {held(contents.root)}'}"
-            return Listing(path, contents.form, places, objects, None, (), (), why)
+            why = str(error) or f"it holds {held(contents.root)}"
+            return Listing(path, contents.form, places, objects, None, (), (), f"nothing: {why}")
         _, objects = around(contents.root, chosen.group)
         others, left = tuple(chosen.others), tuple(chosen.left)
     return Listing(path, contents.form, places, objects, chosen.part, others, left, _taken_for(path, part))

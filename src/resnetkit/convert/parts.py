@@ -277,8 +277,8 @@ def _without_infix(name: str) -> str:
 
 def _renamed(modules: Mapping[str, dict[str, object]], prefixes: Sequence[str]) -> dict[str, dict[str, object]]:
     start = ".".join([*prefixes, ""])
-    plain = {_without_infix(name): value for name, value in modules.items()}
-    return {name.removeprefix(start): value for name, value in plain.items() if name.startswith(start)}
+    plain = {f"{_without_infix(name)}.".lstrip("."): value for name, value in modules.items()}
+    return {name.removeprefix(start).rstrip("."): value for name, value in plain.items() if name.startswith(start)}
 
 
 def leaf(value: object) -> AnyTensor | None:
@@ -308,6 +308,14 @@ def _entries(record: Record) -> Sequence[tuple[object, object]]:
         case (Record(name="builtins.dict") as inner,) if record.name in DICTIONARIES:
             return inner.entries
     return ()
+
+
+def _items(record: Record) -> Sequence[object]:
+    """Of a set or what is derived from a list; sets are passed a list."""
+    match record:
+        case Record(name="builtins.set" | "builtins.frozenset" | "__builtin__.set", args=(list() as items,)):
+            return items
+    return record.items
 
 
 def _attributes(record: Record) -> list[tuple[object, object]]:
@@ -348,7 +356,7 @@ def _module_tensors(
             entry for name in ("_parameters", "_buffers", "_modules") for entry in children(_attribute(module, name))
         ]
         unkept = _attribute(module, "_non_persistent_buffers_set")
-        skipped = {name for name in unkept.items if isinstance(name, str)} if isinstance(unkept, Record) else set()
+        skipped = {name for name in _items(unkept) if isinstance(name, str)} if isinstance(unkept, Record) else set()
     inner: list[tuple[str, Record]] = []
     for key, value in held:
         if not isinstance(key, str) or key in skipped:
@@ -426,8 +434,8 @@ def _plain(value: object, budget: list[int], depth: int) -> object:
             return [_plain(item, budget, depth + 1) for item in _first(value, budget)]
         case Mapping():
             return {text_of(key): _plain(item, budget, depth + 1) for key, item in value.items()}
-        case Name():
-            return value.text
+        case Name(text=text) | Reference(to=("module", Name(text=text), *_)):  # a class, also of older PyTorch
+            return text
         case Record():
             return _plain_record(value, budget, depth)
     return {"class": "torch.Storage" if isinstance(value, Reference) else type(value).__name__}
@@ -458,8 +466,8 @@ def _plain_record(record: Record, budget: list[int], depth: int) -> object:
                 return inner(next(iter(held.values())))
     if (entries := _entries(record)) or (record.name in DICTIONARIES and not attributes):
         return {text_of(key): inner(item) for key, item in entries[: max(budget[0], 0)]}
-    if record.items and not attributes:
-        return [inner(item) for item in _first(record.items, budget)]
+    if (items := _items(record)) and not attributes:
+        return [inner(item) for item in _first(items, budget)]
     described: dict[str, object] = {"class": record.name}
     if record.args and isinstance(record.args, tuple):
         described["args"] = [inner(item) for item in record.args]
