@@ -176,6 +176,7 @@ INERT = {
         b"}(" + b"".join(text(str(i)) + laugh(n) for i in range(10)) + b"u" + keep(n) for n in range(60)
     )
     + laugh(60),
+    "long text many times": b"](" + text("x" * 10**5) + b"r\x00\x10\x00\x00" + b"j\x00\x10\x00\x00" * 2000 + b"e",
     "text of Python 2": b"Vab\\u00fc\n",
     "lone surrogates": b"X\x03\x00\x00\x00\xed\xa0\x80",
     "bytes that are no text": b"U\x02\xff\xfe",
@@ -196,6 +197,14 @@ def test_what_is_odd_beside_the_tensors_is_left_alone(name, tmp_path):
     read = read_weights(with_beside(tmp_path / "w.pth", INERT[name]))
     assert all(torch.equal(read.tensors[key], tensor) for key, tensor in TENSORS.items())
     assert len(str(read.objects)) < 10**7
+
+
+def test_the_same_attributes_many_times(tmp_path):
+    """A few hundred objects with the same fifty thousand attributes: few bytes, and much to look through."""
+    state = b"}(" + b"".join(text(str(n)) + b"N" for n in range(50_000)) + b"ur\x00\x10\x00\x00"
+    body = b"](" + state + b"cx\ny\n)Rj\x00\x10\x00\x00b" * 200 + b"e"
+    with pytest.raises(ModelFileError, match="the same objects more often than any checkpoint"):
+        read_weights(with_beside(tmp_path / "w.pth", body))
 
 
 def test_a_tensor_is_not_wrapped_without_end(tmp_path):

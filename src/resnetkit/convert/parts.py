@@ -12,9 +12,8 @@ A file's tensors come in groups: each dictionary that holds some, and each whole
 """
 
 import codecs
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TypeGuard
 
 from torch import Tensor
@@ -52,8 +51,11 @@ FEWEST_CONVOLUTIONS = 5
 """Of a network; deep stems have three."""
 MOST_CHANNELS = 4
 """Of a picture."""
-MOST_NODES = 200_000
-"""Values that are looked at to find the groups, or to describe what lies beside them."""
+MOST_WORK = 5_000_000
+"""Values that are looked at to find the groups: more than a pickle can have, unless it has the same ones many times."""
+MOST_DESCRIBED = 200_000
+"""Values that are described of what lies beside them, and as many times TEXT_AS_ONE characters."""
+TEXT_AS_ONE = 20
 MOST_DEPTH = 12
 MOST_MODULES = 20_000
 MOST_NUMBERS_SHOWN = 16
@@ -110,34 +112,36 @@ def groups(root: object) -> list[Group]:
     found: list[Group] = []
     seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], object]] = [((), root)]
-    nodes = 0
-    while waiting and nodes < MOST_NODES:
+    work = 0
+    while waiting:
         path, value = waiting.pop()
         if id(value) in seen or len(path) > MOST_DEPTH:
             continue
         seen.add(id(value))
         if is_module(value):
             modules: dict[str, dict[str, object]] = {}
-            tensors = dict(_module_tensors(value, "", modules, 0))
+            tensors = dict(_module_tensors(value, "", modules, [MOST_DESCRIBED], 0))
             if tensors:
                 found.append(Group(path, tensors, modules=modules))
                 continue
-        group = Group(path, {})
-        for key, child in islice(children(value), MOST_NODES - nodes):
-            nodes += 1
+        group, held = Group(path, {}), children(value)
+        work += 1 + len(held)
+        if work > MOST_WORK:
+            raise PickleError("it has the same objects more often than any checkpoint")
+        for key, child in held:
             tensor = leaf(child)
             if tensor is not None and isinstance(key, str):
                 group.tensors[key] = tensor
-            else:
+            elif tensor is not None or not isinstance(value, (list, tuple)) or _has_children(child):
                 group.others.append((key, child))
         if group.tensors:
             found.append(group)
-        waiting += [
-            ((*path, text_of(key)), child)
-            for key, child in reversed(group.others)
-            if isinstance(child, (Record, Mapping, list, tuple))
-        ]
+        waiting += [((*path, text_of(key)), child) for key, child in reversed(group.others) if _has_children(child)]
     return found
+
+
+def _has_children(value: object) -> bool:
+    return isinstance(value, (Record, Mapping, list, tuple))
 
 
 def choose(found: Sequence[Group], part: str | None = None) -> Choice:
@@ -199,7 +203,8 @@ def _rank(name: str) -> int:
 def _refuse_others(group: Group) -> None:
     if group.others:
         key, value = group.others[0]
-        raise NoTensorsError(f"{key!r} is {kind_of(value)}, not a tensor with a name ({len(group.others)} such)")
+        name = repr(key)[:100] if isinstance(key, str | int) else text_of(key)
+        raise NoTensorsError(f"{name} is {kind_of(value)}, not a tensor with a name ({len(group.others)} such)")
 
 
 def _is_network(tensors: Mapping[str, AnyTensor]) -> bool:
@@ -214,7 +219,7 @@ def _trunk(tensors: Mapping[str, AnyTensor]) -> tuple[dict[str, AnyTensor], list
     heads: dict[str, AnyTensor] = {}
     left: list[str] = []
     others: list[str] = []
-    while True:
+    for _ in range(MOST_DEPTH):
         first = _by_first(ours)
         if COUNT_OF_AVERAGED in ours and set(first) == {"module", ""} and len(first[""]) == 1:
             left.append(COUNT_OF_AVERAGED)
@@ -283,18 +288,20 @@ def _renamed(modules: Mapping[str, dict[str, object]], prefixes: Sequence[str]) 
 
 def leaf(value: object) -> AnyTensor | None:
     """The tensor that a value is, or None."""
-    return value if isinstance(value, Tensor) else tensor_of(value)
+    if isinstance(value, (Record, Reference)):
+        return tensor_of(value)
+    return value if isinstance(value, Tensor) else None
 
 
-def children(value: object) -> Iterable[tuple[object, object]]:
+def children(value: object) -> Sequence[tuple[object, object]]:
     """What a value holds, by key: a dictionary's entries, an object's attributes, a list's items by number."""
     match value:
         case Mapping():
-            return value.items()
+            return list(value.items())
         case Record():
             return _entries(value) or _attributes(value)
         case list() | tuple():
-            return ((str(index), item) for index, item in enumerate(value))
+            return [(str(index), item) for index, item in enumerate(value)]
     return ()
 
 
@@ -337,14 +344,15 @@ def is_module(value: object) -> TypeGuard[Record]:
 
 
 def _module_tensors(
-    module: Record, start: str, modules: dict[str, dict[str, object]], depth: int
+    module: Record, start: str, modules: dict[str, dict[str, object]], budget: list[int], depth: int
 ) -> Iterator[tuple[str, AnyTensor]]:
     """A module's parameters and buffers, and then its modules', under the names of its state dict."""
     if depth > 4 * MOST_DEPTH or len(modules) > MOST_MODULES:
         raise PickleError("its modules are more than any network's")
     attributes = _attributes(module)
+    budget[0] -= len(attributes)
     modules[start.removesuffix(".")] = {"class": module.name} | {
-        key: plain(value)
+        key: _plain(value, budget, 0)
         for key, value in attributes
         if isinstance(key, str) and key[:1] != "_" and not is_module(value) and leaf(value) is None
     }
@@ -366,7 +374,7 @@ def _module_tensors(
         elif is_module(value):
             inner.append((key, value))
     for key, value in inner:
-        yield from _module_tensors(value, f"{start}{key}.", modules, depth + 1)
+        yield from _module_tensors(value, f"{start}{key}.", modules, budget, depth + 1)
 
 
 def kind_of(value: object) -> str:
@@ -391,7 +399,7 @@ def around(root: object, group: Group) -> tuple[list[str], dict[str, object]]:
     """What lies in the file around and in a group that are not its tensors: names, and plain values by nested name."""
     names: list[str] = []
     objects: dict[str, object] = {}
-    budget = [MOST_NODES]
+    budget = [MOST_DESCRIBED]
     value, path = root, ""
     for name in group.path:
         inner: object = None
@@ -410,15 +418,11 @@ def around(root: object, group: Group) -> tuple[list[str], dict[str, object]]:
     return names, objects
 
 
-def plain(value: object) -> object:
+def _plain(value: object, budget: list[int], depth: int) -> object:
     """A value as None, bool, int, float, str, list and dict; an object as {"class": ..., its attributes}.
 
     Tensors of more than a few numbers, bytes, what is too deep and what is too much are only described.
     """
-    return _plain(value, [MOST_NODES], 0)
-
-
-def _plain(value: object, budget: list[int], depth: int) -> object:
     budget[0] -= 1
     if budget[0] < 0 or depth > MOST_DEPTH:
         return "..."
@@ -426,14 +430,17 @@ def _plain(value: object, budget: list[int], depth: int) -> object:
     if tensor is not None:
         return _plain_tensor(tensor)
     match value:
-        case None | bool() | int() | float() | str():
+        case None | bool() | int() | float():
             return value
+        case str():
+            budget[0] -= len(value) // TEXT_AS_ONE
+            return value if budget[0] >= 0 else "..."
         case bytes():
             return {"class": "bytes", "size": len(value)}
         case list() | tuple():
             return [_plain(item, budget, depth + 1) for item in _first(value, budget)]
         case Mapping():
-            return {text_of(key): _plain(item, budget, depth + 1) for key, item in value.items()}
+            return _named(children(value), budget, depth)
         case Name(text=text) | Reference(to=("module", Name(text=text), *_)):  # a class, also of older PyTorch
             return text
         case Record():
@@ -452,7 +459,8 @@ def _plain_record(record: Record, budget: list[int], depth: int) -> object:
 
     if (content := bytes_of(record)) is not None:
         return inner(content)
-    attributes = _attributes(record)
+    attributes, entries = _attributes(record), _entries(record)
+    budget[0] -= len(attributes) + len(entries)
     match record:
         case Record(name="numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", args=(kind, content)):
             return _plain_scalar(kind, bytes_of(content))
@@ -464,14 +472,26 @@ def _plain_record(record: Record, budget: list[int], depth: int) -> object:
             held = {key: value for key, value in attributes if key in ("_content", "_val")}
             if held:
                 return inner(next(iter(held.values())))
-    if (entries := _entries(record)) or (record.name in DICTIONARIES and not attributes):
-        return {text_of(key): inner(item) for key, item in entries[: max(budget[0], 0)]}
+    if entries or (record.name in DICTIONARIES and not attributes):
+        return _named(entries[: max(budget[0], 0)], budget, depth)
     if (items := _items(record)) and not attributes:
         return [inner(item) for item in _first(items, budget)]
     described: dict[str, object] = {"class": record.name}
     if record.args and isinstance(record.args, tuple):
         described["args"] = [inner(item) for item in record.args]
-    return described | {text_of(key): inner(item) for key, item in attributes if key != "class"}
+    budget[0] -= len(record.name) // TEXT_AS_ONE
+    return described | _named([entry for entry in attributes if entry[0] != "class"], budget, depth)
+
+
+def _named(entries: Sequence[tuple[object, object]], budget: list[int], depth: int) -> dict[str, object]:
+    named: dict[str, object] = {}
+    for key, value in entries:
+        name = text_of(key)
+        budget[0] -= len(name) // TEXT_AS_ONE
+        named[name] = _plain(value, budget, depth + 1)
+        if budget[0] < 0:
+            break
+    return named
 
 
 def _plain_scalar(kind: object, content: bytes | None) -> object:
@@ -493,7 +513,7 @@ def _plain_array(code: str, content: object, inner: object) -> object:
         texts = codecs.utf_32_le_decode(values, "replace", True)[0]  # by name, Python would import it
         width = size // 4
         if len(texts) == len(values) // 4:
-            return [texts[at : at + width].rstrip("\0") for at in range(0, min(len(texts), MOST_NODES), width)]
+            return [texts[at : at + width].rstrip("\0") for at in range(0, min(len(texts), MOST_DESCRIBED), width)]
     return {"class": "numpy.ndarray", "dtype": code}
 
 

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -161,7 +160,7 @@ def held(root: object) -> str:
         return f"{kind_of(root)}, not tensors by name"
     if isinstance(root, Record) and root.name.startswith("__torch__."):
         return "a frozen TorchScript network, whose weights have no names"
-    names = [text_of(key) for key, _ in islice(children(root), 5)]
+    names = [text_of(key)[:100] for key, _ in children(root)[:5]]
     return f"no tensors by name, but {', '.join(names) or 'nothing'}"
 
 
