@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -205,6 +206,35 @@ def test_the_same_attributes_many_times(tmp_path):
     body = b"](" + state + b"cx\ny\n)Rj\x00\x10\x00\x00b" * 200 + b"e"
     with pytest.raises(ModelFileError, match="the same objects more often than any checkpoint"):
         read_weights(with_beside(tmp_path / "w.pth", body))
+
+
+@pytest.mark.parametrize("kind", ["names", "arrays", "storages", "values"])
+def test_a_long_text_many_times_takes_its_memory_once(kind, tmp_path):
+    """A megabyte of text that hundreds of objects have; made anew for each, it would be many."""
+    many, megabyte = 500, 10**6
+    long = text("x" * megabyte) + b"r\x00\x10\x00\x000N"
+    again = b"j\x00\x10\x00\x00"
+    as_bytes = b"c_codecs\nencode\n(" + again + text("latin1") + b"tR"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J" + struct.pack("<i", megabyte // 4) + b"\x85"
+    array += b"cnumpy\ndtype\n(" + text("f4") + b"tR\x89" + as_bytes + b"tb"
+    storage = b"ctorch.storage\n_load_from_bytes\n" + as_bytes + b"\x85R"
+    one = {
+        "names": again + again + b"\x93)R",
+        "arrays": array,
+        "storages": b"ctorch._utils\n_rebuild_tensor\n(" + storage + b"K\x00))tR",
+        "values": again,
+    }[kind]
+    path = with_beside(tmp_path / "w.pth", b"](" + long + one * many + b"e")
+    tracemalloc.start()
+    said = ""
+    try:
+        assert len(str(read_weights(path).objects)) < 20 * megabyte
+    except ModelFileError as error:
+        said = str(error)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50 * megabyte
+    assert bool(said) == (kind == "storages")
 
 
 def test_a_tensor_is_not_wrapped_without_end(tmp_path):

@@ -19,7 +19,7 @@ from typing import TypeGuard
 from torch import Tensor
 
 from resnetkit.convert.pickles import Name, PickleError, Record, Reference
-from resnetkit.convert.pytorch import Stored, Unread, bytes_of, numpy_type, tensor_of
+from resnetkit.convert.pytorch import Stored, Unread, numpy_type, raw_of, tensor_of
 
 NESTS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "weights"),
@@ -57,6 +57,8 @@ MOST_DESCRIBED = 200_000
 """Values that are described of what lies beside them, and as many times TEXT_AS_ONE characters."""
 TEXT_AS_ONE = 20
 MOST_DEPTH = 12
+MOST_LETTERS = 1000
+"""Of a tensor's name."""
 MOST_MODULES = 20_000
 MOST_NUMBERS_SHOWN = 16
 
@@ -131,12 +133,18 @@ def groups(root: object) -> list[Group]:
         for key, child in held:
             tensor = leaf(child)
             if tensor is not None and isinstance(key, str):
+                if len(key) > MOST_LETTERS:
+                    raise PickleError(f"a tensor in it has a name of {len(key):,} letters")
                 group.tensors[key] = tensor
             elif tensor is not None or not isinstance(value, (list, tuple)) or _has_children(child):
                 group.others.append((key, child))
         if group.tensors:
             found.append(group)
-        waiting += [((*path, text_of(key)), child) for key, child in reversed(group.others) if _has_children(child)]
+        waiting += [
+            ((*path, text_of(key)[:MOST_LETTERS]), child)
+            for key, child in reversed(group.others)
+            if _has_children(child)
+        ]
     return found
 
 
@@ -391,7 +399,7 @@ def text_of(key: object) -> str:
     if isinstance(key, str):
         return key
     if isinstance(key, bytes):
-        return key.decode("utf-8", "replace")
+        return key[:MOST_LETTERS].decode("utf-8", "replace")
     return str(key) if isinstance(key, int | float) or key is None else kind_of(key)
 
 
@@ -404,7 +412,7 @@ def around(root: object, group: Group) -> tuple[list[str], dict[str, object]]:
     for name in group.path:
         inner: object = None
         for key, child in children(value):
-            if text_of(key) == name:
+            if text_of(key)[:MOST_LETTERS] == name:
                 inner = child
             else:
                 names.append(text_of(key))
@@ -436,7 +444,8 @@ def _plain(value: object, budget: list[int], depth: int) -> object:
             budget[0] -= len(value) // TEXT_AS_ONE
             return value if budget[0] >= 0 else "..."
         case bytes():
-            return {"class": "bytes", "size": len(value)}
+            text = value.decode("utf-8", "replace") if len(value) <= MOST_LETTERS else "\ufffd"
+            return {"class": "bytes", "size": len(value)} if "\ufffd" in text else text
         case list() | tuple():
             return [_plain(item, budget, depth + 1) for item in _first(value, budget)]
         case Mapping():
@@ -457,15 +466,16 @@ def _plain_record(record: Record, budget: list[int], depth: int) -> object:
     def inner(value: object) -> object:
         return _plain(value, budget, depth + 1)
 
-    if (content := bytes_of(record)) is not None:
+    if (content := raw_of(record)) is not None:
         return inner(content)
     attributes, entries = _attributes(record), _entries(record)
     budget[0] -= len(attributes) + len(entries)
     match record:
         case Record(name="numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", args=(kind, content)):
-            return _plain_scalar(kind, bytes_of(content))
+            return _plain_scalar(kind, raw_of(content))
         case Record(state=(_, _, Record(name="numpy.dtype", args=(str() as code, *_)), _, content)):
-            return _plain_array(code, content, inner)
+            budget[0] -= len(content) // TEXT_AS_ONE if isinstance(content, bytes) else 0
+            return _plain_array(code, content, inner) if budget[0] > 0 else "..."
         case Record(name="torch.Size", args=(sides,)):
             return inner(sides)
         case Record(name=name) if name.startswith("omegaconf."):
@@ -494,7 +504,7 @@ def _named(entries: Sequence[tuple[object, object]], budget: list[int], depth: i
     return named
 
 
-def _plain_scalar(kind: object, content: bytes | None) -> object:
+def _plain_scalar(kind: object, content: bytes | str | None) -> object:
     found = numpy_type(kind)
     if found is None or content is None or len(content) != found[0].itemsize:
         return {"class": "numpy.generic"}
@@ -508,7 +518,7 @@ def _plain_array(code: str, content: object, inner: object) -> object:
     """An array of objects or of text, as class names are; numbers are tensors."""
     if isinstance(content, list) and callable(inner):
         return inner(content)
-    values = bytes_of(content)
+    values = content if isinstance(content, bytes) else b""
     if code[:1] == "U" and code[1:].isdecimal() and values and (size := 4 * int(code[1:])) and len(values) % size == 0:
         texts = codecs.utf_32_le_decode(values, "replace", True)[0]  # by name, Python would import it
         width = size // 4

@@ -90,6 +90,7 @@ class Pickles:
         self._outer: list[list[object]] = []
         """The stacks below each mark."""
         self._memo: dict[int, object] = {}
+        self._encoded: dict[int, tuple[str, bytes]] = {}
 
     def load(self) -> object:
         """The value of the next pickle. Raises PickleError."""
@@ -176,7 +177,7 @@ class Pickles:
                 self._new(tuple(self._since_mark()))
             case b"R" | b"\x81":  # REDUCE, NEWOBJ
                 args, called = stack.pop(), stack.pop()
-                self._new(Record(_name_of(called), args))
+                self._new(self._made(_name_of(called), args))
             case b"}":  # EMPTY_DICT
                 self._new(Record("builtins.dict"))
             case b"b":  # BUILD
@@ -263,6 +264,15 @@ class Pickles:
         self._records += 1
         self._stack.append(value)
 
+    def _made(self, name: str, args: object) -> object:
+        """A record, or the bytes that older protocols have as text: of a text that is there many times, once."""
+        match args:
+            case (str() as text, "latin1" | "latin-1") if name == "_codecs.encode":
+                if id(text) not in self._encoded:
+                    self._encoded[id(text)] = (text, text.encode("latin-1"))
+                return self._encoded[id(text)][1]
+        return Record(name, args)
+
     def _since_mark(self) -> list[object]:
         items, self._stack = self._stack, self._outer.pop()
         return items
@@ -285,7 +295,7 @@ class Pickles:
     def _name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("it names a class with what is no text")
-        self._new(Name(f"{module}.{name}"[:MOST_DIGITS]))
+        self._new(Name(f"{module[:MOST_DIGITS]}.{name[:MOST_DIGITS]}"))
 
     def _refer(self, to: object) -> None:
         reference = Reference(to)
@@ -316,10 +326,8 @@ def _extended(before: Sequence[Item], more: list[Item]) -> list[Item]:
 
 
 def _text_if_any(content: bytes) -> str | bytes:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content
+    """Of Python 2, where both were one: as text only where that has as many characters."""
+    return content.decode("ascii") if content.isascii() else content
 
 
 def _whole(line: str) -> int:

@@ -331,8 +331,8 @@ def _numbers(value: object, count: int) -> tuple[Any, ...]:
 
 def _storage_in_bytes(record: Record) -> Storage | Unread:
     """A storage that a plain pickle holds as bytes: a file of PyTorch's in itself."""
-    content = bytes_of(record.args[0]) if isinstance(record.args, tuple) and len(record.args) == 1 else None
-    if content is None:
+    content = record.args[0] if isinstance(record.args, tuple) and len(record.args) == 1 else None
+    if not isinstance(content, bytes):
         raise PickleError("a tensor in it has no storage")
     inner = read_pickles(BytesIO(content), len(content), most_steps=MOST_STEPS_WITHIN)
     if isinstance(inner, Reference) and isinstance(inner.to, Storage | Unread):
@@ -340,37 +340,32 @@ def _storage_in_bytes(record: Record) -> Storage | Unread:
     raise PickleError("a tensor in it has no storage")
 
 
-def bytes_of(value: object) -> bytes | None:
-    """Bytes as a pickle holds them: as they are, as text of Python 2, or as what _codecs.encode would make of text."""
+def raw_of(value: object) -> bytes | str | None:
+    """Bytes as a pickle holds them: as they are, or as text of Python 2, which has as many letters; or None."""
     match value:
-        case bytes():
+        case bytes() | str():
             return value
-        case str():
-            return value.encode("utf-8")
-        case Record(name="_codecs.encode", args=(str() as text, "latin1" | "latin-1")):
-            try:
-                return text.encode("latin-1")
-            except UnicodeEncodeError:
-                return None
         case Record(name="builtins.bytes" | "__builtin__.bytes", args=()):
             return b""
-        case Record(name="builtins.bytearray" | "__builtin__.bytearray", args=(inner, *_)):
-            return bytes_of(inner)
+        case Record(name="builtins.bytearray" | "__builtin__.bytearray", args=((bytes() | str()) as inner, *_)):
+            return inner
     return None
 
 
 class InMemory:
     """Bytes that were in a pickle."""
 
-    def __init__(self, content: bytes, *, big_endian: bool = False) -> None:
+    def __init__(self, content: bytes | str, *, big_endian: bool = False) -> None:
         self.content = content
         self.big_endian = big_endian
 
     def size(self, key: str) -> int:
+        """Of them."""
         return len(self.content)
 
     def read(self, key: str) -> bytearray:
-        return bytearray(self.content)
+        """A copy: tensors may be written to."""
+        return bytearray(self.content.encode("latin-1") if isinstance(self.content, str) else self.content)
 
 
 def _of_numpy(record: Record) -> Leaf | None:
@@ -385,7 +380,7 @@ def _of_numpy(record: Record) -> Leaf | None:
     if (found := numpy_type(kind)) is None:
         return None
     dtype, big_endian = found
-    values, shape = bytes_of(content), _sizes(size)
+    values, shape = raw_of(content), _sizes(size)
     if values is None or len(values) != prod(shape) * dtype.itemsize:
         raise PickleError("an array in it has another size than it says")
     strides = [1] * len(shape)
