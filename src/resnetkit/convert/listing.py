@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from resnetkit.convert.fitting import find_source, renamed, rows_like
 from resnetkit.convert.parts import AnyTensor, Group, NoTensorsError, around, children, choose, groups, leaf
 from resnetkit.convert.pytorch import Stored, Unread
 from resnetkit.convert.readers import held, opened, read_weights
+from resnetkit.convert.recognition import recognised
 from resnetkit.errors import ResnetkitError, UsageError
 
 MOST_LISTED = 20
@@ -108,11 +108,11 @@ def _taken_for(path: Path, part: str | None) -> str:
     """What `convert` would know of the file without more being said."""
     try:
         weights = read_weights(path, part=part)
-        source = find_source(weights.tensors, where=str(path))
-        like = rows_like(renamed(source, weights.tensors, where=str(path)), source.implies)
+        found = recognised(weights, None, new_head=False, where=str(path))
+        like = found.like({**found.source.usual, **found.source.implies, **found.facts})
     except ResnetkitError as error:
         return f"nothing: {str(error).removeprefix(str(path)).removeprefix(':').strip()}"
-    return f"{source.name}: {', '.join(like) or 'a network that is no row of `resnetkit models`'}"
+    return f"{found.source.name}: {', '.join(like) or 'a network that is no row of `resnetkit models`'}"
 
 
 def _dtype(tensor: AnyTensor) -> str:

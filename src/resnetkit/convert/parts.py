@@ -43,7 +43,10 @@ TRUNKS = (
 """Prefixes of the network among other parts, the first before the others."""
 AVERAGED = ("momentum", "target", "teacher", "ema", "encoder_k", "swa", "averaged")
 """What prefixes of its moving averages have in them."""
-HEADS = ("head", "fc", "classifier", "linear", "last_linear", "cls_head", "logits")
+HEADS = (
+    *("head", "fc", "classifier", "linear", "last_linear", "cls_head", "logits", "out", "output", "cls", "classify"),
+    *("final", "last", "last_layer", "dense", "top", "fc1", "fc_out", "clf", "classification_head", "prediction"),
+)
 """Prefixes of a last layer beside the network."""
 COUNT_OF_AVERAGED = "n_averaged"
 """What torch.optim.swa_utils.AveragedModel keeps beside its module."""
