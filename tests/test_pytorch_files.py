@@ -367,6 +367,20 @@ def test_what_the_hand_makes_right_is_read(tmp_path):
     assert read["b"].tolist() == [0, 0, 0]
 
 
+def test_archives_without_checksums(tmp_path):
+    """As PyTorch writes them where it is told to."""
+    tensors, before = {"a": torch.randn(100), "b": torch.randn(3, 4)}, torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tensors, tmp_path / "w.pth", "zip")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with zipfile.ZipFile(path) as archive:
+        assert not any(info.CRC for info in archive.infolist())
+    read = read_weights(path).tensors
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
 def test_archives_that_hide_something(tmp_path):
     path = handmade(tmp_path / "w.pth", {"a": view(0, (6,), (1,))})
     content = path.read_bytes()
