@@ -12,6 +12,7 @@ A file's tensors come in groups: each dictionary that holds some, and each whole
 """
 
 import codecs
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
@@ -61,6 +62,9 @@ MOST_LETTERS = 1000
 """Of a tensor's name."""
 MOST_MODULES = 20_000
 MOST_NUMBERS_SHOWN = 16
+
+QUANTISED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?(quantized|quantizable)\.")
+"""Modules whose weights are packed for some processor."""
 
 AnyTensor = Tensor | Stored | Unread
 DICTIONARIES = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict", "collections.Counter")
@@ -373,6 +377,9 @@ def _module_tensors(
         ]
         unkept = _attribute(module, "_non_persistent_buffers_set")
         skipped = {name for name in _items(unkept) if isinstance(name, str)} if isinstance(unkept, Record) else set()
+    if QUANTISED.match(module.name):
+        yield f"{start}weight", Unread(f"packed in a {module.name}")
+        return
     inner: list[tuple[str, Record]] = []
     for key, value in held:
         if not isinstance(key, str) or key in skipped:
