@@ -22,19 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetkit.convert.parts import (
-    AnyTensor,
-    Choice,
-    NoTensorsError,
-    around,
-    children,
-    choose,
-    groups,
-    kind_of,
-    text_of,
-)
+from resnetkit.convert.parts import Choice, NoTensorsError, around, choose, groups
 from resnetkit.convert.pickles import PickleError, Record
 from resnetkit.convert.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
+from resnetkit.convert.values import AnyTensor, children, kind_of, text_of
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.models.weights import wrong_values
 
