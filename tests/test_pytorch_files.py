@@ -17,7 +17,6 @@ from torch import nn
 from resnetkit.convert.readers import read_weights
 from resnetkit.errors import ModelFileError
 
-warnings.filterwarnings("ignore", message=".*(deprecated|quantize)")
 KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -81,6 +80,7 @@ def test_views(form, tmp_path):
     assert read["turned"].untyped_storage().data_ptr() == read["part"].untyped_storage().data_ptr() or form[0] == "p"
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per")
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_quantised_tensors_come_with_their_scales(form, tmp_path):
     values = torch.randn(6, 4)
@@ -95,6 +95,22 @@ def test_quantised_tensors_come_with_their_scales(form, tmp_path):
     for name, tensor in tensors.items():
         assert read[name].dtype == torch.float32
         torch.testing.assert_close(read[name], tensor.dequantize(), rtol=3e-7, atol=0)  # which rounds twice
+
+
+def test_packed_layers_are_named(tmp_path):
+    """Of a whole network, whose last layer would be missing otherwise."""
+    net = nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+        path = save(packed, tmp_path / "w.pth", "zip")
+        with pytest.raises(
+            ModelFileError, match=r"fc\.weight is no plain tensor.*packed in a torch\.ao\.nn\.quantized"
+        ):
+            read_weights(path)
+        path = save(packed.state_dict(), tmp_path / "w.pth", "zip")
+        with pytest.raises(ModelFileError, match=r"'fc\._packed_params.*is (tuple|Name), not a tensor|fc\.zero_point"):
+            read_weights(path)
 
 
 def test_bytes_in_the_other_order(tmp_path):
@@ -365,6 +381,20 @@ def test_what_the_hand_makes_right_is_read(tmp_path):
     read = read_weights(path).tensors
     assert read["a"].tolist() == [[1, 2], [3, 4]]
     assert read["b"].tolist() == [0, 0, 0]
+
+
+def test_archives_without_checksums(tmp_path):
+    """As PyTorch writes them where it is told to."""
+    tensors, before = {"a": torch.randn(100), "b": torch.randn(3, 4)}, torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tensors, tmp_path / "w.pth", "zip")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with zipfile.ZipFile(path) as archive:
+        assert not any(info.CRC for info in archive.infolist())
+    read = read_weights(path).tensors
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
 def test_archives_that_hide_something(tmp_path):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from resnetkit.convert.parts import AnyTensor, Group, NoTensorsError, around, children, choose, groups, leaf
+from resnetkit.convert.parts import Group, NoTensorsError, around, choose, groups
 from resnetkit.convert.pytorch import Stored, Unread
 from resnetkit.convert.readers import held, opened, read_weights
 from resnetkit.convert.recognition import recognised
+from resnetkit.convert.values import AnyTensor, children, leaf
 from resnetkit.errors import ResnetkitError, UsageError
 
 MOST_LISTED = 20

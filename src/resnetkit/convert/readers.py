@@ -22,19 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetkit.convert.parts import (
-    AnyTensor,
-    Choice,
-    NoTensorsError,
-    around,
-    children,
-    choose,
-    groups,
-    kind_of,
-    text_of,
-)
+from resnetkit.convert.parts import Choice, NoTensorsError, around, choose, groups
 from resnetkit.convert.pickles import PickleError, Record
 from resnetkit.convert.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
+from resnetkit.convert.values import AnyTensor, children, kind_of, text_of
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.models.weights import wrong_values
 
@@ -225,6 +216,9 @@ def _read_zip(path: Path, file: BinaryIO) -> Contents:
     """PyTorch's form since 1.6, TorchScript's, Keras' since 2.12 and NumPy's are all archives."""
     archive = zipfile.ZipFile(file)  # stays open as long as the file
     check_expansion(path, sum(info.file_size for info in archive.infolist()))
+    if not any(info.CRC for info in archive.infolist()):  # PyTorch can leave all checksums out: then none is compared
+        for info in archive.infolist():
+            del info.CRC
     names = archive.namelist()
     if len(set(names)) != len(names):
         raise ModelFileError(f"{path} has two parts of one name; get it from a source you trust")
