@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from resnetkit import modelfile
 from resnetkit.cli import main
-from resnetkit.convert import conversion
-from resnetkit.convert.conversion import convert, known_by_hash
+from resnetkit.convert import conversion, known
+from resnetkit.convert.conversion import convert
 from resnetkit.convert.fitting import find_source, fit, refuse_contradictions, renamed
+from resnetkit.convert.known import known_by_hash
 from resnetkit.convert.outgoing import export
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
 from resnetkit.data.cifar_forms import CIFAR10
@@ -106,12 +107,14 @@ def test_a_file_that_is_there_stays(here):
 
 def test_every_missing_flag_is_listed_at_once():
     said = refused(weights("resnet50,width=8"), UsageError, "give --model NAME")
-    assert "fit no row of `resnetkit models`" in said
+    assert "its tensors fit resnet50,width=8, resnet50_v1,width=8; --check DATA tries them)" in said
     assert "--preprocess imagenet|" in said
     assert "--classes imagenet|cifar10|cifar100|FILE" in said
     said = refused(weights("resnet18"), UsageError, "torchvision or timm", preprocess="imagenet")
     assert "--model" not in said  # only one row has these tensors
     assert "--preprocess" not in said
+    said = refused(weights(bn1__bias=None), UsageError, "give --model NAME")
+    assert "fit no row of `resnetkit models`" in said
 
 
 @pytest.mark.slow
@@ -282,7 +285,7 @@ def test_cifar_models_are_known_by_their_hash(monkeypatch):
     file = weights("resnet20_b,classes=100")
     prefix = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     refused(file, UsageError, "--preprocess", classes="cifar100")
-    monkeypatch.setitem(conversion.CIFAR_MODELS, prefix, ("resnet20_b", "cifar100"))
+    monkeypatch.setitem(known.CIFAR_MODELS, prefix, ("resnet20_b", "cifar100"))
     done = convert(file)
     assert (done.known, done.model) == ("chenyaofo/pytorch-cifar-models", "resnet20_b")
     assert done.header.preprocess.std == (0.2673, 0.2564, 0.2761)

@@ -1,14 +1,28 @@
 """`resnetkit convert`: someone else's weights to a model file, and a model file to what torchvision or timm loads."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser, dashed
 from resnetkit.errors import UsageError
+from resnetkit.progress import Advance, bar, ignore
 
-ONLY_IN = ("model", "preprocess", "classes", "new_head")
+if TYPE_CHECKING:
+    from resnetkit.convert.checking import Check
+    from resnetkit.convert.conversion import Conversion
+    from resnetkit.data.transforms import Preprocess
+    from resnetkit.models.resnet import ResNet
+
+MOST_CHECKED, FEW_CHECKED = 10_000, 2_000
+"""Pictures that --check takes, and those it takes with networks of more than CHEAP_MACS multiply-adds."""
+CHEAP_MACS = 300e6
+ONLY_IN = ("model", "preprocess", "classes", "new_head", "check", "part")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -17,8 +31,8 @@ def run(argv: Sequence[str]) -> int:
         "convert",
         "FILE [options], or resnetkit convert MODEL --to torchvision|timm",
         "Someone else's weights (.pth, .pt, .th, .bin, .safetensors, .h5, .keras, .npz) to a model file. No code in "
-        "them is run. Names of torchvision, timm, transformers, Keras, akamaster/pytorch_resnet_cifar10 and "
-        "chenyaofo/pytorch-cifar-models are known. Nothing is written unless every tensor fits.",
+        "them is run. Names of torchvision, timm, transformers, Keras, OpenMMLab, detectron2, fastai and well-known "
+        "projects for CIFAR are known, others are told by their layers' shapes. Nothing is written unless all fits.",
     )
     parser.add_argument("file", metavar="FILE", help="the weights; with --to, a model file or a run folder")
     parser.add_argument(
@@ -37,6 +51,16 @@ def run(argv: Sequence[str]) -> int:
         "--new_head", type=int, metavar="N", help="make the last layer anew, with first values, for N classes"
     )
     parser.add_argument(
+        "--check",
+        type=str,
+        metavar="DATA",
+        help="choose the preprocessing, and the network where several fit, by their errors on labelled pictures: "
+        "cifar10, cifar100 (of the cache), a folder or a .csv file",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse what would be taken for granted, such as layers told by shapes"
+    )
+    parser.add_argument(
         "--to",
         type=Literal["torchvision", "timm"],
         help="the other way: a state dict that this project loads, strictly",
@@ -44,9 +68,17 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=str, metavar="FILE", help="unset: FILE's stem in this folder; with --to, .pth or .safetensors"
     )
+    parser.add_argument(
+        "--part", type=str, metavar="NAME", help="which network of several in the file: model_ema, state_dict.encoder_k"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="only show what is in the file, and what it would be taken for"
+    )
     parser.add_argument("--force", action="store_true", help="replace a file that is there already")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
+    if given["list"]:
+        return _list(given["file"], given["part"], as_json=given["json"])
     if given["to"]:
         if others := [dashed(f"--{name}") for name in ONLY_IN if given[name] is not None]:
             raise UsageError(f"--to writes what is in the model file; leave out {' '.join(others)}")
@@ -54,15 +86,21 @@ def run(argv: Sequence[str]) -> int:
 
     from resnetkit.convert.conversion import convert
 
-    done = convert(
-        given["file"],
-        model=given["model"],
-        preprocess=given["preprocess"],
-        classes=given["classes"],
-        new_head=given["new_head"],
-        out=given["out"],
-        force=given["force"],
-    )
+    advancing = bar("trying preprocessings and networks", None) if given["check"] else nullcontext(ignore)
+    with advancing as advance:
+        check = _check(given["check"], advance) if given["check"] else None
+        done = convert(
+            given["file"],
+            model=given["model"],
+            preprocess=given["preprocess"],
+            classes=given["classes"],
+            new_head=given["new_head"],
+            out=given["out"],
+            force=given["force"],
+            strict=given["strict"],
+            check=check,
+            part=given["part"],
+        )
     header = done.header
     if given["json"]:
         print_json(
@@ -70,10 +108,16 @@ def run(argv: Sequence[str]) -> int:
                 "model": str(done.path),
                 "network": done.model,
                 "source": done.known,
+                "part": done.part,
+                "other_parts": list(done.other_parts),
                 "tensors": done.tensors,
                 "new_head": done.new_head,
                 "left_out": list(done.beside),
                 "assumed": list(done.assumed),
+                "guessed": list(done.guessed),
+                "classes_from": done.classes_from,
+                "stated_error_percent": done.stated.error_percent if done.stated else None,
+                "trials": [asdict(trial) for trial in done.trials],
                 "spec": header.spec.to_dict(),
                 "preprocess": header.preprocess.to_dict(),
                 "classes": list(header.classes),
@@ -87,17 +131,74 @@ def run(argv: Sequence[str]) -> int:
     print(f"network     {done.model}, {header.spec.parameters:,} parameters; all {done.tensors} tensors fit")
     print(f"pictures    {seen.size} of {seen.shorter_side} pixels, {seen.interpolation}, mean {_numbers(seen.mean)}")
     print(f"            std {_numbers(seen.std)}")
-    print(f"classes     {len(header.classes)}: {shown}")
+    origin = f"; from {done.classes_from} in the file" if done.classes_from else ""
+    print(f"classes     {len(header.classes)}: {shown}{origin}")
     if done.assumed:
         flags = [f"--{name}" for name in done.assumed]
         what = " and ".join({"preprocess": "preprocessing", "classes": "class names"}[name] for name in done.assumed)
         overrides = f"{' and '.join(flags)} override{'' if len(flags) > 1 else 's'} it"
         print(f"assumed     {what}, as its author publishes: the file does not say; {overrides}")
+    for guess in done.guessed:
+        print(f"assumed     {guess}")
+    _print_trials(done, check)
     if done.new_head:
         print("last layer  made anew: it predicts nothing before it is trained")
+    if done.part:
+        print(f"part        {done.part}")
+    if done.other_parts:
+        print(f"also in     {', '.join(done.other_parts)}; --part takes the network from there")
     if done.beside:
         print(f"left out    {', '.join(done.beside)}")
     print(f"model       {done.path}")
+    return 0
+
+
+def _check(data: str, advance: Advance) -> "Check":
+    """The labelled pictures of `data`; none is fetched for it."""
+    from resnetkit.convert.checking import Check
+    from resnetkit.data.cifar_forms import CIFARS
+    from resnetkit.data.dataset import open_dataset
+    from resnetkit.files import cache_folder
+    from resnetkit.train.evaluate import evaluate_net
+
+    if data in CIFARS and not (cache_folder() / data).is_dir():
+        raise UsageError(f"--check {data}: it is not in the cache; resnetkit data get {data} brings it")
+    part, samples = open_dataset(data).part("auto")
+
+    def measure(net: "ResNet", preprocess: "Preprocess", classes: tuple[str, ...]) -> tuple[float, int]:
+        most = MOST_CHECKED if net.spec.macs(preprocess.size) <= CHEAP_MACS else FEW_CHECKED
+        some = samples.subset(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(np.int64))
+        result = evaluate_net(net, some.as_classes(classes), preprocess)
+        advance(result.images)
+        return result.top1_error_percent, result.images
+
+    return Check(f"{part} pictures of {data}", len(samples), samples.classes, measure)
+
+
+def _print_trials(done: "Conversion", check: "Check | None") -> None:
+    """What was measured, or what could be."""
+    if done.stated:
+        error, place = done.stated
+        offer = (
+            "" if done.trials or "preprocess" not in done.assumed else "; --check DATA tries which preprocessing has it"
+        )
+        print(f"stated      an error of {error:.2f} % by {place} in the file{offer}")
+    if check is None or not done.trials:
+        return
+    print(f"checked     on {done.trials[0].pictures:,} of {check.pictures:,} {check.name}:")
+    for trial in done.trials:
+        taken = "  taken" if trial is done.trial else ""
+        print(f"            {trial.error_percent:5.2f} % {trial.model} {trial.preprocess}{taken}")
+
+
+def _list(file: str, part: str | None, *, as_json: bool) -> int:
+    from resnetkit.convert.listing import list_file
+
+    listing = list_file(Path(file), part=part)
+    if as_json:
+        print_json(listing.document())
+    else:
+        print("\n".join(listing.lines()))
     return 0
 
 

@@ -1,17 +1,21 @@
 """Other people's weights to a model file, where every tensor fits and nothing is left to guess."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from resnetkit.convert.configs import Facts, identity, timm_facts, transformers_facts
-from resnetkit.convert.fitting import HEAD, find_source, fit, refuse_contradictions, renamed, rows_like
+from resnetkit.convert.beside import Stated, stated_error
+from resnetkit.convert.checking import Check, Trial, nearest, presets_for, try_all
+from resnetkit.convert.fitting import fit, refuse_contradictions
+from resnetkit.convert.known import Known, known_by_files, known_by_hash, usual_of
+from resnetkit.convert.networks import HEAD
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
 from resnetkit.convert.readers import read_weights
+from resnetkit.convert.recognition import NOBODY, Recognised, recognised
 from resnetkit.convert.sources import Source
 from resnetkit.data.download import digest
 from resnetkit.data.transforms import Preprocess
@@ -22,37 +26,6 @@ from resnetkit.models.spec import ModelSpec, parse_spec
 
 if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet
-
-# Names of the files that chenyaofo/pytorch-cifar-models publishes end with the first digits of their SHA-256, and the
-# tensors alone could be anyone's: a network and its preprocessing (with the classes of the same name) for each.
-CIFAR_MODELS = {
-    "4118986f": ("resnet20_b", "cifar10"),
-    "ef93fc4d": ("resnet32_b", "cifar10"),
-    "2a3cabcb": ("resnet44_b", "cifar10"),
-    "187c023a": ("resnet56_b", "cifar10"),
-    "23dac2f1": ("resnet20_b", "cifar100"),
-    "84213ce6": ("resnet32_b", "cifar100"),
-    "ffe32858": ("resnet44_b", "cifar100"),
-    "f2eff4c8": ("resnet56_b", "cifar100"),
-}
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a file from its hash or its source; None or empty for what is not."""
-
-    who: str
-    """Whose it is, for people."""
-    model: str | None = None
-    preprocess: Preprocess | None = None
-    classes: tuple[str, ...] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the network's spec."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What the model file's header keeps of where the weights come from."""
-    assumed: tuple[str, ...] = ()
-    """What of it the weights' author usually does, and no file says: preprocess, classes."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +40,27 @@ class Conversion:
     known: str
     """Whose names the file has or, by its hash, which published weights it is."""
     tensors: int
+    """How many of the file's were taken."""
     new_head: bool
     """Whether the last layer was made anew, and so predicts nothing yet."""
     beside: tuple[str, ...]
     """What else the file held, and is left out."""
     assumed: tuple[str, ...] = ()
     """What was neither given nor known from a file or its hash, but is as its author publishes: preprocess, classes."""
+    guessed: tuple[str, ...] = ()
+    """What else was taken for granted, each as half a sentence."""
+    classes_from: str = ""
+    """Where the class names come from, if they are the file's own: `class_to_idx`, `hyper_parameters.classes`."""
+    stated: Stated | None = None
+    """The error that the file states of itself."""
+    trials: tuple[Trial, ...] = ()
+    """What was measured with each choice, where pictures were given to choose by."""
+    trial: Trial | None = None
+    """The one of them that was taken."""
+    part: str = ""
+    """Where in the file the network was."""
+    other_parts: tuple[str, ...] = ()
+    """Where else in it there is one."""
 
     def __repr__(self) -> str:
         return line(type(self), str(self.path), self.model, f"from {self.known}", count(self.tensors, "tensor"))
@@ -87,13 +75,20 @@ def convert(
     new_head: int | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    strict: bool = False,
+    check: Check | None = None,
+    part: str | None = None,
 ) -> Conversion:
     """Write someone else's weights as a model file, to `out` or `<stem of file>.safetensors` in the working folder.
 
     What neither the file nor its hash nor a config.json beside it says must be given: `model` (a name in SPECS with
     changes), `preprocess` (the text form of presets, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file,
     or the names). The number of classes is the file's, unless `model` or `classes` says another. `new_head` makes the
+    last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`. `strict`
+    refuses what would be taken for granted. With `check`, labelled pictures choose the preprocessing, and the network
+    where the tensors are those of several, unless they are given or known.
     last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`.
+    `part` says which network of several in the file: its nested name, and prefixes, with dots.
 
     Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
     broken, hostile or does not fit. Nothing is written then.
@@ -107,43 +102,89 @@ def convert(
     asked = _classes_in(model) if model else None
     if new_head and asked not in (None, new_head):
         raise UsageError(f"--new-head is {new_head} and --model has classes={asked}; leave one of them out")
+    if new_head and check:
+        raise UsageError("--check measures the file's own last layer, and --new-head leaves it out; give one of them")
     names = None if classes is None else class_names(classes)
     chosen = None if preprocess is None else parse_preprocess(preprocess)
 
-    weights = read_weights(path)
+    weights = read_weights(path, part=part)
     if HEADER_KEY in weights.metadata:
         raise UsageError(f"{path} is a model file already; use it as it is, or give --to torchvision or timm")
-    source = find_source(weights.tensors, where=str(path))
-    tensors = renamed(source, weights.tensors, where=str(path))
-    inside = len(tensors["fc.weight"]) if "fc.weight" in tensors and tensors["fc.weight"].ndim else None
+    wanted = parse_spec(model) if model else None
+    found = recognised(weights, wanted, new_head=bool(new_head), where=str(path))
+    if found.one_output:
+        asked = found.classes if asked == 1 else asked
+        if names and len(names) == 1:
+            raise UsageError(
+                f"{path} has one output, which is two classes: give two names, that of an output below 0 first"
+            )
     sha256 = digest(path, "sha256")
-    known = (known_by_hash(sha256) if source.registered else None) or _known_by_files(source, inside, path)
-    like = [known.model] if known.model else rows_like(tensors, known.facts)
-    network = model or (like[0] if len(like) == 1 else None)
+    known = (known_by_hash(sha256) if found.source.registered else None) or known_by_files(
+        found, weights.objects, new_head or found.classes, path, names_given=names is not None
+    )
+    like = [known.model] if known.model else found.like({**found.source.usual, **known.facts})
     preset = chosen or known.preprocess
-    if network is None:
-        raise _question(path, known, like, network, preset, names or known.classes, inside)
+    stated = stated_error(weights.objects)
+    trials: list[Trial] = []
+    best: Trial | None = None
+    if check:
+        labels = names or known.classes or check.classes
+        models = [model] if model else like
+        open_to_choice = chosen is None and (known.preprocess is None or "preprocess" in known.assumed)
+        trials = _tried(check, found, models, None if open_to_choice else preset, labels, path)
+        best = nearest(trials, check, stated) if trials else None
+    if best and best.preprocess:
+        preset = parse_preprocess(best.preprocess)
+    network = model or (best.model if best else None) or (like[0] if len(like) == 1 else None)
+    headless = found.classes is None and not new_head
+    if network is None or (headless and model is None):
+        raise _question(path, known, like, network, preset, names or known.classes, found, new_head)
 
     if new_head and not names:
-        names = tuple(map(str, range(new_head)))
-    counted = new_head or asked or (len(names) if names else inside)
+        names = known.classes if known.classes_from else tuple(map(str, range(new_head)))
+    if check and names is None and known.classes is None and found.classes == len(check.classes):
+        names = check.classes
+    counted = new_head or asked or (len(names) if names else found.classes)
     spec = replace(parse_spec(network), classes=counted) if counted else parse_spec(network)
     if names and len(names) != spec.classes:
         raise UsageError(f"{len(names)} class names for {spec.classes} classes; give --classes as many, or none")
     refuse_contradictions(known.who, known.facts, spec, where=str(path))
-    net = _network(source, tensors, spec, new_head=bool(new_head), where=str(path))
-    assumed = tuple(
-        name for name, value in (("preprocess", chosen), ("classes", names)) if name in known.assumed and value is None
-    )
+    net = _network(found.source, found.tensors, spec, new_head=bool(new_head), where=str(path))
+    taken = {"preprocess": chosen or best, "classes": names}
+    assumed = tuple(name for name, value in taken.items() if name in known.assumed and value is None)
     names = names or known.classes
     if preset is None or names is None:
-        raise _question(path, known, like, network, preset, names, spec.classes)
+        raise _question(path, known, like, network, preset, names, found, new_head)
     if spec.in_channels != preset.channels:
-        raise UsageError(f"the network takes {spec.in_channels} channels and the preprocessing makes {preset.channels}")
+        grey = "; give --preprocess size=N,mean=M,std=S,mode=L" if spec.in_channels == 1 else ""
+        raise UsageError(
+            f"the network takes {spec.in_channels} channels and the preprocessing makes {preset.channels}{grey}"
+        )
+    guessed = found.notes + (() if model or best else usual_of(found.source, known, spec))
+    if strict and (guessed or assumed):
+        raise UsageError(f"--strict: of {path} would be taken for granted: {'; '.join((*assumed, *guessed))}")
+    if found.source is NOBODY:
+        _prove(net, where=str(path))
     recipe = {**known.about, "converted_from": path.name, "sha256": sha256, "source": known.who}
-    header = Header(spec, preset, names, recipe, {} if new_head or chosen else known.metrics)
+    header = Header(spec, preset, names, recipe, {} if new_head or chosen or best else known.metrics)
     save(target, net, header)
-    return Conversion(target, header, network, known.who, len(weights.tensors), bool(new_head), weights.beside, assumed)
+    return Conversion(
+        target,
+        header,
+        network,
+        known.who,
+        tensors=found.taken,
+        new_head=bool(new_head),
+        beside=weights.beside + found.left_out,
+        assumed=assumed,
+        guessed=guessed,
+        classes_from=known.classes_from if names == known.classes else "",
+        stated=stated,
+        trials=tuple(trials),
+        trial=best,
+        part=weights.part,
+        other_parts=weights.others,
+    )
 
 
 def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
@@ -158,41 +199,35 @@ def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
     return target
 
 
-def known_by_hash(sha256: str) -> Known | None:
-    """What is known of a file with this SHA-256 (64 hex digits): a published one, or None."""
-    if sha256[:8] in CIFAR_MODELS:
-        model, preset = CIFAR_MODELS[sha256[:8]]
-        facts = identity(parse_spec(model))
-        return Known("chenyaofo/pytorch-cifar-models", model, PREPROCESSES[preset], class_names(preset), facts)
-    from resnetkit.models.weights import known_file
+def _tried(
+    check: Check, found: Recognised, models: list[str], preset: Preprocess | None, labels: tuple[str, ...], path: Path
+) -> list[Trial]:
+    """What is measured with each network, and with each preprocessing or with `preset`."""
+    if found.classes != len(labels):
+        raise UsageError(f"--check: {path} has {found.classes or 'no'} outputs, and there are {len(labels)} classes")
+    nets: list[tuple[str, ResNet]] = []
+    for model in models:
+        spec = replace(parse_spec(model), classes=len(labels))
+        nets.append((model, _network(found.source, found.tensors, spec, new_head=False, where=str(path))))
+    if not nets:
+        return []
+    spec = nets[0][1].spec
+    presets = [("", preset)] if preset else presets_for(spec.input_size) if spec.in_channels == 3 else []
+    return try_all(check, nets, presets, labels)
 
-    if (found := known_file(sha256)) is None:
-        return None
-    model, row = found
-    who = f"{row.source} {model}:{row.name}"
-    return Known(who, model, row.preprocess, row.classes, identity(row.spec), row.metrics, row.about())
 
-
-def _known_by_files(source: Source, classes: int | None, path: Path) -> Known:
-    """What the names of the tensors say, and the files beside them; beyond that, what their author publishes."""
-    beside = Facts()
-    if source.name == "transformers":
-        beside = transformers_facts(path, classes)
-    elif source.name in ("torchvision or timm", "timm (resnetv2)"):
-        beside = timm_facts(path, classes)
-    preset, names = source.published.get(classes or 0, (None, None))
-    if beside.model and classes == 1000:  # timm names no classes where they are ImageNet's
-        names = "imagenet"
-    usual = PREPROCESSES[preset] if preset and beside.silent else None
-    assumed = {"preprocess": usual if beside.preprocess is None else None, "classes": None if beside.classes else names}
-    return Known(
-        beside.who or source.name,
-        beside.model,
-        beside.preprocess or usual,
-        beside.classes or (class_names(names) if names else None),
-        {**source.implies, **beside.fields},
-        assumed=tuple(name for name, value in assumed.items() if value),
+def _prove(net: "ResNet", *, where: str) -> None:
+    """Refuse a network, put together from shapes, that makes numbers that are not finite of noise."""
+    spec = net.spec
+    noise = torch.randn(
+        2, spec.in_channels, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(0)
     )
+    with torch.inference_mode():
+        logits = net.eval()(noise)
+    if not logits.isfinite().all():
+        raise ModelFileError(
+            f"{where} fits a network by its shapes in order, but with outputs that are not finite: it is another one"
+        )
 
 
 def _question(
@@ -202,14 +237,20 @@ def _question(
     network: str | None,
     preset: Preprocess | None,
     names: tuple[str, ...] | None,
-    counted: int | None,
+    found: Recognised,
+    new_head: int | None,
 ) -> UsageError:
     """The error that asks for every flag that is missing, with what it takes."""
-    fits = f"its tensors fit {', '.join(like)}" if like else "its tensors fit no row of `resnetkit models`"
+    tries = "; --check DATA tries them" if len(like) > 1 and found.classes else ""
+    none = "its tensors fit no row of `resnetkit models`, nor a change"
+    fits = f"its tensors fit {', '.join(like)}{tries}" if like else none
     needed = [f"--model NAME ({fits})"] if network is None else []
     needed += [f"--preprocess {'|'.join(PREPROCESSES)}"] if preset is None else []
-    many = f" ({counted:,} names)" if counted else ""
-    needed += [f"--classes {'|'.join(CLASS_LISTS)}|FILE{many}"] if names is None else []
+    if found.classes is None and new_head is None:
+        needed += ["--new-head N (it has no last layer; one for N classes is made, for train --init)"]
+    elif names is None and new_head is None:
+        many = f" ({found.classes:,} names)" if found.classes else ""
+        needed += [f"--classes {'|'.join(CLASS_LISTS)}|FILE{many}"]
     return UsageError(f"{path} has the names of {known.who}, which don't say all; give {', and '.join(needed)}")
 
 

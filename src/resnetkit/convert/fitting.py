@@ -2,32 +2,30 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from resnetkit.convert.sources import SOURCES, Source, Tensors, recognise
+from resnetkit.convert.layouts import Tensors, fold_biases
+from resnetkit.convert.networks import COUNTERS, HEAD, contradicted, networks_like
+from resnetkit.convert.sources import SOURCES, Source, recognise
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.resnet import build
-from resnetkit.models.spec import SPECS, ModelSpec
+from resnetkit.models.spec import ModelSpec
 
-COUNTERS = "num_batches_tracked"
-"""A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
-HEAD = ("fc.weight", "fc.bias")
 MOST_LISTED = 8
 """Tensors of a kind that an error lists; the rest is counted."""
 KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
 
 
-def find_source(tensors: Tensors, *, where: str) -> Source:
+def find_source(tensors: Tensors, beside: Iterable[str] = (), *, where: str) -> Source:
     """The source whose names these are; ModelFileError where it is none that is known or can be read."""
-    if source := recognise(tensors):
-        for pattern, networks in source.unread.items():
+    if source := recognise(tensors, beside):
+        for pattern, (networks, why) in source.unread.items():
             if any(re.fullmatch(pattern, name) for name in tensors):
-                raise ModelFileError(f"{where} is {networks} of {source.name}, which is not read; ResNet V1 is")
+                raise ModelFileError(f"{where} is {networks} of {source.name}, which is not read: {why}")
         return source
     known = ", ".join(source.name for source in SOURCES)
     raise ModelFileError(
@@ -37,21 +35,32 @@ def find_source(tensors: Tensors, *, where: str) -> Source:
 
 
 def renamed(source: Source, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
-    """The tensors under our names and in our layout."""
+    """The tensors under our names and in our layout, less what the source says is no part of the network."""
     ours: dict[str, Tensor] = {}
+    gone = left_out(source, tensors)
     for theirs, tensor in tensors.items():
+        if theirs in gone:
+            continue
         if (name := source.rename(theirs)) in ours:
             raise ModelFileError(f"{where} has two tensors for {name}, one of them {theirs}; remove one")
         ours[name] = tensor
-    return source.prepare(ours)
+    return fold_biases(source.prepare(ours))
+
+
+def left_out(source: Source, tensors: Tensors) -> dict[str, str]:
+    """The names of tensors that are no part of a network here, and what they are."""
+    return {
+        name: what
+        for name in tensors
+        for pattern, what in source.leaves.items()
+        if source.rename(name) == name and re.fullmatch(pattern, name)
+    }
 
 
 def refuse_contradictions(who: str, facts: Mapping[str, Any], spec: ModelSpec, *, where: str) -> None:
     """Raise UsageError where `spec` is not what `facts`, fields that are known, say: tensors alone would not tell."""
-    for name, known in facts.items():
-        value = getattr(spec, name)
-        if value == known or (name == "downsample_in" and spec.block == "basic"):
-            continue
+    for name in contradicted(spec, facts):
+        known, value = facts[name], getattr(spec, name)
         if name == "downsample_in":
             fits = "resnet50_v1, resnet101_v1, ..." if known == "1x1" else "resnet50, resnet101, ..."
             raise UsageError(
@@ -78,7 +87,7 @@ def fit(source: Source, tensors: Tensors, spec: ModelSpec, *, where: str) -> dic
     unexpected = [name for name in tensors if name not in expected]
     misshaped = [name for name in tensors if name in expected and tensors[name].shape != expected[name].shape]
     if missing or unexpected or misshaped:
-        like = rows_like(tensors, source.implies)
+        like = networks_like(tensors, source.implies)
         error = ModelFileError(_account(where, tensors, expected, missing, unexpected, misshaped, spec, like))
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("another shape", misshaped)):
             if len(names) > MOST_LISTED:
@@ -86,32 +95,6 @@ def fit(source: Source, tensors: Tensors, spec: ModelSpec, *, where: str) -> dic
         raise error
     ours = source.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
     return {name: counters[name] if name in counters else ours[name].contiguous() for name in expected}
-
-
-def rows_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
-    """The rows of SPECS that have these tensors, whatever the number of classes, and are what `facts` say."""
-    buffers = ("running_mean", "running_var", COUNTERS)
-    trunk = sum(t.numel() for name, t in tensors.items() if name not in HEAD and not name.endswith(buffers))
-    rows: list[str] = []
-    for name, row in SPECS.items():
-        spec = replace(row, classes=1)
-        said = all(getattr(spec, field) == value for field, value in facts.items() if field != "downsample_in")
-        strides = facts.get("downsample_in", spec.downsample_in)
-        if not said or (spec.block == "bottleneck" and spec.downsample_in != strides):
-            continue
-        if spec.parameters - (spec.channels[-1] + 1) == trunk and _has_tensors_of(spec, tensors):
-            rows.append(name)
-    return rows
-
-
-def _has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:
-    with torch.device("meta"):
-        expected = build(spec).state_dict()
-    return _trunk_shapes(tensors) == _trunk_shapes(expected)
-
-
-def _trunk_shapes(tensors: Tensors) -> dict[str, torch.Size]:
-    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTERS)}
 
 
 def _account(
@@ -135,7 +118,12 @@ def _account(
             "another shape",
             [f"{name} {_shape(tensors[name])}, the network's is {_shape(expected[name])}" for name in misshaped],
         )
-    if not unexpected and set(missing + misshaped) <= set(HEAD):
+    if not unexpected and missing == list(HEAD):
+        lines.append(
+            "The file has no last layer and so no classes; --new-head N makes one for N classes, to be trained: "
+            "resnetkit train DATA --init FILE"
+        )
+    elif not unexpected and set(missing + misshaped) <= set(HEAD):
         inside = f"{len(tensors[HEAD[1]]):,}" if HEAD[1] in tensors and tensors[HEAD[1]].ndim else "no"
         lines.append(
             f"The file has {inside} classes and the network {spec.classes:,}. Give --model NAME,classes=N as in the "

@@ -6,14 +6,14 @@ ModelFileError that names it, and memory stays in proportion to its size: a head
 
 import io
 import json
+import lzma
 import math
-import re
 import struct
-import warnings
+import tarfile
 import zipfile
 import zlib
-from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,15 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.convert.parts import Choice, NoTensorsError, around, choose, groups
+from resnetkit.convert.pickles import PickleError, Record
+from resnetkit.convert.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
+from resnetkit.convert.values import AnyTensor, children, kind_of, text_of
+from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.models.weights import wrong_values
 
-NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-"""Where training scripts keep the state dict in a checkpoint, in the order in which they are looked for."""
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-"""Where they keep its moving average: read where nothing else is there."""
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What wrappers put before every name: DataParallel, torch.compile, Lightning."""
 MOST_EXPANSION = 100
 """How many times its size on the disk a file may become in memory. Weights hardly compress; a bomb does by 1000."""
 
@@ -45,32 +43,122 @@ class Weights:
     """Other entries of a checkpoint, which are left out."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
+    objects: Mapping[str, object] = field(default_factory=dict)
+    """What else lies beside the tensors, as plain values: None, bool, int, float, str, list and dict of these.
 
-
-def read_weights(path: Path) -> Weights:
-    """Read a .pth, .pt, .th, .bin, .safetensors, .h5, .keras or .npz file, whatever its suffix.
-
-    Raises ModelFileError where it is none of them, broken off, hostile, or holds values that aren't finite.
+    By nested name: `args`, or `model.classes` where it lies beside a state dict in `model`. An object of a class is
+    {"class": "argparse.Namespace", ...} with its attributes by name; tensors and long lists are left out.
     """
+    part: str = ""
+    """Where in the file the tensors were: `state_dict`, `model.encoder_q`; empty where nothing is around them."""
+    others: tuple[str, ...] = ()
+    """Other parts that hold a network, as `part` takes them: averaged weights, a teacher."""
+    modules: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Of a file that holds a whole network, its modules' plain attributes by the module's name, "" for the network.
+
+    {"layer2.0.conv1": {"class": "torch.nn.modules.conv.Conv2d", "stride": [2, 2], ...}}.
+    """
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, before anything in it is chosen."""
+
+    root: object
+    """A dictionary, or a record of one or of another object; tensors in it, or what stands for them until read."""
+    form: str
+    """Of the file, for people."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The text in a .safetensors header."""
+
+
+def read_weights(path: Path, *, part: str | None = None) -> Weights:
+    """Read a .pth, .pt, .th, .bin, .pkl, .safetensors, .h5, .keras or .npz file, whatever its suffix.
+
+    The network's tensors are chosen by the rules of `parts`, unless `part` says where they are. Raises ModelFileError
+    where the file is none of these, broken off, hostile, or holds values that aren't finite; UsageError where it has no
+    such part.
+    """
+    with opened(path) as contents:
+        chosen = choice(path, contents, part)
+        names, objects = around(contents.root, chosen.group)
+        _check_kinds(path, chosen.tensors)
+        tensors = {
+            name: tensor.read() if isinstance(tensor, Stored) else tensor for name, tensor in chosen.tensors.items()
+        }
+    tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    _check_values(path, tensors)
+    return Weights(
+        tensors,
+        beside=(*names, *chosen.left),
+        metadata=contents.metadata,
+        objects=objects,
+        part=chosen.part,
+        others=tuple(chosen.others),
+        modules=chosen.modules,
+    )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Contents]:
+    """What is in a file of weights; its tensors can be read as long as it is open."""
+    form = ""
     try:
         if path.is_dir():
             raise ModelFileError(
                 f"{path} is a folder; give the file of weights in it, such as {path}/model.safetensors"
             )
         with path.open("rb") as file:
-            reader = _reader(path, file)
-            weights = _unwrapped(path, *reader(path, file))
+            form, reader = _reader(path, file)
+            contents = reader(path, file)
+            form = contents.form
+            yield contents
+    except ResnetkitError:
+        raise
+    except PickleError as error:
+        raise _broken(path, "PyTorch", error) from error
+    except BROKEN as error:
+        raise _broken(path, form, error) from error
     except OSError as error:
         raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from error
-    _check(path, weights.tensors)
-    return weights
 
 
-Contents = tuple[Mapping[str, Any], Mapping[str, str]]
+BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+"""What reading a damaged or hostile file raises: RuntimeError is PyTorch's, and an archive's that needs a password."""
+
+
+def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:
+    """The network's tensors in a file. Raises ModelFileError where there are none, UsageError without such a part."""
+    try:
+        return choose(groups(contents.root), part)
+    except NoTensorsError as error:
+        shown = f"resnetkit convert --list {path} shows what is in it"
+        if part is not None:
+            raise UsageError(f"{path}: {error}") from error
+        if str(error):
+            raise ModelFileError(f"{path}: {error}; save net.state_dict(). {shown}") from error
+        raise ModelFileError(
+            f"{path} holds {held(contents.root)}; save net.state_dict() from its project. {shown}"
+        ) from error
+
+
+def held(root: object) -> str:
+    """What a file without tensors by name holds, for people."""
+    if not isinstance(root, (Record, Mapping)):
+        return f"{kind_of(root)}, not tensors by name"
+    if isinstance(root, Record) and root.name.startswith("__torch__."):
+        return "a frozen TorchScript network, whose weights have no names"
+    names = [text_of(key)[:100] for key, _ in children(root)[:5]]
+    return f"no tensors by name, but {', '.join(names) or 'nothing'}"
+
+
 Reader = Callable[[Path, BinaryIO], Contents]
 
 
-def _reader(path: Path, file: BinaryIO) -> Reader:
+def _reader(path: Path, file: BinaryIO) -> tuple[str, Reader]:
     """Tell what the file is by its first bytes."""
     start = file.read(1024)
     file.seek(0)
@@ -80,13 +168,13 @@ def _reader(path: Path, file: BinaryIO) -> Reader:
         if start.lstrip().lower().startswith(signature):
             raise ModelFileError(f"{path} is {what}")
     if start.startswith(b"PK\x03\x04"):
-        return _read_zip
+        return "zip", _read_zip
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _read_hdf5
+        return "HDF5", _read_hdf5
     if start[8:9] == b"{":  # after the header's length, eight bytes
-        return _read_safetensors
-    if start.startswith(b"\x80") or start[257:262] == b"ustar":  # a pickle, or PyTorch's form before version 0.1.10
-        return _read_torch
+        return "safetensors", _read_safetensors
+    if start[257:262] == b"ustar" or start.startswith(b"\x80"):  # PyTorch's form before version 0.1.10, or a pickle
+        return "PyTorch", _read_torch
     raise ModelFileError(f"{path} is no file of weights that is known here: PyTorch, safetensors, HDF5, Keras or .npz")
 
 
@@ -105,81 +193,54 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Contents:
         raise ModelFileError(f"{path} is broken off, or its header lies about its length; get it anew")
     try:
         with safe_open(path, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata() or {}  # noqa: SIM118
+            held = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            return Contents(held, "safetensors", tensors.metadata() or {})
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         raise _broken(path, "safetensors", error) from error
 
 
-class NumPyValue:
-    """What stands for a number or an array of NumPy beside the weights: nothing of NumPy's is called to make it."""
-
-    def __init__(self, *_: object) -> None:
-        """Take what NumPy's would, and leave it."""
-
-    def __setstate__(self, state: object) -> None:
-        """The same."""
-
-
-HARMLESS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-    Namespace,  # a script's arguments
-    *(
-        (NumPyValue, f"numpy{name}")
-        for core in (".core.multiarray", "._core.multiarray")
-        for name in (f"{core}.scalar", f"{core}._reconstruct")
-    ),
-    (NumPyValue, "numpy.dtype"),
-    (NumPyValue, "numpy.ndarray"),
-]
-"""What a checkpoint may hold beside tensors: making one runs no code of the file's, nor any that it could misuse."""
-
-
 def _read_torch(path: Path, file: BinaryIO) -> Contents:
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile pickle can make anything of it
-        if "Weights only load failed" in str(error):
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            raise ModelFileError(
-                f"{path} holds {found[1] if found else 'more than tensors'}; files with Python objects can run code: "
-                'it is not read. If you made it, save its tensors alone: torch.save(net.state_dict(), "weights.pth")'
-            ) from error
-        raise _broken(path, "PyTorch", error) from error
-    if not isinstance(content, Mapping):
-        raise ModelFileError(f"{path} holds {type(content).__name__}, not tensors by name; save net.state_dict()")
-    return content, {}
+    size = path.stat().st_size
+    tar = file.read(262)[257:] == b"ustar"
+    file.seek(0)
+    return _torch(read_tar(file, size) if tar else read_pickles(file, size), "PyTorch")
+
+
+def _torch(root: object, form: str) -> Contents:
+    if not isinstance(root, (Record, list, tuple)):
+        raise PickleError(f"it holds {type(root).__name__}")
+    return Contents(root, form)
 
 
 def _read_zip(path: Path, file: BinaryIO) -> Contents:
-    """PyTorch's form since 1.6, Keras' since 2.12 and NumPy's are all archives."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            check_expansion(path, sum(info.file_size for info in archive.infolist()))
-            names = archive.namelist()
-            if len(set(names)) != len(names):
-                raise ModelFileError(f"{path} has two parts of one name; get it from a source you trust")
-            if "model.weights.h5" in names:  # nothing is unpacked: other names in the archive mean nothing
-                from resnetkit.convert.hdf5 import read_keras
+    """PyTorch's form since 1.6, TorchScript's, Keras' since 2.12 and NumPy's are all archives."""
+    archive = zipfile.ZipFile(file)  # stays open as long as the file
+    check_expansion(path, sum(info.file_size for info in archive.infolist()))
+    if not any(info.CRC for info in archive.infolist()):  # PyTorch can leave all checksums out: then none is compared
+        for info in archive.infolist():
+            del info.CRC
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise ModelFileError(f"{path} has two parts of one name; get it from a source you trust")
+    if "model.weights.h5" in names:  # nothing is unpacked: other names in the archive mean nothing
+        from resnetkit.convert.hdf5 import read_keras
 
-                config = archive.read("config.json") if "config.json" in names else b"{}"
-                return read_keras(path, io.BytesIO(archive.read("model.weights.h5")), config), {}
-            if names and all(name.endswith(".npy") for name in names):
-                return {name[:-4]: _array(path, name, archive.read(name)) for name in names}, {}
-    except UsageError:  # which is a ValueError
-        raise
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
-        raise _broken(path, "zip", error) from error
+        config = archive.read("config.json") if "config.json" in names else b"{}"
+        return Contents(read_keras(path, io.BytesIO(archive.read("model.weights.h5")), config), "Keras")
+    if names and all(name.endswith(".npy") for name in names):
+        return Contents({name[:-4]: _array(path, name, archive.read(name)) for name in names}, ".npz")
     if not any(name.endswith("data.pkl") for name in names):
-        raise ModelFileError(f"{path} is an archive without weights in it; give a .pth, .keras or .npz file")
-    file.seek(0)
-    return _read_torch(path, file)
+        exported = any(name.endswith("archive_format") for name in names)
+        what = "an exported program of PyTorch (.pt2)" if exported else "an archive without weights in it"
+        raise ModelFileError(f"{path} is {what}; give a .pth, .keras or .npz file")
+    script = any(name.endswith("/constants.pkl") for name in names)
+    return _torch(read_zip(archive), "TorchScript" if script else "PyTorch")
 
 
 def _read_hdf5(path: Path, file: BinaryIO) -> Contents:
     from resnetkit.convert.hdf5 import read_hdf5
 
-    return read_hdf5(path, file), {}
+    return Contents(read_hdf5(path, file), "HDF5")
 
 
 def _array(path: Path, name: str, content: bytes) -> Tensor:
@@ -218,33 +279,20 @@ def _broken(path: Path, kind: str, error: Exception) -> ModelFileError:
     return ModelFileError(f"{path} is not a whole {kind} file ({said[:200]}); get it anew")
 
 
-def _unwrapped(path: Path, content: Mapping[str, Any], metadata: Mapping[str, str]) -> Weights:
-    """Out of a checkpoint's nests and from under wrappers' prefixes: tensors by name, and nothing else."""
-    beside: list[str] = []
-    while not any(isinstance(value, Tensor) for value in content.values()):
-        nest = next((n for n in (*NESTS, *AVERAGES) if isinstance(content.get(n), Mapping) and content[n]), None)
-        if nest is None:
-            held = ", ".join(map(str, list(content)[:5])) or "nothing"
-            raise ModelFileError(f"{path} holds no tensors by name, but {held}; save net.state_dict() from its project")
-        beside += [str(name) for name in content if name != nest]
-        content = content[nest]
-    if others := [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
-        kinds = type(content[others[0]]).__name__
-        raise ModelFileError(
-            f"{path}: {others[0]!r} is {kinds}, not a tensor with a name ({len(others)} such); save net.state_dict()"
-        )
-    names = list(content)
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in names)), None):
-        names = [name.removeprefix(prefix) for name in names]
-    return Weights(dict(zip(names, content.values(), strict=True)), tuple(beside), metadata)
-
-
-def _check(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no plain numbers, bigger than the file, or with values that no network can have."""
+def _check_kinds(path: Path, tensors: Mapping[str, AnyTensor]) -> None:
+    """Refuse tensors that are no plain numbers or are bigger than the file; before any is read."""
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            raise ModelFileError(f"{path}: {name} is no plain tensor of real numbers; save dense float tensors")
-    check_expansion(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
+        if isinstance(tensor, Unread):
+            raise ModelFileError(
+                f"{path}: {name} is no plain tensor of real numbers, but {tensor.what}; save dense ones"
+            )
+        if tensor.dtype.is_complex:
+            raise ModelFileError(f"{path}: {name} is no plain tensor of real numbers, but complex; save float tensors")
+    check_expansion(path, sum(tensor.nbytes for tensor in tensors.values()))
+
+
+def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse values that no network can have."""
     broken = {name: wrong for name, tensor in tensors.items() if (wrong := _not_finite(tensor))}
     if broken:
         first = next(iter(broken))
