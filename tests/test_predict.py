@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from resnetkit.cli import main
-from resnetkit.commands.output import printable
 from resnetkit.data.transforms import Preprocess
+from resnetkit.display import printable
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, save
 from resnetkit.models.resnet import build

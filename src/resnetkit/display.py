@@ -1,5 +1,6 @@
 """What objects show of themselves: one short line, whatever they hold, and tables of HTML for notebooks and reports."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -7,6 +8,8 @@ MOST = 150
 """Characters between the brackets of a line."""
 MOST_ROWS = 30
 """Rows of a table in a notebook; more can't be read."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character: how Python reads a byte of a file name that is not UTF-8, and what Windows allows in one."""
 
 
 def line(kind: type, *parts: str) -> str:
@@ -39,3 +42,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "")
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     opening = f'<table class="{kind}">' if kind else "<table>"
     return f"{opening}{body}</table>"
+
+
+def printable(text: str) -> str:
+    r"""`text` in characters that UTF-8 has: a byte of a file name that is not UTF-8 becomes \xe9, as Python writes it.
+
+    In JSON, CSV, lines for people and errors alike; the escape itself is text there, so a JSON document has \\xe9.
+    """
+    return SURROGATE.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

@@ -3,27 +3,13 @@
 import codecs
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
 
-SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character: how Python reads a byte of a file name that is not UTF-8, and what Windows allows in one."""
-
-
-def printable(text: str) -> str:
-    r"""`text` in characters that UTF-8 has: a byte of a file name that is not UTF-8 becomes \xe9, as Python writes it.
-
-    In JSON, CSV, lines for people and errors alike; the escape itself is text there, so a JSON document has \\xe9.
-    """
-    return SURROGATE.sub(lambda found: _escape(ord(found[0])), text)
-
-
-def _escape(code: int) -> str:
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+from resnetkit.display import printable
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from resnetkit.display import printable
 from resnetkit.files import write_whole
 from resnetkit.progress import Advance, Display, Far
 from resnetkit.train.checkpoint import RunFolder
@@ -49,7 +50,7 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """Print a line above the bar, and log it."""
-        self._logger.info(text)
+        self._logger.info(printable(text))
 
     def show(
         self,
