@@ -16,7 +16,7 @@ def saved(path: Path, net: ResNet) -> tuple[State, torch.optim.Optimizer]:
     """The state of `net` as it comes back from a file."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     header = Header(net.spec, Preprocess(size=32), ("cat", "dog"))
-    save_state(path, Position(Plan.of_length(2)), header=header, net=net, optimizer=optimizer, ema=None)
+    save_state(path, Position(Plan.of_length(2)), header=header, net=net, optimizer=optimizer, ema=None, best=None)
     return load_state(path), optimizer
 
 

@@ -61,8 +61,8 @@ class Far:
 
     @property
     def left(self) -> str:
-        """The time that is left, as a clock shows it; nothing where it is not known."""
-        if self.left_seconds is None:
+        """The time that is left, as a clock shows it; empty where it is not known, or nothing is left."""
+        if self.left_seconds is None or self.done == self.total:
             return ""
         minutes, seconds = divmod(round(max(self.left_seconds, 0)), 60)
         hours, minutes = divmod(minutes, 60)
