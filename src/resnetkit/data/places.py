@@ -1,0 +1,102 @@
+"""The files that a list of pictures names: in another system's spelling, as a URI, or without their suffix."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from resnetkit.data.listing import is_picture_name
+from resnetkit.files import expanded
+
+ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
+
+
+class Place(NamedTuple):
+    path: Path
+    key: str
+    """The name as the split rule sees it."""
+    reason: str = ""
+    """Why there is no such file."""
+
+
+class Places:
+    """Finds the files that a list names."""
+
+    def __init__(self, folder: Path, images: str | None) -> None:
+        self._base = expanded(images) if images else folder
+        self._images = images
+        self._stems: dict[Path, dict[str, list[str]]] = {}
+        self.completed = False
+
+    @property
+    def base_said(self) -> str:
+        where = f"--images {self._images}" if self._images else "the folder of the CSV"
+        return f"paths are relative to {where}" + ("" if self._images else ", or to --images DIR")
+
+    def find(self, name: str) -> Place:
+        """The file of a name: as it is, with Windows' separators, as a URI, or without its suffix."""
+        first = ""
+        for spelled in _spellings(name):
+            path = self._base / expanded(spelled)
+            reason = _missing(path)
+            if reason and self._images and ABSOLUTE.match(spelled) and not _missing(self._base / path.name):
+                path, reason = self._base / path.name, ""
+            if not reason:
+                return Place(path, normalize("NFC", Path(spelled).as_posix()))
+            first = first or reason
+            if not is_picture_name(path.name) and (suffixed := self._with_suffix(path)):
+                if len(suffixed) > 1:
+                    return Place(path, "", f"may be {' or '.join(suffixed)}")
+                self.completed = True
+                key = Path(spelled).parent / suffixed[0]
+                return Place(path.with_name(suffixed[0]), normalize("NFC", key.as_posix()))
+        return Place(self._base / expanded(next(iter(_spellings(name)))), "", first)
+
+    def _with_suffix(self, path: Path) -> list[str]:
+        """The pictures beside `path` that are called so but for their suffix."""
+        if path.parent not in self._stems:
+            stems: dict[str, list[str]] = defaultdict(list)
+            try:
+                for entry in sorted(entry.name for entry in os.scandir(path.parent)):
+                    if is_picture_name(entry):
+                        stems[entry.rpartition(".")[0]].append(entry)
+            except OSError:
+                pass
+            self._stems[path.parent] = stems
+        return self._stems[path.parent].get(path.name, [])
+
+    def elsewhere(self, missing: Path) -> str:
+        """The end of an error: the folder beside the list that does hold a file; empty where none does."""
+        if self._images:
+            return ""
+        try:
+            beside = sorted(path for path in self._base.iterdir() if path.is_dir())
+        except OSError:
+            return ""
+        relative = os.path.relpath(missing, self._base)
+        for folder in beside:
+            if not Places(folder, None).find(relative).reason:
+                return f". It is in {folder}: --images {folder}"
+        return ""
+
+
+def _spellings(name: str) -> Iterator[str]:
+    if name.lower().startswith("file:"):
+        yield url2pathname(urlsplit(name).path)
+        return
+    yield name
+    if "\\" in name:
+        yield name.replace("\\", "/")
+
+
+def _missing(picture: Path) -> str:
+    """Why there is no such file; empty where there is one."""
+    try:
+        return "" if picture.is_file() else "does not exist"
+    except OSError as error:  # no permission for its folder, or a name that no file can have
+        return f"can't be read: {error.strerror or error}"
