@@ -13,7 +13,8 @@ from resnetkit.data.reading import Reading, UnfitError, part_of
 from resnetkit.data.tables import LABEL_NAMES, PATH_NAMES, SEVERAL, SPLIT_NAMES, Table, plain
 from resnetkit.errors import DataError
 
-INDEX_NAMES = ("", "index", "unnamed0")
+INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
+"""Of columns that may number the rows."""
 GROUND_TRUTH = "ilsvrc2012_validation_ground_truth"
 WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
 """How Kaggle's solution of ImageNet's validation set begins: the class and a box."""

@@ -1,6 +1,7 @@
 """Class folders: which pictures there are, of which class, and which of them are for what."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ PLAIN = ("train", "val", "valid", "validation", "test")
 """Folders of parts that are understood without a word, in any letter case."""
 NO_CLASS = ("unknown", "unlabeled", "unlabelled", "images", "image", "imgs", "img", "pictures", "photos", "data", "all")
 """Folders that hold the pictures of a part which has no classes."""
+NO_LABELS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission")
+"""Words for parts that nobody has labelled."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar", ".gz")
 MOST_LEVELS = 4
 """How far down a set is looked for where a folder holds nothing but a folder."""
@@ -90,10 +93,12 @@ def _layout(root: Path, reading: Reading) -> _Layout:
     folders = subfolders(inner)
     parts = {folder: part for folder in folders if (part := part_of(folder.name))}
     with_classes = [folder for folder in parts if _holds(folder) == "classes"]
+    with_classes.sort(key=lambda folder: PARTS.index(parts[folder]))
     if with_classes:
-        _refuse_two_ways(root, inner, parts, with_classes)
-        found = [(parts[folder], folder) for folder in with_classes]
-        layout = _of_parts(root, inner, found, unlabelled=[folder for folder in parts if folder not in with_classes])
+        unlabelled = [folder for folder in folders if folder not in with_classes and _is_unlabelled(folder)]
+        others = [one for one in folders if one not in parts and one not in unlabelled and _has_pictures(one, inner)]
+        _refuse_two_ways(root, inner, parts, with_classes, others)
+        layout = _of_parts(root, inner, [(parts[folder], folder) for folder in with_classes], unlabelled=unlabelled)
         layout.skipped.extend((path, OF_RUNS) for path in listed(inner) if isinstance(path, Path) and is_of_runs(path))
         return layout
     layout = _Layout(inner)
@@ -131,19 +136,20 @@ def _of_parts(
     if any(folder.parent != root or folder.name.lower() not in PLAIN for _, folder in held):
         layout.understood.append(f"parts: {_said(held, root)}")
     for folder in unlabelled:
-        if _holds(folder) == "pictures":
-            layout.skipped.append((folder, UNLABELLED))
-            layout.understood.append(f"{_below(folder, root)} holds {UNLABELLED}")
+        layout.skipped.append((folder, UNLABELLED))
+        layout.understood.append(f"{_below(folder, root)} holds {UNLABELLED}")
     return layout
 
 
-def _refuse_two_ways(root: Path, inner: Path, parts: Mapping[Path, str], with_classes: Sequence[Path]) -> None:
+def _refuse_two_ways(
+    root: Path, inner: Path, parts: Mapping[Path, str], with_classes: Sequence[Path], others: Sequence[Path]
+) -> None:
     """Raise DataError where folders are classes as well as parts, or two are for one part."""
     flags = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
-    if others := [one for one in subfolders(inner) if one not in parts and _has_pictures(one, inner)]:
+    if others:
         raise DataError(
-            f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can be "
-            f"read in two ways: as parts, without {_names(others)}: --parts {flags}; or as classes, "
+            f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can "
+            f"be read in two ways: as parts, without {_names(others)}: --parts {flags}; or as classes, "
             f"{_names([*with_classes, *others])}: --parts none. Or move {others[0]} elsewhere, or into a class folder; "
             f"expected {_expected(root)}"
         )
@@ -193,12 +199,20 @@ def _holds(folder: Path) -> str:
     inside: list[Path] = []
     for _ in range(MOST_LEVELS):
         inside = subfolders(folder)
-        if len(inside) != 1 or not (part_of(inside[0].name) or inside[0].name.lower() in NO_CLASS):
+        if len(inside) != 1 or not (
+            part_of(inside[0].name) or inside[0].name.lower() in NO_CLASS or inside[0].name == folder.name
+        ):
             break
         if loose_pictures(folder):
             break
         (folder,) = inside
     return "classes" if inside else "pictures" if loose_pictures(folder) else "nothing"
+
+
+def _is_unlabelled(folder: Path) -> bool:
+    """Whether a folder beside parts with classes is a part of pictures alone."""
+    named = part_of(folder.name) or {*NO_LABELS} & {*re.findall("[a-z]+", folder.name.lower())}
+    return bool(named) and _holds(folder) == "pictures"
 
 
 def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
