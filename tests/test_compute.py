@@ -71,7 +71,7 @@ def test_kernels_where_they_serve(recipe, untouched_compile):
         (Recipe(epochs=PAYS_FROM_STEPS / BATCHES), "torch.compile"),
         (Recipe(epochs=PAYS_FROM_STEPS / BATCHES - 1), "eager"),
         (Recipe(epochs=PAYS_FROM_STEPS / BATCHES, accumulate=2), "eager"),
-        (Recipe(epochs=1000.0, minutes=1.0), "eager"),
+        (Recipe(minutes=1.0), "eager"),
         (Recipe(minutes=PAYS_FROM_MINUTES), "torch.compile"),
         (Recipe(minutes=PAYS_FROM_MINUTES - 1), "eager"),
         (Recipe(compile="inductor"), "torch.compile"),

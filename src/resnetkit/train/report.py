@@ -100,6 +100,8 @@ def held(recipe: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in recipe.items() if value is not None and name not in unused}
     if "minutes" in rest or "iterations" in rest:
         rest.pop("epochs", None)
+    if "minutes" not in rest:
+        rest.pop("least_batch_size", None)
     for name, (other, values) in ONLY_WITH.items():
         if other in recipe and (recipe[other] not in values if values else recipe[other] == OFF[other]):
             rest.pop(name, None)
