@@ -266,6 +266,14 @@ def test_a_test_list_without_labels(here: Path, test: str) -> None:
     assert dataset.understood[-1] == "test.csv has no labels in columns called alike: left out"
 
 
+def test_a_list_beside_whose_files_are_gone(here: Path) -> None:
+    train = write(here / "train.csv", "id,label\n1,cat\n2,dog\n")
+    write(here / "val.csv", "id,label\n8,cat\n9,dog\n")
+    dataset = open_dataset(train, val_fraction=0)
+    assert dataset.val is None
+    assert dataset.understood[-1] == "val.csv: none of its files exists; left out"
+
+
 def test_imagenets_validation(here: Path) -> None:
     rows = "1,n01440764 1 2 3 4 \n2,n01443537 1 2 3 4 n01443537 5 6 7 8\n"
     path = write(here / "LOC_val_solution.csv", f"ImageId,PredictionString\n{rows}")

@@ -71,7 +71,7 @@ class Parser(ArgumentParser):
     def add_reading(self) -> None:
         """Add the flags that say how DATA is read."""
         self.add_class_arguments(Reading)
-        (self.groups or {})["Reading"].title = "how DATA is read, where that is not to be found out"
+        (self.groups or {})["Reading"].title = "how DATA is laid out; what is unset is found out, and said"
 
     def show_defaults(self, defaults: Mapping[str, str]) -> None:
         """Say these of flags, by name, in place of their own defaults."""

@@ -11,6 +11,7 @@ from resnetkit.data.listing import is_picture_name
 from resnetkit.data.places import Places
 from resnetkit.data.reading import Reading, UnfitError, part_of
 from resnetkit.data.tables import LABEL_NAMES, PATH_NAMES, SEVERAL, SPLIT_NAMES, Table, plain
+from resnetkit.display import cut
 from resnetkit.errors import DataError
 
 INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
@@ -18,6 +19,8 @@ INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row"
 GROUND_TRUTH = "ilsvrc2012_validation_ground_truth"
 WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
 """How Kaggle's solution of ImageNet's validation set begins: the class and a box."""
+MOST_SHOWN = 200
+"""Characters of the columns' names in an error."""
 MULTI_LABEL = "one picture of several classes (multi-label) can't be trained on; keep one label"
 
 
@@ -47,13 +50,14 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
                 "list of paths with them instead: val.txt of Caffe, or LOC_val_solution.csv of Kaggle"
             )
         named = ", ".join(columns or [cell for row in table.sample[:1] for cell in row.cells]) or "an empty line"
+        named = cut(named, MOST_SHOWN)
         raise UnlabelledError(
             f"{where}: there is no column 'path', only {named}; expected path,label or path,label,split"
             if "path" not in map(plain, columns or ())
             else f"{where}: there is no column 'label', only {named}; expected path,label or path,label,split"
         )
     names = columns if columns is not None else [""] * width
-    there = ", ".join(filter(None, names)) or f"{width} without names"
+    there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{width} without names"
     asked = {
         what: _asked(column, names, path, what)
         for what, column in (
@@ -129,7 +133,7 @@ def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
         return alike[0]
     if column.isdigit() and 1 <= int(column) <= len(names):
         return int(column) - 1
-    there = ", ".join(filter(None, names)) or f"{len(names)} columns without names; give a number"
+    there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{len(names)} columns without names; give a number"
     raise UnfitError(f"--{what}-column {column}: {path} has no such column; there is {there}")
 
 

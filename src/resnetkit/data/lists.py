@@ -20,6 +20,10 @@ CLASS_LISTS = ("classes", "class_names", "classnames", "labels", "label_list", "
 MOST_PROBLEMS = 20
 
 
+class NoFilesError(DataError):
+    """A list of files that are all missing."""
+
+
 @dataclass
 class _Problems:
     """What is to mend in a list, and where."""
@@ -103,6 +107,9 @@ class _Reader:
         except (UnlabelledError, UnfitError):
             self.understood.append(f"{path.name} has no labels in columns called alike: left out")
             return []
+        except NoFilesError:
+            self.understood.append(f"{path.name}: none of its files exists; left out")
+            return []
         self.skipped += reader.skipped
         return [picture for pictures in found.values() for picture in pictures]
 
@@ -153,7 +160,7 @@ class _Reader:
         problems.refuse()
         if not any(parts.values()):
             if missing:
-                raise DataError(
+                raise NoFilesError(
                     f"{path}: none of its {len(missing)} files exists, first {missing[0][0]}; "
                     f"{places.base_said}{places.elsewhere(missing[0][0])}"
                 )
