@@ -278,6 +278,9 @@ def test_imagenets_validation(here: Path) -> None:
     rows = "1,n01440764 1 2 3 4 \n2,n01443537 1 2 3 4 n01443537 5 6 7 8\n"
     path = write(here / "LOC_val_solution.csv", f"ImageId,PredictionString\n{rows}")
     assert labels(open_dataset(path, val_fraction=0)) == {"1.png": "n01440764", "2.png": "n01443537"}
+    path = write(here / "val.txt", "1.png 0\n2.png 1\n")
+    write(here / "synset_words.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+    assert labels(open_dataset(path, val_fraction=0)) == {"1.png": "n01440764", "2.png": "n01443537"}
     path = write(here / "ILSVRC2012_validation_ground_truth.txt", "490\n361\n")
     with pytest.raises(
         DataError, match=r"an order of its own, which is in the devkit's meta.mat. Give a list of paths"

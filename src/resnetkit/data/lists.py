@@ -229,5 +229,7 @@ def _class_names(path: Path) -> tuple[Path, list[str]] | None:
         pieces = [re.fullmatch(r"(\d+)\s*[:,;\t ]\s*(.+)", line) for line in lines]
         if lines and all(piece and int(piece[1]) in (place, place + 1) for place, piece in enumerate(pieces)):
             lines = [piece[2] for piece in pieces if piece]
+        if all(re.match(r"n\d{8}\b", line) for line in lines):  # n01440764 tench, Tinca tinca
+            lines = [line[:9] for line in lines]
         return file, [normalize("NFC", line) for line in lines]
     return None

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 from unicodedata import normalize
 from urllib.parse import urlsplit
@@ -40,22 +41,25 @@ class Places:
 
     def find(self, name: str) -> Place:
         """The file of a name: as it is, with Windows' separators, as a URI, or without its suffix."""
-        first = ""
+        base = str(self._base)
+        first: Place | None = None
         for spelled in _spellings(name):
-            path = self._base / expanded(spelled)
-            reason = _missing(path)
-            if reason and self._images and ABSOLUTE.match(spelled) and not _missing(self._base / path.name):
-                path, reason = self._base / path.name, ""
+            text = os.path.join(base, os.path.expanduser(spelled))  # noqa: PTH111, PTH118  # a million of them
+            reason = _missing(text)
+            if reason and self._images and ABSOLUTE.match(spelled):
+                beside = os.path.join(base, spelled.rpartition("/")[2])  # noqa: PTH118
+                text, reason = (text, reason) if _missing(beside) else (beside, "")
+            path = Path(text)
             if not reason:
                 return Place(path, normalize("NFC", Path(spelled).as_posix()))
-            first = first or reason
+            first = first or Place(path, "", reason)
             if not is_picture_name(path.name) and (suffixed := self._with_suffix(path)):
                 if len(suffixed) > 1:
                     return Place(path, "", f"may be {' or '.join(suffixed)}")
                 self.completed = True
                 key = Path(spelled).parent / suffixed[0]
                 return Place(path.with_name(suffixed[0]), normalize("NFC", key.as_posix()))
-        return Place(self._base / expanded(next(iter(_spellings(name)))), "", first)
+        return first or Place(self._base / name, "", "does not exist")
 
     def _with_suffix(self, path: Path) -> list[str]:
         """The pictures beside `path` that are called so but for their suffix."""
@@ -94,9 +98,11 @@ def _spellings(name: str) -> Iterator[str]:
         yield name.replace("\\", "/")
 
 
-def _missing(picture: Path) -> str:
+def _missing(picture: str) -> str:
     """Why there is no such file; empty where there is one."""
     try:
-        return "" if picture.is_file() else "does not exist"
-    except OSError as error:  # no permission for its folder, or a name that no file can have
+        return "" if S_ISREG(os.stat(picture).st_mode) else "does not exist"  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+        return "does not exist"
+    except OSError as error:  # no permission for its folder, or too long a name
         return f"can't be read: {error.strerror or error}"

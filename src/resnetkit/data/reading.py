@@ -79,8 +79,8 @@ NOTHING = Reading()
 
 
 def reading_of(values: Mapping[str, Any]) -> Reading:
-    """The reading that is among these values by name; other ones are passed over."""
-    return Reading(**{name: values[name] for name in asdict(NOTHING) if values.get(name) is not None})
+    """The reading that is among these values by name; other ones, and what is no text, are passed over."""
+    return Reading(**{name: values[name] for name in asdict(NOTHING) if isinstance(values.get(name), str)})
 
 
 def part_of(name: str) -> str | None:
