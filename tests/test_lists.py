@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnetkit.data.dataset import open_dataset
+from resnetkit.data.imagenet import wnid_places
 from resnetkit.data.parts import open_as_trained
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import DataError, UsageError
@@ -281,9 +283,35 @@ def test_imagenets_validation(here: Path) -> None:
     path = write(here / "val.txt", "1.png 0\n2.png 1\n")
     write(here / "synset_words.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
     assert labels(open_dataset(path, val_fraction=0)) == {"1.png": "n01440764", "2.png": "n01443537"}
-    path = write(here / "ILSVRC2012_validation_ground_truth.txt", "490\n361\n")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_imagenets_devkit(here: Path, compressed: bool) -> None:
+    """The list of numbers, which mean what meta.mat says: synsets, of which the first 1,000 are classes."""
+    scipy = pytest.importorskip("scipy.io")
+    wnids = list(wnid_places())[::-1]  # the kit's order is not that of the names, either
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O"), ("children", "O")]
+    rows = [(float(i), wnid, "tench, Tinca tinca", 0, np.zeros((1, 0))) for i, wnid in enumerate(wnids, 1)]
+    rows.append((1001.0, "n00015388", "animal", 2, np.array([[3.0, 4.0]])))
+    synsets = np.array(rows, fields)[:, None]
+    scipy.savemat(here / "meta.mat", {"synsets": synsets}, do_compression=compressed)
+    path = write(here / "ILSVRC2012_validation_ground_truth.txt", "490\n1\n1000\n")
+    (here / "val").mkdir()
+    for number in (1, 2, 3):
+        (here / "val" / f"ILSVRC2012_val_{number:08d}.JPEG").touch()
+    dataset = open_dataset(path, images=here / "val", val_fraction=0)
+    assert list(labels(dataset).values()) == [wnids[489], wnids[0], wnids[999]]
+    assert labels(dataset)["ILSVRC2012_val_00000003.JPEG"] == "n01440764"
+    write(path, "490\n1001\n")
+    with pytest.raises(DataError, match=r"ground_truth.txt, line 2: '1001'; expected a number from 1 to 1000"):
+        open_dataset(path, images=here / "val")
+    content = (here / "meta.mat").read_bytes()
+    (here / "meta.mat").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"meta.mat is (not the kit's table of classes|of another set)"):
+        open_dataset(path)
+    (here / "meta.mat").unlink()
     with pytest.raises(
-        DataError, match=r"an order of its own, which is in the devkit's meta.mat. Give a list of paths"
+        DataError, match=r"meta.mat can't be read: .*; it says what the numbers mean. .* val.txt of "
     ):
         open_dataset(path)
 

@@ -16,7 +16,6 @@ from resnetkit.errors import DataError
 
 INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
 """Of columns that may number the rows."""
-GROUND_TRUTH = "ilsvrc2012_validation_ground_truth"
 WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
 """How Kaggle's solution of ImageNet's validation set begins: the class and a box."""
 MOST_SHOWN = 200
@@ -44,11 +43,6 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
     width = len(columns) if columns is not None else max((len(row.cells) for row in table.sample), default=0)
     where = f"{path}, line {table.first_line}"
     if width < 2:
-        if GROUND_TRUTH in path.stem.lower():
-            raise DataError(
-                f"{path} numbers ImageNet's classes in an order of its own, which is in the devkit's meta.mat. Give a "
-                "list of paths with them instead: val.txt of Caffe, or LOC_val_solution.csv of Kaggle"
-            )
         named = ", ".join(columns or [cell for row in table.sample[:1] for cell in row.cells]) or "an empty line"
         named = cut(named, MOST_SHOWN)
         raise UnlabelledError(

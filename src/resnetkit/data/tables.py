@@ -10,9 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnetkit.data.devkit import GROUND_TRUTH, META, PICTURE, wnids_by_number
 from resnetkit.data.listing import is_picture_name
 from resnetkit.data.places import Places
 from resnetkit.data.reading import Reading
+from resnetkit.display import cut
 from resnetkit.errors import DataError
 
 # fmt: off
@@ -60,11 +62,29 @@ def open_table(path: Path, reading: Reading) -> Table:
         encoding = encoding_of(path)
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return _json_lines(path, encoding)
+        if path.stem.lower() == GROUND_TRUTH:
+            return _ground_truth(path, encoding)
         return _separated(path, encoding, reading)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}; give the CSV file's path") from None
     except (UnicodeError, csv.Error) as error:
         raise _no_text(path, error) from None
+
+
+def _ground_truth(path: Path, encoding: str) -> Table:
+    """ImageNet's development kit: a number in each line, of the class of the picture with the line's number."""
+    wnids = wnids_by_number(path.parent)
+
+    def rows() -> Iterator[Row]:
+        lines = Lines(path, encoding)
+        for line in lines:
+            number = line.strip()
+            if not number.isascii() or not number.isdigit() or int(number) not in wnids:
+                raise DataError(f"{path}, line {lines.number}: {cut(number, 20)!r}; expected a number from 1 to 1000")
+            yield Row(lines.number, [PICTURE.format(lines.number), wnids[int(number)]])
+
+    form = [f"ImageNet's validation pictures in the order of their names, classes by {META}"]
+    return Table(path, ["path", "label"], 1, list(islice(rows(), SAMPLE)), rows(), form)
 
 
 def _no_text(path: Path, error: Exception) -> DataError:
