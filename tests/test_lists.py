@@ -1,9 +1,13 @@
 """Lists of labelled pictures in the forms that spreadsheets, competitions and other frameworks write."""
 
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.imagenet import wnid_places
@@ -310,9 +314,7 @@ def test_imagenets_devkit(here: Path, compressed: bool) -> None:
     with pytest.raises(DataError, match=r"meta.mat is (not the kit's table of classes|of another set)"):
         open_dataset(path)
     (here / "meta.mat").unlink()
-    with pytest.raises(
-        DataError, match=r"meta.mat can't be read: .*; it says what the numbers mean. .* val.txt of "
-    ):
+    with pytest.raises(DataError, match=r"meta.mat can't be read: .*; it says what the numbers mean. .* val.txt of "):
         open_dataset(path)
 
 
@@ -374,6 +376,28 @@ def test_what_can_not_be_read(here: Path, name: str, text: str, message: str) ->
     path = write(here / name, text)
     with pytest.raises(DataError, match=message):
         open_dataset(path)
+
+
+PIECES = (
+    *("path", "label", "split", "id", "1.png", "2.png", ",", ";", "\t", "|", " ", "\n", "\r\n", '"', "#", "sep=;"),
+    *("\ufeff", "\0", "1", "0.0", "train", "x" * 50, "{", "}", ":", "[", "]", "file://", "file:///%zz", "http://[::1"),
+    *("~", "~nobody", "\\", "C:\\", "/", "..", "n01440764 1 2 3 4", "é", "😀", "null", "1e400", "9" * 5000),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=40).map("".join),
+    st.sampled_from(("", "path,label\n", "id;label;split\n", '{"path":"1.png","label":')),
+    st.sampled_from((".csv", ".txt", ".jsonl")),
+    st.sampled_from(("utf-8", "utf-16", "utf-16-le")),
+)
+def test_no_text_is_an_internal_error(text: str, start: str, suffix: str, encoding: str) -> None:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "1.png").touch()
+        path = write(Path(folder) / f"list{suffix}", start + text, encoding)
+        with suppress(DataError):
+            open_dataset(path, val_fraction=0)
 
 
 def test_parts_of_folders_are_not_for_lists(here: Path) -> None:

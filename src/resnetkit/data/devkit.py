@@ -33,7 +33,7 @@ def wnids_by_number(folder: Path) -> dict[int, str]:
             f"{path} can't be read: {error.strerror}; it says what the numbers mean. Put the kit's own there, or give "
             "a list of paths with classes: val.txt of Caffe, or LOC_val_solution.csv of Kaggle"
         ) from None
-    except (struct.error, zlib.error, ValueError, KeyError, IndexError, UnicodeError) as error:
+    except (struct.error, zlib.error, TypeError, ValueError, KeyError, IndexError, UnicodeError) as error:
         raise DataError(f"{path} is not the kit's table of classes ({error}); get it anew") from None
     known = {number: wnid for number, wnid in found.items() if 1 <= number <= len(wnid_places())}
     if set(known.values()) != set(wnid_places()):

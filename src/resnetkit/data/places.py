@@ -8,12 +8,12 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 from unicodedata import normalize
-from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from resnetkit.data.listing import is_picture_name
 from resnetkit.files import expanded
 
+FILE_URI = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
@@ -44,7 +44,7 @@ class Places:
         base = str(self._base)
         first: Place | None = None
         for spelled in _spellings(name):
-            text = os.path.join(base, os.path.expanduser(spelled))  # noqa: PTH111, PTH118  # a million of them
+            text = os.path.join(base, expanded(spelled) if spelled[0] == "~" else spelled)  # noqa: PTH118  # a million of them
             reason = _missing(text)
             if reason and self._images and ABSOLUTE.match(spelled):
                 beside = os.path.join(base, spelled.rpartition("/")[2])  # noqa: PTH118
@@ -69,7 +69,7 @@ class Places:
                 for entry in sorted(entry.name for entry in os.scandir(path.parent)):
                     if is_picture_name(entry):
                         stems[entry.rpartition(".")[0]].append(entry)
-            except OSError:
+            except (OSError, ValueError):  # also a name that no folder can have
                 pass
             self._stems[path.parent] = stems
         return self._stems[path.parent].get(path.name, [])
@@ -90,8 +90,8 @@ class Places:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    if name.lower().startswith("file:"):
-        yield url2pathname(urlsplit(name).path)
+    if uri := FILE_URI.match(name):
+        yield url2pathname(name[uri.end() :])
         return
     yield name
     if "\\" in name:
