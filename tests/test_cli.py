@@ -397,6 +397,43 @@ def test_training_in_the_folder_of_the_pictures(
     assert left_out in Path("../second/log.txt").read_text()
 
 
+def test_data_that_can_be_read_in_two_ways(split_folder: Path, capsys: Shell) -> None:
+    """It is refused with the flag that settles it, which going on and evaluating then remember."""
+    (split_folder / "train").rename(split_folder / "Training")
+    (split_folder / "test").rename(split_folder / "more")
+    assert main(["data", "check", "split"]) == 1
+    assert "--parts train=Training; or as classes, Training/, more/: --parts none" in capsys.readouterr().err
+    parts = ["--parts", "train=Training,test=more"]
+    assert main(["data", "check", "split", *parts]) == 0
+    assert "note: parts: train = Training/, test = more/" in capsys.readouterr().out
+    assert main(["train", "split", *SMALL, *parts, "--out", "run"]) == 0
+    said = capsys.readouterr().err
+    assert said.index("parts: train = Training/, test = more/") < said.index("step 15")
+    assert main(["train", "--resume", "run"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "split", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["images"] == 120
+    assert "resnetkit evaluate: parts: train = Training/, test = more/\n" in err
+    assert inspect("run").data["split"]["read_as"] == {"parts": "train=Training,test=more"}
+
+
+def test_a_list_whose_pictures_are_elsewhere(
+    picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{path.relative_to(picture_folder)};{path.parent.name};x" for path in picture_folder.glob("*/*")]
+    Path("lists").mkdir()
+    Path("lists/labels.csv").write_text("a;b;c\n" + "\n".join(rows) + "\n")
+    flags = ["--images", "pictures", "--path-column", "a", "--label-column", "b"]
+    assert main(["train", "lists/labels.csv", *SMALL, *flags, "--out", "run"]) == 0
+    assert "labels.csv: separated by semicolons, path = a, label = b\n" in capsys.readouterr().err
+    assert main(["evaluate", "run", "lists/labels.csv", "--images", "pictures", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 12
+    assert inspect("run").data["split"]["read_as"] == {"path_column": "a", "label_column": "b"}
+    monkeypatch.chdir("lists")
+    assert main(["train", "--resume", "../run"]) == 0
+
+
 def test_configuration_then_flags(picture_folder: Path, capsys: Shell) -> None:
     Path("own.yaml").write_text("weight_decay: 3e-4\nlr: 0.02\nmilestones: [0.2, 0.9]\nflip: no\n")
     flags = ["--lr", "0.03", "--recipe", "paper-cifar10", "--normalize", "imagenet", "--iterations", "1"]

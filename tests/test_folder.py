@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.folder import SPLIT_RULE, load_csv, load_folder
+from resnetkit.data.division import SPLIT_RULE
+from resnetkit.data.folder import load_folder
+from resnetkit.data.lists import load_list
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
 
@@ -197,9 +199,13 @@ def test_layouts_that_are_not_understood(tmp_path: Path) -> None:
     assert "it has no class folders, and 2 pictures right in it; move them into a folder for each class" in message()
     (tmp_path / "a").mkdir()
     assert "it has 1 folders, but no pictures in them" in message()
-    touch(tmp_path, "train/a/1.png", "test/1.png")
-    assert f"has train/ with class folders, but also pictures in test/. Move {tmp_path}/test elsewhere" in message()
-    shutil.rmtree(tmp_path / "test")
+    touch(tmp_path, "labels.csv", "data.zip")
+    assert f"give the list of their labels, if that is one: {tmp_path}/labels.csv; unpack data.zip first" in message()
+    touch(tmp_path, "train/a/1.png", "more/1.png")
+    assert "has train/ with class folders, but also pictures in more/. It can be read in two ways: " in message()
+    assert "as parts, without more/: --parts train=train; or as classes, train/, more/: --parts none" in message()
+    assert f"Or move {tmp_path}/more elsewhere, or into a class folder" in message()
+    shutil.rmtree(tmp_path / "more")
     touch(tmp_path, "val/a/1.png", "valid/a/1.png")
     with pytest.raises(DataError, match="two folders for val, one of them valid/; merge them"):
         load_folder(tmp_path)
@@ -217,7 +223,7 @@ def test_csv(picture_folder: Path) -> None:
     path = picture_folder / "labels.csv"
     rows = [f"{file.relative_to(picture_folder)},{file.parent.name}" for file in picture_folder.glob("*/*")]
     path.write_text("path,label\n" + "\n".join(rows) + "\n")
-    dataset = load_csv(path, seed=1)
+    dataset = load_list(path, seed=1)
     folder = load_folder(picture_folder, seed=1)
     assert dataset.name == str(path)
     assert (dataset.classes, dataset.split) == (folder.classes, folder.split)
@@ -242,7 +248,7 @@ def test_csv_with_split(tmp_path: Path) -> None:
         f'"a, c",{tmp_path}/4.png,train,',
     ]
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    dataset = load_csv(path)
+    dataset = load_list(path)
     assert dataset.classes == ("a, c", "b")
     assert sizes(dataset) == (2, 1, 1)
     assert dataset.test is not None
@@ -254,14 +260,11 @@ def test_csv_with_split(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "line 1: there is no column 'path', only an empty line; expected path,label or path,label,split"),
-        ("file,class\n1.png,a\n", "line 1: there is no column 'path', only file, class"),
-        ("path;label\n1.png;a\n", "line 1: there is no column 'path', only path;label"),
         ("path,label\n1.png,a\n2.png, \n", "line 3: the label is empty; fill it in or remove the line"),
         ("path,label\n1.png\n", "line 2: the label is empty"),
         ("path,label\n,a\n", "line 2: the path is empty"),
         ("path,label\n.,a\n9.png,b\n", "none of its 2 files exists, first .*; paths are relative to the folder of the"),
-        ("path,label,split\n1.png,a,dev\n", "line 2: split is 'dev'; expected train, val or test"),
-        ("path,label,split\n1.png,a,\n", "line 2: split is ''; expected"),
+        ("path,label,split\n1.png,a,more\n", "line 2: split is 'more'; expected train, val or test"),
         ("path,label\n1.png,a\n2.png,a\n1.png,b\n", "line 4: 1.png is 'b', but 'a' in line 2; remove one of them"),
         ("path,label\n", "lists no pictures; expected a line per picture below the line path,label"),
         (
@@ -274,13 +277,13 @@ def test_csv_errors(tmp_path: Path, text: str, message: str) -> None:
     touch(tmp_path, "1.png", "2.png")
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=rf"labels.csv.*{message}"):
-        load_csv(tmp_path / "labels.csv")
+        load_list(tmp_path / "labels.csv")
 
 
 def test_csv_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("path,label\ncafé.png,a\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"labels.csv is not a CSV file in UTF-8 .*; save it as one"):
-        load_csv(tmp_path / "labels.csv")
+        load_list(tmp_path / "labels.csv")
 
 
 def test_sign_digits(shared: Path) -> None:
@@ -294,10 +297,10 @@ def test_csv_with_a_missing_file(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "2.png")
     path = tmp_path / "labels.csv"
     path.write_text("path,label\n1.png,a\n9.png,a\n2.png,b\n")
-    dataset = load_csv(path, val_fraction=0)
+    dataset = load_list(path, val_fraction=0)
     assert (dataset.classes, sizes(dataset)) == (("a", "b"), (2, 0, 0))
     assert dataset.skipped == ((tmp_path / "9.png", f"does not exist ({path}, line 3)"),)
     with pytest.raises(DataError, match=r"line 3: .*9.png does not exist; paths are relative to the folder of the CSV"):
-        load_csv(path, strict=True)
+        load_list(path, strict=True)
     with pytest.raises(DataError, match=r"9.png does not exist"):
         open_dataset(str(path), strict=True)

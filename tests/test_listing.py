@@ -1,6 +1,7 @@
 """Which pictures there are below a folder: the one meaning that training, checking, tuning and prediction share."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,12 @@ from pathlib import Path
 from unicodedata import normalize
 
 import pytest
+from PIL import Image
 
 from resnetkit.data.check import check
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.listing import KEPT, OF_RUNS, RECIPE, RUNS, find_below, is_of_runs
+from resnetkit.data.pictures import open_picture
 from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.decoding import find_pictures
 from resnetkit.infer.parity import _sources
@@ -227,33 +230,32 @@ def test_a_class_that_is_called_runs_is_one(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, val_fraction=0).classes == ("jumps", "runs")
 
 
-# One level too high
-
-
-def test_one_level_too_high(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"set/photos/{part}/{label}/1.png" for part in ("train", "val") for label in ("ants", "bees")))
-    touch(tmp_path, "set/__MACOSX/x.png", "set/README.md")
-    for folder in (tmp_path / "set", tmp_path):
-        with pytest.raises(DataError) as error:
-            open_dataset(folder)
-        assert str(error.value) == (
-            f"{folder} has no class folders. It looks one level too high: give {tmp_path}/set/photos"
-        )
-    (tmp_path / "set" / "again").symlink_to(tmp_path / "set")
-    assert open_dataset(tmp_path / "set" / "photos").classes == ("ants", "bees")
-
-
-def test_one_class_that_looks_like_a_set(tmp_path: Path) -> None:
-    touch(tmp_path, "photos/ants/1.png", "photos/bees/1.png")
-    assert check(str(tmp_path)).problems == (
-        "all pictures are of one class, photos; a classifier needs two or more. "
-        f"It looks one level too high: give {tmp_path}/photos",
-    )
-    touch(tmp_path, "photos/1.png")
-    assert check(str(tmp_path)).problems == ("all pictures are of one class, photos; a classifier needs two or more",)
-
-
 def test_a_folder_in_itself_is_looked_into_no_further(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path)
     with pytest.raises(DataError, match="it has 1 folders, but no pictures in them"):
         open_dataset(tmp_path)
+
+
+# Pictures by their first bytes
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "JPEG2000", "TIFF"])
+def test_a_picture_without_a_suffix_or_with_a_wrong_one(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "root" / "a"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "picture", format=form)
+    shutil.copy(folder / "picture", folder / "wrong.dat")
+    shutil.copy(folder / "picture", folder / "also wrong.jpg")
+    (folder / "notes").write_text("BM II* a text of some length that is none")
+    (folder / "empty").touch()
+    found = kinds(folder, "picture")
+    # What begins like a TIFF may be a camera's raw file, in which Pillow sees the preview alone.
+    assert found == ["also wrong.jpg", "picture"] + ["wrong.dat"] * (form != "TIFF")
+    touch(tmp_path, "root/b/1.png")
+    dataset = open_dataset(tmp_path / "root", val_fraction=0)
+    assert dataset.train is not None
+    assert [path.name for path in dataset.train.paths or ()][: len(found)] == found
+    assert [path.name for path, reason in find_pictures(folder) if reason is None] == found
+    with Image.open(folder / "picture") as opened:
+        assert opened.format == form
+    assert open_picture(folder / "picture").size == (8, 8)

@@ -164,6 +164,7 @@ def write_header(path, **changes):
         ({"data": {"split": [1]}}, r"\[1\] in place of fields by name"),
         ({"data": {"split": {"seed": "x"}}}, 'seed is "x"'),
         ({"data": {"split": {"val_fraction": [1]}}}, r"val_fraction is \[1\]"),
+        ({"data": {"split": {"read_as": "none"}}}, "read_as is"),
         ({"recipe": "fast"}, 'recipe is "fast"'),
         ({"metrics": 1}, "metrics is 1"),
         ({"spec": 1}, "spec is 1"),

@@ -16,7 +16,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     try:
         return path.expanduser()
-    except RuntimeError:  # ~name, and nobody is called so
+    except (RuntimeError, ValueError):  # ~name, and nobody is called so, or can be
         return path
 
 

@@ -122,7 +122,7 @@ _TYPES: Types = {
     "data": dict,
 }
 """What JSON makes of a header's fields."""
-_SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str}
+_SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str, "read_as": dict}
 
 
 def _check_types(values: object, types: Types) -> None:

@@ -8,7 +8,8 @@ from resnetkit.commands.parser import DATA, Parser, nearest
 from resnetkit.data.check import Report
 from resnetkit.data.check import check as check_data
 from resnetkit.data.cifar import get_cifar
-from resnetkit.data.dataset import open_dataset
+from resnetkit.data.dataset import open_read
+from resnetkit.data.reading import reading_of
 from resnetkit.data.samples import write_pictures
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
@@ -61,10 +62,11 @@ def check(argv: Sequence[str]) -> int:
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_reading()
     given = parser.read(argv)
     if given["workers"] < 1:
         raise UsageError(f"--workers is {given['workers']}; it must be at least 1")
-    dataset = open_dataset(given["data"])
+    dataset = open_read(given["data"], reading_of(given))
     with bar("checking", sum(map(len, dataset.parts.values()))) as advance:
         report = check_data(dataset, workers=given["workers"], advance=advance)
     if given["json"]:
@@ -130,10 +132,11 @@ def samples(argv: Sequence[str]) -> int:
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("folder", metavar="DIR", help="where to write them")
     parser.add_argument("--count", type=int, default=6, help="how many")
+    parser.add_reading()
     given = parser.read(argv)
     if given["count"] < 1:
         raise UsageError(f"--count is {given['count']}; it must be at least 1")
-    _, part = open_dataset(given["data"]).part("auto")
+    _, part = open_read(given["data"], reading_of(given)).part("auto")
     written, unreadable = write_pictures(part, expanded(given["folder"]), count=given["count"])
     for path in written:
         print(path)

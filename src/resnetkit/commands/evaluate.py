@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnetkit.commands.output import print_json, print_table
 from resnetkit.commands.parser import DATA, MODEL, Parser
+from resnetkit.data.reading import reading_of
 from resnetkit.errors import UsageError
 from resnetkit.progress import bar
 
@@ -46,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as a page of HTML")
+    parser.add_reading()
     given = parser.read(argv)
     report = _report(given["report"])
 
@@ -55,7 +57,9 @@ def run(argv: Sequence[str]) -> int:
     from resnetkit.train.report import write_report
 
     model = load(given["model"])
-    dataset = open_as_trained(given["data"], model.header.data, strict=given["strict"])
+    dataset = open_as_trained(given["data"], model.header.data, strict=given["strict"], reading=reading_of(given))
+    for note in dataset.understood:
+        _say(note)
     part = choose_part(dataset, model.header.data, given["split"])
     if dataset.skipped:
         path, reason = dataset.skipped[0]

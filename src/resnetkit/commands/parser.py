@@ -12,10 +12,11 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+from resnetkit.data.reading import Reading
 from resnetkit.errors import UsageError
 
 MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet56:cifar10 or resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
-DATA = "cifar10, cifar100, a folder or a CSV file"
+DATA = "cifar10, cifar100, a folder, or a CSV file or other list"
 """What verbs say of their arguments MODEL and DATA."""
 
 
@@ -66,6 +67,11 @@ class Parser(ArgumentParser):
         # The lines under the fields of a dataclass become the help of their flags. It holds for the whole process: so
         # not where this module is imported, but where the command line runs.
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+    def add_reading(self) -> None:
+        """Add the flags that say how DATA is read."""
+        self.add_class_arguments(Reading)
+        (self.groups or {})["Reading"].title = "how DATA is laid out; what is unset is found out, and said"
 
     def show_defaults(self, defaults: Mapping[str, str]) -> None:
         """Say these of flags, by name, in place of their own defaults."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from resnetkit.commands.output import as_text, print_json
 from resnetkit.commands.parser import DATA, Parser, as_key, dashed
+from resnetkit.data.reading import reading_of
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 from resnetkit.train.recipe import DEFAULT_ROWS, FLAG, LENGTHS, Recipe, changed, find_recipe
@@ -23,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
         "train",
         "DATA [options], or resnetkit train --resume RUN [DATA, if it moved]",
         "Train a network. DATA is cifar10, cifar100, a folder (<class>/<picture>, or train, val and test with such "
-        "folders in them) or a CSV file (path,label). A recipe's row holds, then --config, then flags.",
+        "folders in them) or a list (path,label). A recipe's row holds, then --config, then flags.",
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="what to train on")
     parser.add_argument(
@@ -47,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
         "kernels; to other bits",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
+    parser.add_reading()
     parser.add_class_arguments(Recipe)
     parser.show_defaults(_defaults())
     (parser.groups or {})["Recipe"].title = f"fields of a recipe, with what {' and '.join(DEFAULT_ROWS)} say"
@@ -58,11 +60,13 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"--resume goes on with the run's own recipe; leave out {' '.join(others)}")
         from resnetkit.train.run import resume
 
+        reading = reading_of(given)
         lengths = {name: given[name] for name in LENGTHS if name in given}
         result = resume(
             resumed,
             given.get("data"),
             allow_other_arithmetic=bool(given.get("allow_other_arithmetic")),
+            reading=reading if reading.given() else None,
             **lengths,
         )
     else:
@@ -73,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
         recipe, asked = _recipe(given)
         from resnetkit.train.run import start
 
-        result = start(recipe, given["data"], out=given.get("out"), asked=asked, began=began)
+        result = start(recipe, given["data"], out=given.get("out"), asked=asked, began=began, reading=reading_of(given))
 
     if given.get("json"):
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})

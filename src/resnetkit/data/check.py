@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.folder import too_high
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import count, cut, line
@@ -63,7 +62,7 @@ class Report:
         classes = next(iter(self.counts.values()))
         if len(classes) < 2:
             only = next(iter(classes))
-            return (f"all pictures are of one class, {only}; a classifier needs two or more{too_high(self.name)}",)
+            return (f"all pictures are of one class, {only}; a classifier needs two or more",)
         return ()
 
 

@@ -1,17 +1,19 @@
-"""One door to every kind of data: a name, a folder or a CSV file becomes a Dataset."""
+"""One door to every kind of data: a name, a folder or a list becomes a Dataset."""
 
 import os
 from difflib import get_close_matches
 from pathlib import Path
 
 from resnetkit.data.cifar import CIFARS, find_cifar, load_cifar
-from resnetkit.data.folder import load_csv, load_folder
+from resnetkit.data.folder import ARCHIVES, load_folder
 from resnetkit.data.listing import is_utf8
+from resnetkit.data.lists import load_list
+from resnetkit.data.reading import LISTS, Reading
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
-ACCEPTED = f"{', '.join(CIFARS)}, a folder or a .csv file"
+ACCEPTED = f"{', '.join(CIFARS)}, a folder or a .csv file, or another list of pictures (.tsv, .txt, .jsonl)"
 
 
 def open_dataset(
@@ -21,33 +23,73 @@ def open_dataset(
     val_fraction: float = 0.2,
     seed: int = 0,
     strict: bool = False,
+    parts: str | None = None,
+    images: str | Path | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
 ) -> Dataset:
-    """Open `data`: "cifar10", "cifar100", a folder (class folders, or official CIFAR files) or a .csv file.
+    """Open `data`: "cifar10", "cifar100", a folder (class folders, or official CIFAR files), a .csv file or other list.
 
     A folder that is called cifar10 needs a slash, ./cifar10, or is given as a Path; ~ is the home folder. `train_split`
     ("45k" or "50k") divides CIFAR's training pictures, `val_fraction` those of folders and CSV files that have no val;
     both are drawn with `seed`. With `strict`, what would be skipped (files that are no pictures, or not there) is an
     error.
 
+    What a folder or list has in it is found out, and said in the `understood` of the result where it is not the plain
+    form. It can be stated: `parts` is "train=DIR,val=DIR,test=DIR", folders within `data`, or "none", where all folders
+    are classes. `images` is the folder that the paths in a list are relative to, by default that of the list, and
+    `path_column`, `label_column` and `split_column` are the list's columns, by name or by number from 1.
+
     Raises DataError where there is no such data, or it is not laid out as expected, and UsageError for wrong values.
     """
+    reading = Reading(parts, None if images is None else str(images), path_column, label_column, split_column)
+    return open_read(data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict)
+
+
+def open_read(
+    data: str | Path,
+    reading: Reading,
+    *,
+    train_split: str = "45k",
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    strict: bool = False,
+) -> Dataset:
+    """`open_dataset`, with what is stated of the layout as one value."""
     if not isinstance(data, str | Path) or not str(data):
         raise UsageError(f"data is {data!r:.50}; give {ACCEPTED}")
     path = expanded(data)
     if str(data) in CIFARS and (isinstance(data, str) or not _is_there(path)):
+        reading.refuse(*reading.given(), why=f"{data} is known")
         return load_cifar(str(data), train_split=train_split, seed=seed)
     if not is_utf8(str(path)):
         raise DataError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it")
     if _is_there(path) and (name := find_cifar(path)):
+        reading.refuse(*reading.given(), why=f"{data} is {name}")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():
-        return load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict)
-    if path.suffix.lower() == ".csv":
-        return load_csv(path, val_fraction=val_fraction, seed=seed, strict=strict)
+        return load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
+    if path.suffix.lower() in LISTS:
+        return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
     if _is_there(path):
+        if path.name.lower().endswith(ARCHIVES):
+            raise DataError(f"{data} is a file of another kind, an archive; {_unpacking(path)}")
         raise DataError(f"{data} is a file of another kind; give {ACCEPTED}")
     near = get_close_matches(str(data).lower(), CIFARS, n=1) if os.sep not in str(data) else []
     raise DataError(f"{data}: no such data{f' (did you mean {near[0]}?)' if near else ''}; give {ACCEPTED}")
+
+
+def _unpacking(archive: Path) -> str:
+    """How to make a folder of an archive, on any system."""
+    name = archive.name.lower()
+    stem = next(
+        archive.name[: -len(suffix)] for suffix in sorted(ARCHIVES, key=len, reverse=True) if name.endswith(suffix)
+    )
+    folder = archive.with_name(stem or "unpacked")
+    module = {True: "zipfile"}.get(name.endswith(".zip"), "tarfile" if ".t" in name else None)
+    how = f"with: python -m {module} -e {archive} {folder}" if module else f"into {folder}"
+    return f"unpack it {how}; then give {folder}"
 
 
 def _is_there(path: Path) -> bool:

@@ -1,48 +1,60 @@
-"""Class folders and CSV files: which pictures there are, of which class, and which of them are for what."""
+"""Class folders: which pictures there are, of which class, and which of them are for what."""
 
-import csv
-import hashlib
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from unicodedata import normalize
 
-import numpy as np
-
+from resnetkit.data.division import Labelled, divided
 from resnetkit.data.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
-from resnetkit.data.samples import Dataset, Samples
-from resnetkit.errors import DataError, UsageError
-from resnetkit.files import expanded
+from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading, UnfitError, part_of
+from resnetkit.data.samples import Dataset
+from resnetkit.errors import DataError
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder names, and values of a CSV's split column, by the part of a Dataset that they mean."""
+PLAIN = ("train", "val", "valid", "validation", "test")
+"""Folders of parts that are understood without a word, in any letter case."""
+NO_CLASS = ("unknown", "unlabeled", "unlabelled", "images", "image", "imgs", "img", "pictures", "photos", "data", "all")
+"""Folders that hold the pictures of a part which has no classes."""
+NO_LABELS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission")
+"""Words for parts that nobody has labelled."""
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar", ".gz")
 MOST_LEVELS = 4
 """How far down a set is looked for where a folder holds nothing but a folder."""
-SPLIT_RULE = "val: of every class the val_fraction with the smallest SHA-256 of '<seed>/<relative path>', at least one"
+MOST_NAMED = 5
+UNLABELLED = "pictures without class folders: unlabelled, left out"
+FINE = (OF_RUNS, UNLABELLED)
+"""Reasons to leave something out that are no fault of the set."""
 
 
-@dataclass(frozen=True)
-class _Picture:
-    key: str
-    """The path as the split rule and the order see it: relative, with slashes, composed Unicode."""
-    path: Path
-    label: str
-    source: str
-    """What gave it its label: a class folder, or a line of a CSV."""
+@dataclass
+class _Layout:
+    """Where the classes of each part are."""
+
+    root: Path
+    parts: dict[str, list[tuple[str, Path]]] = field(default_factory=lambda: defaultdict(list))
+    """Class names and their folders."""
+    understood: list[str] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def load_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False) -> Dataset:
+def load_folder(
+    root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
+) -> Dataset:
     """Find the pictures below `root`, laid out as root/<class>/... or root/{train,val,test}/<class>/...
 
-    Folders within a class folder belong to the class. Where there is no val, every class gives `val_fraction` of its
-    training pictures to it, the same ones on every machine. val and test may lack classes that train has. What is in a
-    class folder but no picture is listed in `skipped`; with `strict` it is an error. So are the folders of training
-    runs, which are never data, whatever `strict` is.
+    Folders within a class folder belong to the class. Parts go by their usual names (Training, test_set, seg_train),
+    and a folder that holds nothing but a folder is looked through; what was understood so is in `understood`. A part of
+    pictures alone, beside one with classes, has no labels and is left out. `reading` settles what can be read in two
+    ways. Where there is no val, every class gives `val_fraction` of its training pictures to it, the same ones on every
+    machine. val and test may lack classes that train has. What is in a class folder but no picture is listed in
+    `skipped`; with `strict` it is an error. So are the folders of training runs, which are never data, whatever
+    `strict` is.
 
-    Raises DataError for any other layout, for a folder that can't be read and for classes that train does not have.
+    Raises DataError for any other layout, for one that can be read in two ways, for a folder that can't be read and for
+    classes that train does not have.
     """
     if not root.is_dir():
         raise DataError(
@@ -50,151 +62,202 @@ def load_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict:
         )
     if is_of_runs(root):
         raise DataError(f"{root} {OF_RUNS}; give the folder of pictures that it was trained on")
-    skipped: list[tuple[Path, str]] = []
-    parts: dict[str, list[_Picture]] = {}
-    folders = subfolders(root)
-    split_folders = _split_folders(folders)
-    for folder in split_folders:
-        part = SPLIT_NAMES[folder.name.lower()]
-        if part in parts:
-            raise DataError(f"{root} has two folders for {part}, one of them {folder.name}/; merge them")
-        parts[part] = _class_folders(root, folder, skipped)
-    if split_folders:
-        for folder in folders:
-            if folder not in split_folders and any(found.kind == "picture" for found in _readable(folder, [root])):
-                raise DataError(
-                    f"{root} has {split_folders[0].name}/ with class folders, but also pictures in {folder.name}/. "
-                    f"Move {folder} elsewhere, or into a class folder; expected {_expected(root)}"
-                )
-        skipped.extend((path, OF_RUNS) for path in listed(root) if isinstance(path, Path) and is_of_runs(path))
-    elif (inner := _one_level_down(root)) and _split_folders(subfolders(inner)):
-        raise DataError(f"{root} has no class folders{too_high(str(root))}")
-    else:
-        parts["train"] = _class_folders(root, root, skipped)
-    if strict and (wrong := [(path, reason) for path, reason in skipped if reason != OF_RUNS]):
+    for name in ("images", "path_column", "label_column", "split_column"):
+        reading.refuse(name, why=f"{root} is a folder, and no list")
+    layout = _layout(root, reading)
+    parts = {part: _labelled(layout, classes) for part, classes in layout.parts.items()}
+    if strict and (wrong := [(path, reason) for path, reason in layout.skipped if reason not in FINE]):
         raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave out strict")
-    return _dataset(str(root), parts, skipped, val_fraction=val_fraction, seed=seed)
+    return divided(
+        str(root),
+        parts,
+        val_fraction=val_fraction,
+        seed=seed,
+        reading=reading,
+        skipped=layout.skipped,
+        understood=layout.understood,
+    )
 
 
-def too_high(name: str) -> str:
-    """The end of an error about a set of one class: which folder within it looks like a set; empty if none does."""
-    inner = _one_level_down(Path(name)) if Path(name).is_dir() else None
-    return f". It looks one level too high: give {inner}" if inner else ""
+def _layout(root: Path, reading: Reading) -> _Layout:
+    if reading.parts == CLASSES_ONLY:
+        layout = _Layout(root)
+        layout.parts["train"] = _class_folders(layout, root)
+        return layout
+    if (named := reading.part_folders) is not None:
+        for _, folder in named:
+            if not (root / folder).is_dir():
+                raise UnfitError(f"--parts: {root} has no folder {folder}; it has {_names(subfolders(root))}")
+        return _of_parts(root, root, [(part, root / folder) for part, folder in named])
+    inner = _unwrapped(root)
+    folders = subfolders(inner)
+    parts = {folder: part for folder in folders if (part := part_of(folder.name))}
+    with_classes = [folder for folder in parts if _holds(folder) == "classes"]
+    with_classes.sort(key=lambda folder: PARTS.index(parts[folder]))
+    if with_classes:
+        unlabelled = [folder for folder in folders if folder not in with_classes and _is_unlabelled(folder)]
+        others = [one for one in folders if one not in parts and one not in unlabelled and _has_pictures(one, inner)]
+        _refuse_two_ways(root, inner, parts, with_classes, others)
+        layout = _of_parts(root, inner, [(parts[folder], folder) for folder in with_classes], unlabelled=unlabelled)
+        layout.skipped.extend((path, OF_RUNS) for path in listed(inner) if isinstance(path, Path) and is_of_runs(path))
+        return layout
+    layout = _Layout(inner)
+    flat = [folder for folder in parts if _holds(folder) == "pictures"]
+    if flat and not any(_has_pictures(folder, inner) for folder in folders if folder not in parts):
+        raise DataError(
+            f"{inner} can be read in two ways. {_names(flat)} may be parts, but no class folders are in them: then the "
+            f"labels are elsewhere, and {_lists_in(inner) or 'a list with a line path,label per picture'} is what to "
+            f"give. Or they are classes: --parts none"
+        )
+    if inner != root:
+        layout.understood.append(f"class folders: those in {_below(inner, root)}")
+    classes = _class_folders(layout, inner)
+    if by_class := _parts_in_classes(classes):
+        layout.parts.update(by_class)
+        layout.understood.append(
+            "parts: " + ", ".join(f"{part} = <class>/{folders[0][1].name}/" for part, folders in by_class.items())
+        )
+    else:
+        layout.parts["train"] = classes
+    return layout
 
 
-def _one_level_down(root: Path) -> Path | None:
-    """The folder that is alone in `root`, if it holds folders as a set does and no pictures; else None."""
-    inner = root
-    for _ in range(MOST_LEVELS):
-        folders = subfolders(inner)
-        if loose_pictures(inner):
-            return None
-        if len(folders) != 1 or _split_folders(folders):
-            return inner if folders and inner != root else None
-        inner = folders[0]
-    return None
+def _of_parts(
+    root: Path, inner: Path, found: Iterable[tuple[str, Path]], *, unlabelled: Iterable[Path] = ()
+) -> _Layout:
+    """The classes of parts that are known, and a word on what is not the plain layout."""
+    layout = _Layout(inner)
+    held: list[tuple[str, Path]] = []
+    for part, folder in sorted(found, key=lambda one: PARTS.index(one[0])):
+        known = {label for label, _ in layout.parts["train"]} if part != "train" else set()
+        held.append((part, _unwrapped(folder, part=part, classes=known)))
+        layout.parts[part] += _class_folders(layout, held[-1][1])
+    layout.parts = {part: classes for part, classes in layout.parts.items() if classes}
+    if any(folder.parent != root or folder.name.lower() not in PLAIN for _, folder in held):
+        layout.understood.append(f"parts: {_said(held, root)}")
+    for folder in unlabelled:
+        layout.skipped.append((folder, UNLABELLED))
+        layout.understood.append(f"{_below(folder, root)} holds {UNLABELLED}")
+    return layout
 
 
-def _split_folders(folders: Sequence[Path]) -> list[Path]:
-    """Those for a part of the set: train, val and test with folders in them."""
-    return [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and subfolders(folder)]
-
-
-def load_csv(path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False) -> Dataset:
-    """Read the columns path, label and, if it is there, split (train, val or test) of a CSV file in UTF-8.
-
-    Paths are relative to the CSV's folder. Without val it is split from train, as in `load_folder`. Files that do not
-    exist are listed in `skipped`; with `strict` one is an error.
-
-    Raises DataError, with the line, for missing columns, empty labels and contradictions, and where no file exists.
-    """
-    parts: dict[str, list[_Picture]] = defaultdict(list)
-    seen: dict[Path, tuple[int, str]] = {}
-    skipped: list[tuple[Path, str]] = []
-    for line, row in _rows(path):
-        where = f"{path}, line {line}"
-        name, label = row["path"], normalize("NFC", row["label"])
-        part = SPLIT_NAMES.get(row.get("split", "train").lower())
-        if not name or not label:
-            raise DataError(f"{where}: the {'label' if name else 'path'} is empty; fill it in or remove the line")
-        if part is None:
-            raise DataError(f"{where}: split is {row['split']!r}; expected train, val or test")
-        picture = path.parent / expanded(name)
-        if reason := _missing(picture):
-            if strict:
-                raise DataError(f"{where}: {picture} {reason}; paths are relative to the folder of the CSV")
-            skipped.append((picture, f"{reason} ({where})"))
-            continue
-        if (known := seen.setdefault(picture, (line, label)))[1] != label:
-            raise DataError(f"{where}: {name} is {label!r}, but {known[1]!r} in line {known[0]}; remove one of them")
-        parts[part].append(_Picture(normalize("NFC", Path(name).as_posix()), picture, label, where))
-    if not any(parts.values()):
-        if skipped:
+def _refuse_two_ways(
+    root: Path, inner: Path, parts: Mapping[Path, str], with_classes: Sequence[Path], others: Sequence[Path]
+) -> None:
+    """Raise DataError where folders are classes as well as parts, or two are for one part."""
+    flags = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
+    if others:
+        raise DataError(
+            f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can "
+            f"be read in two ways: as parts, without {_names(others)}: --parts {flags}; or as classes, "
+            f"{_names([*with_classes, *others])}: --parts none. Or move {others[0]} elsewhere, or into a class folder; "
+            f"expected {_expected(root)}"
+        )
+    seen: dict[str, Path] = {}
+    for folder in with_classes:
+        if (first := seen.setdefault(parts[folder], folder)) is not folder:
             raise DataError(
-                f"{path}: none of its {len(skipped)} files exists, first {skipped[0][0]}; "
-                "paths are relative to the folder of the CSV"
+                f"{inner} has two folders for {parts[folder]}, one of them {folder.name}/; merge them, or say which it "
+                f"is: --parts {','.join(f'{part}={one.relative_to(root)}' for part, one in seen.items())}; or, if "
+                f"{first.name}/ and {folder.name}/ are classes: --parts none"
             )
-        raise DataError(f"{path} lists no pictures; expected a line per picture below the line path,label")
-    return _dataset(str(path), parts, skipped, val_fraction=val_fraction, seed=seed)
 
 
-def _missing(picture: Path) -> str:
-    """Why there is no such file; empty where there is one."""
-    try:
-        return "" if picture.is_file() else "does not exist"
-    except OSError as error:  # no permission for its folder, or a name that no file can have
-        return f"can't be read: {error.strerror or error}"
+def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tuple[str, Path]]]:
+    """The parts of <class>/{train,test}/<picture>; empty unless every class is divided so."""
+    parts: dict[str, list[tuple[str, Path]]] = {}
+    for label, folder in classes:
+        inside = subfolders(folder)
+        if not inside or any(path.name.lower() not in PLAIN for path in inside) or loose_pictures(folder):
+            return {}
+        for path in inside:
+            parts.setdefault(part_of(path.name) or "", []).append((label, path))
+    return {part: parts[part] for part in PARTS if part in parts} if len(parts) > 1 else {}
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the lines of a CSV, each with its number in the file; column names in lower case, values stripped."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes the signature
-            reader = csv.DictReader(file, restval="")
-            columns = [column.strip().lower() for column in reader.fieldnames or ()]
-            for column in ("path", "label"):
-                if column not in columns:
-                    raise DataError(
-                        f"{path}, line 1: there is no column {column!r}, only {', '.join(columns) or 'an empty line'}; "
-                        "expected path,label or path,label,split"
-                    )
-            for row in reader:
-                yield reader.line_num, {str(key).strip().lower(): str(value).strip() for key, value in row.items()}
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}; give the CSV file's path") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
+def _unwrapped(folder: Path, *, part: str | None = None, classes: Iterable[str] = ()) -> Path:
+    """The folder with folders that is alone in `folder` and in those between, which hold no pictures; else itself.
+
+    One that is called like another part than `part`, or like one of `classes`, is not looked through.
+    """
+    inner = folder
+    for _ in range(MOST_LEVELS):
+        inside = subfolders(inner)
+        if loose_pictures(inner):
+            return folder
+        if len(inside) != 1:
+            return inner if inside else folder
+        (only,) = inside
+        if only.name in classes or (part_of(only.name) not in (None, part) and _holds(only) == "classes"):
+            return inner
+        inner = only
+    return folder
 
 
-def _class_folders(root: Path, folder: Path, skipped: list[tuple[Path, str]]) -> list[_Picture]:
-    """Return the pictures in the class folders of `folder`, and add to `skipped` what is in them but is none."""
-    pictures: list[_Picture] = []
-    classes: list[Path] = []
+def _holds(folder: Path) -> str:
+    """What is in a folder that may be a part: classes (folders), pictures alone, or nothing."""
+    inside: list[Path] = []
+    for _ in range(MOST_LEVELS):
+        inside = subfolders(folder)
+        if len(inside) != 1 or not (
+            part_of(inside[0].name) or inside[0].name.lower() in NO_CLASS or inside[0].name == folder.name
+        ):
+            break
+        if loose_pictures(folder):
+            break
+        (folder,) = inside
+    return "classes" if inside else "pictures" if loose_pictures(folder) else "nothing"
+
+
+def _is_unlabelled(folder: Path) -> bool:
+    """Whether a folder beside parts with classes is a part of pictures alone."""
+    named = part_of(folder.name) or {*NO_LABELS} & {*re.findall("[a-z]+", folder.name.lower())}
+    return bool(named) and _holds(folder) == "pictures"
+
+
+def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
+    """The class folders in `folder`; what is loose beside them goes to `skipped`. Raises DataError without pictures."""
+    classes: list[tuple[str, Path]] = []
     loose = 0
+    archive = ""
     for found in listed(folder):
         if isinstance(found, Path):
-            skipped.append((found, OF_RUNS)) if is_of_runs(found) else classes.append(found)
+            if is_of_runs(found):
+                layout.skipped.append((found, OF_RUNS))
+            else:
+                classes.append((normalize("NFC", found.name), found))
         elif found.kind == "picture":
             loose += 1
-            skipped.append((found.path, "a picture in no class folder"))
+            layout.skipped.append((found.path, "a picture in no class folder"))
         elif found.kind == "broken" and found.path.is_dir():
             raise DataError(f"{os.fsencode(found.path)!r}: the folder's name is not UTF-8; rename it")
-    for class_folder in classes:
-        label = normalize("NFC", class_folder.name)
-        count = len(pictures)
-        for found in _readable(class_folder, [root, folder]):
-            if found.kind == "picture":
-                key = normalize("NFC", found.path.relative_to(root).as_posix())
-                pictures.append(_Picture(key, found.path, label, str(class_folder)))
-            else:
-                skipped.append((found.path, found.reason))
-        if len(pictures) == count:
-            skipped.append((class_folder, "a class folder without pictures"))
-    if not pictures:
+        elif found.path.name.lower().endswith(ARCHIVES):
+            archive = found.path.name
+    if not any(_has_pictures(path, folder) for _, path in classes):
         lack = f"it has {len(classes)} folders, but no pictures in them" if classes else "it has no class folders"
         if loose:
             lack += f", and {loose} pictures right in it; move them into a folder for each class"
-        raise DataError(f"{folder}: {lack}. Expected {_expected(root)}")
+        if lists := _lists_in(folder):
+            lack += f", or give the list of their labels, if that is one: {lists}"
+        if archive:
+            lack += f"; unpack {archive} first"
+        raise DataError(f"{folder}: {lack}. Expected {_expected(layout.root)}")
+    return classes
+
+
+def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labelled]:
+    """The pictures in class folders; what is in them but no picture goes to `skipped`."""
+    pictures: list[Labelled] = []
+    for label, folder in classes:
+        count = len(pictures)
+        for found in _readable(folder, [layout.root, folder.parent]):
+            if found.kind == "picture":
+                key = normalize("NFC", Path(os.path.relpath(found.path, layout.root)).as_posix())
+                pictures.append(Labelled(key, found.path, label, str(folder)))
+            else:
+                layout.skipped.append((found.path, found.reason))
+        if len(pictures) == count:
+            layout.skipped.append((folder, "a class folder without pictures"))
     return pictures
 
 
@@ -206,62 +269,28 @@ def _readable(folder: Path, above: Sequence[Path]) -> Iterator[Found]:
         yield found
 
 
+def _has_pictures(folder: Path, above: Path) -> bool:
+    return any(found.kind == "picture" for found in _readable(folder, [above]))
+
+
+def _lists_in(folder: Path) -> str:
+    """The lists right in a folder, as text; empty where there is none."""
+    found = [one.path for one in listed(folder) if isinstance(one, Found) and one.path.suffix.lower() in LISTS]
+    return ", ".join(map(str, found[:MOST_NAMED]))
+
+
+def _names(folders: Sequence[Path]) -> str:
+    more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
+    return (", ".join(f"{folder.name}/" for folder in folders[:MOST_NAMED]) or "no folders") + more
+
+
+def _said(parts: Iterable[tuple[str, Path]], root: Path) -> str:
+    return ", ".join(f"{part} = {_below(folder, root)}" for part, folder in parts)
+
+
+def _below(folder: Path, root: Path) -> str:
+    return f"{Path(os.path.relpath(folder, root)).as_posix()}/"
+
+
 def _expected(root: Path) -> str:
     return f"{root}/<class>/<picture> or {root}/{{train,val,test}}/<class>/<picture>"
-
-
-def _dataset(
-    name: str,
-    parts: Mapping[str, Sequence[_Picture]],
-    skipped: Sequence[tuple[Path, str]] = (),
-    *,
-    val_fraction: float,
-    seed: int,
-) -> Dataset:
-    """Divide the pictures, number the classes, and check that no part has a class that the first one lacks."""
-    if not 0 <= val_fraction < 1:
-        raise UsageError(f"val_fraction is {val_fraction}; it must be at least 0 and less than 1")
-    parts = {part: sorted(pictures, key=lambda picture: picture.key) for part, pictures in parts.items() if pictures}
-    split: dict[str, Any] = {"rule": "as given"}
-    if "train" in parts and "val" not in parts and val_fraction:
-        chosen = _choose_val(parts["train"], val_fraction, seed)
-        parts["val"] = [picture for picture in parts["train"] if picture.key in chosen]
-        parts["train"] = [picture for picture in parts["train"] if picture.key not in chosen]
-        split = {"rule": SPLIT_RULE, "seed": seed, "val_fraction": val_fraction}
-    # Without train the set is for evaluation, and its own classes are all there is to go by.
-    known = parts.get("train") or [picture for pictures in parts.values() for picture in pictures]
-    classes = tuple(sorted({picture.label for picture in known}))
-    index = {label: i for i, label in enumerate(classes)}
-    for part, pictures in parts.items():
-        labels = sorted({picture.label for picture in pictures})
-        if only := [label for label in labels if label not in index]:
-            named = ", ".join(f'"{label}"' for label in only)
-            example = next(picture for picture in pictures if picture.label == only[0])
-            raise DataError(
-                f"{name} has {len(classes)} classes in train but {len(labels)} in {part} (only in {part}: {named}). "
-                f"Move or remove {example.source}, or add the class to train"
-            )
-    samples = {
-        part: Samples(
-            classes,
-            np.array([index[picture.label] for picture in pictures], np.int64),
-            paths=tuple(picture.path for picture in pictures),
-        )
-        for part, pictures in parts.items()
-        if pictures
-    }
-    return Dataset(name, classes, samples.get("train"), samples.get("val"), samples.get("test"), split, tuple(skipped))
-
-
-def _choose_val(pictures: Sequence[_Picture], fraction: float, seed: int) -> set[str]:
-    """Return the keys of the pictures that become val. A class of one picture keeps it for training."""
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for picture in pictures:
-        by_class[picture.label].append(picture.key)
-    chosen: set[str] = set()
-    for keys in by_class.values():
-        count = min(max(round(len(keys) * fraction), 1), len(keys) - 1)
-        # A hash, not a generator: the choice does not depend on the other pictures' order or on NumPy's version.
-        keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
-        chosen.update(keys[:count])
-    return chosen

@@ -16,6 +16,12 @@ PICTURE_SUFFIXES = frozenset({
 })
 # fmt: on
 """In lower case; letter case does not matter in file names."""
+FIRST_BYTES = 32
+STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n")
+TIFF_STARTS = (b"II*\0", b"MM\0*")
+BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
+"""How files of pictures begin, whatever they are called. Raw files of cameras begin as TIFF does, and hold a small
+preview as the first picture: so TIFF is known by its bytes only where a file has no suffix."""
 NOT_DATA = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information", "thumbs.db", "desktop.ini"}
 )
@@ -28,7 +34,7 @@ OF_RUNS = "holds a training run, which is no data"
 
 OnePath: TypeAlias = str | Path
 Kind: TypeAlias = Literal["picture", "other", "run", "broken", "unreadable"]
-"""other: a file that is no picture by its suffix. run: a folder of training runs. broken: a link to nothing, what is no
+"""other: a file that is no picture. run: a folder of training runs. broken: a link to nothing, what is no
 file, a name that is not UTF-8. unreadable: a folder that can't be listed."""
 
 
@@ -44,9 +50,10 @@ class Found(NamedTuple):
 def find_below(folder: Path, *, above: Iterable[Path] = ()) -> Iterator[Found]:
     """Yield the pictures in `folder` and in its folders, and what is there but is not taken, with the reason.
 
-    Pictures are told by their suffix, in any letter case. Hidden names and NOT_DATA are passed over without a word, as
-    is a link back into a folder that is being listed or into one of `above`; other links are followed. The order is
-    that of the names, on every machine. Memory holds no more than the names in a folder and in those that it is in.
+    Pictures are told by their suffix, in any letter case, and other files by their first bytes. Hidden names and
+    NOT_DATA are passed over without a word, as is a link back into a folder that is being listed or into one of
+    `above`; other links are followed. The order is that of the names, on every machine. Memory holds no more than the
+    names in a folder and in those that it is in.
     """
     inside: list[Iterator[Path | Found]] = [iter([folder])]
     places = [_place(path) for path in above]
@@ -105,6 +112,24 @@ def is_of_runs(folder: Path) -> bool:
 def is_picture_name(name: str) -> bool:
     """Whether a file is a picture by its suffix."""
     return PurePath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a file is a picture by its suffix or, where that says nothing or the wrong thing, by its first bytes."""
+    if is_picture_name(path.name):
+        return True
+    try:
+        with path.open("rb", buffering=0) as file:
+            start = file.read(FIRST_BYTES)
+    except OSError:
+        return False
+    return (
+        start.startswith(STARTS)
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[:2] == b"BM" and start[6:10] == bytes(4) and len(start) > 14)
+        or (start[4:8] == b"ftyp" and start[8:12] in BRANDS)
+        or (start.startswith(TIFF_STARTS) and not path.suffix)
+    )
 
 
 def is_utf8(name: str) -> bool:
@@ -172,7 +197,7 @@ def _each(folder: Path, entries: Iterable[tuple[str, str]]) -> Iterator[Path | F
     """The folders in `folder` as paths, and what else is in it as what it is."""
     for name, what in entries:
         path = folder / name
-        if what != "folder" and not is_picture_name(name):
+        if what != "folder" and not (is_picture_file(path) if what == "file" else is_picture_name(name)):
             yield Found(path, "other", "not a picture by its suffix")
         elif not is_utf8(name):
             yield Found(path, "broken", "its name is not UTF-8")

@@ -4,6 +4,7 @@ import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.data.dataset import open_dataset
+from resnetkit.data.dataset import open_read
+from resnetkit.data.reading import NOTHING, Reading, UnfitError, reading_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError
 
@@ -41,16 +43,23 @@ class Part:
     """How many of them are known to have trained the model."""
 
 
-def open_as_trained(data: str, trained_on: Mapping[str, Any], *, strict: bool = False) -> Dataset:
+def open_as_trained(
+    data: str, trained_on: Mapping[str, Any], *, strict: bool = False, reading: Reading = NOTHING
+) -> Dataset:
     """Open `data`, with training and validation pictures divided as they were when the model was trained.
 
-    `trained_on` is the model's `header.data`. Raises what `open_dataset` raises.
+    `trained_on` is the model's `header.data`. `reading` says how a folder or a list is read; unset, it is read as the
+    model's own was, where it can be. Raises what `open_dataset` raises.
     """
     recorded = trained_on.get("split", {})
     division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
     if recorded.get("rule") == "as given":  # nothing was drawn then, so nothing is drawn now
         division["val_fraction"] = 0.0
-    return open_dataset(data, strict=strict, **division)
+    recorded_reading = recorded.get("read_as", {})
+    if recorded_reading and not reading.recorded():
+        with suppress(UnfitError):  # other data, with other folders or columns
+            return open_read(data, reading_of(recorded_reading | reading.given()), strict=strict, **division)
+    return open_read(data, reading, strict=strict, **division)
 
 
 def choose_part(dataset: Dataset, trained_on: Mapping[str, Any], name: str = "auto") -> Part:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnetkit.data.imagenet import are_imagenet, wnid_places
 from resnetkit.data.pictures import open_picture
 from resnetkit.display import MOST_ROWS, count, cut, line, table
 from resnetkit.errors import DataError
@@ -71,7 +72,7 @@ class Samples:
         """The same samples with labels as indices into `classes`, which holds all of theirs by name, in any order.
 
         Names that are numbers, and none of them a name in `classes`, are taken as indices into it where they are those
-        from 0 to the last, each once; "07" is 7.
+        from 0 to the last, each once; "07" is 7. WordNet numbers such as n01440764 are those of ImageNet's classes.
 
         Raises DataError for a class that is not among `classes`.
         """
@@ -86,6 +87,8 @@ class Samples:
                     f"the data's classes are numbers ({_some(self.classes)}), which stand for the model's only where "
                     f"they count all {len(classes)} of them from 0. Give them names; the model knows {_some(classes)}"
                 )
+        if not place.keys() & set(self.classes) and are_imagenet(classes):
+            place = dict(wnid_places())
         unknown = [name for name in self.classes if name not in place]
         if len(unknown) == len(self.classes):
             raise DataError(
@@ -127,6 +130,8 @@ class Dataset:
     """How train and val were divided; written into the run folder and the model file, enough to repeat it."""
     skipped: tuple[tuple[Path, str], ...] = ()
     """Files that were passed over, each with the reason."""
+    understood: tuple[str, ...] = ()
+    """What was found out of a layout or a list that is not in the plain form, a line each."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())
@@ -149,9 +154,10 @@ class Dataset:
     def notes(self) -> tuple[str, ...]:
         """What to know of the set's division before its errors are believed, a sentence each.
 
-        That val was drawn from train and not given; classes of one picture; classes that val or test lacks.
+        How its layout was understood; that val was drawn from train and not given; classes of one picture; classes that
+        val or test lacks.
         """
-        notes: list[str] = []
+        notes = list(self.understood)
         if self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
             notes.append(
                 f"val is drawn: {len(self.val):,} of the {len(self.val) + len(self.train or ()):,} training pictures, "

@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnetkit.data.cifar import CIFARS, find_cifar
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.listing import find_below, is_picture_name
+from resnetkit.data.listing import find_below, is_picture_file
 from resnetkit.data.pictures import open_picture
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import DataError
@@ -111,7 +111,7 @@ def _sources(data: str | Path) -> Sequence[Path] | NDArray[np.uint8]:
     path = expanded(data)
     if path.is_dir() and not find_cifar(path):
         return [found.path for found in find_below(path) if found.kind == "picture"]
-    if is_picture_name(path.name) and str(data) not in CIFARS:
+    if is_picture_file(path) and str(data) not in CIFARS:
         return [path]
     _, samples = open_dataset(data).part("auto")
     return samples.paths or () if samples.images is None else samples.images

@@ -14,7 +14,9 @@ import torch
 
 from resnetkit import __version__, modelfile
 from resnetkit.data.cifar import CIFARS
-from resnetkit.data.dataset import open_dataset
+from resnetkit.data.dataset import open_read
+from resnetkit.data.reading import NOTHING as NOTHING_SAID
+from resnetkit.data.reading import Reading, reading_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import line
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
@@ -88,11 +90,12 @@ def start(
     quiet: bool = False,
     asked: Mapping[str, str] = NOTHING,
     began: float | None = None,
+    reading: Reading = NOTHING_SAID,
 ) -> TrainResult:
     """`train` for the command line: `asked` says where a person asked for which field.
 
-    One without use is refused, or named (see `check_effects`). `began` is the time.monotonic() from which the recipe's
-    minutes count, by default now.
+    One without use is refused, or named (see `check_effects`). `reading` says how the data is laid out. `began` is the
+    time.monotonic() from which the recipe's minutes count, by default now.
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
@@ -101,10 +104,12 @@ def start(
     run = RunFolder(_path(out, "out", "a path")) if out else None
     if run:
         run.refuse_existing()
-    dataset = open_for(recipe, data)
+    reading = reading.settled()
+    dataset = open_for(recipe, data, reading)
     remarks = check_effects(recipe, dataset, asked)
     task = prepare(recipe, dataset)
     about = {"version": __version__, **how(task), **what(dataset), "data": _place(data)}
+    about |= {"read_as": reading.given()} if reading.given() else {}
     if run:
         run.create()
     else:
@@ -133,13 +138,15 @@ def resume(
     minutes: float | None = None,
     allow_other_arithmetic: bool = False,
     quiet: bool = False,
+    reading: Reading | None = None,
 ) -> TrainResult:
     """Go on with a run that was stopped, from its last checkpoint, to the same weights as if it never had been.
 
     `data` is needed where a run was started on a Dataset, or where its pictures have moved; they must be the same.
     `epochs`, `iterations` or `minutes` is a new length, for the whole run, where nothing in its recipe goes by shares
     of it; the weights are those of a run that had this length from the start. `allow_other_arithmetic` goes on where
-    the network is computed in another way than until now, as without the kernels: to other bits.
+    the network is computed in another way than until now, as without the kernels: to other bits. `reading` says how
+    the data is laid out, by default as it was at the start.
     Raises as `train` does.
     """
     started = time.monotonic()
@@ -154,7 +161,8 @@ def resume(
     if data is None:
         raise TrainingError(f"{run.recipe} does not say what data the run was on; give it to resnetkit.resume, too")
     state = load_state(run.state) if run.state.is_file() else None
-    dataset = open_for(recipe, data)
+    reading = (reading or reading_of(about.get("read_as") or {})).settled()
+    dataset = open_for(recipe, data, reading)
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None)
     remarks: list[str] = []
@@ -208,13 +216,14 @@ def default_folder(recipe: Recipe, data: str) -> RunFolder:
     return RunFolder(Path("runs") / f"{model}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
-def open_for(recipe: Recipe, data: str | Path | Dataset) -> Dataset:
+def open_for(recipe: Recipe, data: str | Path | Dataset, reading: Reading = NOTHING_SAID) -> Dataset:
     """Open the data as the recipe divides it."""
     if isinstance(data, Dataset):
         return data
     _path(data, "data", f"{', '.join(CIFARS)}, a folder, a .csv file or a Dataset")
-    return open_dataset(
+    return open_read(
         str(data),
+        reading,
         train_split=recipe.train_split,
         val_fraction=recipe.val_fraction,
         seed=recipe.seed,

@@ -9,7 +9,6 @@ import torch
 
 from resnetkit import modelfile
 from resnetkit.data.augment import SIZED, Augment
-from resnetkit.data.folder import too_high
 from resnetkit.data.loader import Loader
 from resnetkit.data.parts import record
 from resnetkit.data.pictures import ColorMode
@@ -58,7 +57,7 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> T
         raise DataError(f"{dataset.name} has no training pictures; expected {dataset.name}/train/<class>/<image>")
     if len(dataset.classes) < 2:
         only = f"{dataset.name} has one class ({dataset.classes[0]})"
-        raise DataError(f"{only}; a classifier needs two or more{too_high(dataset.name)}")
+        raise DataError(f"{only}; a classifier needs two or more")
     if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
         raise UsageError("--schedule plateau watches the validation error, and there are no validation pictures")
     device = choose_device(recipe.device)

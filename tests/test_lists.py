@@ -1,0 +1,405 @@
+"""Lists of labelled pictures in the forms that spreadsheets, competitions and other frameworks write."""
+
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.imagenet import wnid_places
+from resnetkit.data.parts import open_as_trained
+from resnetkit.data.samples import Dataset
+from resnetkit.errors import DataError, UsageError
+
+PICTURES = ("1.png", "2.png", "img/3 a.png", "img/4.jpg")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with PICTURES; what is in one does not matter for finding it."""
+    for path in PICTURES:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    return tmp_path
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def labels(dataset: Dataset) -> dict[str, str]:
+    """The class of each picture by its name, of all parts."""
+    return {
+        path.name: samples.classes[label]
+        for samples in dataset.parts.values()
+        for path, label in zip(samples.paths or (), samples.labels, strict=True)
+    }
+
+
+ALL = {"1.png": "cat", "2.png": "dog", "3 a.png": "cat", "4.jpg": "dog"}
+PLAIN = "path,label\n1.png,cat\n2.png,dog\nimg/3 a.png,cat\nimg/4.jpg,dog\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "understood"),
+    [
+        ("x.csv", PLAIN, ()),
+        ("x.csv", "\ufeff" + PLAIN.replace("\n", "\r\n"), ()),
+        ("x.csv", PLAIN.replace("\n", "\r"), ()),
+        ("x.csv", PLAIN.replace("\n", "\n\n") + "\n\n  \n", ()),
+        ("x.csv", PLAIN + ",\n,,\n", ()),
+        ("x.csv", "# made by hand\n" + PLAIN + "# 2.png,cat\n#end\n", ()),
+        ("x.csv", 'path, label\n"1.png", "cat"\n"2.png" ,dog\n "img/3 a.png","cat"\nimg/4.jpg,\tdog\n', ()),
+        ("x.csv", PLAIN.replace(",", ";"), ("x.csv: separated by semicolons",)),
+        ("x.csv", "sep=;\n" + PLAIN.replace(",", ";"), ("x.csv: separated by semicolons",)),
+        ("x.csv", '"sep=,"\r\n' + PLAIN, ()),
+        ("x.tsv", PLAIN.replace(",", "\t"), ("x.tsv: separated by tabs",)),
+        ("x.csv", PLAIN.replace(",", " | "), ("x.csv: separated by bars",)),
+        ("x.csv", PLAIN.replace("img/", "img\\"), ()),
+        ("x.csv", PLAIN.replace("img/", "./img/"), ()),
+        ("x.csv", PLAIN.replace("img/", "{here}/img/"), ()),
+        ("x.csv", PLAIN.replace("img/3 a.png", "file://{here}/img/3%20a.png"), ()),
+        ("x.csv", PLAIN.replace("img/", "~/img/"), ()),
+        ("x.csv", PLAIN.split("\n", 1)[1], ("x.csv: without a header",)),
+        ("x.csv", PLAIN.replace("path,label", "filename,class"), ("x.csv: path = filename, label = class",)),
+        ("x.csv", PLAIN.replace("path,label", "Image_Path,Category"), ("x.csv: path = Image_Path, label = Category",)),
+        ("x.csv", PLAIN.replace("path,label", "file,target"), ("x.csv: path = file, label = target",)),
+        ("x.csv", PLAIN.replace("path,label", "image,label_name"), ("x.csv: path = image, label = label_name",)),
+        ("x.csv", PLAIN.replace("path,label", "what,kind"), ("x.csv: path = what, label = kind",)),
+        (
+            "x.csv",
+            "image_id,breed\n1,cat\n2,dog\nimg/3 a,cat\nimg/4,dog\n",
+            ("x.csv: path = image_id, label = breed, suffixes of the files found in their folder",),
+        ),
+        (
+            "x.csv",
+            "id,photo,species\n0,1.png,cat\n1,2.png,dog\n2,img/3 a.png,cat\n3,img/4.jpg,dog\n",
+            ("x.csv: path = photo, label = species",),
+        ),
+        (
+            "x.csv",
+            ",path,label\n0,1.png,cat\n1,2.png,dog\n2,img/3 a.png,cat\n3,img/4.jpg,dog\n",
+            (),
+        ),
+        (
+            "x.csv",
+            ",image,kind\n0,1.png,cat\n1,2.png,dog\n2,img/3 a.png,cat\n3,img/4.jpg,dog\n",
+            ("x.csv: path = image, label = kind",),
+        ),
+        (
+            "x.csv",
+            "image,cat,dog\n1.png,1,0\n2.png,0,1\nimg/3 a.png,1.0,0.0\nimg/4.jpg,0,1\n",
+            ("x.csv: path = image, label = which of the 2 columns cat to dog is 1",),
+        ),
+        ("x.txt", "1.png cat\n2.png dog\nimg/3 a.png cat\nimg/4.jpg\tdog\n", ("x.txt: a path and a label in a line",)),
+        ("x.txt", "cat 1.png\ndog 2.png\ncat img/3 a.png\ndog img/4.jpg\n", ("x.txt: a label and a path in a line",)),
+        ("x.txt", PLAIN, ()),
+        (
+            "x.jsonl",
+            '{"file_name": "1.png", "label": "cat"}\n{"file_name": "2.png", "label": "dog", "more": [1]}\n\n'
+            '{"label": ["cat"], "file_name": "img/3 a.png"}\n{"file_name": "img/4.jpg", "label": "dog"}\n',
+            ("x.jsonl: JSON lines, path = file_name",),
+        ),
+        (
+            "x.csv",
+            "ImageId,PredictionString\n1,cat\n2,dog\nimg/3 a,cat\nimg/4,dog\n",
+            ("x.csv: path = ImageId, label = PredictionString, suffixes of the files found in their folder",),
+        ),
+    ],
+)
+def test_forms(here: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, understood: tuple[str, ...]) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    path = write(here / name, text.replace("{here}", str(here)))
+    dataset = open_dataset(path, val_fraction=0, strict=True)
+    assert labels(dataset) == ALL
+    assert dataset.understood == understood
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16(here: Path, encoding: str) -> None:
+    path = write(here / "x.csv", PLAIN.replace("dog", "Käfer").replace(",", "\t"), encoding)
+    dataset = open_dataset(path, val_fraction=0)
+    assert labels(dataset)["2.png"] == "Käfer"
+    assert dataset.understood == ("x.csv: separated by tabs, in UTF-16",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "given"),
+    [
+        ("a,b,c,d", {"path_column": "b", "label_column": "c"}),
+        ("a,B,C,d", {"path_column": "b", "label_column": "c"}),
+        ("a,file,class,category", {"label_column": "class"}),
+        ("a,b,c,d", {"path_column": "2", "label_column": "3"}),
+        (None, {"label_column": "3"}),
+    ],
+)
+def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, str]) -> None:
+    rows = "".join(f"{i},{path},{ALL[Path(path).name]},{i % 2}\n" for i, path in enumerate(PICTURES))
+    path = write(here / "x.csv", (f"{columns}\n" if columns else "") + rows)
+    with pytest.raises(DataError, match=r"x.csv, line 1: .*--label-column"):
+        open_dataset(path)
+    dataset = open_dataset(path, val_fraction=0, **given)
+    assert labels(dataset) == ALL
+    assert dataset.split["read_as"] == given
+    assert labels(open_as_trained(str(path), {"split": dataset.split})) == ALL
+    other = write(here / "other.csv", PLAIN)
+    assert labels(open_as_trained(str(other), {"split": open_dataset(path, label_column="3").split})) == ALL
+    with pytest.raises(UsageError, match=r"--path-column nothing: .*x.csv has no such column; there is "):
+        open_dataset(path, path_column="nothing")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "sizes", "understood"),
+    [
+        ("split", ("training", "Validation", "testing", "train"), (2, 1, 1), ()),
+        ("split", ("train", "valid", "test", ""), (2, 1, 1), ("x.csv: 1 lines without a part are train",)),
+        ("split", ("", "", "", ""), (4, 0, 0), ("x.csv: 4 lines without a part are train",)),
+        ("Usage", ("Training", "PublicTest", "PrivateTest", "Training"), (2, 0, 2), ("x.csv: split = Usage",)),
+        ("set", ("a", "b", "c", "d"), (4, 0, 0), ()),
+        ("dataset", ("train", "dev", "train", "train"), (3, 1, 0), ("x.csv: split = dataset",)),
+    ],
+)
+def test_parts_in_a_column(
+    here: Path,
+    column: str,
+    values: tuple[str, ...],
+    sizes: tuple[int, int, int],
+    understood: tuple[str, ...],
+) -> None:
+    rows = "".join(f"{path},a,{value}\n" for path, value in zip(PICTURES, values, strict=True))
+    dataset = open_dataset(write(here / "x.csv", f"path,label,{column}\n{rows}"), val_fraction=0)
+    assert tuple(len(part or ()) for part in (dataset.train, dataset.val, dataset.test)) == sizes
+    assert dataset.understood == understood
+
+
+def test_a_folder_of_pictures_elsewhere(here: Path) -> None:
+    path = write(here / "x.csv", "id,label\n3 a,cat\n4,dog\n")
+    with pytest.raises(DataError, match=rf"none of its 2 files exists.*\. It is in {here}/img: --images {here}/img"):
+        open_dataset(path)
+    dataset = open_dataset(path, images=here / "img", val_fraction=0)
+    assert labels(dataset) == {"3 a.png": "cat", "4.jpg": "dog"}
+    for moved in ("/their/machine", "C:\\data"):
+        path = write(here / "x.csv", f"path,label\n{moved}/3 a.png,cat\n{moved}/4.jpg,dog\n".replace("a/3", "a\\3"))
+        assert labels(open_dataset(path, images=here / "img", val_fraction=0)) == {"3 a.png": "cat", "4.jpg": "dog"}
+    with pytest.raises(UsageError, match="--images nowhere: there is no such folder"):
+        open_dataset(path, images="nowhere")
+
+
+def test_a_name_that_begins_as_a_comment(here: Path) -> None:
+    (here / "#1.png").touch()
+    path = write(here / "x.csv", "path,label\n#1.png,cat\n# 1.png,dog\n2.png,dog\n")
+    assert labels(open_dataset(path, val_fraction=0, strict=True)) == {"#1.png": "cat", "2.png": "dog"}
+
+
+def test_a_name_of_two_pictures(here: Path) -> None:
+    (here / "1.jpg").touch()
+    path = write(here / "x.csv", "id,label\n1,cat\n2,dog\n")
+    with pytest.raises(DataError, match=r"x.csv, line 2: .*/1 may be 1.jpg or 1.png"):
+        open_dataset(path, strict=True)
+
+
+# Numbers, and the names of classes beside them
+
+
+FROM = "names of the classes from classes.txt"
+CATS = ("cat", "cat", "dog", "dog")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "beside", "names", "understood"),
+    [
+        ("0011", None, "0011", ()),
+        (("0.0", "0.0", "1.0", "1."), None, "0011", ()),
+        (("0", "0", "1", "1"), "cat\ndog\n", CATS, (FROM,)),
+        (("0", "0", "1", "1"), "0 cat\n1 dog\n", CATS, (FROM,)),
+        (
+            ("1", "1", "2", "2"),
+            "cat\ndog\n",
+            CATS,
+            (f"{FROM}, counted from 1",),
+        ),
+        (
+            ("0", "0", "5", "5"),
+            "cat\ndog\n",
+            "0055",
+            ("classes.txt is not used: it has 2 names, 2 of them different, and classes go up to 5",),
+        ),
+        (("0.5", "0.5", "1.0", "1.0"), None, ("0.5", "0.5", "1.0", "1.0"), ()),
+        (("cat", "cat", "1", "1"), "x\ny\n", ("cat", "cat", "1", "1"), ()),
+    ],
+)  # fmt: skip
+def test_numbers(here: Path, numbers: str, beside: str | None, names: str, understood: tuple[str, ...]) -> None:
+    if beside:
+        write(here / "classes.txt", beside)
+    path = write(here / "x.csv", "path,label\n" + "".join(f"{p},{n}\n" for p, n in zip(PICTURES, numbers, strict=True)))
+    dataset = open_dataset(path, val_fraction=0)
+    assert list(labels(dataset).values()) == list(names)
+    assert dataset.understood == understood
+
+
+def test_lists_of_other_frameworks(here: Path) -> None:
+    """train.txt, val.txt and the names beside them, as Caffe and PaddleClas have them."""
+    write(here / "label_list.txt", "0 cat\n1 dog\n")
+    train = write(here / "train_list.txt", "1.png 0\n2.png 1\n")
+    val = write(here / "val_list.txt", "img/3 a.png 0\nimg/4.jpg 1\n")
+    write(here / "other_val.txt", "1.png 0\n")
+    dataset = open_dataset(train)
+    assert (len(dataset.train or ()), len(dataset.val or ())) == (2, 2)
+    assert labels(dataset) == ALL
+    assert dataset.understood == (
+        "train_list.txt: a path and a label in a line",
+        "parts: train = train_list.txt, val = val_list.txt",
+        "names of the classes from label_list.txt",
+    )
+    assert len(open_dataset(train, parts="none", val_fraction=0).val or ()) == 0
+    assert labels(open_dataset(val, val_fraction=0)) == {"3 a.png": "cat", "4.jpg": "dog"}
+    write(here / "valid_list.txt", "")
+    with pytest.raises(DataError, match=r"val_list.txt and .*valid_list.txt may both be for val; .*--parts none"):
+        open_dataset(train)
+
+
+@pytest.mark.parametrize("test", ["id\n3\n", "id,width\n3,20\n4,30\n", "id,width,height\n3,20,10\n"])
+def test_a_test_list_without_labels(here: Path, test: str) -> None:
+    train = write(here / "train.csv", "id,label\n1,cat\n2,dog\n")
+    write(here / "test.csv", test)
+    dataset = open_dataset(train, val_fraction=0)
+    assert dataset.test is None
+    assert dataset.understood[-1] == "test.csv has no labels in columns called alike: left out"
+
+
+def test_a_list_beside_whose_files_are_gone(here: Path) -> None:
+    train = write(here / "train.csv", "id,label\n1,cat\n2,dog\n")
+    write(here / "val.csv", "id,label\n8,cat\n9,dog\n")
+    dataset = open_dataset(train, val_fraction=0)
+    assert dataset.val is None
+    assert dataset.understood[-1] == "val.csv: none of its files exists; left out"
+
+
+def test_imagenets_validation(here: Path) -> None:
+    rows = "1,n01440764 1 2 3 4 \n2,n01443537 1 2 3 4 n01443537 5 6 7 8\n"
+    path = write(here / "LOC_val_solution.csv", f"ImageId,PredictionString\n{rows}")
+    assert labels(open_dataset(path, val_fraction=0)) == {"1.png": "n01440764", "2.png": "n01443537"}
+    path = write(here / "val.txt", "1.png 0\n2.png 1\n")
+    write(here / "synset_words.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+    assert labels(open_dataset(path, val_fraction=0)) == {"1.png": "n01440764", "2.png": "n01443537"}
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_imagenets_devkit(here: Path, compressed: bool) -> None:
+    """The list of numbers, which mean what meta.mat says: synsets, of which the first 1,000 are classes."""
+    scipy = pytest.importorskip("scipy.io")
+    wnids = list(wnid_places())[::-1]  # the kit's order is not that of the names, either
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O"), ("children", "O")]
+    rows = [(float(i), wnid, "tench, Tinca tinca", 0, np.zeros((1, 0))) for i, wnid in enumerate(wnids, 1)]
+    rows.append((1001.0, "n00015388", "animal", 2, np.array([[3.0, 4.0]])))
+    synsets = np.array(rows, fields)[:, None]
+    scipy.savemat(here / "meta.mat", {"synsets": synsets}, do_compression=compressed)
+    path = write(here / "ILSVRC2012_validation_ground_truth.txt", "490\n1\n1000\n")
+    (here / "val").mkdir()
+    for number in (1, 2, 3):
+        (here / "val" / f"ILSVRC2012_val_{number:08d}.JPEG").touch()
+    dataset = open_dataset(path, images=here / "val", val_fraction=0)
+    assert list(labels(dataset).values()) == [wnids[489], wnids[0], wnids[999]]
+    assert labels(dataset)["ILSVRC2012_val_00000003.JPEG"] == "n01440764"
+    write(path, "490\n1001\n")
+    with pytest.raises(DataError, match=r"ground_truth.txt, line 2: '1001'; expected a number from 1 to 1000"):
+        open_dataset(path, images=here / "val")
+    content = (here / "meta.mat").read_bytes()
+    (here / "meta.mat").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"meta.mat is (not the kit's table of classes|of another set)"):
+        open_dataset(path)
+    (here / "meta.mat").unlink()
+    with pytest.raises(DataError, match=r"meta.mat can't be read: .*; it says what the numbers mean. .* val.txt of "):
+        open_dataset(path)
+
+
+# What is wrong
+
+
+def test_everything_that_is_wrong_is_said_at_once(here: Path) -> None:
+    rows = ["1.png,cat,train", "2.png,,train", ",dog,test", "1.png,dog,train", "img/4.jpg,dog,more", "1.png,cat,test"]
+    path = write(
+        here / "x.csv", "\n".join(["path,label,split", "# comment", *rows, "1.png,cat,train,extra", "9.png,x,"])
+    )
+    expected = [
+        f"{path}: 6 lines to mend:",
+        "  line 4: the label is empty; fill it in or remove the line",
+        "  line 5: the path is empty; fill it in or remove the line",
+        "  line 6: 1.png is 'dog', but 'cat' in line 3; remove one of them",
+        "  line 7: split is 'more'; expected train, val or test",
+        "  line 8: 1.png is for test, but for train in line 3; remove one of them",
+        '  line 9: 4 columns, where the header has 3; put "…" around commas',
+    ]
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    assert str(error.value).splitlines() == expected
+    with pytest.raises(DataError) as error:
+        open_dataset(path, strict=True)
+    missing = f"  line 10: {here}/9.png does not exist; paths are relative to the folder of the CSV, or to --images DIR"
+    assert str(error.value).splitlines() == [f"{path}: 7 lines to mend:", *expected[1:], missing]
+
+
+def test_the_first_twenty(here: Path) -> None:
+    path = write(here / "x.csv", "path,label\n" + "1.png,\n" * 1500)
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("1,500 lines to mend:")
+    assert (len(lines), lines[20][:9], lines[21]) == (22, "  line 21", "  and 1,480 more")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.csv", "image,cat,dog\n1.png,1,1\n2.png,0,1\n", r"line 2: 1.png has 2 labels \(cat, dog\); .*multi-label"),
+        ("x.csv", "image,cat,dog\n1.png,1,0\n2.png,0,0\n", r"line 3: 2.png has no label; one of its columns must be 1"),
+        ("x.jsonl", '{"image": "1.png", "label": ["cat", "dog"]}\n', r"line 1: 1.png has 2 labels; .*multi-label"),
+        ("x.jsonl", '{"image": "1.png", "label": "cat"}\n{"image"\n', r"line 2: not JSON"),
+        ("x.jsonl", '["1.png", "cat"]\n', r'line 1: expected an object such as \{"path": …, "label": …\}'),
+        (
+            "x.csv",
+            "image,width,height\n1.png,1,2\n",
+            r"line 1: there is no column 'label', only image, width, height; ",
+        ),
+        ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*--label-column class"),
+        ("x.csv", "one,two\nx,y\n", r"line 1: there is no column 'path', only one, two; say which one it is: --path-"),
+        ("x.csv", "path\n1.png\n", r"line 1: there is no column 'label', only path; expected path,label"),
+        ("x.txt", "1.png\n2.png\n", r"line 1: there is no column 'path', only 1.png; expected path,label"),
+    ],
+)
+def test_what_can_not_be_read(here: Path, name: str, text: str, message: str) -> None:
+    path = write(here / name, text)
+    with pytest.raises(DataError, match=message):
+        open_dataset(path)
+
+
+PIECES = (
+    *("path", "label", "split", "id", "1.png", "2.png", ",", ";", "\t", "|", " ", "\n", "\r\n", '"', "#", "sep=;"),
+    *("\ufeff", "\0", "1", "0.0", "train", "x" * 50, "{", "}", ":", "[", "]", "file://", "file:///%zz", "http://[::1"),
+    *("~", "~nobody", "\\", "C:\\", "/", "..", "n01440764 1 2 3 4", "é", "😀", "null", "1e400", "9" * 5000),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=40).map("".join),
+    st.sampled_from(("", "path,label\n", "id;label;split\n", '{"path":"1.png","label":')),
+    st.sampled_from((".csv", ".txt", ".jsonl")),
+    st.sampled_from(("utf-8", "utf-16", "utf-16-le")),
+)
+def test_no_text_is_an_internal_error(text: str, start: str, suffix: str, encoding: str) -> None:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "1.png").touch()
+        path = write(Path(folder) / f"list{suffix}", start + text, encoding)
+        with suppress(DataError):
+            open_dataset(path, val_fraction=0)
+
+
+def test_parts_of_folders_are_not_for_lists(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"--parts has no use here: .*x.csv is a list; its parts are in its column"):
+        open_dataset(write(here / "x.csv", PLAIN), parts="train=img")
