@@ -282,6 +282,6 @@ def _notebook() -> Callable[..., Any] | None:
     shell = ipython.get_ipython() if ipython else None
     if not hasattr(shell, "kernel"):
         return None
-    from IPython.display import display  # pyrefly: ignore[missing-import]
+    from IPython.display import display
 
     return display
