@@ -187,7 +187,7 @@ def test_a_run_folder_is_known_by_the_files_that_training_writes() -> None:
     run = RunFolder(Path("x"))
     assert run.recipe.name == RECIPE
     assert {run.state.name, run.metrics.name, run.best.name, run.last.name} == set(KEPT)
-    assert default_folder(Recipe(), "cifar10").parts[0] == RUNS
+    assert default_folder(Recipe(), "cifar10").path.parts[0] == RUNS
 
 
 @pytest.mark.parametrize("split", [False, True])

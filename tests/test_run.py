@@ -143,7 +143,10 @@ def test_training_in_the_folder_of_the_pictures(picture_folder, tmp_path, monkey
 
 def test_what_the_set_is_worth_is_said(picture_folder, tmp_path):
     result = train(TINY.replace(**ON_FILES), picture_folder, out=tmp_path / "run", quiet=True)
-    assert "validation: 12 of 60 pictures, drawn by seed 0" in (result.run / "log.txt").read_text()
+    assert (
+        "val is drawn: 12 of the 60 training pictures, the same ones each time (seed 0)"
+        in (result.run / "log.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize("changed", ["pixels", "fewer", "none"])

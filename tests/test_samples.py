@@ -120,7 +120,9 @@ def test_numbers_that_may_count_otherwise_are_refused(classes: tuple[str, ...]) 
 
 def test_numbers_that_the_model_has_as_names_are_names() -> None:
     assert labelled("3", "1", "2").as_classes(("1", "2", "3")).labels.tolist() == [2, 0, 1]
-    with pytest.raises(DataError, match=r"1 of 3 classes are not the model's: '0'\. Rename or remove"):
+    with pytest.raises(
+        DataError, match=r"1 of 3 classes are not the model's: '0'; it knows '1', '2', '3'\. Rename what"
+    ):
         labelled("0", "1", "2").as_classes(("1", "2", "3"))
 
 
@@ -128,6 +130,6 @@ def test_a_model_of_other_classes() -> None:
     with pytest.raises(DataError) as error:
         labelled("ants", "bees", "a", "b").as_classes(MODELS)
     assert str(error.value) == (
-        "the data's classes ('ants', 'bees', 'a' and 1 more) are other ones than the model's ('cat', 'dog', 'owl'). "
-        "Give a model of these classes, or call them as the model does"
+        "the model knows other classes ('cat', 'dog', 'owl') than these pictures are of ('ants', 'bees', 'a' and 1 "
+        "more). Give a model of these classes, or train one: resnetkit train DATA --init MODEL"
     )

@@ -92,8 +92,8 @@ class Samples:
         unknown = [name for name in self.classes if name not in place]
         if len(unknown) == len(self.classes):
             raise DataError(
-                f"the data's classes ({_some(unknown)}) are other ones than the model's ({_some(classes)}). Give a "
-                "model of these classes, or train one: resnetkit train DATA --init MODEL"
+                f"the model knows other classes ({_some(classes)}) than these pictures are of ({_some(unknown)}). Give "
+                "a model of these classes, or train one: resnetkit train DATA --init MODEL"
             )
         if unknown:
             raise DataError(
