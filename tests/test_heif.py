@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetkit.data.folder import load_folder
 from resnetkit.data.heif import is_heif
 from resnetkit.data.listing import find_below
 from resnetkit.data.opening import accept_pixels
@@ -114,3 +115,15 @@ def test_avif_needs_nothing(orientation):
     opened = open_picture(file.getvalue())
     assert opened.size == (48, 64)
     assert np.abs(np.asarray(opened, int) - np.asarray(upright)).mean() < 2
+
+
+def test_a_set_says_what_is_lost_of_each_class(tmp_path, monkeypatch):
+    for label, suffixes in {"cat": ["png"] * 4, "dog": ["HEIC"] * 3 + ["png"], "ship": ["heif"] * 4}.items():
+        (tmp_path / label).mkdir()
+        for i, suffix in enumerate(suffixes):
+            (tmp_path / label / f"{i}.{suffix}").write_bytes(b"x")
+    monkeypatch.setattr("resnetkit.data.samples.can_read_heif", lambda: False)
+    note = "HEIC pictures can't be read here, 3 of 4 of 'dog', 4 of 4 of 'ship': pip install 'resnetkit[heic]'"
+    assert note in load_folder(tmp_path).notes
+    monkeypatch.setattr("resnetkit.data.samples.can_read_heif", lambda: True)
+    assert not any("HEIC" in note for note in load_folder(tmp_path).notes)

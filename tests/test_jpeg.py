@@ -147,5 +147,5 @@ def test_repeated_colours_are_as_far_off_as_said(subsampling, share):
     edges = np.zeros((96, 96), bool)
     edges[:, 46:53] = edges[46:53] = edges[:, 17:24] = edges[:, 67:74] = True
     assert 50 < gap.max() <= 1.772 * 255 * share + 2  # of blue, the colour that the difference counts most for
-    assert gap[~edges].max() <= 1
+    assert gap[~edges].max() <= 6  # what ringing of the compressed colours leaves to smooth
     assert gap.mean() < 3

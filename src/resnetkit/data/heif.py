@@ -1,6 +1,7 @@
 """HEIC and HEIF pictures, as telephones write them, by the package pillow-heif. AVIF is Pillow's own."""
 
 import io
+from importlib.util import find_spec
 
 from PIL import Image
 
@@ -9,6 +10,13 @@ from resnetkit.errors import DataError
 # ISO/IEC 23008-12, Annex B: brands of pictures in HEVC, and of any coding.
 BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif"})
 AVIF = frozenset({b"avif", b"avis"})
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+"""Of such files, in lower case."""
+
+
+def can_read_heif() -> bool:
+    """Whether pillow-heif is installed."""
+    return find_spec("pillow_heif") is not None
 
 
 def is_heif(content: bytes) -> bool:

@@ -90,11 +90,12 @@ def _open_onnx(path: Path) -> Compute:
 
 
 def _write_openvino(served: "Served", path: Path, header: str) -> None:
+    core = openvino_core()
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
-    # By way of ONNX: openvino.convert_model reports to Intel that it was called, unless somebody opted out.
-    model = openvino_core().read_model(to_onnx(served, header).SerializeToString())
+    # By way of ONNX: openvino.convert_model may report to Intel, where somebody else has imported it.
+    model = core.read_model(to_onnx(served, header).SerializeToString())
     folding = Manager()
     folding.register_pass(ConstantFolding())  # or biases have computed shapes, and NNCF takes them for activations
     folding.run_passes(model)
