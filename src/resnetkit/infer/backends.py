@@ -180,7 +180,8 @@ class OnnxRuntime:
     """A graph computed by ONNX Runtime."""
 
     def __init__(self, choice: Choice, graph: Path) -> None:
-        import onnxruntime
+        with unreported():
+            import onnxruntime
 
         threads = choice.threads or usable_threads()
         options = onnxruntime.SessionOptions()
