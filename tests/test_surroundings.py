@@ -118,6 +118,22 @@ def test_names_that_mean_something_to_a_shell(world: Path) -> None:
 
 
 @pytest.mark.slow
+def test_names_that_are_not_utf8(world: Path) -> None:
+    """As older systems and archives have them: read and written where that goes, else refused by name."""
+    os.link(world / "m.safetensors", os.fsencode(world / "m") + b"\xe9")
+    done = shell(
+        world,
+        "e=$(printf '\\xe9'); rk evaluate m$e d; rk train d --out r$e; rk export m.safetensors --to onnx --out $e.onnx;"
+        "rk convert m$e --model resnet20; rk predict m.safetensors d --backend torch --logits --out $e.npz && "
+        "rk evaluate m.safetensors d --report $e.html > /dev/null && ls $e.npz $e.html",
+    )
+    refused = [line for line in done.stderr.decode().splitlines() if "the name is not UTF-8" in line]
+    assert [line.split()[1] for line in refused] == ["evaluate:", "train:", "export:", "convert:"]
+    assert b"internal error" not in done.stderr
+    assert (done.returncode, done.stdout) == (0, b"\xe9.html\n\xe9.npz\n")
+
+
+@pytest.mark.slow
 def test_a_picture_from_standard_input(world: Path) -> None:
     picture = f"d/{CLASSES[0]}/é0.png"
     named = json.loads(shell(world, f"rk predict m.safetensors --backend torch --json '{picture}'").stdout)

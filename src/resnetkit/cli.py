@@ -14,7 +14,7 @@ from typing import TextIO
 
 from resnetkit import __version__
 from resnetkit.allocator import keep_memory
-from resnetkit.commands.output import any_name_printed, on_one_line
+from resnetkit.commands.output import any_name_printed, on_one_line, printable
 from resnetkit.errors import ResnetkitError, UsageError
 
 VERBS = {
@@ -35,6 +35,8 @@ COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
 
 DECODING = ("train", "evaluate", "predict", "export", "tune", "data")
 """Verbs that read pictures, and so take MAX_PIXELS."""
+STORING = ("train", "convert", "export", "tune")
+"""Verbs that write names into files in UTF-8, or give them to libraries that take no other."""
 MAX_PIXELS = "--max-pixels"
 
 # What the C++ library, the loader of libraries, torch and CUDA say in errors of any class.
@@ -116,6 +118,8 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
     _check_folder()
+    if verb in STORING and (wrong := next((text for text in rest if printable(text) != text), None)):
+        raise UsageError(f"{wrong}: the name is not UTF-8; rename it, or give another")
     if verb in COMPUTING:
         set_up()
     rest, most_pixels = _taken(rest) if verb in DECODING else (rest, None)

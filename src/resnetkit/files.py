@@ -64,4 +64,4 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def write_whole(path: Path, content: bytes | str) -> None:
     """Put `content` (text as UTF-8) into `path`, whole or not at all."""
     with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
