@@ -20,6 +20,7 @@ from resnetkit import __version__, cli
 from resnetkit.cli import VERBS, main
 from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
+from resnetkit.data.opening import MOST_PIXELS, most_pixels
 from resnetkit.data.transforms import Preprocess
 from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models import shipped
@@ -50,6 +51,39 @@ def model(here: Path) -> str:
 
 
 Shell = pytest.CaptureFixture[str]
+
+# What every verb takes
+
+
+@pytest.mark.parametrize("flag", ["--max-pixels 1023", "--max_pixels=1023"])
+def test_the_largest_picture_that_is_taken(flag: str, model: str, picture_folder: Path, capsys: Shell) -> None:
+    picture = str(next((picture_folder / "cat").iterdir()))
+    predict = ["predict", model, picture, "--backend", "torch"]
+    assert main([*flag.split(), *predict]) == 2  # a verb comes first
+    capsys.readouterr()
+    assert main([*predict, *flag.split()]) == 1
+    assert "more than 1,023 pixels; make it smaller, or raise the limit by --max-pixels" in capsys.readouterr().out
+    assert main([*predict[:2], *flag.split(), *predict[2:]]) == 1
+    assert main([*predict, "--max-pixels", "1024"]) == 0
+    assert main(predict) == 0
+    assert most_pixels() == MOST_PIXELS
+    capsys.readouterr()
+    assert main(["data", "check", str(picture_folder), *flag.split()]) == 1
+    assert "60 unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--max-pixels", "--max-pixels=many", "--max-pixels 0", "--max-pixels -- x"])
+def test_a_number_of_pixels_that_is_none(flag: str, model: str, capsys: Shell) -> None:
+    assert main(["predict", model, "x.png", *flag.split()]) == 2
+    assert "--max-pixels needs a whole number over 0" in capsys.readouterr().err
+
+
+def test_behind_two_dashes_there_are_no_flags(model: str, capsys: Shell) -> None:
+    Image.new("RGB", (32, 32)).save("--debug", "PNG")
+    Image.new("RGB", (32, 32)).save("--max-pixels", "PNG")
+    assert main(["predict", model, "--backend", "torch", "--json", "--", "--debug", "--max-pixels"]) == 0
+    assert [row["path"] for row in json.loads(capsys.readouterr().out)] == ["--debug", "--max-pixels"]
+
 
 # Help
 

@@ -130,3 +130,22 @@ def test_bits_in_disorder_are_decoded_as_pillow_does():
     middle = len(content) // 2
     broken = content[:middle] + bytes(40) + content[middle + 40 :]
     assert np.array_equal(decode_rows(broken, header, bottom=97, scale=1), by_pillow(broken))
+
+
+@pytest.mark.parametrize(("subsampling", "share"), [("4:2:2", 1 / 4), ("4:2:0", 7 / 16)])
+def test_repeated_colours_are_as_far_off_as_said(subsampling, share):
+    """On edges between full colours, the hardest case: far off beside them, and equal away from them."""
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[:, :49] = 255, 0, 0
+    picture[:, 49:] = 0, 0, 255
+    picture[49:, 20:70] = 0, 255, 0
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95, subsampling=subsampling)
+    content = file.getvalue()
+    ours = decode_rows(content, read_header(content), bottom=96, scale=1).astype(int)
+    gap = np.abs(ours - by_pillow(content))
+    edges = np.zeros((96, 96), bool)
+    edges[:, 46:53] = edges[46:53] = edges[:, 17:24] = edges[:, 67:74] = True
+    assert 50 < gap.max() <= 1.772 * 255 * share + 2  # of blue, the colour that the difference counts most for
+    assert gap[~edges].max() <= 6  # what ringing of the compressed colours leaves to smooth
+    assert gap.mean() < 3

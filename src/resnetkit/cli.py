@@ -9,11 +9,12 @@ from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from io import UnsupportedOperation
+from pathlib import Path
 from typing import TextIO
 
 from resnetkit import __version__
 from resnetkit.allocator import keep_memory
-from resnetkit.commands.output import any_name_printed
+from resnetkit.commands.output import any_name_printed, on_one_line, printable
 from resnetkit.errors import ResnetkitError, UsageError
 
 VERBS = {
@@ -32,15 +33,25 @@ VERBS = {
 COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
 """Verbs for which `set_up` is called."""
 
+DECODING = ("train", "evaluate", "predict", "export", "tune", "data")
+"""Verbs that read pictures, and so take MAX_PIXELS."""
+STORING = ("train", "convert", "export", "tune")
+"""Verbs that write names into files in UTF-8, or give them to libraries that take no other."""
+MAX_PIXELS = "--max-pixels"
+
+# What the C++ library, the loader of libraries, torch and CUDA say in errors of any class.
+NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation")
+NO_THREAD = "can't start new thread"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @any_name_printed()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    given = list(sys.argv[1:] if argv is None else argv)
+    end = given.index("--") if "--" in given else len(given)  # behind it there are no flags
+    debug = "--debug" in given[:end]
+    arguments = [*(argument for argument in given[:end] if argument != "--debug"), *given[end:]]
     verb = f"resnetkit {arguments[0]}" if arguments and arguments[0] in VERBS else "resnetkit"
     try:
         code = _dispatch(arguments)
@@ -81,7 +92,7 @@ def _is_full(error: Exception) -> bool:
 def _complain(text: str) -> None:
     """Print an error; where its reader or its terminal has gone, the exit code alone has to say it."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print("\n".join(map(on_one_line, text.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         _drop_output(sys.stderr)
 
@@ -106,9 +117,43 @@ def _dispatch(arguments: list[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
+    _check_folder()
+    if verb in STORING and (wrong := next((text for text in rest if printable(text) != text), None)):
+        raise UsageError(f"{wrong}: the name is not UTF-8; rename it, or give another")
     if verb in COMPUTING:
         set_up()
-    return import_module(VERBS[verb][1]).run(rest)
+    rest, most_pixels = _taken(rest) if verb in DECODING else (rest, None)
+    module = import_module(VERBS[verb][1])
+    if most_pixels is None:
+        return module.run(rest)
+    from resnetkit.data.opening import accept_pixels
+
+    with accept_pixels(most_pixels):
+        return module.run(rest)
+
+
+def _check_folder() -> None:
+    """Raise UsageError where the folder that the process is in has been removed: torch's libraries end it there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(f"the current folder is gone or can't be read ({error.strerror}); cd into another") from error
+
+
+def _taken(arguments: list[str]) -> tuple[list[str], int | None]:
+    """The arguments without --max-pixels, which is one flag for all verbs, and its number."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for place, argument in enumerate(arguments[:end]):
+        flag, equals, value = argument.partition("=")
+        if flag.replace("_", "-") != MAX_PIXELS:
+            continue
+        after = place + (1 if equals else 2)
+        if not equals:
+            value = arguments[place + 1] if after <= end else ""
+        if not value.replace("_", "").isdecimal() or not int(value):
+            raise UsageError(f"{MAX_PIXELS} needs a whole number over 0{f', not {value}' if value else ''}")
+        return [*arguments[:place], *arguments[after:]], int(value)
+    return arguments, None
 
 
 def _help() -> str:
@@ -118,7 +163,8 @@ def _help() -> str:
         "usage: resnetkit VERB [options]\n\n"
         "Residual networks, complete: from the paper to production.\n\n"
         f"{verbs}\n\n"
-        "  resnetkit VERB --help says more; --debug shows tracebacks; --version prints the version."
+        "  resnetkit VERB --help says more; --debug shows tracebacks; --version prints the version;\n"
+        "  --max-pixels N takes pictures of up to N pixels (268,435,456 unless it is given)."
     )
 
 
@@ -128,8 +174,17 @@ def _explain(error: Exception, verb: str) -> str:
         return f"{verb}: {error}\nSee {verb} --help."
     if isinstance(error, ResnetkitError):
         return f"{verb}: {error}"
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
         return f"{verb}: out of memory; a smaller --batch-size, or a smaller network, needs less"
+    if NO_THREAD in text:
+        return (
+            f"{verb}: no more threads can be started; --workers 0 and OMP_NUM_THREADS=1 need fewer, or raise ulimit -u"
+        )
+    if (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or "Too many open files" in text:
+        return f"{verb}: too many open files; raise the limit, say by ulimit -n 1024"
+    if isinstance(error, ImportError):
+        return f"{verb}: {error}; the installation is incomplete: pip install --force-reinstall resnetkit"
     if isinstance(error, OSError) and error.strerror:
         return f"{verb}: {error.filename or ('standard output' if _is_full(error) else 'a file')}: {error.strerror}"
     return f"{verb}: internal error: {type(error).__name__}: {error}; run again with --debug"

@@ -20,13 +20,24 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return path
 
 
+NOWHERE = Path(os.devnull) / "resnetkit"
+"""A folder that is not there and can't be made."""
+
+
 def cache_folder() -> Path:
-    """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/."""
+    """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/.
+
+    In a process without a home folder, as containers run them for a user without a name, it is NOWHERE: what can be
+    done without a cache is done, and the rest says that it can't be written.
+    """
     if own := os.environ.get("RESNETKIT_CACHE"):
         return expanded(own)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return expanded(xdg) / "resnetkit"
-    return Path.home() / ".cache" / "resnetkit"
+    try:
+        return Path.home() / ".cache" / "resnetkit"
+    except RuntimeError:
+        return NOWHERE
 
 
 @contextmanager
@@ -53,4 +64,4 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def write_whole(path: Path, content: bytes | str) -> None:
     """Put `content` (text as UTF-8) into `path`, whole or not at all."""
     with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)

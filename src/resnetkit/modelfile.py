@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
-from resnetkit.data.listing import is_picture_name
+from resnetkit.data.listing import is_picture_name, is_utf8
 from resnetkit.data.transforms import Preprocess
 from resnetkit.display import count, cut, line
 from resnetkit.errors import ModelFileError
@@ -227,6 +227,8 @@ def find(model: str | Path) -> Path:
     What exists as a file or a folder is that, whatever its name. Raises ModelFileError where there is nothing.
     """
     path = expanded(model)
+    if not is_utf8(str(path)):  # safetensors, OpenVINO and ONNX Runtime open no other
+        raise ModelFileError(f"{path}: the name is not UTF-8; rename it")
     if path.is_dir():
         for name in IN_FOLDERS:
             if (path / name).is_file():

@@ -62,7 +62,10 @@ def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Libr
         path = _compiled(folder, [*compiler, *FLAGS, BUILDS[asked], *flags], make=make)
         if path is None:
             return None, "off: not compiled yet"
-        return Library(str(path)), f"on, compiled by {compiler[0]}: {path}"
+        try:
+            return Library(str(path)), f"on, compiled by {compiler[0]}: {path}"
+        except OSError as error:  # say of a file system that nothing may be run from
+            return None, f"off: {error}; set RESNETKIT_CACHE to a folder that libraries may be loaded from"
     except subprocess.CalledProcessError as error:
         logger.debug("%s", error.stderr)
         lines = (error.stderr or "").strip().splitlines()

@@ -217,11 +217,11 @@ class _TerminalBar:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._shown = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[left]}", style="progress.remaining"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False, style="progress.remaining"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             expand=True,

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from resnetkit.commands.output import print_json, print_table
+from resnetkit.commands.output import on_one_line, print_json, print_table
 from resnetkit.commands.parser import DATA, Parser, nearest
 from resnetkit.data.check import Report
 from resnetkit.data.check import check as check_data
@@ -95,21 +95,21 @@ def _print(report: Report) -> None:
         )
     )
     for note in report.notes:
-        print(f"note: {note}")
+        print(on_one_line(f"note: {note}"))
     for path, reason in report.skipped:
-        print(f"skipped: {path}: {reason}")
+        print(on_one_line(f"skipped: {path}: {reason}"))
     for pictures in report.copies[:MOST_COPIES]:
-        print(f"copies: {', '.join(pictures)}")
+        print(on_one_line(f"copies: {', '.join(pictures)}"))
     if more := len(report.copies[MOST_COPIES:]):
         print(f"copies: {more} more groups; --json names them")
     for path, reason in report.unreadable:
-        print(f"unreadable: {path}: {reason}")
+        print(on_one_line(f"unreadable: {path}: {reason}"))
     for problem in report.problems:
-        print(f"to mend: {problem}")
+        print(on_one_line(f"to mend: {problem}"))
     for pictures in report.contradictions:
-        print(f"one picture, several classes: {', '.join(pictures)}")
+        print(on_one_line(f"one picture, several classes: {', '.join(pictures)}"))
     for pictures in report.leaks:
-        print(f"the same picture: {', '.join(pictures)}")
+        print(on_one_line(f"the same picture: {', '.join(pictures)}"))
     print("nothing to mend" if report.sound else _to_mend(report))
 
 
@@ -139,7 +139,7 @@ def samples(argv: Sequence[str]) -> int:
     _, part = open_read(given["data"], reading_of(given)).part("auto")
     written, unreadable = write_pictures(part, expanded(given["folder"]), count=given["count"])
     for path in written:
-        print(path)
+        print(on_one_line(path))
     for path, reason in unreadable.items():
-        print(f"resnetkit data samples: unreadable: {path}: {reason}", file=sys.stderr)
+        print(on_one_line(f"resnetkit data samples: unreadable: {path}: {reason}"), file=sys.stderr)
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnetkit.commands.output import print_json, print_table
+from resnetkit.commands.output import on_one_line, print_json, print_table
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.data.reading import reading_of
 from resnetkit.errors import UsageError
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
     if given["json"]:
         print_json(result.to_dict())
     else:
-        print(f"{result.images:,} {part.name} pictures of {given['data']}, {given['views']} view")
+        print(on_one_line(f"{result.images:,} {part.name} pictures of {given['data']}, {given['views']} view"))
         print(f"{part.name}: {part.why}")
         _print(result)
     for note in result.notes:
@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"resnetkit evaluate: {text}", file=sys.stderr)
+    print(on_one_line(f"resnetkit evaluate: {text}"), file=sys.stderr)
 
 
 def _report(path: str | None) -> Path | None:
@@ -120,4 +120,4 @@ def _print(result: "Evaluation") -> None:
         ),
     )
     if result.unreadable:
-        print(f"\n{len(result.unreadable)} more can't be read, first {next(iter(result.unreadable))}")
+        print(f"\n{len(result.unreadable)} more can't be read, first {on_one_line(next(iter(result.unreadable)))}")

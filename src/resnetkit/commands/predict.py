@@ -3,11 +3,13 @@
 import csv
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from resnetkit.commands.output import as_json
+from resnetkit.commands.output import as_json, on_one_line
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.choice import BackendName, Goal, Precision
@@ -17,13 +19,20 @@ if TYPE_CHECKING:
     from resnetkit.infer.predictor import Predictor
 
 Results = Iterable[dict[str, Any]]
+STANDARD_INPUT = "-"
+"""Among the paths, the picture that comes on standard input; a file of that name is ./-."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Predict every picture; 1 if any could not be."""
     parser = Parser("predict", "MODEL PATH... [options]", "Pictures to labelled probabilities.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture, a folder of them, or a glob in quotes")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a picture, a folder of them, a glob in quotes, or - for one from standard input",
+    )
     parser.add_argument("--top", type=int, default=5, help="how many of the most probable classes to give")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help="print CSV: path,label,index,probability,error")
@@ -62,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
         given[name] = given[name] and str(Path(given[name]).expanduser())
     _check(given)
     failed: list[str] = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _standard_input(given):
         warnings.showwarning = cast("Any", _print_warning)
         files = [path for path in given["paths"] if Path(path).is_file()]
         one = len(given["paths"]) == len(files) == 1
@@ -73,8 +82,22 @@ def run(argv: Sequence[str]) -> int:
             with bar("predicting", len(files) if len(files) == len(given["paths"]) else None) as advance:
                 _predict(given, failed, advance)
     if failed:
-        print(f"resnetkit predict: {len(failed)} not predicted, first {failed[0]}", file=sys.stderr)
+        print(f"resnetkit predict: {len(failed)} not predicted, first {on_one_line(failed[0])}", file=sys.stderr)
     return 1 if failed else 0
+
+
+@contextmanager
+def _standard_input(given: dict[str, Any]) -> Iterator[None]:
+    """Put what comes on standard input into a file, if - is among the paths, which then names that file."""
+    if STANDARD_INPUT not in given["paths"]:
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "standard input"
+        file.write_bytes(sys.stdin.buffer.read())
+        given["paths"] = [str(file) if path == STANDARD_INPUT else path for path in given["paths"]]
+        given["renamed"] = {str(file): STANDARD_INPUT}
+        yield
 
 
 def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None:
@@ -82,6 +105,7 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
 
     several = len(given["paths"]) > 1 or not Path(given["paths"][0]).is_file()
     output = given["features"] or "logits"
+    renamed: Mapping[str, str] = given.get("renamed", {})
     predictor = Predictor(
         given["model"],
         goal=given["goal"] or ("throughput" if several else "latency"),
@@ -90,7 +114,7 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
         **{name: given[name] for name in ("backend", "precision", "threads", "streams", "batch_size")},
     )
     if given["features"] or given["logits"]:
-        values = _values(predictor, given["paths"], output, given["workers"], failed, advance)
+        values = _values(predictor, given["paths"], output, given["workers"], failed, advance, renamed)
         _write_npz(values, output, Path(given["out"])) if given["out"] else _write_json_lines(values, output)
         return
     results = predictor.predict_paths(given["paths"], top=given["top"], workers=given["workers"])
@@ -101,6 +125,7 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
         stage = -1 if given["explain_stage"] is None else given["explain_stage"]
         stage = find_stage(stage, len(predictor.model.header.spec.depths))
         results = _explained(results, predictor, Path(given["explain"]), label, stage)
+    results = (result | {"path": renamed.get(result["path"], result["path"])} for result in results)
     write = _write_json if given["json"] else _write_csv if given["csv"] else _write_lines
     write(_noting_failures(results, failed, advance))
 
@@ -139,7 +164,7 @@ def _check(given: dict[str, Any]) -> None:
 
 def _print_warning(message: Warning | str, *_: object) -> None:
     """A warning for the person at the terminal, without the place in our code."""
-    print(f"resnetkit predict: warning: {message}", file=sys.stderr)
+    print(f"resnetkit predict: warning: {on_one_line(message)}", file=sys.stderr)
 
 
 def _noting_failures(results: Results, failed: list[str], advance: Advance) -> Iterator[dict[str, Any]]:
@@ -170,16 +195,23 @@ def _explained(
 
 
 def _values(
-    predictor: "Predictor", paths: Sequence[str], output: Any, workers: int, failed: list[str], advance: Advance
+    predictor: "Predictor",
+    paths: Sequence[str],
+    output: Any,
+    workers: int,
+    failed: list[str],
+    advance: Advance,
+    renamed: Mapping[str, str],
 ) -> Iterator[tuple[str, Any]]:
     """The pictures that could be read, with their numbers; what is wrong with the others goes to standard error."""
     for path, value in predictor.compute_paths(paths, output=output, workers=workers):
         advance(1)
+        name = renamed.get(str(path), str(path))
         if isinstance(value, str):
-            failed.append(str(path))
-            print(f"resnetkit predict: {path}: {value}", file=sys.stderr)
+            failed.append(name)
+            print(f"resnetkit predict: {on_one_line(name)}: {on_one_line(value)}", file=sys.stderr)
         else:
-            yield str(path), value
+            yield name, value
 
 
 def _write_json_lines(values: Iterable[tuple[str, Any]], output: str) -> None:
@@ -201,13 +233,13 @@ def _write_npz(values: Iterable[tuple[str, Any]], output: str, file: Path) -> No
 
 def _write_lines(results: Results) -> None:
     for result in results:
-        print(result["path"])
+        print(on_one_line(result["path"]))
         for best in result.get("predictions", ()):
-            print(f"  {100 * best['probability']:6.2f} %  {best['label']}")
+            print(f"  {100 * best['probability']:6.2f} %  {on_one_line(best['label'])}")
         if "drawing" in result:
-            print(f"  drawn: {result['drawing']}")
+            print(f"  drawn: {on_one_line(result['drawing'])}")
         if "error" in result:
-            print(f"  error: {result['error']}")
+            print(f"  error: {on_one_line(result['error'])}")
 
 
 def _write_csv(results: Results) -> None:

@@ -1,6 +1,5 @@
 """Picture files to pixels: whatever a file holds becomes upright 8-bit RGB or grey, or one DataError that names it."""
 
-import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,20 +11,17 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
+from resnetkit.data import depth
 from resnetkit.data.jpeg import Header, decode_rows, read_header, scale_for
+from resnetkit.data.opening import libtiff_silent, most_pixels, opened, reduction
 from resnetkit.errors import DataError
 
 ColorMode = Literal["RGB", "L"]
 Source = str | Path | bytes | Image.Image
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels, from the top left corner of a picture; right and bottom are outside."""
-
-# What is read. Pillow knows more kinds, but hands some (EPS) to other programs, which no stranger's file may start.
-FORMATS = frozenset(
-    {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"},
-)
 
 EXIF_ORIENTATION = 0x0112
 # EXIF 2.32, tag Orientation: what brings the stored rows and columns upright.
@@ -99,8 +95,9 @@ def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | Non
     """Decode a picture file, its bytes, or a picture that Pillow has opened.
 
     The result is upright (EXIF applied), 8 bits a channel, in `mode`, decoded, without metadata, and tied to no file.
-    Transparency is laid on white. 16 bits are scaled to 8, rounding; floats are taken as 0 to 1, or as 0 to 255 if one
-    is over 1. Of an animation it is the first frame. Colour profiles are not applied.
+    Transparency is laid on white. What has more bits is scaled to 8: see `depth.load`. Of an animation it is the first
+    frame. Colour profiles are not applied. A JPEG of more than `opening.LARGE` pixels, and only such a one, is decoded
+    at a half, a quarter or an eighth of its sides, here as everywhere, so that memory holds it.
 
     `at_least` lets the JPEG decoder halve the picture up to three times while its shorter side keeps that many pixels:
     several times faster for large photographs, with slightly other pixels. It is for training only.
@@ -111,9 +108,12 @@ def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | Non
     with _named(source):
         if isinstance(source, Image.Image):
             return _as_mode(_upright(source), mode)
-        with _opened(_content(source)) as picture:
-            if at_least is not None:
-                picture.draft(None, (at_least, at_least))
+        with opened(_content(source)) as picture:
+            scale = reduction(picture.size)
+            if scale > 1:
+                _draft(picture, (picture.width // scale, picture.height // scale))
+            elif at_least is not None:
+                _draft(picture, (at_least, at_least))
             return _as_mode(_upright(picture), mode)
 
 
@@ -145,12 +145,15 @@ class PictureFile:
                 self._header = read_header(self._content)
                 size = self._read_header()
         self.size = (size[1], size[0]) if self._steps[0] else size
+        self._reduction = reduction(size)
 
     def _read_header(self) -> tuple[int, int]:
         """Learn the size, as stored, and how the picture is stored, from a header."""
-        if self._header and not self._header.has_metadata and not _is_bomb(self._header.size):
-            return self._header.size
-        picture = _opened(self._content)
+        if self._header and not self._header.has_metadata:
+            width, height = self._header.size
+            if width * height <= most_pixels():
+                return width, height
+        picture = opened(self._content)
         if not isinstance(picture, JpegImagePlugin.JpegImageFile):
             return self._read_whole(picture)
         with picture:
@@ -168,7 +171,8 @@ class PictureFile:
         """Decode the part of the picture in `box`.
 
         Returns uint8 (height, width, channels), and where in it the box is: the part may be at a smaller scale, as
-        long as both sides of the box keep `at_least` pixels, and is of whole pixels even where the box is not.
+        long as both sides of the box keep `at_least` pixels (or the picture is so large that it is never decoded at
+        its size: see `open_picture`), and is of whole pixels even where the box is not.
 
         Raises DataError as `open_picture` does.
         """
@@ -187,7 +191,7 @@ class PictureFile:
     def _stored_part(self, box: Box, at_least: int) -> tuple[NDArray[np.uint8], Box]:
         """`part` for a JPEG, as it is stored."""
         left, top, right, bottom = box
-        scale = scale_for((right - left, bottom - top), at_least)
+        scale = max(scale_for((right - left, bottom - top), at_least), self._reduction)
         scaled = (left / scale, top / scale, right / scale, bottom / scale)
         x, y, x_end, y_end = touched = _touched(scaled)
         pixels = None
@@ -196,17 +200,18 @@ class PictureFile:
         if pixels is not None:
             part = pixels[y:y_end, x:x_end]
         else:
-            with _opened(self._content) as picture:
-                picture.draft(None, (picture.width // scale, picture.height // scale))
+            with opened(self._content) as picture:
+                _draft(picture, (picture.width // scale, picture.height // scale))
                 part = _as_array(_as_mode(picture.crop(touched), self.mode))
         # Grey comes with one channel.
         part = np.broadcast_to(part, (*part.shape[:2], len(self.mode)))
         return part, _moved(scaled, (x, y))
 
 
-def _is_bomb(size: tuple[int, int]) -> bool:
-    """Whether Pillow refuses a picture for its size; it then says so itself."""
-    return Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > 2 * Image.MAX_IMAGE_PIXELS
+def _draft(picture: Image.Image, size: tuple[int, int]) -> None:
+    """Let a JPEG be decoded at the smallest scale that leaves it as large as `size`; other kinds stay as they are."""
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        picture.draft(None, size)
 
 
 def _as_array(picture: Image.Image) -> NDArray[np.uint8]:
@@ -251,20 +256,11 @@ def _content(source: str | Path | bytes) -> bytes:
     return content
 
 
-def _opened(content: bytes) -> ImageFile.ImageFile:
-    """Read the header of a picture of a kind that is read."""
-    picture = Image.open(io.BytesIO(content))
-    if picture.format not in FORMATS:
-        picture.close()
-        raise DataError(f"{picture.format} files are not read; convert it to PNG or JPEG")
-    return picture
-
-
 @contextmanager
 def _named(source: Source) -> Iterator[None]:
     """Turn every error into a DataError that names `source` and says what is wrong with it."""
     try:
-        with _unheard:
+        with _unheard, libtiff_silent:
             yield
     except Exception as error:  # a broken file makes Pillow raise nearly anything: SyntaxError, KeyError, struct.error
         raise DataError(f"{_name(source)}: {_reason(error)}") from error
@@ -292,8 +288,7 @@ def _reason(error: Exception) -> str:
         case Image.UnidentifiedImageError():
             return "not a picture of a known kind, or broken at its beginning"
         case Image.DecompressionBombError():
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            return f"more than {limit:,} pixels; make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS higher"
+            return f"more than {most_pixels():,} pixels; make it smaller, or raise the limit by --max-pixels"
         case MemoryError():
             return "not enough memory to decode it"
         case _:
@@ -301,10 +296,10 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Decode, then turn as EXIF says: PNG may say so behind its pixels, and TIFF turns while it decodes."""
-    picture.load()
+    """Decode to 8 bits, then turn as EXIF says: PNG may say so behind its pixels, and TIFF turns while it decodes."""
+    decoded = depth.load(picture)
     orientation = _orientation(picture)
-    return picture if orientation == 1 else picture.transpose(UPRIGHT[orientation])
+    return decoded if orientation == 1 else decoded.transpose(UPRIGHT[orientation])
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -318,20 +313,9 @@ def _orientation(picture: Image.Image) -> int:
 
 def _as_mode(picture: Image.Image, mode: ColorMode) -> Image.Image:
     """A new picture of 8 bits a channel in `mode`."""
-    if picture.mode.startswith(("I", "F")):
-        picture = Image.fromarray(_eight_bits(np.asarray(picture)))
-    elif picture.has_transparency_data:
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     result = picture.convert(mode)  # a copy, even where the mode is right
     result.info.clear()  # else a second call would turn it again
     return result
-
-
-def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey values of 16 bits (Pillow's I may hold 32, and keeps 16 in them) or floats, to 0 to 255."""
-    low, high = float(values.min()), float(values.max())
-    limit = 65535 if np.issubdtype(values.dtype, np.integer) else 1 if high <= 1 else 255
-    if not 0 <= low <= high <= limit:  # also not-a-number
-        raise DataError(f"grey values go from {low:g} to {high:g}, a range of no standard; convert it to 8 or 16 bits")
-    return np.rint(values.astype(np.float64) * (255 / limit)).astype(np.uint8)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnetkit.data.heif import HEIF_SUFFIXES, can_read_heif
 from resnetkit.data.imagenet import are_imagenet, wnid_places
 from resnetkit.data.pictures import open_picture
 from resnetkit.display import MOST_ROWS, count, cut, line, table
@@ -155,7 +156,7 @@ class Dataset:
         """What to know of the set's division before its errors are believed, a sentence each.
 
         How its layout was understood; that val was drawn from train and not given; classes of one picture; classes that
-        val or test lacks.
+        val or test lacks; and how many pictures of which classes are HEIC files, where they can't be read.
         """
         notes = list(self.understood)
         if self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
@@ -176,7 +177,21 @@ class Dataset:
                 notes.append(
                     f"{part} has no picture of {_some(lacking)}{only}; its error says nothing of what it lacks"
                 )
+        if not can_read_heif() and (lost := self._heif_of_classes()):
+            few = ", ".join(f"{count:,} of {total:,} of {name!r}" for name, (count, total) in list(lost.items())[:3])
+            more = f" and some of {len(lost) - 3} more classes" if len(lost) > 3 else ""
+            notes.append(f"HEIC pictures can't be read here, {few}{more}: pip install 'resnetkit[heic]'")
         return tuple(notes)
+
+    def _heif_of_classes(self) -> dict[str, list[int]]:
+        """How many pictures of a class are HEIC files by their names, and how many there are."""
+        all_of = _joined(list(self.parts.values()))
+        is_heif = np.array([path.suffix.lower() in HEIF_SUFFIXES for path in all_of.paths or ()], bool)
+        if not is_heif.any():
+            return {}
+        counts = np.bincount(all_of.labels[is_heif], minlength=len(self.classes)).tolist()
+        totals = np.bincount(all_of.labels, minlength=len(self.classes)).tolist()
+        return {name: both for name, *both in zip(self.classes, counts, totals, strict=True) if both[0]}
 
     def part(self, name: str) -> tuple[str, Samples]:
         """Return train, val, test, or all of them together, with the name.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.infer.choice import GRAPHS, PACKAGES, Choice, Output, installed, usable_threads
+from resnetkit.infer.unreported import unreported
 
 if TYPE_CHECKING:
     from resnetkit.infer.decoding import Decoded
@@ -104,7 +105,8 @@ def _core() -> tuple[Any, int]:
     Its CPU plugin brings a stack for signal handlers. Where two such runtimes end out of turn, the one that the process
     is left with is freed memory, and its next signal, such as Ctrl-C, ends it.
     """
-    import openvino
+    with unreported():
+        import openvino
 
     core = openvino.Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin: before any other runtime does
@@ -115,6 +117,7 @@ class OpenVino:
     """A graph compiled by OpenVINO, whose threads (TBB's) do not spin while they wait."""
 
     def __init__(self, choice: Choice, graph: Path, *, cache: Path | None = None) -> None:
+        core = openvino_core()
         import openvino
 
         settings: dict[str, Any] = {
@@ -122,7 +125,6 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": choice.threads or usable_threads(),
             "NUM_STREAMS": choice.streams,
         }
-        core = openvino_core()
         try:
             if cache is None:
                 self._network = core.compile_model(core.read_model(graph), "CPU", settings)
@@ -178,7 +180,8 @@ class OnnxRuntime:
     """A graph computed by ONNX Runtime."""
 
     def __init__(self, choice: Choice, graph: Path) -> None:
-        import onnxruntime
+        with unreported():
+            import onnxruntime
 
         threads = choice.threads or usable_threads()
         options = onnxruntime.SessionOptions()

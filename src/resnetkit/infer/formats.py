@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer.backends import openvino_core
 from resnetkit.infer.parity import Compute
+from resnetkit.infer.unreported import unreported
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -55,7 +56,7 @@ def to_onnx(served: "Served", header: str) -> "ModelProto":
     import onnx
     import torch
 
-    with warnings.catch_warnings(action="ignore"):  # of its own innards
+    with warnings.catch_warnings(action="ignore"), unreported():  # of its own innards
         program = torch.onnx.export(
             trace(served),
             dynamo=True,
@@ -82,7 +83,8 @@ def _write_onnx(served: "Served", path: Path, header: str) -> None:
 
 
 def _open_onnx(path: Path) -> Compute:
-    import onnxruntime
+    with unreported():
+        import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -90,11 +92,12 @@ def _open_onnx(path: Path) -> Compute:
 
 
 def _write_openvino(served: "Served", path: Path, header: str) -> None:
+    core = openvino_core()
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
-    # By way of ONNX: openvino.convert_model reports to Intel that it was called, unless somebody opted out.
-    model = openvino_core().read_model(to_onnx(served, header).SerializeToString())
+    # By way of ONNX: openvino.convert_model may report to Intel, where somebody else has imported it.
+    model = core.read_model(to_onnx(served, header).SerializeToString())
     folding = Manager()
     folding.register_pass(ConstantFolding())  # or biases have computed shapes, and NNCF takes them for activations
     folding.run_passes(model)

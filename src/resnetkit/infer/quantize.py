@@ -1,7 +1,6 @@
 """A served graph in 8-bit integers, by NNCF, with as many layers left in float as its accuracy needs."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -19,6 +18,7 @@ from resnetkit.errors import ExportError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer.backends import openvino_core
 from resnetkit.infer.guard import Verdict
+from resnetkit.infer.unreported import unreported
 from resnetkit.machine import read_machine
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def quantize(
     """
     if find_spec("nncf") is None:
         raise UsageError("8-bit integers need nncf; pip install 'resnetkit[export]'")
+    source = openvino_core().read_model(graph)
     import openvino
 
-    source = openvino_core().read_model(graph)
     layers = [node.get_friendly_name() for node in source.get_ordered_ops() if _is_layer(node)]
     began = time.monotonic()
     kept: tuple[str, ...] = ()
@@ -174,9 +174,8 @@ def _quantized(graph: "Graph", calibration: NDArray[np.uint8], in_float: Sequenc
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what NNCF prints on standard output, and without its reports to Intel, which are on unless refused."""
-    os.environ.setdefault("NNCF_CI", "1")  # read when it is imported
+    """Without what NNCF prints on standard output, and without its reports to Intel."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA compiler
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    with redirect_stdout(StringIO()):
+    with redirect_stdout(StringIO()), unreported():
         yield

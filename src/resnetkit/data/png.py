@@ -1,0 +1,59 @@
+"""What of a PNG file is read beside its pixels: notes that are too long for Pillow, and the bits that count."""
+
+import zlib
+from typing import NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# PNG (3rd edition), Sec. 11.3: text, and the colour profile. None of them changes a pixel here.
+NOTES = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
+LONGEST = 2**20
+"""Bytes of a note, unpacked. Pillow refuses a file with a longer one: a small file may unpack to fill the memory."""
+IN_ALL = 2**25
+"""Bytes of all notes together."""
+MOST_PACKED = 1032
+"""How many bytes may come of one, at most, in deflate."""
+
+
+class Png(NamedTuple):
+    """A PNG file that Pillow takes."""
+
+    content: bytes
+    """The file, without the notes that are too long."""
+    significant_bits: int | None
+    """How many bits of each value hold something (sBIT), where the file says so."""
+
+
+def read_png(content: bytes) -> Png:
+    """Go through the chunks of a file, which may be broken; what can't be read is left as it is."""
+    kept, at, total = 0, len(SIGNATURE), 0
+    parts: list[bytes] = []
+    bits = None
+    while at + 12 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(content):
+            break
+        if kind == b"sBIT" and length:
+            bits = max(content[at + 8 : at + 8 + min(length, 3)])
+        elif kind in NOTES:
+            size = _unpacked(kind, content[at + 8 : end - 4])
+            total += size
+            if size > LONGEST or total > IN_ALL:
+                parts.append(content[kept:at])
+                kept = end
+        at = end
+    return Png(b"".join((*parts, content[kept:])) if parts else content, bits)
+
+
+def _unpacked(kind: bytes, note: bytes) -> int:
+    """Bytes of a note, with what is packed in it; counted up to a little more than LONGEST."""
+    size = len(note)
+    if kind == b"tEXt" or size > LONGEST or size * MOST_PACKED <= LONGEST:
+        return size
+    # Sec. 11.3.2.3 and 11.3.3: a name and a zero; in iTXt two bytes and two more texts, in the others a byte.
+    packed = note.partition(b"\0")[2]
+    packed = packed[2:].partition(b"\0")[2].partition(b"\0")[2] if kind == b"iTXt" else packed[1:]
+    try:
+        return size + len(zlib.decompressobj().decompress(packed, LONGEST + 1))
+    except zlib.error:  # text that is not packed, or broken: Pillow passes over it
+        return size
