@@ -219,7 +219,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.train.evaluate import evaluate_net
 import numpy as np
 pictures = np.zeros(({pictures}, 224, 224, 3), np.uint8)
-evaluate_net(net, Samples(tuple(map(str, range(1000))), np.zeros({pictures}, np.int64), pictures), Preprocess())
+evaluate_net(net, Samples(tuple(map(str, range(1000))), np.zeros({pictures}, np.int64), pictures), Preprocess(224))
 print(peak() - before, peak())
 """
 ).replace("32, 32", "224, 224")
