@@ -4,9 +4,12 @@ import csv
 import errno
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -727,3 +730,20 @@ def test_data_check_of_one_class(picture_folder: Path, capsys: Shell) -> None:
 def test_data_get_from_a_folder_without_it(capsys: Shell) -> None:
     assert main(["data", "get", "cifar10", "--from", "nowhere"]) == 1
     assert "nowhere does not exist" in capsys.readouterr().err
+
+
+def test_an_interrupt_that_a_library_makes_another_error_of(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
+    """As NumPy does while it is imported."""
+
+    def importing(arguments: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+        return 0
+
+    monkeypatch.setattr("resnetkit.cli._dispatch", importing)
+    assert main(["train", "photos"]) == 130
+    assert capsys.readouterr().err == "\nresnetkit train: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

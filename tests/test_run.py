@@ -323,3 +323,11 @@ def test_torchs_threads_and_random_numbers_stay_its_users(dataset: Dataset, tmp_
     train(TINY.replace(iterations=1, threads=threads + 1), dataset, out=tmp_path / "run", quiet=True)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_pictures_that_have_moved_are_given_anew(picture_folder: Path, tmp_path: Path) -> None:
+    run = train(TINY.replace(**ON_FILES), picture_folder, out=tmp_path / "run", quiet=True).run
+    moved = picture_folder.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=rf"Where they have moved: resnetkit train --resume {run} DATA"):
+        resume(run, quiet=True)
+    assert resume(run, moved, quiet=True).run == run

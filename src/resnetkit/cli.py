@@ -2,14 +2,17 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from io import UnsupportedOperation
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from resnetkit import __version__
@@ -53,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in given[:end]
     arguments = [*(argument for argument in given[:end] if argument != "--debug"), *given[end:]]
     verb = f"resnetkit {arguments[0]}" if arguments and arguments[0] in VERBS else "resnetkit"
+    interrupts: list[int] = []
     try:
-        code = _dispatch(arguments)
+        with _noting(interrupts):
+            code = _dispatch(arguments)
         sys.stdout.flush()
     except SystemExit as stop:  # a parser that printed its help
         return int(stop.code or 0)
@@ -65,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"\n{verb}: interrupted")
         return 130
     except Exception as error:
+        if interrupts and not isinstance(error, ResnetkitError):
+            _complain(f"\n{verb}: interrupted")
+            return 130
         if debug:
             traceback.print_exc()
         else:
@@ -73,6 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_output(sys.stdout)
         return error.exit_code if isinstance(error, ResnetkitError) else 1
     return code
+
+
+@contextmanager
+def _noting(interrupts: list[int]) -> Iterator[None]:
+    """Add each SIGINT to `interrupts`: libraries that are being imported make other errors of a KeyboardInterrupt."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()  # Python lets no other thread handle signals
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def set_up() -> None:

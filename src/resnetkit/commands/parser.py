@@ -54,8 +54,6 @@ class Parser(ArgumentParser):
     """Reads the arguments of one verb; anything wrong with them is a UsageError."""
 
     def __init__(self, verb: str, arguments: str, description: str) -> None:
-        # The lines under the fields of a dataclass become the help of their flags.
-        set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(
             prog=f"resnetkit {verb}",
             usage=f"resnetkit {verb} {arguments}",

@@ -1,5 +1,6 @@
 """Starting a run and going on with one: what comes before and after the loop."""
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading, reading_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import line
-from resnetkit.errors import ModelFileError, TrainingError, UsageError
+from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
 from resnetkit.train.effects import check_effects
@@ -162,7 +163,12 @@ def resume(
         raise TrainingError(f"{run.recipe} does not say what data the run was on; give it to resnetkit.resume, too")
     state = load_state(run.state) if run.state.is_file() else None
     reading = (reading or reading_of(about.get("read_as") or {})).settled()
-    dataset = open_for(recipe, data, reading)
+    try:
+        dataset = open_for(recipe, data, reading)
+    except DataError as error:
+        if data != about.get("data"):
+            raise
+        raise DataError(f"{error}. Where they have moved: resnetkit train --resume {run.path} DATA") from error
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None)
     remarks: list[str] = []
@@ -202,12 +208,15 @@ def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, A
             raise TrainingError(
                 f"{run.path} can't go on: its {part} pictures (fingerprint {about[name]}) are not those of "
                 f"{dataset.name} ({len(samples or ()):,} of {len(dataset.classes)} classes, fingerprint "
-                f"{present[name]}). Give the same pictures, or start anew: {_anew(recipe, run)}"
+                f"{present[name]}). Give the same pictures, or start anew: {_anew(recipe, run, 'DATA')}"
             )
 
 
-def _anew(recipe: Recipe, run: RunFolder) -> str:
-    return f"resnetkit train DATA --init {run.path} --model {recipe.model}"
+def _anew(recipe: Recipe, run: RunFolder, data: str | None = None) -> str:
+    """The command that trains on from a run's weights, on its own data unless `data` says others."""
+    _, about = read_recipe(run.recipe, Recipe())
+    data = data or (shlex.quote(about["data"]) if about.get("data") else "DATA")
+    return f"resnetkit train {data} --init {shlex.quote(str(run.path))} --model {recipe.model}"
 
 
 def default_folder(recipe: Recipe, data: str) -> RunFolder:
