@@ -194,7 +194,7 @@ def _print_trials(done: "Conversion", check: "Check | None") -> None:
 def _list(file: str, part: str | None, *, as_json: bool) -> int:
     from resnetkit.convert.listing import list_file
 
-    listing = list_file(Path(file), part=part)
+    listing = list_file(file, part=part)
     if as_json:
         print_json(listing.document())
     else:
