@@ -178,6 +178,25 @@ def test_help_of_a_verb_is_its_own(name: str) -> None:
     assert len(text) < 6000
 
 
+@pytest.mark.parametrize("wrong", [None, 5, b"resnet20", {"model": "resnet20"}])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        rk.load,
+        rk.Predictor,
+        lambda model: rk.evaluate(model, samples()),
+        rk.convert,
+        lambda model: rk.convert(model, to="timm"),
+        rk.tune,
+        lambda model: rk.export(model, to="onnx"),
+        lambda model: rk.export(model, "model.pt2", to="pt2"),
+    ],
+)
+def test_what_is_no_model_is_wrong_use(verb: Callable[[Any], Any], wrong: object) -> None:
+    with pytest.raises(rk.UsageError, match=f"^{type(wrong).__name__} where .* belongs; give a str or a Path"):
+        verb(wrong)
+
+
 @pytest.mark.parametrize("name", ["train", "convert"])
 def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> None:
     from resnetkit.convert import conversion
