@@ -88,7 +88,6 @@ def convert(
     last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`. `strict`
     refuses what would be taken for granted. With `check`, labelled pictures choose the preprocessing, and the network
     where the tensors are those of several, unless they are given or known.
-    last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`.
     `part` says which network of several in the file: its nested name, and prefixes, with dots.
 
     Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
