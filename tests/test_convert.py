@@ -497,6 +497,7 @@ def test_export_by_the_command_line(capsys):
         (["--to", "torchvision"], "ours-torchvision.pth is there already"),
         (["--to", "timm", "--out", "t.onnx"], "ends in .onnx; it takes .pth, .pt, .safetensors"),
         (["--to", "timm", "--model", "resnet18"], "leave out --model"),
+        (["--to", "timm", "--strict"], "leave out --strict"),
         (["--to", "keras"], "--to takes torchvision, timm"),
     ):
         assert main(["convert", "ours.safetensors", *argv]) == 2

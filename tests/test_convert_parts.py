@@ -169,6 +169,16 @@ def test_two_networks_that_nobody_can_tell_apart(tmp_path):
     assert torch.equal(read_weights(path, part="right").tensors["conv1.weight"], 2 * NET["conv1.weight"])
 
 
+@pytest.mark.parametrize("part", [None, "model"])
+def test_parameters_of_an_optimiser_are_no_other_network(part, tmp_path):
+    path, net = tmp_path / "w.pth", build("resnet20,classes=3")
+    torch.save({"optimizer": torch.optim.SGD(net.parameters(), lr=0.1), "model": net.state_dict()}, path)
+    read = read_weights(path, part=part)
+    assert (read.part, read.others) == ("model", ())
+    with pytest.raises(UsageError, match=r"has no part nothing; there are model$"):
+        read_weights(path, part="nothing")
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 def test_prefixes_in_every_form(form, tmp_path):
     path = tmp_path / "w"

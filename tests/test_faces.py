@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,6 +179,25 @@ def test_help_of_a_verb_is_its_own(name: str) -> None:
     assert len(text) < 6000
 
 
+@pytest.mark.parametrize("wrong", [None, 5, b"resnet20", {"model": "resnet20"}])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        rk.load,
+        rk.Predictor,
+        lambda model: rk.evaluate(model, samples()),
+        rk.convert,
+        lambda model: rk.convert(model, to="timm"),
+        rk.tune,
+        lambda model: rk.export(model, to="onnx"),
+        lambda model: rk.export(model, "model.pt2", to="pt2"),
+    ],
+)
+def test_what_is_no_model_is_wrong_use(verb: Callable[[Any], Any], wrong: object) -> None:
+    with pytest.raises(rk.UsageError, match=f"^{type(wrong).__name__} where .* belongs; give a str or a Path"):
+        verb(wrong)
+
+
 @pytest.mark.parametrize("name", ["train", "convert"])
 def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> None:
     from resnetkit.convert import conversion
@@ -186,7 +206,11 @@ def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> No
     verb, function = getattr(rk, name), {"train": run.train, "convert": conversion.convert}[name]
     assert pickle.loads(pickle.dumps(verb)) is verb
     inner = inspect.signature(function).parameters
-    for parameter in inspect.signature(verb).parameters.values():
+    outer = inspect.signature(verb).parameters
+    assert set(inner) <= set(outer)
+    signals, told = (set(re.findall("SIG[A-Z]+", inspect.getdoc(it) or "")) for it in (function, verb))
+    assert signals == told
+    for parameter in outer.values():
         if (name, parameter.name) != ("convert", "to"):
             assert inner[parameter.name].default == parameter.default
             assert inner[parameter.name].kind == parameter.kind
@@ -221,6 +245,20 @@ def test_convert_goes_both_ways(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in net.state_dict().items())
     with pytest.raises(rk.UsageError, match="leave out model, classes"):
         rk.convert(ours.path, to="timm", model="resnet18", classes="imagenet")  # pyrefly: ignore
+    with pytest.raises(rk.UsageError, match="leave out strict, part"):
+        rk.convert(ours.path, to="timm", strict=True, part="model")  # pyrefly: ignore
+
+
+def test_convert_takes_a_part(tmp_path: Path) -> None:
+    name, file = "resnet20", tmp_path / "theirs.pth"
+    net = rk.build(name, classes=3)
+    torch.save({"model": net.state_dict(), "other": {key: 2 * value for key, value in net.state_dict().items()}}, file)
+    given: dict[str, Any] = {"model": name, "preprocess": "cifar10", "classes": ["a", "b", "c"]}
+    done = rk.convert(file, part="other", out=tmp_path / "m.safetensors", **given)
+    assert done.part == "other"
+    assert torch.equal(rk.load(done.path).net.state_dict()["fc.weight"], 2 * net.fc.weight)
+    with pytest.raises(rk.UsageError, match="has no part third"):
+        rk.convert(file, part="third", out=tmp_path / "n.safetensors", **given)
 
 
 @pytest.mark.parametrize(

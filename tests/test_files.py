@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import resnetkit
+from resnetkit.cli import main
 from resnetkit.files import cache_folder, expanded, whole_file, write_whole
 from resnetkit.train.checkpoint import RunFolder
 
@@ -73,3 +75,17 @@ def test_where_the_cache_is(variables, expected, tmp_path, monkeypatch):
 
 def test_a_home_that_nobody_has_is_a_name_like_any_other():
     assert expanded("~nobody.of.this.name/x") == Path("~nobody.of.this.name/x")
+
+
+def test_no_path_is_expanded_in_another_way():
+    package = Path(resnetkit.__file__).parent
+    assert [file.name for file in package.rglob("*.py") if ".expanduser(" in file.read_text("utf-8")] == ["files.py"]
+
+
+@pytest.mark.parametrize("verb", [["convert"], ["convert", "--list"]])
+def test_a_file_of_weights_that_is_not_there_in_any_home(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*verb, "~nobody.of.this.name/x.pth"]) == 1
+    assert "~nobody.of.this.name/x.pth does not exist; give a file of weights" in capsys.readouterr().err
+    assert main([*verb, "~/x.pth"]) == 1
+    assert f"{tmp_path}/x.pth does not exist; give a file of weights" in capsys.readouterr().err

@@ -7,17 +7,25 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
+from resnetkit.errors import UsageError
+
 HEADER_KEY = "resnetkit"
 """Under which a .safetensors file carries a model's header."""
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path that a person gave, with ~ as the home folder: the shell leaves it in quotes and in --flag=~/x."""
-    path = Path(path)
+    """Return a path that a person gave, with ~ as the home folder: the shell leaves it in quotes and in --flag=~/x.
+
+    Raises UsageError for what is no path, such as None.
+    """
     try:
-        return path.expanduser()
+        given = Path(path)
+    except TypeError as error:
+        raise UsageError(f"{type(path).__name__} where a path or a name belongs; give a str or a Path") from error
+    try:
+        return given.expanduser()
     except (RuntimeError, ValueError):  # ~name, and nobody is called so, or can be
-        return path
+        return given
 
 
 NOWHERE = Path(os.devnull) / "resnetkit"

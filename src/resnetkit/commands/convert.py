@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_CHECKED, FEW_CHECKED = 10_000, 2_000
 """Pictures that --check takes, and those it takes with networks of more than CHEAP_MACS multiply-adds."""
 CHEAP_MACS = 300e6
-ONLY_IN = ("model", "preprocess", "classes", "new_head", "check", "part")
+ONLY_IN = ("model", "preprocess", "classes", "new_head", "check", "part", "strict")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     if given["list"]:
         return _list(given["file"], given["part"], as_json=given["json"])
     if given["to"]:
-        if others := [dashed(f"--{name}") for name in ONLY_IN if given[name] is not None]:
+        if others := [dashed(f"--{name}") for name in ONLY_IN if given[name] is not None and given[name] is not False]:
             raise UsageError(f"--to writes what is in the model file; leave out {' '.join(others)}")
         return _export(given["file"], given["to"], given["out"], force=given["force"], as_json=given["json"])
 
@@ -194,7 +194,7 @@ def _print_trials(done: "Conversion", check: "Check | None") -> None:
 def _list(file: str, part: str | None, *, as_json: bool) -> int:
     from resnetkit.convert.listing import list_file
 
-    listing = list_file(Path(file), part=part)
+    listing = list_file(file, part=part)
     if as_json:
         print_json(listing.document())
     else:

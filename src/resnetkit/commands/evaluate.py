@@ -9,6 +9,7 @@ from resnetkit.commands.output import on_one_line, print_json, print_table
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.data.reading import reading_of
 from resnetkit.errors import UsageError
+from resnetkit.files import expanded
 from resnetkit.progress import bar
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _report(path: str | None) -> Path | None:
     """Where the report goes; refused before the work and not after it."""
     if path is None:
         return None
-    report = Path(path).expanduser()
+    report = expanded(path)
     if not report.parent.is_dir():
         raise UsageError(f"--report {report}: there is no folder {report.parent}; make it, or give another file")
     if report.is_dir():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from resnetkit.commands.output import as_json, on_one_line
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.errors import DataError, UsageError
+from resnetkit.files import expanded
 from resnetkit.infer.choice import BackendName, Goal, Precision
 from resnetkit.progress import Advance, bar, ignore
 
@@ -68,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="replace an --out that is there already")
     given = parser.read(argv)
     for name in ("out", "explain"):
-        given[name] = given[name] and str(Path(given[name]).expanduser())
+        given[name] = given[name] and str(expanded(given[name]))
     _check(given)
     failed: list[str] = []
     with warnings.catch_warnings(), _standard_input(given):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, overload
 from resnetkit.verb import stands_for
 
 if TYPE_CHECKING:
+    from resnetkit.convert.checking import Check
     from resnetkit.convert.conversion import Conversion
     from resnetkit.data.transforms import Preprocess
 
@@ -22,6 +23,9 @@ def convert(
     to: None = None,
     out: str | Path | None = None,
     force: bool = False,
+    strict: bool = False,
+    check: "Check | None" = None,
+    part: str | None = None,
 ) -> "Conversion": ...
 
 
@@ -41,6 +45,9 @@ def convert(
     to: Literal["torchvision", "timm"] | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    strict: bool = False,
+    check: "Check | None" = None,
+    part: str | None = None,
 ) -> "Conversion | Path":
     """Write someone else's weights as a model file, or, with `to`, a model file as what that project loads.
 
@@ -51,7 +58,10 @@ def convert(
     hash nor a config.json beside it says must be given: `model` (a name in SPECS, with changes), `preprocess`
     (imagenet, cifar10, ... with changes, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file, or the
     names). `new_head` makes the last layer anew for so many classes. `out` is by default the file's stem in the working
-    folder; a file that is there already is only replaced with `force`. Returns what came of it.
+    folder; a file that is there already is only replaced with `force`. `strict` refuses what would be taken for
+    granted. With `check`, labelled pictures choose the preprocessing, and the network where several fit, unless they
+    are given or known. `part` says which network of several in the file: its nested name, and prefixes, with dots.
+    Returns what came of it.
 
     With `to` (torchvision or timm), `file` is a model file or a run folder, its tensors are written as that project
     names them, and the path of the new file is returned.
@@ -64,12 +74,24 @@ def convert(
         from resnetkit.errors import UsageError
 
         given = {"model": model, "preprocess": preprocess, "classes": classes, "new_head": new_head}
+        given |= {"strict": strict or None, "check": check, "part": part}
         if others := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"to={to!r} writes what is in the model file; leave out {', '.join(others)}")
         return export(file, to=to, out=out, force=force)
     from resnetkit.convert.conversion import convert
 
-    return convert(file, model=model, preprocess=preprocess, classes=classes, new_head=new_head, out=out, force=force)
+    return convert(
+        file,
+        model=model,
+        preprocess=preprocess,
+        classes=classes,
+        new_head=new_head,
+        out=out,
+        force=force,
+        strict=strict,
+        check=check,
+        part=part,
+    )
 
 
 stands_for(__name__, convert)

@@ -14,13 +14,14 @@ from resnetkit.convert.fitting import fit, refuse_contradictions
 from resnetkit.convert.known import Known, known_by_files, known_by_hash, usual_of
 from resnetkit.convert.networks import HEAD
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
-from resnetkit.convert.readers import read_weights
+from resnetkit.convert.readers import read_weights, weights_file
 from resnetkit.convert.recognition import NOBODY, Recognised, recognised
 from resnetkit.convert.sources import Source
 from resnetkit.data.download import digest
 from resnetkit.data.transforms import Preprocess
 from resnetkit.display import count, line
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.files import expanded
 from resnetkit.modelfile import HEADER_KEY, Header, save
 from resnetkit.models.spec import ModelSpec, parse_spec
 
@@ -87,15 +88,12 @@ def convert(
     last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`. `strict`
     refuses what would be taken for granted. With `check`, labelled pictures choose the preprocessing, and the network
     where the tensors are those of several, unless they are given or known.
-    last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`.
     `part` says which network of several in the file: its nested name, and prefixes, with dots.
 
     Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
     broken, hostile or does not fit. Nothing is written then.
     """
-    path = Path(file).expanduser()
-    if not path.exists():
-        raise ModelFileError(f"{path} does not exist; give a file of weights")
+    path = weights_file(file)
     target = free_target(path, out or f"{path.stem.removesuffix('.weights')}.safetensors", force=force)
     if new_head is not None and new_head < 1:
         raise UsageError(f"--new-head is {new_head}; it takes the number of classes")
@@ -189,7 +187,7 @@ def convert(
 
 def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
     """The file to write, if it may be written."""
-    target = Path(out).expanduser()
+    target = expanded(out)
     if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(f"{target} is what is read; give another --out")
     if target.is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnetkit.convert.parts import Group, NoTensorsError, around, choose, groups
 from resnetkit.convert.pytorch import Stored, Unread
-from resnetkit.convert.readers import held, opened, read_weights
+from resnetkit.convert.readers import held, opened, read_weights, weights_file
 from resnetkit.convert.recognition import recognised
 from resnetkit.convert.values import AnyTensor, children, leaf
 from resnetkit.errors import ResnetkitError, UsageError
@@ -86,8 +86,9 @@ class Listing:
             yield from _cut([f"  {_safe(name)}  {_short(value)}" for name, value in self.objects.items()])
 
 
-def list_file(path: Path, *, part: str | None = None) -> Listing:
+def list_file(file: str | Path, *, part: str | None = None) -> Listing:
     """What is in a file of weights. Raises ModelFileError where it can't be read at all, UsageError without `part`."""
+    path = weights_file(file)
     with opened(path) as contents:
         found = groups(contents.root)
         places = {group.name: group.tensors for group in found}

@@ -13,7 +13,7 @@ from torch import Tensor
 from resnetkit.convert.configs import PRE_ACTIVATED
 from resnetkit.convert.conversion import free_target
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.files import write_whole
+from resnetkit.files import expanded, write_whole
 from resnetkit.modelfile import load
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
 from resnetkit.models.timm import ARCHITECTURES
@@ -65,7 +65,7 @@ def export(model: str | Path, *, to: str, out: str | Path | None = None, force: 
     """
     if to not in EXPRESSIBLE:
         raise UsageError(f"--to is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
-    source = Path(model).expanduser()
+    source = expanded(model)
     stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors").replace(":", "-")
     target = free_target(source, out or f"{stem}-{to}.pth", force=force)
     if target.suffix not in FORMATS:

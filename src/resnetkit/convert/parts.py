@@ -167,7 +167,7 @@ def choose(found: Sequence[Group], part: str | None = None) -> Choice:
     candidates = [group for group in found if group.network or all(name in NESTS + AVERAGES for name in group.path)]
     if not candidates:
         raise NoTensorsError
-    networks = [group for group in candidates if group.network]
+    networks = _networks(candidates)
     chosen = min(networks or candidates, key=lambda group: (_mixed(group), [_rank(name) for name in group.path]))
     if not chosen.network:
         _refuse_others(chosen)
@@ -194,7 +194,7 @@ def _of_part(found: Sequence[Group], part: str) -> Choice:
         if inside:
             tensors = {name.removeprefix(start): tensor for name, tensor in inside.items()}
             tensors, more, left, _ = _trunk(tensors)
-            others = [other.name for other in found if other.network and other is not group]
+            others = [other.name for other in _networks(found) if other is not group]
             taken = [*prefix.split("."), *more] if prefix else more
             where = ".".join([*group.path, *taken])
             return Choice(group, where, tensors, left, others, _renamed(group.modules, taken))
@@ -202,8 +202,14 @@ def _of_part(found: Sequence[Group], part: str) -> Choice:
 
 
 def _there(found: Sequence[Group]) -> str:
-    names = [group.name for group in found if group.network and group.name]
+    names = [group.name for group in _networks(found) if group.name]
     return f"there are {', '.join(names)}" if names else "--list shows what is there"
+
+
+def _networks(found: Sequence[Group]) -> list[Group]:
+    """The groups that hold networks; lists of tensors, as an optimiser has its parameters, where no other does."""
+    networks = [group for group in found if group.network]
+    return [group for group in networks if not all(map(str.isdecimal, group.tensors))] or networks
 
 
 def _mixed(group: Group) -> bool:

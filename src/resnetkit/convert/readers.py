@@ -27,6 +27,7 @@ from resnetkit.convert.pickles import PickleError, Record
 from resnetkit.convert.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
 from resnetkit.convert.values import AnyTensor, children, kind_of, text_of
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
+from resnetkit.files import expanded
 from resnetkit.models.weights import wrong_values
 
 MOST_EXPANSION = 100
@@ -70,6 +71,14 @@ class Contents:
     """Of the file, for people."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
+
+
+def weights_file(file: str | Path) -> Path:
+    """The file that a person named. Raises ModelFileError where there is none."""
+    path = expanded(file)
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist; give a file of weights")
+    return path
 
 
 def read_weights(path: Path, *, part: str | None = None) -> Weights:

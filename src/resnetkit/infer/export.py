@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resnetkit.data.huggingface import first_line
 from resnetkit.display import line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.files import expanded
 from resnetkit.infer.formats import FORMS, Format
 from resnetkit.infer.guard import Guard, Verdict, check_loss
 from resnetkit.infer.material import Material, read_material
@@ -173,10 +174,10 @@ def _target(path: str | Path | None, model: str | Path | Model, to: Format, *, f
     if path is None:
         if isinstance(model, Model):
             raise UsageError("a model in memory has no file whose name the new one could have; give a path")
-        source = Path(model).expanduser()
+        source = expanded(model)
         stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors")
         path = stem.replace(":", "-") + first
-    target = Path(path).expanduser()
+    target = expanded(path)
     if target.is_dir():
         raise UsageError(f"--out {target} is a folder; give a file, such as {target / f'model{first}'}")
     if target.suffix != first:

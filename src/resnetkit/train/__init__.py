@@ -25,8 +25,9 @@ def train(
     best.safetensors, last.safetensors, recipe.yaml, metrics.jsonl, curves.png, report.html, log.txt and the state that
     `rk.resume` goes on from. `quiet` prints nothing.
 
-    Raises InterruptedTrainingError after a SIGINT or SIGTERM, once the state is saved; TrainingError when the loss is
-    no longer finite or a file can't be written; UsageError and DataError for a recipe and data that don't go together.
+    Raises InterruptedTrainingError, once the state is saved, after a SIGINT, SIGTERM or SIGHUP, or where nobody reads
+    any more what it says on standard error; TrainingError when the loss is no longer finite or a file can't be written;
+    UsageError and DataError for a recipe and data that don't go together.
     """
     from resnetkit.train.run import train
 

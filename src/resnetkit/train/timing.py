@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from resnetkit.data.loader import Batch
 from resnetkit.data.normalize import Normalize
 from resnetkit.data.transforms import Preprocess
+from resnetkit.display import count
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
 from resnetkit.train.checkpoint import RunFolder
@@ -58,8 +59,9 @@ def fit_to_clock(
     steps = max(int(left / seconds), 1)
     if fitted != recipe:
         monitor.say(
-            f"--minutes {recipe.minutes:g} is short here for batches of {recipe.batch_size}: about {in_words(steps)} "
-            f"on batches of {fitted.batch_size} at --lr {fitted.lr:g}; --batch-size keeps the others"
+            f"--minutes {recipe.minutes:g} is short here for batches of {recipe.batch_size}: about "
+            f"{count(steps, 'step')} on batches of {fitted.batch_size} at --lr {fitted.lr:g}; "
+            "--batch-size keeps the others"
         )
     return fitted, Cost(seconds, picture_seconds)
 
@@ -140,11 +142,6 @@ class Untouched:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def in_words(steps: int) -> str:
-    """How many steps."""
-    return f"{steps:,} step{'' if steps == 1 else 's'}"
-
-
 def too_short(recipe: Recipe, steps: int, epochs: float) -> str | None:
     """What to say of a run of `steps` if it was too short to learn."""
     if steps >= FEW_STEPS or epochs >= FEW_EPOCHS:
@@ -154,5 +151,5 @@ def too_short(recipe: Recipe, steps: int, epochs: float) -> str | None:
         mend = f"give --minutes {minutes} or more, or a smaller --model or --size"
     else:
         mend = "give more --epochs, or --minutes"
-    took = f"{in_words(steps)}, {epochs:.2f} epochs"
+    took = f"{count(steps, 'step')}, {epochs:.2f} epochs"
     return f"too short to learn much: {took} (it takes {FEW_STEPS} or {FEW_EPOCHS:g}); {mend}"
