@@ -353,6 +353,14 @@ def test_the_first_twenty(here: Path) -> None:
     assert (len(lines), lines[20][:9], lines[21]) == (22, "  line 21", "  and 1,480 more")
 
 
+def test_a_uri_without_a_path_does_not_exist(here: Path) -> None:
+    (here / "in").mkdir()
+    (here / "in.png").touch()  # called like the list's folder, but for the suffix
+    path = write(here / "in" / "x.csv", "path,label\n../1.png,cat\n../2.png,dog\nfile:,cat\n")
+    skipped = list(open_dataset(path, val_fraction=0).skipped)
+    assert skipped == [(here / "in" / "file:", f"does not exist ({path}, line 4)")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
