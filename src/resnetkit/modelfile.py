@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from resnetkit import __version__
 from resnetkit.data.listing import is_picture_name, is_utf8
 from resnetkit.data.transforms import Preprocess
-from resnetkit.display import count, cut, line
+from resnetkit.display import count, cut, line, wrong_name
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
 from resnetkit.models.shipped import shipped, shipped_names
@@ -228,7 +228,7 @@ def find(model: str | Path) -> Path:
     """
     path = expanded(model)
     if not is_utf8(str(path)):  # safetensors, OpenVINO and ONNX Runtime open no other
-        raise ModelFileError(f"{path}: the name is not UTF-8; rename it")
+        raise ModelFileError(f"{path}: the name {wrong_name('; rename it')}")
     if path.is_dir():
         for name in IN_FOLDERS:
             if (path / name).is_file():
