@@ -337,11 +337,21 @@ def test_everything_that_is_wrong_is_said_at_once(here: Path) -> None:
     ]
     with pytest.raises(DataError) as error:
         open_dataset(path)
-    assert str(error.value).splitlines() == expected
+    assert str(error.value).splitlines() == [*expected, f"  and 1 file does not exist, first {here}/9.png"]
     with pytest.raises(DataError) as error:
         open_dataset(path, strict=True)
     missing = f"  line 10: {here}/9.png does not exist; paths are relative to the folder of the CSV, or to --images DIR"
     assert str(error.value).splitlines() == [f"{path}: 7 lines to mend:", *expected[1:], missing]
+
+
+def test_missing_files_are_said_beside_one_problem(here: Path) -> None:
+    path = write(here / "x.csv", "path,label\n8.png,cat\n1.png,cat\n2.png,\n9.png,dog\n")
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    assert str(error.value).splitlines() == [
+        f"{path}, line 4: the label is empty; fill it in or remove the line",
+        f"  and 2 files do not exist, first {here}/8.png",
+    ]
 
 
 def test_the_first_twenty(here: Path) -> None:
