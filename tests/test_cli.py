@@ -616,7 +616,7 @@ def test_evaluate_names_what_is_left_out(model: str, picture_folder: Path, capsy
     assert main(["evaluate", model, "pictures/labels.csv", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 1
-    assert "1 files of pictures/labels.csv left out, first pictures/gone.png: does not exist (" in err
+    assert "evaluate: 1 file of pictures/labels.csv left out, first pictures/gone.png: does not exist (" in err
     assert main(["evaluate", model, "pictures/labels.csv", "--strict"]) == 1
     assert "gone.png does not exist" in capsys.readouterr().err
 

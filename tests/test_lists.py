@@ -386,6 +386,11 @@ def test_a_uri_without_a_path_does_not_exist(here: Path) -> None:
         ),
         ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*--label-column class"),
         ("x.csv", "one,two\nx,y\n", r"line 1: there is no column 'path', only one, two; say which one it is: --path-"),
+        *(
+            (name, text, r"x.\w+ is empty; expected a line per picture below the line path,label$")
+            for name in ("x.csv", "x.txt", "x.jsonl")
+            for text in ("", "\n \n", "# a comment\n")
+        ),
         ("x.csv", "path\n1.png\n", r"line 1: there is no column 'label', only path; expected path,label"),
         ("x.txt", "1.png\n2.png\n", r"line 1: there is no column 'path', only 1.png; expected path,label"),
     ],
