@@ -388,7 +388,14 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
 
     assert main(["evaluate", "run", data, "--json", "--batch-size", "7", "--workers", "1"]) == 0
     measured = json.loads(capsys.readouterr().out)
-    assert set(measured) == {"images", "top1_error_percent", "top5_error_percent", "loss", "per_class"}
+    part = {
+        "part": "test",
+        "of": data,
+        "why": "the test part of the set that the model was trained on",
+        "trained_on": 0,
+    }
+    assert list(measured) == ["images", "top1_error_percent", "top5_error_percent", "loss", "per_class", *part]
+    assert {name: measured[name] for name in part} == part
     assert measured["images"] == 120  # test, and not the rest
     assert set(measured["per_class"]) == {path.name for path in (split_folder / "test").iterdir()}
     assert measured["per_class"]["frog"]["images"] == 12
@@ -612,7 +619,7 @@ def test_evaluate_names_what_is_left_out(model: str, picture_folder: Path, capsy
     assert main(["evaluate", model, "pictures/labels.csv", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 1
-    assert "1 files of pictures/labels.csv left out, first pictures/gone.png: does not exist (" in err
+    assert "evaluate: 1 file of pictures/labels.csv left out, first pictures/gone.png: does not exist (" in err
     assert main(["evaluate", model, "pictures/labels.csv", "--strict"]) == 1
     assert "gone.png does not exist" in capsys.readouterr().err
 

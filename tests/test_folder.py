@@ -259,7 +259,7 @@ def test_csv_with_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: there is no column 'path', only an empty line; expected path,label or path,label,split"),
+        ("", " is empty; expected a line per picture below the line path,label"),
         ("path,label\n1.png,a\n2.png, \n", "line 3: the label is empty; fill it in or remove the line"),
         ("path,label\n1.png\n", "line 2: the label is empty"),
         ("path,label\n,a\n", "line 2: the path is empty"),

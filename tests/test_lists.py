@@ -337,11 +337,21 @@ def test_everything_that_is_wrong_is_said_at_once(here: Path) -> None:
     ]
     with pytest.raises(DataError) as error:
         open_dataset(path)
-    assert str(error.value).splitlines() == expected
+    assert str(error.value).splitlines() == [*expected, f"  and 1 file does not exist, first {here}/9.png"]
     with pytest.raises(DataError) as error:
         open_dataset(path, strict=True)
     missing = f"  line 10: {here}/9.png does not exist; paths are relative to the folder of the CSV, or to --images DIR"
     assert str(error.value).splitlines() == [f"{path}: 7 lines to mend:", *expected[1:], missing]
+
+
+def test_missing_files_are_said_beside_one_problem(here: Path) -> None:
+    path = write(here / "x.csv", "path,label\n8.png,cat\n1.png,cat\n2.png,\n9.png,dog\n")
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    assert str(error.value).splitlines() == [
+        f"{path}, line 4: the label is empty; fill it in or remove the line",
+        f"  and 2 files do not exist, first {here}/8.png",
+    ]
 
 
 def test_the_first_twenty(here: Path) -> None:
@@ -351,6 +361,14 @@ def test_the_first_twenty(here: Path) -> None:
     lines = str(error.value).splitlines()
     assert lines[0].endswith("1,500 lines to mend:")
     assert (len(lines), lines[20][:9], lines[21]) == (22, "  line 21", "  and 1,480 more")
+
+
+def test_a_uri_without_a_path_does_not_exist(here: Path) -> None:
+    (here / "in").mkdir()
+    (here / "in.png").touch()  # called like the list's folder, but for the suffix
+    path = write(here / "in" / "x.csv", "path,label\n../1.png,cat\n../2.png,dog\nfile:,cat\n")
+    skipped = list(open_dataset(path, val_fraction=0).skipped)
+    assert skipped == [(here / "in" / "file:", f"does not exist ({path}, line 4)")]
 
 
 @pytest.mark.parametrize(
@@ -368,6 +386,11 @@ def test_the_first_twenty(here: Path) -> None:
         ),
         ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*--label-column class"),
         ("x.csv", "one,two\nx,y\n", r"line 1: there is no column 'path', only one, two; say which one it is: --path-"),
+        *(
+            (name, text, r"x.\w+ is empty; expected a line per picture below the line path,label$")
+            for name in ("x.csv", "x.txt", "x.jsonl")
+            for text in ("", "\n \n", "# a comment\n")
+        ),
         ("x.csv", "path\n1.png\n", r"line 1: there is no column 'label', only path; expected path,label"),
         ("x.txt", "1.png\n2.png\n", r"line 1: there is no column 'path', only 1.png; expected path,label"),
     ],

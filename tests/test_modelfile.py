@@ -248,12 +248,14 @@ def test_half_precision_weights_become_float32(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cat.JPG", "is no model file but a picture; the model comes first: resnetkit predict MODEL"),
+        ("cat.JPG", "is no model file but a picture; the model comes first$"),
         ("m.onnx", "is no model file but one that other programs run, such as resnetkit export writes; give the model"),
         ("m.xml", "is no model file but one that other programs run"),
         ("labels.csv", "is no model file but text; give a .safetensors, a run folder, or NAME:WEIGHTS"),
         ("w.pth", "if it holds somebody's weights: resnetkit convert"),
         ("pictures", "holds no model file; expected .*best.safetensors. It holds pictures: resnetkit train"),
+        ("runs", "runs/best.safetensors. Give one of the runs in it, such as .*runs/a$"),
+        ("runs/a", "runs/a holds no model file; expected .*runs/a/best.safetensors. It is a run that has none yet$"),
         ("empty", "holds no model file; expected .*best.safetensors$"),
     ],
 )
@@ -261,6 +263,10 @@ def test_what_is_given_in_place_of_a_model_is_named(tmp_path: Path, name: str, w
     (tmp_path / "pictures" / "cat").mkdir(parents=True)
     (tmp_path / "pictures" / "cat" / "1.jpg").write_bytes(b"")
     (tmp_path / "empty").mkdir()
+    for run in ("b", "a"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        for file in ("recipe.yaml", "metrics.jsonl", "curves.png"):
+            (tmp_path / "runs" / run / file).touch()
     if "." in name:
         (tmp_path / name).write_bytes(b"what it holds")
     for reads in (load, inspect):

@@ -139,6 +139,20 @@ def test_names_that_are_not_utf8(world: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_locale_of_ascii_is_at_fault_and_no_name(world: Path) -> None:
+    (world / "é" / "ü").mkdir(parents=True)
+    os.link(world / "m.safetensors", world / "é.safetensors")
+    done = shell(
+        world,
+        "rk evaluate é.safetensors d; rk train é --out r; rk train d --out r; rk export m.safetensors --out é.onnx",
+        **ENCODINGS[-1],
+    )
+    said = [line for line in done.stderr.decode().splitlines() if " name " in line]
+    assert [line.split()[1] for line in said] == ["evaluate:", "train:", "train:", "export:"]
+    assert {line.partition(" name ")[2] for line in said} == {"can't be read in this locale (ascii); set PYTHONUTF8=1"}
+
+
+@pytest.mark.slow
 def test_a_picture_from_standard_input(world: Path) -> None:
     picture = f"d/{CLASSES[0]}/é0.png"
     named = json.loads(shell(world, f"rk predict m.safetensors --backend torch --json '{picture}'").stdout)

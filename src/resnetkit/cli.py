@@ -18,6 +18,7 @@ from typing import TextIO
 from resnetkit import __version__
 from resnetkit.allocator import keep_memory
 from resnetkit.commands.output import any_name_printed, on_one_line, printable
+from resnetkit.display import wrong_name
 from resnetkit.errors import ResnetkitError, UsageError
 
 VERBS = {
@@ -146,7 +147,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
     _check_folder()
     if verb in STORING and (wrong := next((text for text in rest if printable(text) != text), None)):
-        raise UsageError(f"{wrong}: the name is not UTF-8; rename it, or give another")
+        raise UsageError(f"{wrong}: the name {wrong_name('; rename it, or give another')}")
     if verb in COMPUTING:
         set_up()
     rest, most_pixels = _taken(rest) if verb in DECODING else (rest, None)

@@ -1,6 +1,7 @@
 """What objects show of themselves: one short line, whatever they hold, and tables of HTML for notebooks and reports."""
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -50,6 +51,14 @@ def printable(text: str) -> str:
     In JSON, CSV, lines for people and errors alike; the escape itself is text there, so a JSON document has \\xe9.
     """
     return SURROGATE.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def wrong_name(mend: str) -> str:
+    """What is wrong with a name that has halves of characters, and the mend: `mend`, unless the locale is at fault."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return f"is not UTF-8{mend}"
+    return f"can't be read in this locale ({encoding}); set PYTHONUTF8=1"
 
 
 def _escape(code: int) -> str:

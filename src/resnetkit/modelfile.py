@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
-from resnetkit.data.listing import is_picture_name, is_utf8
+from resnetkit.data.listing import is_of_runs, is_picture_name, is_utf8
 from resnetkit.data.transforms import Preprocess
-from resnetkit.display import count, cut, line
+from resnetkit.display import count, cut, line, wrong_name
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
 from resnetkit.models.shipped import shipped, shipped_names
@@ -208,12 +208,15 @@ def _instead(path: Path) -> str:
     """The rest of an error about what is given as MODEL: what it is instead, and the mend; empty where nobody knows."""
     suffix = path.suffix.lower()
     if path.is_dir():
+        if is_of_runs(path):
+            runs = sorted(run for run in path.iterdir() if is_of_runs(run))
+            return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run that has none yet"
         files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
         return (
             f". It holds pictures: resnetkit train {path}" if any(is_picture_name(file.name) for file in files) else ""
         )
     if is_picture_name(path.name):
-        return f" but a picture; the model comes first: resnetkit predict MODEL {path}"
+        return " but a picture; the model comes first"
     if suffix in EXPORTED:
         return " but one that other programs run, such as resnetkit export writes; give the model that it was made of"
     if suffix in TABLES:
@@ -228,7 +231,7 @@ def find(model: str | Path) -> Path:
     """
     path = expanded(model)
     if not is_utf8(str(path)):  # safetensors, OpenVINO and ONNX Runtime open no other
-        raise ModelFileError(f"{path}: the name is not UTF-8; rename it")
+        raise ModelFileError(f"{path}: the name {wrong_name('; rename it')}")
     if path.is_dir():
         for name in IN_FOLDERS:
             if (path / name).is_file():

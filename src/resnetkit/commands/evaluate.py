@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from resnetkit.commands.output import on_one_line, print_json, print_table
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.data.reading import reading_of
+from resnetkit.display import count
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import bar
@@ -64,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     part = choose_part(dataset, model.header.data, given["split"])
     if dataset.skipped:
         path, reason = dataset.skipped[0]
-        _say(f"{len(dataset.skipped)} files of {given['data']} left out, first {path}: {reason}")
+        _say(f"{count(len(dataset.skipped), 'file')} of {given['data']} left out, first {path}: {reason}")
     with bar("evaluating", len(part.samples)) as advance:
         result = evaluate(
             model,

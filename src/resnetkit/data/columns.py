@@ -42,6 +42,8 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
     columns, path = table.columns, table.path
     width = len(columns) if columns is not None else max((len(row.cells) for row in table.sample), default=0)
     where = f"{path}, line {table.first_line}"
+    if not width and not table.sample:
+        raise UnlabelledError(f"{path} is empty; expected a line per picture below the line path,label")
     if width < 2:
         named = ", ".join(columns or [cell for row in table.sample[:1] for cell in row.cells]) or "an empty line"
         named = cut(named, MOST_SHOWN)

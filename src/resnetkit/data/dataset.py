@@ -10,6 +10,7 @@ from resnetkit.data.listing import is_utf8
 from resnetkit.data.lists import load_list
 from resnetkit.data.reading import LISTS, Reading
 from resnetkit.data.samples import Dataset
+from resnetkit.display import wrong_name
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
@@ -64,7 +65,7 @@ def open_read(
         reading.refuse(*reading.given(), why=f"{data} is known")
         return load_cifar(str(data), train_split=train_split, seed=seed)
     if not is_utf8(str(path)):
-        raise DataError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it")
+        raise DataError(f"{os.fsencode(path)!r}: the name {wrong_name('; rename it')}")
     if _is_there(path) and (name := find_cifar(path)):
         reading.refuse(*reading.given(), why=f"{data} is {name}")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)

@@ -12,6 +12,7 @@ from resnetkit.data.division import Labelled, divided
 from resnetkit.data.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
 from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading, UnfitError, part_of
 from resnetkit.data.samples import Dataset
+from resnetkit.display import wrong_name
 from resnetkit.errors import DataError
 
 PLAIN = ("train", "val", "valid", "validation", "test")
@@ -230,7 +231,7 @@ def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
             loose += 1
             layout.skipped.append((found.path, "a picture in no class folder"))
         elif found.kind == "broken" and found.path.is_dir():
-            raise DataError(f"{os.fsencode(found.path)!r}: the folder's name is not UTF-8; rename it")
+            raise DataError(f"{os.fsencode(found.path)!r}: the folder's name {wrong_name('; rename it')}")
         elif found.path.name.lower().endswith(ARCHIVES):
             archive = found.path.name
     if not any(_has_pictures(path, folder) for _, path in classes):

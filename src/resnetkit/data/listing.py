@@ -1,12 +1,12 @@
 """The pictures below a folder, found in one way for training, checking, tuning and prediction."""
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple, TypeAlias
 from unicodedata import normalize
 
+from resnetkit.display import wrong_name
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
@@ -31,11 +31,6 @@ RUNS = "runs"
 """The folder that training makes its run folders in, unless it is told another."""
 RECIPE, KEPT = "recipe.yaml", ("state.pt", "metrics.jsonl", "best.safetensors", "last.safetensors")
 """A run folder holds the first of these files and any of the others."""
-WRONG_NAME = (
-    "its name is not UTF-8"
-    if sys.getfilesystemencoding() == "utf-8"
-    else f"its name can't be read in this locale ({sys.getfilesystemencoding()}); set PYTHONUTF8=1"
-)
 OF_RUNS = "holds a training run, which is no data"
 
 OnePath: TypeAlias = str | Path
@@ -206,7 +201,7 @@ def _each(folder: Path, entries: Iterable[tuple[str, str]]) -> Iterator[Path | F
         if what != "folder" and not (is_picture_file(path) if what == "file" else is_picture_name(name)):
             yield Found(path, "other", "not a picture by its suffix")
         elif not is_utf8(name):
-            yield Found(path, "broken", WRONG_NAME)
+            yield Found(path, "broken", f"its name {wrong_name('')}")
         elif what == "folder":
             yield path
         else:

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -12,6 +13,7 @@ from resnetkit.data.places import Places
 from resnetkit.data.reading import CLASSES_ONLY, NOTHING, Reading, UnfitError, part_of, reading_of, without_part
 from resnetkit.data.samples import Dataset
 from resnetkit.data.tables import Lines, encoding_of, open_table
+from resnetkit.display import count
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
@@ -37,13 +39,17 @@ class _Problems:
         if len(self.found) < MOST_PROBLEMS:
             self.found.append((line, what))
 
-    def refuse(self) -> None:
-        """Raise DataError with the first of them, if there are any."""
+    def refuse(self, missing: Sequence[tuple[Path, str]]) -> None:
+        """Raise DataError with the first of them, if there are any, and how many files are `missing` besides."""
+        do = "does" if len(missing) == 1 else "do"
+        lacking = f"and {count(len(missing), 'file')} {do} not exist, first {missing[0][0]}" if missing else ""
         if self.count == 1:
-            raise DataError(f"{self.path}, line {self.found[0][0]}: {self.found[0][1]}")
+            first = f"{self.path}, line {self.found[0][0]}: {self.found[0][1]}"
+            raise DataError(f"{first}\n  {lacking}" if lacking else first)
         if self.count:
             lines = [f"  line {line}: {what}" for line, what in self.found]
             more = [f"  and {self.count - len(lines):,} more"] if self.count > len(lines) else []
+            more += [f"  {lacking}"] if lacking else []
             raise DataError("\n".join([f"{self.path}: {self.count:,} lines to mend:", *lines, *more]))
 
 
@@ -157,7 +163,7 @@ class _Reader:
                 continue
             unsaid += columns.split is not None and not what.split
             parts[own].append(Labelled(picture.key, picture.path, what.label, f"{path}, line {line}"))
-        problems.refuse()
+        problems.refuse([] if self._strict else missing)  # with strict they are among the problems
         if not any(parts.values()):
             if missing:
                 raise NoFilesError(

@@ -44,7 +44,7 @@ class Places:
         base = str(self._base)
         first: Place | None = None
         for spelled in _spellings(name):
-            text = os.path.join(base, expanded(spelled) if spelled[0] == "~" else spelled)  # noqa: PTH118  # a million of them
+            text = os.path.join(base, expanded(spelled) if spelled.startswith("~") else spelled)  # noqa: PTH118  # a million of them
             reason = _missing(text)
             if reason and self._images and ABSOLUTE.match(spelled):
                 beside = os.path.join(base, spelled.rpartition("/")[2])  # noqa: PTH118
@@ -91,7 +91,8 @@ class Places:
 
 def _spellings(name: str) -> Iterator[str]:
     if uri := FILE_URI.match(name):
-        yield url2pathname(name[uri.end() :])
+        if rest := url2pathname(name[uri.end() :]):  # else it names nothing
+            yield rest
         return
     yield name
     if "\\" in name:

@@ -84,7 +84,7 @@ def at_rest(picture: Any) -> Picture:
         raise UsageError(
             f"{name} is opened as text; open it in binary, mode 'rb'"
             if isinstance(content, str)
-            else f"{name} gives a {type(content).__name__} where it is read, and not bytes; {TAKEN}"
+            else f"{name} gives {type(content).__name__} where it is read, and not bytes; {TAKEN}"
         )
     read = _Content(content)
     read.name = name
@@ -92,7 +92,7 @@ def at_rest(picture: Any) -> Picture:
 
 
 def _no_picture(value: object) -> UsageError:
-    return UsageError(f"a {type(value).__name__} is no picture; {TAKEN}")
+    return UsageError(f"{type(value).__name__} is no picture; {TAKEN}")
 
 
 def is_tensor(value: object) -> bool:

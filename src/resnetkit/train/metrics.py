@@ -146,6 +146,8 @@ class Evaluation:
             "loss": round(self.loss, 4),
             "per_class": self.per_class,
         }
+        if self.part:
+            result |= {"part": self.part, "of": self.of, "why": self.why, "trained_on": self.trained_on}
         if self.notes:
             result["notes"] = list(self.notes)
         if self.unreadable:
