@@ -535,7 +535,8 @@ def test_command(
     assert document["compared"]["agreement"] == 1
     assert main(["export", "run/best.safetensors", "--to", "pt2", "--out", "x.pt2"]) == 0
     out, err = capfd.readouterr()
-    assert err == ""
+    said = ("making x.pt2", "comparing it with its source on 16 pictures")
+    assert err.splitlines() == [f"resnetkit export: {line}" for line in said], "and nothing of the libraries'"
     assert out.splitlines()[0] == "input     images: float32 (batch, 3, 32, 32)"
     assert "best classes agree on 16 of 16 pictures" in out
     assert out.splitlines()[-1] == "file      x.pt2"
