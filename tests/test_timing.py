@@ -5,10 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from resnetkit import modelfile
 from resnetkit.cli import main
+from resnetkit.data.transforms import Preprocess
+from resnetkit.models.resnet import build
 from resnetkit.train import run as runs
+from resnetkit.train import timing
 from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import RECIPES, Recipe, changed
@@ -107,3 +111,19 @@ def test_a_run_is_too_short_in_steps_and_epochs():
     assert "6 steps, 0.86 epochs" in (too_short(Recipe(), 6, 0.857) or "")
     assert too_short(Recipe(), 50, 0.1) is None
     assert too_short(Recipe(), 6, 3.0) is None
+
+
+def test_an_evaluation_is_measured_in_batches_that_tell_what_it_takes(monkeypatch):
+    """A picture takes 1 ms beside 10 ms for every batch."""
+    clock, sizes = [0.0], []
+    net = build("resnet20,depths=1-1-1")
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> None:
+        sizes.append(len(inputs[0]))
+        clock[0] += 0.01 + 0.001 * len(inputs[0])
+
+    net.register_forward_hook(note)
+    monkeypatch.setattr(timing, "monotonic", lambda: clock[0])
+    took = timing.evaluation_seconds(net, Preprocess(size=32), torch.device("cpu"), most=128)
+    assert sizes == [2, 2, 8, 32, 128]
+    assert took == pytest.approx(0.138 / 128)

@@ -91,7 +91,8 @@ class Training:
             if recipe.minutes
             else None
         )
-        self.most_evaluated = evaluation_batch(task.net, task.header.preprocess.size)
+        fitting = evaluation_batch(task.net, task.header.preprocess.size)
+        self.evaluated_at_once = min(max(recipe.batch_size, LEAST_EVALUATED), fitting)
         if cost:
             self.position.evaluation_seconds = cost.picture_seconds * val_images
         self.best_evaluation: Evaluation | None = None
@@ -316,7 +317,7 @@ class Training:
                 self.averaged(),
                 task.val,
                 task.header.preprocess,
-                batch_size=min(max(self.recipe.batch_size, LEAST_EVALUATED), self.most_evaluated),
+                batch_size=self.evaluated_at_once,
                 workers=self.recipe.workers,
                 strict=self.recipe.strict,
                 advance=advance,

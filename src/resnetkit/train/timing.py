@@ -25,6 +25,8 @@ ENOUGH_STEPS = 100
 """Steps that a run on the clock should have: for fewer, the batch is made smaller."""
 FIRST_BATCH = 2
 """Pictures in the first step that is measured: so few that it takes little where computing is slow."""
+ENOUGH_SECONDS = 0.2
+"""From which a measured evaluation tells what one takes."""
 FEW_STEPS, FEW_EPOCHS = 50, 3.0
 """A run of fewer steps that is also one of fewer epochs is too short to learn."""
 
@@ -51,7 +53,7 @@ def fit_to_clock(
 
         trial.train_mode()
         step_seconds(FIRST_BATCH)  # the first one allocates
-        picture_seconds = evaluation_seconds(task.net, preprocess, task.device)
+        picture_seconds = evaluation_seconds(task.net, preprocess, task.device, most=trial.evaluated_at_once)
         trial.train_mode()
         left = 60 * (recipe.minutes or 0) - trial.elapsed()
         left -= picture_seconds * len(task.val or ())
@@ -106,14 +108,25 @@ def with_batch(recipe: Recipe, batch_size: int) -> Recipe:
     )
 
 
-def evaluation_seconds(net: ResNet, preprocess: Preprocess, device: torch.device) -> float:
-    """What the evaluation of a picture takes."""
-    images, normalize = some_pictures(preprocess, FIRST_BATCH), Normalize(preprocess, device)
+def evaluation_seconds(net: ResNet, preprocess: Preprocess, device: torch.device, *, most: int) -> float:
+    """What the evaluation of a picture takes, in batches of `most`, or of the largest that takes ENOUGH_SECONDS.
+
+    A picture of CIFAR's takes several times as long in a batch of two as in one of a hundred.
+    """
+    normalize, size = Normalize(preprocess, device), min(FIRST_BATCH, most)
     net.eval()
-    began = monotonic()
-    with torch.no_grad(), exact_float32():
-        net(normalize(images)).sum().item()
-    return (monotonic() - began) / FIRST_BATCH
+
+    def seconds(count: int) -> float:
+        images = some_pictures(preprocess, count)
+        began = monotonic()
+        with torch.no_grad(), exact_float32():
+            net(normalize(images)).sum().item()
+        return monotonic() - began
+
+    seconds(size)  # the first one allocates
+    while (took := seconds(size)) < ENOUGH_SECONDS and size < most:
+        size = min(4 * size, most)
+    return took / size
 
 
 def some_pictures(preprocess: Preprocess, count: int) -> Tensor:
