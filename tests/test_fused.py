@@ -18,7 +18,7 @@ from resnetkit.kernels.library import library, status
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.fused import FusedNet, why_not
-from resnetkit.train.loop import Training
+from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import resume, train
@@ -362,7 +362,7 @@ def test_a_stopped_run_ends_at_the_same_bits(precision, recompute, dataset, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "descend", until_it_is_killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(InterruptedTrainingError, match="stopped at once"):
             train(recipe, dataset, out=tmp_path / "run", quiet=True)
     resume(tmp_path / "run", dataset, quiet=True)
     whole, run = (tmp_path / name / "last.safetensors" for name in ("whole", "run"))
