@@ -578,7 +578,7 @@ def test_integers(
     before = [(tmp_path / f"resnet20-cifar10{suffix}").read_bytes() for suffix in (".xml", ".bin")]
     judge = Guard.judge
     monkeypatch.setattr(Guard, "judge", lambda *given: replace(judge(*given), passes=False))
-    assert main([*command, "--max-top1-loss", "3"]) == 1
+    assert main([*command, "--max-top1-loss", "3", "--force"]) == 1
     assert "--max-top1-loss allows 3, so it was not kept" in capfd.readouterr().err
     assert [(tmp_path / f"resnet20-cifar10{suffix}").read_bytes() for suffix in (".xml", ".bin")] == before
     assert len(list(tmp_path.glob(".*"))) == 0
