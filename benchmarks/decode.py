@@ -77,7 +77,7 @@ def peer(folder: Path) -> Iterator[int]:
     import torch
     from torchvision import datasets, transforms
 
-    from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from resnetkit.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
     transform = transforms.Compose(
         [
@@ -99,11 +99,11 @@ def ours(folder: Path) -> Iterator[int]:
     import numpy as np
     import torch
 
-    from resnetkit.data.augment import Augment
     from resnetkit.data.loader import Loader
-    from resnetkit.data.normalize import Normalize
     from resnetkit.data.samples import Samples
-    from resnetkit.data.transforms import Preprocess
+    from resnetkit.data.transforms.augment import Augment
+    from resnetkit.data.transforms.normalize import Normalize
+    from resnetkit.data.transforms.preprocess import Preprocess
 
     preprocess = Preprocess(size=SIZE, resize=256)
     normalize = Normalize(preprocess)

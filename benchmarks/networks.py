@@ -20,7 +20,7 @@ def write_model(name: str, folder: Path, weights: Path | None) -> Path:
     import torch
 
     from resnetkit import modelfile
-    from resnetkit.data.transforms import Preprocess
+    from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.models.resnet import build
     from resnetkit.models.shipped import shipped
 

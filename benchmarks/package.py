@@ -15,11 +15,11 @@ from typing import Literal
 
 from resnetkit import __version__, modelfile
 from resnetkit.errors import DataError, ModelFileError, ResnetkitError, UsageError
+from resnetkit.evaluation.evaluate import evaluate, open_as_trained
+from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import write_whole
 from resnetkit.models.shipped import FOLDER
 from resnetkit.models.spec import SPECS
-from resnetkit.train.evaluate import evaluate, open_as_trained
-from resnetkit.train.metrics import Evaluation
 
 
 def package(run: Path, folder: Path, *, storage: Literal["float32", "float16"] = "float16", workers: int = 2) -> Path:

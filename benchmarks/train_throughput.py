@@ -34,8 +34,8 @@ def peer_data(model: str, folder: Path):
     from PIL import Image
     from torchvision import datasets, transforms
 
-    from resnetkit.data.cifar import load_cifar
-    from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from resnetkit.data.published.cifar import load_cifar
+    from resnetkit.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
     normalize = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     if model == "resnet50":

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from resnetkit.data.cifar_forms import CIFAR10, decode_sheets
+from resnetkit.data.published.cifar_archives import CIFAR10, decode_sheets
 from resnetkit.data.samples import Samples
 
 SUBSET = Path(__file__).parent / "data" / "cifar10-subset"

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional as tvf
 
-from resnetkit.data.augment import PCA_COMPONENTS, PCA_DEVIATIONS, Augment
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.augment import PCA_COMPONENTS, PCA_DEVIATIONS, Augment
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
 from scenes import scene
 

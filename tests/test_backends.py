@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.infer.backends import Backend, open_backend
 from resnetkit.infer.choice import GRAPHS, Choice
@@ -162,12 +162,12 @@ import faulthandler, gc, signal, sys
 from pathlib import Path
 from resnetkit.infer.backends import open_backend
 from resnetkit.infer.choice import Choice
-from resnetkit.infer.formats import FORMS
+from resnetkit.infer.exports.formats import FILE_FORMATS
 
 faulthandler.enable()  # as pytest and services do
 choice = Choice("openvino")
 first = open_backend(choice, Path(sys.argv[1]), cache=Path(sys.argv[2]))
-second = FORMS["openvino"].open(Path(sys.argv[1]))
+second = FILE_FORMATS["openvino"].open(Path(sys.argv[1]))
 third = open_backend(choice, Path(sys.argv[1]), cache=Path(sys.argv[2]))
 del first
 gc.collect()

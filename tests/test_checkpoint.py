@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.modelfile import Header
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.train.checkpoint import Position, State, load_state, save_state

@@ -18,9 +18,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data import cifar, cifar_forms
-from resnetkit.data.cifar import CIFAR10, CIFAR100, Cifar, find_cifar, get_cifar, load_cifar
-from resnetkit.data.cifar_forms import Form, decode_pickles
+from resnetkit.data.published import cifar, cifar_archives
+from resnetkit.data.published.cifar import CIFAR10, CIFAR100, Cifar, find_cifar, get_cifar, load_cifar
+from resnetkit.data.published.cifar_archives import Archive, decode_pickles
 from resnetkit.data.samples import Samples
 from resnetkit.errors import DataError, UsageError
 
@@ -54,14 +54,14 @@ def planes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
 
 
-def encode(cifar: Cifar, form: Form, names: tuple[str, ...], samples: Samples) -> dict[str, bytes]:
+def encode(cifar: Cifar, form: Archive, names: tuple[str, ...], samples: Samples) -> dict[str, bytes]:
     """The files called `names` with all of `samples`, in the form's own way."""
     assert samples.images is not None
     files: dict[str, bytes] = {}
     batches = [name for name in names if not name.endswith(".json")]
     for name, part in zip(batches, np.array_split(np.arange(len(samples)), len(batches)), strict=True):
         images, labels = samples.images[part], samples.labels[part]
-        if form.decode is cifar_forms.decode_sheets:
+        if form.decode is cifar_archives.decode_sheets:
             file = io.BytesIO()
             Image.fromarray(images.reshape(len(images), 1024, 3)).save(file, "PNG", compress_level=1)
             files[name] = file.getvalue()
@@ -78,7 +78,7 @@ def encode(cifar: Cifar, form: Form, names: tuple[str, ...], samples: Samples) -
     return files | {name: json.dumps(samples.labels.tolist()).encode() for name in names if name.endswith(".json")}
 
 
-def make(cifar: Cifar, form: Form, subset: Subset, folder: Path) -> Cifar:
+def make(cifar: Cifar, form: Archive, subset: Subset, folder: Path) -> Cifar:
     """Write the subset to `folder`, both as an archive and unpacked; return the row with its hash and counts."""
     files = encode(cifar, form, form.train, subset[0]) | encode(cifar, form, form.test, subset[1])
     files["readme.html"] = b"..."
@@ -123,7 +123,7 @@ def small(cifar_subset: Subset, tmp_path: Path) -> Cifar:
 
 @pytest.mark.parametrize("place", ["archive", "folder of the archive", "unpacked", "folder of the unpacked"])
 @pytest.mark.parametrize(("cifar", "form"), FORMS)
-def test_every_form(cifar: Cifar, form: Form, place: str, cifar_subset: Subset, tmp_path: Path) -> None:
+def test_every_form(cifar: Cifar, form: Archive, place: str, cifar_subset: Subset, tmp_path: Path) -> None:
     row = make(cifar, form, cifar_subset, tmp_path)
     shutil.rmtree(tmp_path / form.folder) if "archive" in place else (tmp_path / form.archive).unlink()
     folder = {"archive": tmp_path / form.archive, "unpacked": tmp_path / form.folder}.get(place, tmp_path)
@@ -262,7 +262,7 @@ def test_downloads_folder_is_looked_in(small: Cifar, tmp_path: Path, own_cache: 
 def test_two_processes(small: Cifar, tmp_path: Path, own_cache: Path) -> None:
     (tmp_path / "row").write_bytes(pickle.dumps(small))
     code = (
-        "import pickle, sys; from pathlib import Path; from resnetkit.data.cifar import load_cifar; "
+        "import pickle, sys; from pathlib import Path; from resnetkit.data.published.cifar import load_cifar; "
         "row = pickle.loads(Path(sys.argv[1]).read_bytes()); "
         "print(len(load_cifar(row, folder=Path(sys.argv[2])).test))"
     )

@@ -21,15 +21,15 @@ from syrupy.assertion import SnapshotAssertion
 
 from resnetkit import __version__, cli
 from resnetkit.cli import VERBS, main
-from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
-from resnetkit.data.opening import MOST_PIXELS, most_pixels
-from resnetkit.data.transforms import Preprocess
+from resnetkit.commands.printing import print_json
+from resnetkit.data.decoding.opening import MOST_PIXELS, most_pixels
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.evaluation import report
 from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models import shipped
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
-from resnetkit.train import report
 from resnetkit.train.recipe import DEFAULT_ROWS, LENGTHS, RECIPES, Recipe, read_recipe
 
 CLASSES = ("cat", "frog", "ship")

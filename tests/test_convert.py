@@ -17,12 +17,12 @@ from resnetkit import modelfile
 from resnetkit.cli import main
 from resnetkit.convert import conversion, known
 from resnetkit.convert.conversion import convert
-from resnetkit.convert.fitting import find_source, fit, refuse_contradictions, renamed
-from resnetkit.convert.known import known_by_hash
-from resnetkit.convert.outgoing import export
+from resnetkit.convert.naming.fitting import find_source, fit, refuse_contradictions, renamed
+from resnetkit.convert.outgoing import write_state_dict
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
-from resnetkit.data.cifar_forms import CIFAR10
-from resnetkit.data.transforms import Preprocess
+from resnetkit.convert.provenance import known_by_hash
+from resnetkit.data.published.cifar_archives import CIFAR10
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.modelfile import Header
 from resnetkit.models.resnet import build
@@ -471,7 +471,7 @@ def test_only_what_the_project_has_is_exported():
         net = build(model)
         modelfile.save("ours.safetensors", net, header(net.spec))
         with pytest.raises(UsageError, match=f"{project} has no network with {words}"):
-            export("ours.safetensors", to=project)
+            write_state_dict("ours.safetensors", to=project)
     assert [path.name for path in Path().iterdir()] == ["ours.safetensors"]
 
 

@@ -14,17 +14,17 @@ from resnetkit import modelfile
 from resnetkit.cli import main
 from resnetkit.convert.checking import Check
 from resnetkit.convert.conversion import Conversion, convert
-from resnetkit.convert.layouts import EPSILON
-from resnetkit.convert.networks import name_of, networks_like
+from resnetkit.convert.naming.layouts import EPSILON
+from resnetkit.convert.naming.networks import name_of, networks_like
 from resnetkit.convert.presets import PREPROCESSES
-from resnetkit.data.cifar_forms import CIFAR10
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.published.cifar_archives import CIFAR10
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS, parse_spec
 
 Tensors = dict[str, Tensor]
-Form = Callable[[Tensors], Tensors]
+Archive = Callable[[Tensors], Tensors]
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnetkit.convert.conversion import convert
-from resnetkit.convert.fitting import find_source, fit, renamed
-from resnetkit.convert.outgoing import as_named_by, constructor, export, refuse_inexpressible
+from resnetkit.convert.naming.fitting import find_source, fit, renamed
+from resnetkit.convert.outgoing import as_named_by, constructor, refuse_inexpressible, write_state_dict
 from resnetkit.convert.presets import PREPROCESSES
 from resnetkit.errors import UsageError
 from resnetkit.models.resnet import build
@@ -292,7 +292,7 @@ def test_there_and_back_through_files(to, suffix, tmp_path):
         tmp_path / "theirs.pth", model=model, preprocess="imagenet", classes=names, out=tmp_path / "ours.safetensors"
     )
     assert done.header.classes == names
-    path: Path = export(done.path, to=to, out=tmp_path / f"again{suffix}")
+    path: Path = write_state_dict(done.path, to=to, out=tmp_path / f"again{suffix}")
     read = torch.load(path, weights_only=True) if suffix == ".pth" else load_file(path)
     again = make()
     again.load_state_dict(read, strict=True)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from resnetkit.cli import main
-from resnetkit.convert.readers import read_weights
+from resnetkit.convert.files.readers import read_weights
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.resnet import build
 

@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
-from resnetkit.data.crops import write_crop
+from resnetkit.data.transforms.crops import write_crop
 from scenes import scene
 
 

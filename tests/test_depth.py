@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data.pictures import PictureFile, open_picture
+from resnetkit.data.decoding.pictures import PictureFile, open_picture
 from resnetkit.errors import DataError
 from tiffs import MAX_SAMPLE_VALUE, tiff
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from resnetkit.data.download import UnreachableError, cannot_write, fetch, npm_pack, read_archive
+from resnetkit.data.published.download import UnreachableError, cannot_write, fetch, npm_pack, read_archive
 from resnetkit.errors import DataError
 from resnetkit.files import cache_folder
 
@@ -266,7 +266,7 @@ def test_full_disk(server: Server, path: Path) -> None:
 
 def test_two_processes_fetch_once(server: Server, path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from resnetkit.data.download import fetch; "
+        "import sys; from pathlib import Path; from resnetkit.data.published.download import fetch; "
         "fetch(sys.argv[1], Path(sys.argv[2]), md5=sys.argv[3])"
     )
     command = [sys.executable, "-c", code, server.url("stalls"), str(path), MD5]

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from resnetkit.data.dataset import open_dataset
+from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.parts import record
-from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
+from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_as_many_pictures_at_once_as_fit(model, cifar_subset, monkeypatch):
         together = evaluate(model, cifar_subset[0])
         assert seen == [250, 50]
         seen.clear()
-        monkeypatch.setattr("resnetkit.train.memory.EVALUATION_BYTES", 70 * 8 * 4 * 16 * 32 * 32)
+        monkeypatch.setattr("resnetkit.evaluation.batches.BYTES", 70 * 8 * 4 * 16 * 32 * 32)
         apart = evaluate(model, cifar_subset[0])
         assert seen == [70, 70, 70, 70, 20]
     finally:

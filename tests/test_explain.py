@@ -12,9 +12,9 @@ from PIL import Image
 from torch.nn import functional
 
 from resnetkit.cli import main
-from resnetkit.data.pictures import open_picture
+from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.explain import DIMMED, Explanation, drawing_path, explain, find_class, find_stage, seen
 from resnetkit.infer.predictor import Predictor

@@ -16,17 +16,17 @@ from torch import nn
 
 from resnetkit.cli import main
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
-from resnetkit.infer import export as exporting
-from resnetkit.infer import served as serving
 from resnetkit.infer.backends import openvino_core
-from resnetkit.infer.export import export
-from resnetkit.infer.formats import FORMS, OPSET, Form, Format
-from resnetkit.infer.guard import Guard
-from resnetkit.infer.parity import Gap, measure, read_pixels
-from resnetkit.infer.served import Served, folded
+from resnetkit.infer.exports import export as exporting
+from resnetkit.infer.exports import network as serving
+from resnetkit.infer.exports.export import export
+from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
+from resnetkit.infer.exports.network import ExportedNetwork, folded
+from resnetkit.infer.exports.parity import Gap, measure, read_pixels
+from resnetkit.infer.quantizing.accuracy import AccuracyCheck
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import build
 
@@ -127,9 +127,9 @@ def assert_equal_to_source(model: Model, to: Format, folder: Path, pictures: lis
         (False, images, logits.numpy()),
         (True, pixels, logits.softmax(1).numpy()),
     ):
-        path = folder / f"{with_preprocess}{FORMS[to].suffixes[0]}"
+        path = folder / f"{with_preprocess}{FILE_FORMATS[to].suffixes[0]}"
         done = export(model, path, to=to, with_preprocess=with_preprocess)
-        assert done.files == tuple(path.with_suffix(suffix) for suffix in FORMS[to].suffixes)
+        assert done.files == tuple(path.with_suffix(suffix) for suffix in FILE_FORMATS[to].suffixes)
         assert done.gap.pictures == 16
         assert done.gap.agreement == 1
         tolerance = 1e-4 * (1 if with_preprocess else float(expected.std()))
@@ -138,7 +138,7 @@ def assert_equal_to_source(model: Model, to: Format, folder: Path, pictures: lis
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, expected[:size], atol=tolerance, rtol=0)
         assert Header.from_json(header_in(path), source=str(path)) == model.header
-    assert len(list(folder.iterdir())) == 2 * len(FORMS[to].suffixes)
+    assert len(list(folder.iterdir())) == 2 * len(FILE_FORMATS[to].suffixes)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_grey_pictures_and_a_mean_of_every_pixel(to: Format, tmp_path: Path, pic
     ],
 )
 def test_features(to: Format, output: Any, tmp_path: Path, model: Model, pictures: list[Image.Image]) -> None:
-    path = tmp_path / f"features{FORMS[to].suffixes[0]}"
+    path = tmp_path / f"features{FILE_FORMATS[to].suffixes[0]}"
     done = export(model, path, to=to, with_preprocess=True, output=output)
     shape = (64,) if output == "pool" else (64, 8, 8)
     assert done.input == "pixels: uint8 (batch, 32, 32, 3)"
@@ -283,7 +283,7 @@ def test_served_normalises_as_the_preprocessing_does(pictures: list[Image.Image]
         Preprocess(size=32),
         Preprocess(size=32, mean=tuple(np.linspace(0, 1, 3 * 32 * 32).tolist()), std=(0.2, 0.3, 0.4)),
     ):
-        served = Served(build("resnet20,depths=1-1-1"), preprocess)
+        served = ExportedNetwork(build("resnet20,depths=1-1-1"), preprocess)
         pixels = pixels_of(pictures, preprocess)
         assert np.array_equal(served.normalize(torch.from_numpy(pixels)).numpy(), preprocess.normalize(pixels))
 
@@ -295,8 +295,8 @@ def test_served_normalises_as_the_preprocessing_does(pictures: list[Image.Image]
 def test_a_file_that_computes_something_else_is_not_kept(
     to: Format, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / f"m{FORMS[to].suffixes[0]}"
-    files = [path.with_suffix(suffix) for suffix in FORMS[to].suffixes]
+    path = tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}"
+    files = [path.with_suffix(suffix) for suffix in FILE_FORMATS[to].suffixes]
     for file in files:
         file.write_bytes(b"what was there before")
 
@@ -426,9 +426,9 @@ def test_wrong_models(tmp_path: Path, model: Model) -> None:
     assert not list(tmp_path.glob("m.*"))
 
 
-@pytest.mark.parametrize("to", FORMS)
+@pytest.mark.parametrize("to", FILE_FORMATS)
 def test_what_is_there_is_replaced_on_request_only(to: Format, tmp_path: Path, model: Model) -> None:
-    path = tmp_path / f"m{FORMS[to].suffixes[0]}"
+    path = tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}"
     path.write_bytes(b"somebody's")
     with pytest.raises(UsageError, match=rf"m\{path.suffix} is there already; give another --out, or --force to"):
         export(model, path, to=to)
@@ -444,7 +444,7 @@ def test_files_name_no_folder_of_this_machine(
 ) -> None:
     """Nor who was here, as exporters do that note where in somebody's source code a node comes from."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    done = export(model, f"~/m{FORMS[to].suffixes[0]}", to=to, with_preprocess=True)
+    done = export(model, f"~/m{FILE_FORMATS[to].suffixes[0]}", to=to, with_preprocess=True)
     assert done.path.parent == tmp_path
     contents = [file.read_bytes() for file in done.files]
     if zipfile.is_zipfile(done.path):
@@ -462,7 +462,7 @@ def test_without_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"--to {to} needs {package}: pip install 'resnetkit\[export\]'"):
-        export(model, tmp_path / f"m{FORMS[to].suffixes[0]}", to=to)
+        export(model, tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}", to=to)
 
 
 def test_an_unwritable_folder(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,7 +478,7 @@ def test_what_an_exporter_refuses(tmp_path: Path, model: Model, monkeypatch: pyt
     def refuse(*_: object) -> None:
         raise RuntimeError("\nno such operator\nsecond line")
 
-    monkeypatch.setitem(FORMS, "pt2", Form((".pt2",), (), refuse, FORMS["pt2"].open))
+    monkeypatch.setitem(FILE_FORMATS, "pt2", FileFormat((".pt2",), (), refuse, FILE_FORMATS["pt2"].open))
     with pytest.raises(ExportError, match=r"pt2 can't be made of this network: no such operator$"):
         export(model, tmp_path / "m.pt2", to="pt2")
     assert not list(tmp_path.iterdir())
@@ -576,8 +576,8 @@ def test_integers(
     assert sum(op.get_type_name() == "FakeQuantize" for op in graph.get_ops()) > 20
     assert Header.from_json(header_in(tmp_path / "resnet20-cifar10.xml"), source="it").metrics
     before = [(tmp_path / f"resnet20-cifar10{suffix}").read_bytes() for suffix in (".xml", ".bin")]
-    judge = Guard.judge
-    monkeypatch.setattr(Guard, "judge", lambda *given: replace(judge(*given), passes=False))
+    judge = AccuracyCheck.judge
+    monkeypatch.setattr(AccuracyCheck, "judge", lambda *given: replace(judge(*given), passes=False))
     assert main([*command, "--max-top1-loss", "3", "--force"]) == 1
     assert "--max-top1-loss allows 3, so it was not kept" in capfd.readouterr().err
     assert [(tmp_path / f"resnet20-cifar10{suffix}").read_bytes() for suffix in (".xml", ".bin")] == before
@@ -587,4 +587,4 @@ def test_integers(
 @pytest.mark.parametrize(("to", "output"), [("onnx", "logits"), ("pt2", "logits"), ("openvino", "c5")])
 def test_integers_are_openvinos(to: Format, output: Any, tmp_path: Path, model: Model) -> None:
     with pytest.raises(UsageError, match="--int8 is for --to openvino with --output logits or probabilities"):
-        export(model, tmp_path / f"m{FORMS[to].suffixes[0]}", to=to, output=output, calibrate="cifar10")
+        export(model, tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}", to=to, output=output, calibrate="cifar10")

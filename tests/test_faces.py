@@ -18,14 +18,14 @@ import resnetkit as rk
 from resnetkit.convert.conversion import Conversion
 from resnetkit.data.check import check
 from resnetkit.data.loader import Loader
-from resnetkit.infer.export import Exported
+from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.infer.exports.export import Exported
+from resnetkit.infer.exports.parity import Gap
 from resnetkit.infer.graphs import Tuned
-from resnetkit.infer.guard import Verdict
-from resnetkit.infer.parity import Gap
-from resnetkit.infer.quantize import Quantized
+from resnetkit.infer.quantizing.accuracy import Verdict
+from resnetkit.infer.quantizing.quantize import Quantized
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.spec import CHANGES, text_of
-from resnetkit.train.metrics import Evaluation
 from resnetkit.train.run import TrainResult
 
 LONG = 200
@@ -224,7 +224,7 @@ def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> No
         "from resnetkit.train import recipe; recipe.Recipe",
         "import resnetkit; resnetkit.train; from resnetkit.train import recipe; recipe.Recipe",
         "import importlib; importlib.import_module('resnetkit.train.recipe'); import resnetkit",
-        "from resnetkit.convert import sources; import resnetkit",
+        "from resnetkit.convert.naming import sources; import resnetkit",
         "import resnetkit, pkgutil; list(pkgutil.walk_packages(resnetkit.__path__, 'resnetkit.'))",
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.division import SPLIT_RULE
-from resnetkit.data.folder import load_folder
-from resnetkit.data.lists import load_list
+from resnetkit.data.folders.folder import load_folder
+from resnetkit.data.lists.lists import load_list
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.forked import apart, is_forked
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, Model, save

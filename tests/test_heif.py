@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data.folder import load_folder
-from resnetkit.data.heif import is_heif
-from resnetkit.data.listing import find_below
-from resnetkit.data.opening import accept_pixels
-from resnetkit.data.pictures import PictureFile, open_picture
+from resnetkit.data.decoding.heif import is_heif
+from resnetkit.data.decoding.opening import accept_pixels
+from resnetkit.data.decoding.pictures import PictureFile, open_picture
+from resnetkit.data.folders.folder import load_folder
+from resnetkit.data.folders.listing import find_below
 from resnetkit.errors import DataError
 from scenes import scene
 
@@ -79,7 +79,7 @@ def test_pillow_does_not_learn_it(pillow_heif, tmp_path):
     path = tmp_path / "a.heic"
     path.write_bytes(encoded(pillow_heif, scene(64, 48)))
     program = (
-        "import sys; from PIL import Image; from resnetkit.data.pictures import open_picture; Image.init();"
+        "import sys; from PIL import Image; from resnetkit.data.decoding.pictures import open_picture; Image.init();"
         "before = sorted(Image.OPEN); open_picture(sys.argv[1]); print(sorted(Image.OPEN) == before)"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)

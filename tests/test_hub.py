@@ -15,8 +15,8 @@ from PIL import Image
 import resnetkit
 from resnetkit import hub
 from resnetkit.cli import main
-from resnetkit.data.huggingface import fetch_from_hub
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.published.huggingface import fetch_from_hub
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.modelfile import Header, save
 from resnetkit.models.resnet import build

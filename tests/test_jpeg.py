@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data import jpeg
-from resnetkit.data.jpeg import decode_rows, read_header, scale_for
+from resnetkit.data.decoding import jpeg
+from resnetkit.data.decoding.jpeg import decode_rows, read_header, scale_for
 from scenes import scene
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetkit.data.augment import Augment
+from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.loader import BATCHES_AHEAD, PICTURE, Loader, open_sample
-from resnetkit.data.normalize import Normalize
-from resnetkit.data.pictures import open_picture
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.augment import Augment
+from resnetkit.data.transforms.normalize import Normalize
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 from scenes import scene
 
@@ -310,7 +310,7 @@ def test_normalize_equals_the_reference_to_the_bit(every_pixel, size):
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_normalize_in_parts_is_normalize(monkeypatch, count):
-    monkeypatch.setattr("resnetkit.data.normalize.CACHED_VALUES", 2 * 8 * 8 * 3 + 1)  # two pictures at a time
+    monkeypatch.setattr("resnetkit.data.transforms.normalize.CACHED_VALUES", 2 * 8 * 8 * 3 + 1)
     pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     inputs = Normalize(TINY)(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     assert torch.equal(inputs, torch.from_numpy(TINY.normalize(pixels)))

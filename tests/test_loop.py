@@ -18,16 +18,16 @@ import pytest
 import torch
 
 from resnetkit import modelfile
-from resnetkit.data.augment import Augment
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.loader import Loader
 from resnetkit.data.samples import Dataset
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.augment import Augment
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ResnetkitError, TrainingError, UsageError
+from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.train import loop
 from resnetkit.train import run as runs
 from resnetkit.train.checkpoint import Position, save_state
-from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import InterruptedTrainingError, Training, draw
 from resnetkit.train.monitor import Monitor, read_metrics
 from resnetkit.train.optim import Plan

@@ -9,9 +9,11 @@ import pytest
 
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
+from resnetkit.evaluation.batches import evaluation_batch
+from resnetkit.models.maps import map_shapes
 from resnetkit.models.resnet import build
 from resnetkit.precision import unfolds_bfloat16
-from resnetkit.train.memory import SHARE, Need, choose_recompute, evaluation_batch, map_shapes, training_need
+from resnetkit.train.memory import SHARE, Need, choose_recompute, training_need
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import train
 from resnetkit.train.task import freeze
@@ -215,8 +217,8 @@ EVALUATION = (
     STEP
     + """
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
-from resnetkit.train.evaluate import evaluate_net
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.evaluation.evaluate import evaluate_net
 import numpy as np
 pictures = np.zeros(({pictures}, 224, 224, 3), np.uint8)
 evaluate_net(net, Samples(tuple(map(str, range(1000))), np.zeros({pictures}, np.int64), pictures), Preprocess(224))

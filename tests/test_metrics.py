@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnetkit.train.metrics import Evaluation, mean_log_probabilities
+from resnetkit.evaluation.metrics import Evaluation, mean_log_probabilities
 
 NAMES = tuple("abcdefgh")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from resnetkit import modelfile
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.modelfile import HEADER_KEY, Header, find, inspect, load, save
 from resnetkit.models.resnet import build

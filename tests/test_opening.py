@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data import opening
-from resnetkit.data.opening import LARGE, MOST_PIXELS, accept_pixels, most_pixels, reduction
-from resnetkit.data.pictures import PictureFile, open_picture
+from resnetkit.data.decoding import opening
+from resnetkit.data.decoding.opening import LARGE, MOST_PIXELS, accept_pixels, most_pixels, reduction
+from resnetkit.data.decoding.pictures import PictureFile, open_picture
 from resnetkit.errors import DataError, UsageError
 from scenes import scene
 from tiffs import tiff
@@ -90,7 +90,7 @@ def test_a_very_large_jpeg_is_the_same_at_a_scale_everywhere(turned, monkeypatch
 def test_a_photograph_of_200_megapixels_takes_little_memory(tmp_path):
     Image.new("RGB", (16_320, 12_240), (200, 30, 90)).save(tmp_path / "large.jpg")
     program = (
-        "import resource, sys; from resnetkit.data.pictures import open_picture; open_picture(sys.argv[2]);"
+        "import resource, sys; from resnetkit.data.decoding.pictures import open_picture; open_picture(sys.argv[2]);"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; picture = open_picture(sys.argv[1]);"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "print(*picture.size, *picture.getpixel((4000, 3000)), (after - before) // 1024)"
@@ -111,7 +111,7 @@ def test_libtiff_prints_nothing_and_is_as_it_was(tmp_path):
     (tmp_path / "broken.tif").write_bytes(broken)
     (tmp_path / "odd.tif").write_bytes(tiff(pixels, packed=True, tags={65000: [1, 2, 3]}.items()))
     program = (
-        "import sys; from resnetkit.data.pictures import open_picture; from PIL import Image\n"
+        "import sys; from resnetkit.data.decoding.pictures import open_picture; from PIL import Image\n"
         "for path in sys.argv[1:3]:\n"
         "    try: print(open_picture(path).size)\n"
         "    except Exception as error: print(type(error).__name__)\n"

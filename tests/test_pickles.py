@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import resnetkit.convert.pickles
-from resnetkit.convert.pickles import Name, PickleError, Pickles, Record, Reference
-from resnetkit.convert.readers import read_weights
+import resnetkit.convert.files.pickles
+from resnetkit.convert.files.pickles import Name, PickleError, Pickles, Record, Reference
+from resnetkit.convert.files.readers import read_weights
 from resnetkit.errors import ModelFileError
 
 TENSORS = {"conv1.weight": torch.arange(12.0).reshape(1, 3, 2, 2), "fc.bias": torch.tensor([1.0, 2.0])}
@@ -257,7 +257,7 @@ def test_calls_are_records_of_what_was_asked(how, tmp_path):
 PROOF = """
     import sys
     from pathlib import Path
-    from resnetkit.convert.readers import read_weights
+    from resnetkit.convert.files.readers import read_weights
     from resnetkit.errors import ModelFileError
 
     honest, files = ([Path(name) for name in given.splitlines()] for given in sys.stdin.read().split("---"))
@@ -321,7 +321,7 @@ def test_the_proof_would_see_an_unpickler(tmp_path):
     """The same with torch.load in the place of the reader fails: the audit sees what it must."""
     path = with_beside(tmp_path / "w.pth", calls("builtins.len", (text("abc"),), "reduce"))
     script = textwrap.dedent(PROOF).replace(
-        "from resnetkit.convert.readers import read_weights",
+        "from resnetkit.convert.files.readers import read_weights",
         "import torch\nclass read_weights:\n  def __init__(self, p): self.tensors = torch.load(p, weights_only=False)",
     )
     done = subprocess.run([sys.executable, "-c", script], input=f"---\n{path}", capture_output=True, text=True)
@@ -330,7 +330,7 @@ def test_the_proof_would_see_an_unpickler(tmp_path):
 
 def test_the_machine_has_no_way_to_import_or_call_by_name():
     """Its source imports four modules that it needs, and has none of the names that lead from text to code."""
-    tree = ast.parse(Path(resnetkit.convert.pickles.__file__).read_text())
+    tree = ast.parse(Path(resnetkit.convert.files.pickles.__file__).read_text())
     imported = {
         getattr(node, "module", None) or node.names[0].name
         for node in ast.walk(tree)
@@ -461,7 +461,7 @@ def test_files_whose_pickle_is_mutated(tmp_path):
     ],
 )
 def test_work_is_bounded(limit, body, monkeypatch):
-    monkeypatch.setattr(resnetkit.convert.pickles, limit, 1000)
+    monkeypatch.setattr(resnetkit.convert.files.pickles, limit, 1000)
     with pytest.raises(PickleError, match="more objects than any checkpoint"):
         load(b"\x80\x02" + body + b".")
 
@@ -473,7 +473,7 @@ def test_memory_stays_bounded(tmp_path):
     script = """
         import resource, sys
         from pathlib import Path
-        from resnetkit.convert.readers import read_weights
+        from resnetkit.convert.files.readers import read_weights
         from resnetkit.errors import ModelFileError
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data import pictures
-from resnetkit.data.jpeg import decode_rows
-from resnetkit.data.pictures import UPRIGHT, PictureFile, open_picture
+from resnetkit.data.decoding import pictures
+from resnetkit.data.decoding.jpeg import decode_rows
+from resnetkit.data.decoding.pictures import UPRIGHT, PictureFile, open_picture
 from resnetkit.errors import DataError
 from scenes import scene
 
@@ -198,7 +198,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
 def test_large_pictures_and_broken_exif_load_without_pillows_warnings(tmp_path):
     Image.new("RGB", (50, 30)).save(tmp_path / "large.jpg", exif=BROKEN_EXIF)
     program = (
-        "import sys; from PIL import Image; from resnetkit.data.pictures import open_picture;"
+        "import sys; from PIL import Image; from resnetkit.data.decoding.pictures import open_picture;"
         "Image.MAX_IMAGE_PIXELS = 1000; print(open_picture(sys.argv[1]).size)"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "large.jpg"], capture_output=True, text=True)
@@ -242,7 +242,7 @@ def test_draft_halves_only_while_enough_is_left(tmp_path):
 @pytest.fixture(params=["simplejpeg", "Pillow"])
 def jpeg_decoder(request, monkeypatch):
     if request.param == "Pillow":
-        monkeypatch.setattr("resnetkit.data.jpeg.simplejpeg", None)
+        monkeypatch.setattr("resnetkit.data.decoding.jpeg.simplejpeg", None)
     return request.param
 
 
@@ -307,7 +307,7 @@ def test_no_more_rows_are_decoded_than_the_box_needs(tmp_path, monkeypatch):
         decoded.append(decode_rows(*arguments, **options))
         return decoded[-1]
 
-    monkeypatch.setattr("resnetkit.data.pictures.decode_rows", decode)
+    monkeypatch.setattr("resnetkit.data.decoding.pictures.decode_rows", decode)
     scene(600, 400).save(tmp_path / "a.jpg", subsampling="4:2:0")
     for box in ((100, 100, 300, 200), (0, 0, 500, 220), (0, 0, 600, 400)):
         PictureFile(tmp_path / "a.jpg").part(box, at_least=100)

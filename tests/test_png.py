@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from resnetkit.data.pictures import open_picture
-from resnetkit.data.png import read_png
+from resnetkit.data.decoding.pictures import open_picture
+from resnetkit.data.decoding.png import read_png
 from resnetkit.errors import DataError
 from scenes import scene
 

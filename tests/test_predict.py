@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnetkit.cli import main
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import printable
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, save

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.infer.decoding import find_pictures, stacked
 from resnetkit.infer.predictor import Prediction, Predictor

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnetkit.convert.readers import read_weights
+from resnetkit.convert.files.readers import read_weights
 from resnetkit.errors import ModelFileError
 
 KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)

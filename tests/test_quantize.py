@@ -9,11 +9,11 @@ import pytest
 from resnetkit.data.samples import Samples
 from resnetkit.errors import UsageError
 from resnetkit.files import HEADER_KEY
-from resnetkit.infer import quantize as module
 from resnetkit.infer.backends import openvino_core
-from resnetkit.infer.export import export
-from resnetkit.infer.guard import Guard, Verdict
-from resnetkit.infer.quantize import quantize, rank_by_noise
+from resnetkit.infer.exports.export import export
+from resnetkit.infer.quantizing import quantize as module
+from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict
+from resnetkit.infer.quantizing.quantize import quantize, rank_by_noise
 from resnetkit.modelfile import Header
 
 openvino = pytest.importorskip("openvino")
@@ -66,7 +66,7 @@ def test_integers_keep_the_accuracy(
     test = cifar_subset[1]
     assert test.images is not None
     images = test.images
-    guard = Guard.of(compute(graph, images), test.labels, max_top1_loss=2)
+    guard = AccuracyCheck.of(compute(graph, images), test.labels, max_top1_loss=2)
     made = quantize(graph, tmp_path / "int8.xml", calibration, lambda path: guard.judge(compute(path, images)))
     assert guard.labels is not None
     assert (made.layers, made.layers_in_float, made.verdict.passes) == (20, (), True)

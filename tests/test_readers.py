@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from resnetkit.convert.readers import read_weights
+from resnetkit.convert.files.readers import read_weights
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.resnet import build
 from resnetkit.models.weights import fill

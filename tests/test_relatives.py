@@ -364,7 +364,7 @@ def test_a_given_norm_layer_replaces_the_specs():
 
 @pytest.mark.parametrize("model", SMALL.values(), ids=SMALL)
 def test_a_model_file_brings_a_relative_back(model, tmp_path):
-    from resnetkit.data.transforms import Preprocess
+    from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.modelfile import Header, load, save
 
     net = randomised(build(model, classes=2))

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.evaluation.report import MOST_FILES, held, write_report
 from resnetkit.modelfile import Header
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.metrics import Evaluation
 from resnetkit.train.monitor import draw_curves
 from resnetkit.train.recipe import RECIPES, Recipe
-from resnetkit.train.report import MOST_FILES, held, write_report
 
 DRAWN = {"rule": "drawn", "seed": 7, "val_fraction": 0.2}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data import resampling
-from resnetkit.data.resampling import can_resample, prepare, resample, rows_first
-from resnetkit.data.transforms import FILTERS, Preprocess, as_array
+from resnetkit.data.transforms import resampling
+from resnetkit.data.transforms.preprocess import FILTERS, Preprocess, as_array
+from resnetkit.data.transforms.resampling import can_resample, prepare, resample, rows_first
 from resnetkit.errors import UsageError
 from resnetkit.native import find_compiler
 from scenes import scene

@@ -19,13 +19,13 @@ import resnetkit as rk
 from resnetkit import modelfile
 from resnetkit.cli import main
 from resnetkit.data.samples import Dataset, Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.modelfile import Header
 from resnetkit.models import shipped
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS
-from resnetkit.train.evaluate import evaluate
 from resnetkit.train.recipe import RECIPES
 
 Shell = pytest.CaptureFixture[str]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnetkit.commands.output import on_one_line
-from resnetkit.data.transforms import Preprocess
+from resnetkit.commands.printing import on_one_line
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.files import NOWHERE, cache_folder
 from resnetkit.infer.unreported import unreported
 from resnetkit.modelfile import Header, save
@@ -242,7 +242,7 @@ from resnetkit.infer.choice import Choice
 picture = np.zeros((40, 40, 3), np.uint8)
 Predictor(sys.argv[1], backend=sys.argv[2])(picture)
 if sys.argv[2] == "openvino":
-    from resnetkit.infer import quantize
+    from resnetkit.infer.quantizing import quantize
     with quantize._quiet():
         import nncf
 assert "openvino_telemetry" not in sys.modules

@@ -8,7 +8,7 @@ import torch
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.parts import recognise
 from resnetkit.data.samples import Dataset
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
 from resnetkit.modelfile import Header, inspect, save, short_name
 from resnetkit.train.compute import PAYS_FROM_STEPS

@@ -9,7 +9,7 @@ from torch import nn
 
 from resnetkit import modelfile
 from resnetkit.cli import main
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.models.resnet import build
 from resnetkit.train import run as runs
 from resnetkit.train import timing

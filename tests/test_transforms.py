@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
-from resnetkit.data.pictures import open_picture
-from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from resnetkit.data.decoding.pictures import open_picture
+from resnetkit.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from resnetkit.errors import DataError, UsageError
 from scenes import scene
 

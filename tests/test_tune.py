@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from resnetkit.cli import main
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
 from resnetkit.infer import tune as module
 from resnetkit.infer.choice import Choice, Goal
 from resnetkit.infer.graphs import find_tuned, open_source, served_graph
-from resnetkit.infer.guard import Guard, Verdict
 from resnetkit.infer.predictor import Predictor
+from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict
 from resnetkit.infer.tune import tune
 from resnetkit.machine import read_machine
 from resnetkit.modelfile import Header, save
@@ -68,7 +68,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
     """Let the guard pass those of its judgements, counted from float32's as 0, that `passing` says."""
     count = iter(range(99))
-    monkeypatch.setattr(Guard, "judge", lambda guard, logits: Verdict(60, 99.0, None, None, passing(next(count))))
+    monkeypatch.setattr(AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, passing(next(count))))
 
 
 def test_keeps_the_fastest_choice_and_predictor_uses_it(

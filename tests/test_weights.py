@@ -24,7 +24,7 @@ from torchvision.transforms import functional
 import resnetkit
 from resnetkit import modelfile
 from resnetkit.cli import main
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.models import weights as registry
 from resnetkit.models.resnet import build

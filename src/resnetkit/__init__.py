@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from resnetkit.convert import convert
     from resnetkit.data.dataset import open_dataset
     from resnetkit.data.samples import Dataset, Samples
-    from resnetkit.data.transforms import Preprocess
+    from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.errors import DataError, ExportError, ModelFileError, ResnetkitError, TrainingError, UsageError
+    from resnetkit.evaluation.evaluate import evaluate
     from resnetkit.hub import from_hub, to_hub
     from resnetkit.infer.choice import Choice
-    from resnetkit.infer.export import export
+    from resnetkit.infer.exports.export import export
     from resnetkit.infer.predictor import Prediction, Predictor
     from resnetkit.infer.tune import tune
     from resnetkit.modelfile import load, save
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     )
     from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
     from resnetkit.train import train
-    from resnetkit.train.evaluate import evaluate
     from resnetkit.train.loop import InterruptedTrainingError
     from resnetkit.train.recipe import RECIPES, Recipe
     from resnetkit.train.run import resume
@@ -91,7 +91,7 @@ _HOMES = {
     "resnetkit.allocator": ("keep_memory",),
     "resnetkit.data.dataset": ("open_dataset",),
     "resnetkit.data.samples": ("Dataset", "Samples"),
-    "resnetkit.data.transforms": ("Preprocess",),
+    "resnetkit.data.transforms.preprocess": ("Preprocess",),
     "resnetkit.errors": (
         "DataError",
         "ExportError",
@@ -101,7 +101,7 @@ _HOMES = {
         "UsageError",
     ),
     "resnetkit.infer.choice": ("Choice",),
-    "resnetkit.infer.export": ("export",),
+    "resnetkit.infer.exports.export": ("export",),
     "resnetkit.infer.predictor": ("Prediction", "Predictor"),
     "resnetkit.infer.tune": ("tune",),
     "resnetkit.hub": ("from_hub", "to_hub"),
@@ -121,7 +121,7 @@ _HOMES = {
         "wide_resnet101_2",
     ),
     "resnetkit.models.spec": ("SPECS", "ModelSpec", "parse_spec"),
-    "resnetkit.train.evaluate": ("evaluate",),
+    "resnetkit.evaluation.evaluate": ("evaluate",),
     "resnetkit.train.loop": ("InterruptedTrainingError",),
     "resnetkit.train.recipe": ("RECIPES", "Recipe"),
     "resnetkit.train.run": ("resume",),

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from resnetkit import __version__
 from resnetkit.allocator import keep_memory
-from resnetkit.commands.output import any_name_printed, on_one_line, printable
+from resnetkit.commands.printing import any_name_printed, on_one_line, printable
 from resnetkit.display import wrong_name
 from resnetkit.errors import ResnetkitError, UsageError
 
@@ -154,7 +154,7 @@ def _dispatch(arguments: list[str]) -> int:
     module = import_module(VERBS[verb][1])
     if most_pixels is None:
         return module.run(rest)
-    from resnetkit.data.opening import accept_pixels
+    from resnetkit.data.decoding.opening import accept_pixels
 
     with accept_pixels(most_pixels):
         return module.run(rest)

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnetkit import __version__
 from resnetkit.allocator import allocator, chosen_by_user, keep_memory
-from resnetkit.data import resampling
+from resnetkit.data.transforms import resampling
 from resnetkit.files import cache_folder
 from resnetkit.infer.choice import BFLOAT16
 from resnetkit.kernels import library
@@ -169,7 +169,7 @@ def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: N
 
     import torch
 
-    from resnetkit.train.task import choose_device, choose_precision
+    from resnetkit.device import choose_device, choose_precision
 
     machine = read_machine()  # before the load that measuring makes
     cuda = torch.cuda.is_available()

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from resnetkit import modelfile
-from resnetkit.data.download import offline
-from resnetkit.data.huggingface import WEIGHTS_FILE, check_repository, client, first_line
+from resnetkit.data.published.download import offline
+from resnetkit.data.published.huggingface import WEIGHTS_FILE, check_repository, client, first_line
 from resnetkit.errors import DataError, ModelFileError
 from resnetkit.files import whole_file, write_whole
 from resnetkit.modelfile import HUB, Header, Model

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit import __version__
-from resnetkit.data.listing import is_of_runs, is_picture_name, is_utf8
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.folders.listing import is_of_runs, is_picture_name, is_utf8
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count, cut, line, wrong_name
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
@@ -49,7 +49,7 @@ class Header:
     """What was measured: step, validation error and the like; errors in percent."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """What the weights were trained on: name, fingerprint, how training and validation were divided, and what
-    recognises the pictures wherever they are now (see data/parts.py)."""
+    recognises the pictures wherever they are now (see resnetkit.data.parts)."""
     version: str = __version__
     """Version of this package that wrote the file."""
     format_version: int = FORMAT_VERSION
@@ -240,7 +240,7 @@ def find(model: str | Path) -> Path:
     if path.is_file():
         return path
     if str(model).startswith(HUB):
-        from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
+        from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 
         return fetch_from_hub(str(model).removeprefix(HUB), WEIGHTS_FILE)
     network, colon, weights = str(model).partition(":")

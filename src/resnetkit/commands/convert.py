@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser, dashed
+from resnetkit.commands.printing import print_json
 from resnetkit.errors import UsageError
 from resnetkit.progress import Advance, bar, ignore
 
 if TYPE_CHECKING:
     from resnetkit.convert.checking import Check
     from resnetkit.convert.conversion import Conversion
-    from resnetkit.data.transforms import Preprocess
+    from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.models.resnet import ResNet
 
 MOST_CHECKED, FEW_CHECKED = 10_000, 2_000
@@ -156,10 +156,10 @@ def run(argv: Sequence[str]) -> int:
 def _check(data: str, advance: Advance) -> "Check":
     """The labelled pictures of `data`; none is fetched for it."""
     from resnetkit.convert.checking import Check
-    from resnetkit.data.cifar_forms import CIFARS
     from resnetkit.data.dataset import open_dataset
+    from resnetkit.data.published.cifar_archives import CIFARS
+    from resnetkit.evaluation.evaluate import evaluate_net
     from resnetkit.files import cache_folder
-    from resnetkit.train.evaluate import evaluate_net
 
     if data in CIFARS and not (cache_folder() / data).is_dir():
         raise UsageError(f"--check {data}: it is not in the cache; resnetkit data get {data} brings it")
@@ -192,7 +192,7 @@ def _print_trials(done: "Conversion", check: "Check | None") -> None:
 
 
 def _list(file: str, part: str | None, *, as_json: bool) -> int:
-    from resnetkit.convert.listing import list_file
+    from resnetkit.convert.files.listing import list_file
 
     listing = list_file(file, part=part)
     if as_json:
@@ -203,10 +203,10 @@ def _list(file: str, part: str | None, *, as_json: bool) -> int:
 
 
 def _export(model: str, to: str, out: str | None, *, force: bool, as_json: bool) -> int:
-    from resnetkit.convert.outgoing import constructor, export
+    from resnetkit.convert.outgoing import constructor, write_state_dict
     from resnetkit.modelfile import inspect
 
-    path: Path = export(model, to=to, out=out, force=force)
+    path: Path = write_state_dict(model, to=to, out=out, force=force)
     call = constructor(inspect(model).spec, to)
     if as_json:
         print_json({"file": str(path), "to": to, "network": call})

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from resnetkit.commands.output import on_one_line, print_json, print_table
 from resnetkit.commands.parser import DATA, Parser, nearest
-from resnetkit.data.check import Report
+from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.data.check import Findings
 from resnetkit.data.check import check as check_data
-from resnetkit.data.cifar import get_cifar
 from resnetkit.data.dataset import open_read
+from resnetkit.data.published.cifar import get_cifar
 from resnetkit.data.reading import reading_of
 from resnetkit.data.samples import write_pictures
 from resnetkit.errors import UsageError
@@ -83,7 +83,7 @@ def check(argv: Sequence[str]) -> int:
     return 0 if report.sound else 1
 
 
-def _print(report: Report) -> None:
+def _print(report: Findings) -> None:
     classes = list(next(iter(report.counts.values())))
     totals = ["in all", *(f"{sum(count.values()):,}" for count in report.counts.values())]
     print_table(
@@ -113,7 +113,7 @@ def _print(report: Report) -> None:
     print("nothing to mend" if report.sound else _to_mend(report))
 
 
-def _to_mend(report: Report) -> str:
+def _to_mend(report: Findings) -> str:
     """What there is to mend, counted."""
     counts = {
         "unreadable": len(report.unreadable),

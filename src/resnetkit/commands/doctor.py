@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import Parser
+from resnetkit.commands.printing import print_json
 from resnetkit.diagnosis import Diagnosis, diagnose
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnetkit.commands.output import on_one_line, print_json, print_table
 from resnetkit.commands.parser import DATA, MODEL, Parser
+from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.data.reading import reading_of
 from resnetkit.display import count
 from resnetkit.errors import UsageError
@@ -14,7 +14,7 @@ from resnetkit.files import expanded
 from resnetkit.progress import bar
 
 if TYPE_CHECKING:
-    from resnetkit.train.metrics import Evaluation
+    from resnetkit.evaluation.metrics import Evaluation
 
 
 def run(argv: Sequence[str]) -> int:
@@ -54,9 +54,9 @@ def run(argv: Sequence[str]) -> int:
     report = _report(given["report"])
 
     from resnetkit.data.parts import choose_part, open_as_trained
+    from resnetkit.evaluation.evaluate import evaluate
+    from resnetkit.evaluation.report import write_report
     from resnetkit.modelfile import load, short_name
-    from resnetkit.train.evaluate import evaluate
-    from resnetkit.train.report import write_report
 
     model = load(given["model"])
     dataset = open_as_trained(given["data"], model.header.data, strict=given["strict"], reading=reading_of(given))

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from resnetkit.commands.output import print_json
 from resnetkit.commands.parser import MODEL, Parser
+from resnetkit.commands.printing import print_json
 from resnetkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from resnetkit.infer.export import Exported
+    from resnetkit.infer.exports.export import Exported
 
 
 def run(argv: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         if given[flag] is not None and not given["int8"]:
             raise UsageError(f"--{flag.replace('_', '-')} is for --int8; give both or neither")
 
-    from resnetkit.infer.export import describe, export
+    from resnetkit.infer.exports.export import describe, export
 
     done = export(
         given["model"],

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from resnetkit.commands.output import print_json, print_table
 from resnetkit.commands.parser import Parser
+from resnetkit.commands.printing import print_json, print_table
 from resnetkit.models.shipped import read_about, shipped
 from resnetkit.models.spec import SPECS, describe, parse_spec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from resnetkit.commands.output import as_json, on_one_line
 from resnetkit.commands.parser import MODEL, Parser
+from resnetkit.commands.printing import as_json, on_one_line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import BackendName, Goal, Precision

@@ -5,8 +5,8 @@ from dataclasses import fields
 from shutil import get_terminal_size
 from textwrap import fill
 
-from resnetkit.commands.output import as_text, print_json, print_table
 from resnetkit.commands.parser import Parser
+from resnetkit.commands.printing import as_text, print_json, print_table
 from resnetkit.train.recipe import LENGTHS, PURPOSES, RECIPES, Recipe, as_yaml, find_recipe
 
 COLUMNS = ("model", "batch_size", "optimizer", "lr", "schedule")

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from resnetkit.commands.output import as_text, print_json
 from resnetkit.commands.parser import DATA, Parser, as_key, dashed
+from resnetkit.commands.printing import as_text, print_json
 from resnetkit.data.reading import reading_of
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnetkit.commands.output import print_json, print_table
 from resnetkit.commands.parser import MODEL, Parser
+from resnetkit.commands.printing import print_json, print_table
 
 if TYPE_CHECKING:
     from resnetkit.infer.graphs import Tuned

@@ -9,7 +9,7 @@ from resnetkit.verb import stands_for
 if TYPE_CHECKING:
     from resnetkit.convert.checking import Check
     from resnetkit.convert.conversion import Conversion
-    from resnetkit.data.transforms import Preprocess
+    from resnetkit.data.transforms.preprocess import Preprocess
 
 
 @overload
@@ -70,14 +70,14 @@ def convert(
     ModelFileError for a file that is broken, hostile or does not fit. Nothing is written then.
     """
     if to is not None:
-        from resnetkit.convert.outgoing import export
+        from resnetkit.convert.outgoing import write_state_dict
         from resnetkit.errors import UsageError
 
         given = {"model": model, "preprocess": preprocess, "classes": classes, "new_head": new_head}
         given |= {"strict": strict or None, "check": check, "part": part}
         if others := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"to={to!r} writes what is in the model file; leave out {', '.join(others)}")
-        return export(file, to=to, out=out, force=force)
+        return write_state_dict(file, to=to, out=out, force=force)
     from resnetkit.convert.conversion import convert
 
     return convert(

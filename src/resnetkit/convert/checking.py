@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from resnetkit.convert.beside import Stated
 from resnetkit.convert.presets import parse_preprocess
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from resnetkit.convert.beside import Stated, stated_error
 from resnetkit.convert.checking import Check, Trial, nearest, presets_for, try_all
-from resnetkit.convert.fitting import fit, refuse_contradictions
-from resnetkit.convert.known import Known, known_by_files, known_by_hash, usual_of
-from resnetkit.convert.networks import HEAD
+from resnetkit.convert.files.readers import read_weights, weights_file
+from resnetkit.convert.naming.fitting import fit, refuse_contradictions
+from resnetkit.convert.naming.networks import HEAD
+from resnetkit.convert.naming.projects import Project
+from resnetkit.convert.naming.recognition import NOBODY, Recognised, recognised
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
-from resnetkit.convert.readers import read_weights, weights_file
-from resnetkit.convert.recognition import NOBODY, Recognised, recognised
-from resnetkit.convert.sources import Source
-from resnetkit.data.download import digest
-from resnetkit.data.transforms import Preprocess
+from resnetkit.convert.provenance import Provenance, known_by_files, known_by_hash, usual_of
+from resnetkit.data.published.download import digest
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count, line
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import expanded
@@ -230,7 +230,7 @@ def _prove(net: "ResNet", *, where: str) -> None:
 
 def _question(
     path: Path,
-    known: Known,
+    known: Provenance,
     like: list[str],
     network: str | None,
     preset: Preprocess | None,
@@ -258,7 +258,9 @@ def _classes_in(network: str) -> int | None:
     return parse_spec(network).classes if said else None
 
 
-def _network(source: Source, tensors: Mapping[str, Tensor], spec: ModelSpec, *, new_head: bool, where: str) -> "ResNet":
+def _network(
+    source: Project, tensors: Mapping[str, Tensor], spec: ModelSpec, *, new_head: bool, where: str
+) -> "ResNet":
     """The network with the file's tensors; its last layer with first values instead, where `new_head` says so."""
     from resnetkit.models.resnet import build
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnetkit.convert.layouts import EPSILON, Tensors
+from resnetkit.convert.naming.layouts import EPSILON, Tensors
 from resnetkit.errors import ModelFileError
 
 Modules = Mapping[str, Mapping[str, object]]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnetkit.convert.configs import PRE_ACTIVATED
 from resnetkit.convert.conversion import free_target
+from resnetkit.convert.files.configs import PRE_ACTIVATED
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import expanded, write_whole
 from resnetkit.modelfile import load
@@ -57,7 +57,7 @@ RESNETV2: dict[str, tuple[Any, ...]] = {  # timm's pre-activation networks, beyo
 }
 
 
-def export(model: str | Path, *, to: str, out: str | Path | None = None, force: bool = False) -> Path:
+def write_state_dict(model: str | Path, *, to: str, out: str | Path | None = None, force: bool = False) -> Path:
     """Write the tensors of a model as `to`, torchvision or timm, names them; return the file, .pth or .safetensors.
 
     `out` is `<stem of model>-<to>.pth` in the working folder by default. Raises UsageError where that project has no

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from resnetkit.data.cifar_forms import CIFARS
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.published.cifar_archives import CIFARS
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
 
 IMAGENET = Preprocess(size=224, resize=256)

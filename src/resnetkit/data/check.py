@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.pictures import open_picture
+from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import count, cut, line
 from resnetkit.errors import DataError
@@ -23,7 +23,7 @@ from resnetkit.progress import Advance, ignore
 
 
 @dataclass(frozen=True)
-class Report:
+class Findings:
     """What `check` found."""
 
     name: str
@@ -66,7 +66,7 @@ class Report:
         return ()
 
 
-def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ignore) -> Report:
+def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ignore) -> Findings:
     """Open every picture of a set, with `workers` threads, and report; `data` is a set, or what `open_dataset` takes.
 
     Memory holds a few pictures at a time, and a few dozen bytes for each of them. Raises what `open_dataset` raises; an
@@ -93,7 +93,7 @@ def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ig
                     again[finding.content].append(place)
             advance(1)
     groups = [_Group(dataset, [first[content], *others]) for content, others in again.items()]
-    return Report(
+    return Findings(
         dataset.name,
         counts,
         _range(widths),

@@ -4,10 +4,10 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
-from resnetkit.data.cifar import CIFARS, find_cifar, load_cifar
-from resnetkit.data.folder import ARCHIVES, load_folder
-from resnetkit.data.listing import is_utf8
-from resnetkit.data.lists import load_list
+from resnetkit.data.folders.folder import ARCHIVES, load_folder
+from resnetkit.data.folders.listing import is_utf8
+from resnetkit.data.lists.lists import load_list
+from resnetkit.data.published.cifar import CIFARS, find_cifar, load_cifar
 from resnetkit.data.reading import LISTS, Reading
 from resnetkit.data.samples import Dataset
 from resnetkit.display import wrong_name

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from resnetkit.data import resampling
-from resnetkit.data.augment import Augment
-from resnetkit.data.crops import write_crop
-from resnetkit.data.pictures import ColorMode, PictureFile, open_picture
+from resnetkit.data.decoding.pictures import ColorMode, PictureFile, open_picture
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms import resampling
+from resnetkit.data.transforms.augment import Augment
+from resnetkit.data.transforms.crops import write_crop
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count, line
 from resnetkit.errors import DataError, UsageError
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data.heif import HEIF_SUFFIXES, can_read_heif
+from resnetkit.data.decoding.heif import HEIF_SUFFIXES, can_read_heif
+from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.imagenet import are_imagenet, wnid_places
-from resnetkit.data.pictures import open_picture
 from resnetkit.display import MOST_ROWS, count, cut, line, table
 from resnetkit.errors import DataError
 
@@ -197,7 +197,7 @@ class Dataset:
         """Return train, val, test, or all of them together, with the name.
 
         "auto" is test; else a val that came with the set, not drawn from train; else all. It knows no model: which
-        pictures measure one, `choose_part` in data/parts.py says.
+        pictures measure one, `choose_part` in resnetkit.data.parts says.
         """
         parts = self.parts
         if name == "auto":

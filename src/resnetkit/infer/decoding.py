@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below
-from resnetkit.data.pictures import ColorMode, open_picture
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.decoding.pictures import ColorMode, open_picture
+from resnetkit.data.folders.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from resnetkit.data.transforms import Preprocess, sides_at
+from resnetkit.data.transforms.preprocess import Preprocess, sides_at
 from resnetkit.display import cut, line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import whole_file

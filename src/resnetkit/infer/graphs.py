@@ -14,9 +14,9 @@ from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 from resnetkit import __version__
-from resnetkit.data.download import digest, locked, say
-from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
-from resnetkit.data.resampling import prepare
+from resnetkit.data.published.download import digest, locked, say
+from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
+from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import line
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.files import cache_folder, expanded, write_whole
@@ -180,7 +180,7 @@ def has_graph(source: Source, backend: BackendName, output: Output = "logits") -
 
 def export_graph(model: str | Model, folder: Path, *, backend: BackendName, output: Output) -> Path:
     """Make a graph as served_graph has it, in `folder`, and return its path; imports torch."""
-    from resnetkit.infer.export import export
+    from resnetkit.infer.exports.export import export
 
     prepare()  # a model that is kept for predictions will get pictures to resize
     path = folder / graph_name(backend, "float32", output)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args,
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.data.listing import OnePath, each_path
-from resnetkit.data.resampling import prepare
+from resnetkit.data.folders.listing import OnePath, each_path
+from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.forked import apart

@@ -11,7 +11,7 @@ from resnetkit.errors import UsageError
 from resnetkit.forked import apart
 from resnetkit.infer.backends import Pixels, Values, in_order
 from resnetkit.infer.choice import Choice, Output
-from resnetkit.infer.served import Served, folded
+from resnetkit.infer.exports.network import ExportedNetwork, folded
 from resnetkit.modelfile import Model
 from resnetkit.precision import exact_float32
 
@@ -28,7 +28,9 @@ class TorchBackend:
         self.choice = choice
         self.device = _device(device)
         net = folded(model.net).float()
-        self._served = Served(net, model.header.preprocess, output=output, with_preprocess=False).to(self.device)
+        self._network = ExportedNetwork(net, model.header.preprocess, output=output, with_preprocess=False).to(
+            self.device
+        )
         self._dtype = DTYPES[choice.precision]
         net.to(self._dtype).to(memory_format=torch.channels_last)
         # Weights that can't change any more are folded and laid out by the compiler. Each shape takes it many seconds,
@@ -57,7 +59,7 @@ class TorchBackend:
 
     def _computed(self, pixels: Tensor) -> Tensor:
         # Pixels with their channels last are what channels_last means: nothing is moved.
-        return self._served(self._served.normalize(pixels).to(self._dtype)).float()
+        return self._network(self._network.normalize(pixels).to(self._dtype)).float()
 
     def _filled_up(self, pixels: Tensor) -> Tensor:
         missing = self._batch_size - len(pixels)

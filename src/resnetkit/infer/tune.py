@@ -37,9 +37,9 @@ from resnetkit.infer.graphs import (
     served_graph,
     writable_place,
 )
-from resnetkit.infer.guard import Guard, Verdict, check_loss
-from resnetkit.infer.material import Material, read_material
-from resnetkit.infer.quantize import Quantized, quantize
+from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
+from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
+from resnetkit.infer.quantizing.quantize import Quantized, quantize
 from resnetkit.machine import Machine, read_machine
 from resnetkit.modelfile import Model, load
 
@@ -122,15 +122,15 @@ def tune(
         say(f"other processes are at work (load {machine.load:.1f}): what is measured now may not hold when they end")
     spec, preprocess = source.header.spec, source.header.preprocess
     most = min(MOST_JUDGED, max(LEAST_JUDGED, JUDGED_MACS // spec.macs(preprocess.size)))
-    material = read_material(source.header, data, calibrate, most=LEAST_JUDGED if quick else most)
-    for line in material.about:
+    pictures = read_tuning_pictures(source.header, data, calibrate, most=LEAST_JUDGED if quick else most)
+    for line in pictures.about:
         say(line)
     with TemporaryDirectory(prefix=".tuning-", dir=place.folder) as folder:
         trial = _Trial(source, machine, Path(folder), say)
-        allowed, guard, judge = _judge(trial, material, max_top1_loss)
+        allowed, guard, judge = _judge(trial, pictures, max_top1_loss)
         goals: tuple[Goal, ...] = get_args(Goal) if goal == "both" else (goal,)
-        kept = _kept(trial, [each for each in get_args(Goal) if each not in goals], judge, len(material.judged))
-        pixels = np.resize(material.judged, (max(BATCHES), *material.judged.shape[1:]))
+        kept = _kept(trial, [each for each in get_args(Goal) if each not in goals], judge, len(pictures.judged))
+        pixels = np.resize(pictures.judged, (max(BATCHES), *pictures.judged.shape[1:]))
         rows = [row for each in goals for row in _measure(trial, each, allowed, pixels, rounds=2 if quick else ROUNDS)]
         best = {each: max((row for row in rows if row.goal == each), key=_finished) for each in goals}
         before = {each: dict(row) | {"graph": _own(row["graph"], place)} for each, row in kept.items()}
@@ -235,22 +235,24 @@ def _own(graph: Path | None, place: Place) -> str | None:
         return _placed(Path(folder, graph.name), place)
 
 
-def _judge(trial: _Trial, material: Material, max_top1_loss: float) -> tuple[list[Precision], dict[str, Any], "_Judge"]:
+def _judge(
+    trial: _Trial, pictures: TuningPictures, max_top1_loss: float
+) -> tuple[list[Precision], dict[str, Any], "_Judge"]:
     """The precisions that may be chosen, what is said of them in tune.json, and what judges others by the pictures."""
     backend: BackendName = "openvino" if "openvino" in available() else "torch"
-    batches = np.array_split(material.judged, -(-len(material.judged) // FIRST_BATCH))
+    batches = np.array_split(pictures.judged, -(-len(pictures.judged) // FIRST_BATCH))
 
     def logits(precision: Precision, graph: Path | None = None) -> NDArray[np.float32]:
         choice = Choice(backend, precision, batch_size=FIRST_BATCH)
         opened = open_backend(choice, graph) if graph else trial.open(choice)
         return np.concatenate(list(opened.stream(batches)))
 
-    guard = Guard.of(logits("float32"), material.labels, max_top1_loss=max_top1_loss)
-    if material.labels is not None and guard.labels is None:
+    guard = AccuracyCheck.of(logits("float32"), pictures.labels, max_top1_loss=max_top1_loss)
+    if pictures.labels is not None and guard.labels is None:
         trial.say("the labels are not what the network tells apart, so agreement with float32 counts instead")
     before = guard.judge(guard.reference)
     allowed: list[Precision] = ["float32"]
-    about = {"max_top1_loss": max_top1_loss, "pictures": list(material.about), "float32": before.to_dict()}
+    about = {"max_top1_loss": max_top1_loss, "pictures": list(pictures.about), "float32": before.to_dict()}
     if before.top1_error_percent is not None:
         trial.say(f"float32: top-1 error {before.top1_error_percent:.2f} % of {before.images} pictures")
     if set(BFLOAT16) & set(trial.machine.instructions):
@@ -260,11 +262,11 @@ def _judge(trial: _Trial, material: Material, max_top1_loss: float) -> tuple[lis
         if verdict.passes:
             allowed.append("bfloat16")
     trial.close()
-    if made := _integers(trial, material, lambda graph: guard.judge(logits("int8", graph))):
+    if made := _integers(trial, pictures, lambda graph: guard.judge(logits("int8", graph))):
         about["int8"] = made.verdict.to_dict() | {
             "layers": made.layers,
             "layers_in_float": list(made.layers_in_float),
-            "calibration_images": 0 if material.calibration is None else len(material.calibration),
+            "calibration_images": 0 if pictures.calibration is None else len(pictures.calibration),
         }
         trial.say(f"int8: {len(made.layers_in_float)} of {made.layers} layers are in float{_outcome(made.verdict)}")
         if made.verdict.passes:
@@ -280,16 +282,16 @@ def _outcome(verdict: Verdict) -> str:
     return "" if verdict.passes else "; too far from float32, so it is left out"
 
 
-def _integers(trial: _Trial, material: Material, judge: Callable[[Path], Verdict]) -> Quantized | None:
+def _integers(trial: _Trial, pictures: TuningPictures, judge: Callable[[Path], Verdict]) -> Quantized | None:
     if "openvino" not in available() or find_spec("nncf") is None:
         trial.say("int8 is left out: it needs openvino and nncf; pip install 'resnetkit[export]'")
         return None
-    if material.calibration is None:
+    if pictures.calibration is None:
         trial.say("int8 is left out: it needs pictures of the kind that the model is for; give DATA, or --calibrate")
         return None
-    trial.say(f"quantizing with {len(material.calibration)} pictures")
+    trial.say(f"quantizing with {len(pictures.calibration)} pictures")
     try:
-        return quantize(trial.graph("openvino"), trial.int8, material.calibration, judge, say=trial.say)
+        return quantize(trial.graph("openvino"), trial.int8, pictures.calibration, judge, say=trial.say)
     except ExportError as error:
         trial.say(f"int8 is left out: {error}")
         return None

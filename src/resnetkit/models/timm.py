@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.spec import parse_spec
 from resnetkit.models.weights import Published, imagenet_classes

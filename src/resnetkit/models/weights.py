@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetkit.data.download import fetch
-from resnetkit.data.huggingface import WEIGHTS_FILE, fetch_from_hub
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.published.download import fetch
+from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import cache_folder
 from resnetkit.models.shipped import shipped, shipped_names

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnetkit.errors import TrainingError
+from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import whole_file
 from resnetkit.modelfile import Header
-from resnetkit.train.metrics import Evaluation
 from resnetkit.train.optim import Plan
 
 STATE_VERSION = 1

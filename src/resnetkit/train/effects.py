@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from resnetkit.data.augment import SIZED
 from resnetkit.data.samples import Dataset
+from resnetkit.data.transforms.augment import SIZED
 from resnetkit.errors import UsageError
 from resnetkit.train.recipe import FLAG, Recipe, flag
 

@@ -17,7 +17,7 @@ from resnetkit.models.blocks import BasicBlock, Bottleneck, PadShortcut, PlainBa
 from resnetkit.models.resnet import ResNet
 
 PLAIN = (PlainBasicBlock, PlainBottleneck)
-SERVED = (BasicBlock, Bottleneck, *PLAIN)
+FUSED_BLOCKS = (BasicBlock, Bottleneck, *PLAIN)
 
 
 class Unit(NamedTuple):
@@ -62,7 +62,7 @@ class FusedNet:
 
 
 class FusedBlock:
-    """A block of SERVED."""
+    """A block of FUSED_BLOCKS."""
 
     def __init__(self, block: BasicBlock | Bottleneck, *, recompute: bool) -> None:
         units = [_unit(block.conv1, block.bn1), _unit(block.conv2, block.bn2)]
@@ -222,9 +222,9 @@ def why_not(net: ResNet) -> str | None:
 
 
 def _blocks(net: ResNet) -> list[BasicBlock | Bottleneck]:
-    """The blocks of SERVED, in their order."""
+    """The blocks of FUSED_BLOCKS, in their order."""
     children = [block for stage in net.stages for block in stage.children()]
-    return [block for block in children if isinstance(block, BasicBlock | Bottleneck) and type(block) in SERVED]
+    return [block for block in children if isinstance(block, BasicBlock | Bottleneck) and type(block) in FUSED_BLOCKS]
 
 
 def _unit(conv: nn.Module, norm: nn.Module, *, relu: bool = True) -> Unit:

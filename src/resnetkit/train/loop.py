@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from resnetkit import modelfile
-from resnetkit.data.augment import Augment
 from resnetkit.data.loader import Batch, Loader
-from resnetkit.data.normalize import Normalize
+from resnetkit.data.transforms.augment import Augment
+from resnetkit.data.transforms.normalize import Normalize
 from resnetkit.errors import DataError, TrainingError
+from resnetkit.evaluation.batches import evaluation_batch
+from resnetkit.evaluation.evaluate import evaluate_net
+from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
-from resnetkit.train.evaluate import evaluate_net
-from resnetkit.train.memory import evaluation_batch
-from resnetkit.train.metrics import Evaluation
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.optim import Cost, Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.recipe import Recipe

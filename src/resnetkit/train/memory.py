@@ -1,14 +1,14 @@
 """How much memory a training step and an evaluation take, before they take it."""
 
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resnetkit.errors import TrainingError
+from resnetkit.evaluation.batches import bytes_per_picture, pictures_at_once
 from resnetkit.machine import read_machine
+from resnetkit.models.maps import map_sizes
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.recipe import Recipe
 
@@ -19,9 +19,6 @@ PER_WEIGHT = 4  # numbers: the weight, its gradient, its momentum, and a copy wh
 UNFOLDED = (
     8  # of the largest columns, where maps are unfolded: one in use, and holes that earlier ones left in the heap
 )
-EVALUATED = 8  # maps of the largest size in an evaluation, with the holes between them
-EVALUATION_BYTES = 2**29  # for those maps
-MOST_EVALUATED = 250  # pictures at once: the kept results of CIFAR are of such batches
 SHARE = 0.9  # of the memory there is, for all of it
 
 
@@ -43,7 +40,7 @@ def training_need(net: ResNet, *, batch_size: int, size: int, precision: str, un
     `unfolds`: torch convolves in this precision by unfolding maps into columns, as `precision.unfolds_bfloat16` says of
     a machine. The evaluation is that of `evaluation_batch` pictures.
     """
-    sizes = _map_sizes(net, size)
+    sizes = map_sizes(net, size)
     blocks = [block for stage in net.stages for block in stage.children()]
 
     def kept(part: nn.Module) -> int:
@@ -67,53 +64,8 @@ def training_need(net: ResNet, *, batch_size: int, size: int, precision: str, un
         kept=per_map * (kept(net) + flight) + weights,
         recomputed=per_map * (kept(net.conv1) + sum(map(kept_again, blocks)) + max(map(kept, blocks)) + flight)
         + weights,
-        evaluated=_evaluated_at_once(sizes) * _evaluated_bytes(sizes) + weights,
+        evaluated=pictures_at_once(sizes) * bytes_per_picture(sizes) + weights,
     )
-
-
-def evaluation_batch(net: ResNet, size: int) -> int:
-    """Pictures of `size` × `size` that are evaluated at once: up to 250, and as many as take half a GiB.
-
-    By the network and the size alone, so that every machine gets the same bits, whatever memory it has.
-    """
-    return _evaluated_at_once(_map_sizes(net, size))
-
-
-def _evaluated_at_once(sizes: Mapping[nn.Module, int]) -> int:
-    return max(1, min(MOST_EVALUATED, EVALUATION_BYTES // _evaluated_bytes(sizes)))
-
-
-def _evaluated_bytes(sizes: Mapping[nn.Module, int]) -> int:
-    """Bytes that a picture takes in an evaluation, which is in float32."""
-    return EVALUATED * 4 * max(sizes.values())
-
-
-def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
-    """Shape (1, channels, height, width) of what each convolution, batch norm and block gives for one picture.
-
-    Nothing is computed for it, and no weight is copied.
-    """
-    shapes: dict[nn.Module, torch.Size] = {}
-    empty = {id(tensor): tensor.detach().to("meta") for tensor in (*net.parameters(), *net.buffers())}
-    shadow: ResNet = copy.deepcopy(net, dict(empty))
-    twins = dict(zip(shadow.modules(), net.modules(), strict=True))
-
-    def note(module: nn.Module, _: object, out: Tensor) -> None:
-        shapes[twins[module]] = out.shape
-
-    blocks = [block for stage in shadow.stages for block in stage.children()]
-    for module in shadow.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # those of its user were copied, too
-            hooks.clear()
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or module in blocks:
-            module.register_forward_hook(note)
-    with torch.no_grad():
-        shadow.eval()(torch.empty(1, net.spec.in_channels, size, size, device="meta"))
-    return shapes
-
-
-def _map_sizes(net: ResNet, size: int) -> dict[nn.Module, int]:
-    return {module: shape.numel() for module, shape in map_shapes(net, size).items()}
 
 
 def _columns(conv: nn.Conv2d, given: int) -> int:

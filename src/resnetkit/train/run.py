@@ -14,22 +14,22 @@ from typing import Any
 import torch
 
 from resnetkit import __version__, modelfile
-from resnetkit.data.cifar import CIFARS
 from resnetkit.data.dataset import open_read
+from resnetkit.data.published.cifar import CIFARS
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading, reading_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import line
 from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
+from resnetkit.evaluation.evaluate import evaluate
+from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.evaluation.report import write_report
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
 from resnetkit.train.effects import check_effects
-from resnetkit.train.evaluate import evaluate
 from resnetkit.train.loop import InterruptedTrainingError, Training
-from resnetkit.train.metrics import Evaluation
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import LENGTHS, Recipe, changed, read_recipe, write_recipe
-from resnetkit.train.report import write_report
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Task, prepare
 from resnetkit.train.timing import fit_to_clock, too_short
@@ -109,7 +109,7 @@ def start(
     dataset = open_for(recipe, data, reading)
     remarks = check_effects(recipe, dataset, asked)
     task = prepare(recipe, dataset)
-    about = {"version": __version__, **how(task), **what(dataset), "data": _place(data)}
+    about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": _place(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
     if run:
         run.create()
@@ -172,7 +172,7 @@ def resume(
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None)
     remarks: list[str] = []
-    now = how(task)
+    now = arithmetic_of(task)
     if other := {name: value for name, value in now.items() if about.get(name, value) != value}:
         named = " and ".join(f"its {n.replace('_', ' ')} was {about[n]} and is {v} now" for n, v in other.items())
         if not allow_other_arithmetic:
@@ -199,7 +199,7 @@ def _refuse_bound(recipe: Recipe, run: RunFolder) -> None:
 
 def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, Any], dataset: Dataset) -> None:
     """Raise TrainingError where the pictures are not those of the run's start, as far as that is recorded."""
-    present = what(dataset)
+    present = pictures_of(dataset)
     for part, name, samples in (
         ("training", "fingerprint", dataset.train),
         ("validation", "validation_fingerprint", dataset.val),
@@ -331,12 +331,12 @@ def restore(training: Training, state: State) -> None:
     here.plan = plan
 
 
-def how(task: Task) -> dict[str, str]:
+def arithmetic_of(task: Task) -> dict[str, str]:
     """What of the machine a run's bits depend on."""
     return {"precision": task.precision, "computed_by": task.computed_by, "device": task.device.type}
 
 
-def what(dataset: Dataset) -> dict[str, Any]:
+def pictures_of(dataset: Dataset) -> dict[str, Any]:
     """Which pictures a run sees, so that it goes on with the same ones."""
     train, val = dataset.train, dataset.val
     return {

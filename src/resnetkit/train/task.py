@@ -8,18 +8,19 @@ import numpy as np
 import torch
 
 from resnetkit import modelfile
-from resnetkit.data.augment import SIZED, Augment
+from resnetkit.data.decoding.pictures import ColorMode
 from resnetkit.data.loader import Loader
 from resnetkit.data.parts import record
-from resnetkit.data.pictures import ColorMode
 from resnetkit.data.samples import Dataset, Samples
-from resnetkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from resnetkit.data.transforms.augment import SIZED, Augment
+from resnetkit.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from resnetkit.device import choose_device, choose_precision
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.modelfile import Header, Model, short_name
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
-from resnetkit.precision import multiplies_bfloat16, unfolds_bfloat16
+from resnetkit.precision import unfolds_bfloat16
 from resnetkit.train.compute import Forward, choose_forward, refuse_single_values
 from resnetkit.train.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.recipe import Recipe
@@ -136,24 +137,6 @@ def _pictures(train: Samples, start: Model | None) -> dict[str, Any]:
     """What the model file keeps to recognise what trained it: these pictures, and those of the first weights."""
     earlier = start.header.data.get("pictures") if start else None
     return record(train, *([earlier] if earlier else []))
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` is a GPU if there is one, else the CPU."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no GPU that torch can use; give --device cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bfloat16 where the processor multiplies it in hardware, else float32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = multiplies_bfloat16(torch.cpu.get_capabilities())
-    return "bfloat16" if fast else "float32"
 
 
 def choose_spec(recipe: Recipe, dataset: Dataset, start: Model | None) -> ModelSpec:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from resnetkit.data.loader import Batch
-from resnetkit.data.normalize import Normalize
-from resnetkit.data.transforms import Preprocess
+from resnetkit.data.transforms.normalize import Normalize
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32

@@ -1,0 +1,140 @@
+"""Which network has these tensors? The spec that their names and shapes leave, and its text as `--model` takes it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+
+from resnetkit.convert.naming.layouts import Tensors
+from resnetkit.errors import UsageError
+from resnetkit.models.geometry import ShortcutName, StridedKernel
+from resnetkit.models.resnet import build
+from resnetkit.models.spec import FIELDS, SPECS, ModelSpec
+
+COUNTERS = "num_batches_tracked"
+"""A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
+HEAD = ("fc.weight", "fc.bias")
+TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")
+"""Our names but for the last layer's."""
+STEMS = {7: "imagenet", 3: "cifar"}
+"""By the width of a single first convolution's kernel."""
+
+
+def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
+    """The networks that have these tensors, whatever the number of classes, and are what `facts` say.
+
+    Each is a row of SPECS, or the nearest one with changes behind commas. There are several where tensors can't tell:
+    v1 or v1.5; zero-padded identities or a plain net; blurs, where a row has them. None where no network has them.
+    """
+    if (base := spec_of(tensors)) is None:
+        return []
+    kernels: tuple[StridedKernel, ...] = ("3x3", "1x1") if base.block == "bottleneck" else ("3x3",)
+    shortcuts: tuple[ShortcutName, ...] = ("A", "none") if base.shortcut == "A" else (base.shortcut,)
+    specs: list[ModelSpec] = []
+    for shortcut, kernel in product(shortcuts, kernels):
+        try:
+            specs.append(replace(base, shortcut=shortcut, downsample_in=kernel))
+        except UsageError:  # a plain net that normalises first is none
+            continue
+    blurred = [replace(row, classes=1) for row in SPECS.values() if row.blur]
+    specs += [row for row in blurred if replace(row, blur=0) in specs]
+    if facts.get("blur"):
+        specs = [replace(spec, blur=facts["blur"]) for spec in specs if spec.downsample_in == "3x3"]
+    return list(dict.fromkeys(name_of(spec) for spec in specs if not contradicted(spec, facts)))
+
+
+def contradicted(spec: ModelSpec, facts: Mapping[str, Any]) -> list[str]:
+    """The fields of `spec` that are not what `facts` say; basic blocks have no say in where the stride is."""
+    basic = spec.block == "basic"
+    return [
+        name
+        for name, value in facts.items()
+        if getattr(spec, name) != value and not (basic and name == "downsample_in")
+    ]
+
+
+def spec_of(tensors: Tensors) -> ModelSpec | None:
+    """The network, of one class, that has these tensors under our names; None where none has exactly them.
+
+    What they don't say is as in the first rows: the stride in the 3×3, no blur, no dilation, and zero-padded identities
+    where nothing is beside a block.
+    """
+    blocks = {
+        (int(found[1]), int(found[2])) for name in tensors if (found := re.match(r"layer(\d{1,5})\.(\d{1,5})\.", name))
+    }
+    counted = Counter(stage for stage, _ in blocks)
+    depths = tuple(counted[stage] for stage in sorted(counted))
+    whole = {(stage, block) for stage, depth in enumerate(depths, 1) for block in range(depth)}
+    deep = "conv1.0.weight" in tensors
+    first = tensors.get("conv1.0.weight" if deep else "conv1.weight")
+    last = tensors.get("conv1.6.weight" if deep else "conv1.weight")
+    if not blocks or blocks != whole or first is None or last is None or first.ndim != 4 or last.ndim != 4:
+        return None
+    width, kernel = len(last), first.shape[-1]
+    if not width or (stem := "deep" if deep else STEMS.get(kernel)) is None:
+        return None
+    grouped = tensors.get("layer1.0.conv2.weight")
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    if grouped is None or grouped.ndim != 4 or not min(grouped.shape):
+        return None
+    inner = len(grouped)
+    groups = inner // grouped.shape[1] if bottleneck else 1
+    fields: dict[str, Any] = {
+        "block": "bottleneck" if bottleneck else "basic",
+        "depths": depths,
+        "stem": stem,
+        "width": width,
+        "groups": groups,
+        "order": "pre" if "norm.weight" in tensors else "post",
+        "norm": "batch" if any(name.endswith("running_var") for name in tensors) else "group",
+        "attention": "se" if "layer1.0.se.fc1.weight" in tensors else "none",
+        "pooled_shortcut": any(name.endswith("downsample.1.weight") and t.ndim == 4 for name, t in tensors.items()),
+        "classes": 1,
+        "in_channels": first.shape[1],
+    }
+    if bottleneck and groups:  # the inverse of geometry.bottleneck_width
+        fields["width_per_group"] = -(-inner // groups * 64 // width)
+    for shortcut in ("B", "C", "A"):
+        try:
+            spec = ModelSpec(shortcut=shortcut, **fields)
+        except UsageError:
+            continue
+        if has_tensors_of(spec, tensors):
+            return spec
+    return None
+
+
+def has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:
+    """Whether these are the tensors of a network, whatever its classes and batch counters."""
+    buffers = ("running_mean", "running_var", COUNTERS)
+    trunk = sum(t.numel() for name, t in tensors.items() if name not in HEAD and not name.endswith(buffers))
+    if replace(spec, classes=1).parameters - (spec.channels[-1] + 1) != trunk:
+        return False  # at less cost than by building it
+    with torch.device("meta"):
+        expected = build(spec).state_dict()
+    return _trunk_shapes(tensors) == _trunk_shapes(expected)
+
+
+def _trunk_shapes(tensors: Tensors) -> dict[str, torch.Size]:
+    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTERS)}
+
+
+def name_of(spec: ModelSpec) -> str:
+    """The row of SPECS that is `spec` but for its classes, or the nearest one with changes behind commas."""
+
+    def changes(name: str) -> list[str]:
+        row = SPECS[name]
+        return [field for field in FIELDS if field != "classes" and getattr(row, field) != getattr(spec, field)]
+
+    nearest = min(SPECS, key=lambda name: len(changes(name)))
+    return ",".join([nearest, *(f"{field}={_text(getattr(spec, field))}" for field in changes(nearest))])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

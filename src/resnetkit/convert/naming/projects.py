@@ -1,0 +1,301 @@
+"""Whose names are they? A source is a row: how to know its files, what its names are in ours, and what else it implies.
+
+Our names are torchvision's, and timm's for what torchvision has not.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from resnetkit.convert.naming import layouts
+from resnetkit.convert.naming.layouts import Tensors
+from resnetkit.models.spec import ModelSpec
+
+LONGEST_NAME = 200
+"""Characters; what is longer was made to do harm, and belongs to no project."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that publishes residual networks."""
+
+    name: str
+    known_by: Mapping[str, tuple[int | None, ...]]
+    """Patterns of names that its files have, with the tensors' shapes: None fits any side, () any shape."""
+    without: tuple[str, ...] = ()
+    """Patterns of names that none of its files has."""
+    beside: tuple[str, ...] = ()
+    """Patterns of parts of a file, beside the network, of which it has one."""
+    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+    """Patterns of its names, and what each is in ours; the first that fits a whole name holds."""
+    prepare: Callable[[Tensors], dict[str, Tensor]] = dict
+    """Values, under our names, in its layout to values in ours; whatever the network."""
+    reorder: Callable[[Tensors, ModelSpec], dict[str, Tensor]] = lambda tensors, _: dict(tensors)
+    """The same for what depends on the network; only called with every tensor of the network in place."""
+    implies: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a spec that hold for all of its networks."""
+    usual: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a spec that hold for most of them: taken for granted, and said, unless another network is given."""
+    notes: tuple[str, ...] = ()
+    """What else is taken for granted, and said."""
+    published: Mapping[int, tuple[str, str | None]] = field(default_factory=dict)
+    """Number of classes -> the names, in presets, of preprocessing and classes (or none) of the weights that it
+    publishes; 0 is for those without a last layer."""
+    leaves: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of names -> what they are, that is no part of a network here and is left out."""
+    unread: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Patterns of names -> which of its networks have them, that begin alike and can't be read, and why."""
+    registered: bool = False
+    """Whether some files with its names are known by their hash."""
+
+    def rename(self, name: str) -> str:
+        """Our name for one of its names; one that follows no rule stays what it is."""
+        if len(name) > LONGEST_NAME:
+            return name
+        for pattern, ours in self.rules:
+            if found := re.fullmatch(pattern, name):
+                return found.expand(ours) if isinstance(ours, str) else ours(found)
+        return name
+
+
+def recognise(tensors: Tensors, beside: Iterable[str] = ()) -> Project | None:
+    """The first row of PROJECTS whose tensors are there, and one of whose other parts is `beside` them, or None."""
+    names = [name.rpartition(".")[2] for name in beside]
+    return next((source for source in PROJECTS if _has_all(source, tensors, names)), None)
+
+
+def _has_all(source: Project, tensors: Tensors, beside: list[str]) -> bool:
+    if source.beside and not any(re.fullmatch(pattern, name) for pattern in source.beside for name in beside):
+        return False
+    has = all(
+        any(re.fullmatch(pattern, name) and _fits(tensors[name].shape, shape) for name in tensors)
+        for pattern, shape in source.known_by.items()
+    )
+    return has and not any(re.fullmatch(pattern, name) for pattern in source.without for name in tensors)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    sides = zip(shape, wanted, strict=False)
+    return not wanted or (len(shape) == len(wanted) and all(want in (None, side) for side, want in sides))
+
+
+MAP = (None, None, None, None)
+"""The shape of any convolution's weight."""
+CIFARS = {10: ("cifar10", "cifar10"), 100: ("cifar100", "cifar100")}
+ON_CIFAR = {"stem": "cifar", "downsample_in": "3x3", "blur": 0}
+PARTS = r"([0-7])\.((?:weight|bias|running_\w+|num_batches_tracked)|\d+\..+)"
+"""A part of a Sequential of torchvision's parts, and what is in it."""
+
+PROJECTS = (
+    Project(
+        "Keras",
+        known_by={"conv1_conv/kernel": (), "conv2_block1_1_conv/kernel": ()},
+        rules=(
+            (r"conv(\d+)(?:_block(\d+)_(\d))?_(conv|bn)/(\w+)", layouts.from_keras),
+            (r"(?:probs|predictions|dense)(?:_\d+)?/kernel", "fc.weight"),
+            (r"(?:probs|predictions|dense)(?:_\d+)?/bias", "fc.bias"),
+        ),
+        prepare=layouts.fold_keras,
+        implies={"downsample_in": "1x1", "blur": 0},
+        published={1000: ("caffe", "imagenet"), 0: ("caffe", None)},
+        unread={r"conv2_block1_preact_bn/.+|post_bn/.+": ("a ResNet V2 (ResNet50V2, ...)", "ResNet V1 is")},
+    ),
+    Project(
+        "transformers",
+        known_by={r"(resnet\.)?embedder\.embedder\.convolution\.weight": ()},
+        rules=(
+            (r"(?:resnet\.)?embedder\.embedder\.convolution\.(.+)", r"conv1.\1"),
+            (r"(?:resnet\.)?embedder\.embedder\.normalization\.(.+)", r"bn1.\1"),
+            (
+                r"(?:resnet\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\."
+                r"(?:shortcut|layer\.(\d+))\.(convolution|normalization)\.(\w+)",
+                layouts.from_transformers,
+            ),
+            (r"classifier\.1\.(.+)", r"fc.\1"),
+        ),
+        implies={"downsample_in": "3x3", "blur": 0},
+        published={1000: ("imagenet-bicubic", "imagenet")},
+    ),
+    Project(
+        "akamaster/pytorch_resnet_cifar10 (option B)",
+        known_by={
+            r"conv1\.weight": (16, 3, 3, 3),
+            r"linear\.weight": (None, 64),
+            r"layer2\.0\.shortcut\.0\.weight": (32, 16, 1, 1),
+        },
+        rules=((r"linear\.(.+)", r"fc.\1"), (r"(.+)\.shortcut\.(.+)", r"\1.downsample.\2")),
+        implies={"shortcut": "B", "blur": 0},
+        published={10: ("cifar-imagenet", "cifar10")},
+    ),
+    Project(
+        "akamaster/pytorch_resnet_cifar10",
+        known_by={r"conv1\.weight": (16, 3, 3, 3), r"linear\.weight": (None, 64)},
+        rules=((r"linear\.(.+)", r"fc.\1"),),
+        reorder=layouts.from_symmetric_padding,
+        implies={"shortcut": "A", "blur": 0},
+        published={10: ("cifar-imagenet", "cifar10")},
+    ),
+    Project(
+        "kuangliu/pytorch-cifar",
+        known_by={
+            r"conv1\.weight": (None, None, 3, 3),
+            r"layer2\.0\.shortcut\.0\.weight": (None, None, 1, 1),
+            r"linear\.weight": (None, None),
+        },
+        rules=((r"linear\.(.+)", r"fc.\1"), (r"(.+)\.shortcut\.(.+)", r"\1.downsample.\2")),
+        implies=ON_CIFAR,
+        published=CIFARS,
+    ),
+    Project(
+        "weiaicunzai/pytorch-cifar100",
+        known_by={r"conv2_x\.0\.residual_function\.0\.weight": MAP},
+        rules=(
+            (r"conv1\.0\.(.+)", r"conv1.\1"),
+            (r"conv1\.1\.(.+)", r"bn1.\1"),
+            (r"conv(\d+)_x\.(\d+)\.residual_function\.(\d)\.(.+)", layouts.from_residual_function),
+            (
+                r"conv(\d+)_x\.(\d+)\.shortcut\.(\d)\.(.+)",
+                lambda found: f"layer{int(found[1]) - 1}.{found[2]}.downsample.{found[3]}.{found[4]}",
+            ),
+        ),
+        implies=ON_CIFAR,
+        published=CIFARS,
+    ),
+    Project(
+        "timm (resnetv2)",
+        known_by={r"stages\.\d+\.blocks\.0\.norm1\.weight": ()},
+        rules=(
+            (r"stem\.conv\.(.+)", r"conv1.\1"),
+            (r"stem\.(conv|norm)(\d)\.(.+)", layouts.from_deep_stem),
+            (r"stages\.(\d+)\.blocks\.(\d+)\.(conv|norm|downsample)(\d|\.conv)\.(.+)", layouts.from_resnetv2),
+            (r"head\.fc\.(.+)", r"fc.\1"),
+        ),
+        prepare=layouts.settle_resnetv2,
+        # The same names without running statistics are BiT's, whose convolutions are standardised: other networks.
+        implies={"order": "pre", "norm": "batch"},
+    ),
+    Project(
+        "fastai",
+        known_by={r"0\.0\.(0\.)?weight": MAP, r"0\.4\.0\.conv1\.weight": MAP},
+        rules=((rf"0\.{PARTS}", layouts.from_children), (r"1\.(.+)", r"head.\1")),
+        implies={"downsample_in": "3x3", "order": "post"},
+        usual={"blur": 0},
+        published={0: ("imagenet", None)},
+    ),
+    Project(
+        "a Sequential of torchvision's parts",
+        known_by={r"(features\.)?0\.(0\.)?weight": MAP, r"(features\.)?4\.0\.conv1\.weight": MAP},
+        rules=((rf"features\.{PARTS}", layouts.from_children), (PARTS, layouts.from_children)),
+        implies={"order": "post"},
+        usual={"downsample_in": "3x3", "blur": 0},
+        published={0: ("imagenet", None)},
+    ),
+    Project(
+        "detectron2",
+        known_by={r"res2\.0\.conv1\.norm\.weight": (None,)},
+        rules=(
+            (r"stem\.conv1\.norm\.(.+)", r"bn1.\1"),
+            (r"stem\.conv1\.(.+)", r"conv1.\1"),
+            (
+                r"(?:roi_heads\.)?res(\d)\.(\d+)\.(conv\d|shortcut)\.(norm\.)?(\w+)",
+                layouts.from_detectron2,
+            ),
+            (r"(?:linear|stem\.fc)\.(.+)", r"fc.\1"),
+        ),
+        prepare=layouts.turn_channels,
+        notes=(
+            "its network takes blue, green and red, as detectron2's do by default: the first layer is turned round",
+        ),
+        published={0: ("caffe", None)},
+        leaves={r"(fpn|top_block|proposal_generator|roi_heads|head)\w*\..+|pixel_(mean|std)": "the detector"},
+    ),
+    Project(
+        "Caffe2",
+        known_by={r"res2_0_branch2a_w": MAP, "conv1_w": MAP},
+        rules=(
+            (r"conv1_w", "conv1.weight"),
+            (r"conv1_b", "conv1.bias"),
+            (r"res_conv1_(bn_\w+)", lambda found: f"bn1.{layouts.CAFFE2_VALUES[found[1]]}"),
+            (r"res(\d)_(\d+)_branch(1|2[abc])_(w|bn_(?:s|b|rm|riv))", layouts.from_caffe2),
+            (r"(?:fc1000|pred|last_out_L1000)_w", "fc.weight"),
+            (r"(?:fc1000|pred|last_out_L1000)_b", "fc.bias"),
+        ),
+        prepare=layouts.settle_caffe2,
+        implies={"order": "post", "blur": 0},
+        usual={"downsample_in": "1x1"},
+        notes=("its network takes blue, green and red, as Caffe's do: the first layer is turned round",),
+        published={1000: ("caffe", "imagenet"), 0: ("caffe", None)},
+        leaves={r".+_momentum|(rpn|fpn|bbox|cls|fc[67]|mask|kps|roi)_?.*|lr|weight_order": "the detector"},
+    ),
+    Project(
+        "OpenAI's CLIP or open_clip",
+        known_by={r"(visual\.)?attnpool\.positional_embedding": ()},
+        unread={
+            r"(visual\.)?attnpool\.positional_embedding": (
+                "a ModifiedResNet",
+                "its attention pool, its stem and its pooled strides are no part of networks here",
+            )
+        },
+    ),
+    Project(
+        "Cadene/pretrained-models.pytorch",
+        known_by={r"layer1\.0\.se_module\.fc1\.weight": ()},
+        unread={
+            r"layer1\.0\.se_module\.fc1\.weight": (
+                "a network with squeeze-and-excitation",
+                "it pools behind the stem without a border; those of timm (seresnet50) are read",
+            )
+        },
+    ),
+    Project(
+        "kuangliu/pytorch-cifar or bearpaw/pytorch-classification",
+        known_by={r"layer1\.0\.bn1\.weight": (None,), r"layer1\.0\.conv1\.weight": MAP, r"(linear|fc)\.weight": ()},
+        without=(r"bn1\.weight", r"norm\.weight"),
+        unread={
+            r"layer1\.0\.bn1\.weight": (
+                "a pre-activation network",
+                "where it starts its projections and how it ends differs from the paper's, which are here",
+            )
+        },
+    ),
+    Project(
+        "mmpretrain",
+        known_by={r"layer1\.0\.conv1\.weight": MAP, r"head\.fc\.weight": (None, None)},
+        rules=(
+            (r"stem\.([01346])\.(.+)", r"conv1.\1.\2"),
+            (r"stem\.7\.(.+)", r"bn1.\1"),
+            (r"(.+)\.se_layer\.conv([12])\.conv\.(.+)", r"\1.se.fc\2.\3"),
+            (r"head\.fc\.(.+)", r"fc.\1"),
+        ),
+        implies={"order": "post", "blur": 0},
+        usual={"downsample_in": "3x3"},
+        published={1000: ("imagenet", "imagenet"), **CIFARS},
+        leaves={r"data_preprocessor\..+": "its preprocessing's constants"},
+    ),
+    Project(
+        "MoCo",
+        known_by={r"layer1\.0\.conv1\.weight": MAP},
+        beside=(r"queue",),
+        implies={"order": "post", "blur": 0},
+        usual={"downsample_in": "3x3"},
+        published={0: ("imagenet", None)},
+        leaves={r"fc\..+": "the projection that only its training needs"},
+    ),
+    Project(
+        "torchvision's detection or segmentation",
+        known_by={r"layer1\.0\.conv1\.weight": MAP},
+        beside=(r"rpn|aux_classifier|roi_heads",),
+        implies={"order": "post", "blur": 0},
+        usual={"downsample_in": "3x3"},
+        published={0: ("imagenet", None)},
+    ),
+    Project(
+        "torchvision or timm",
+        known_by={r"layer\d+\.0\.(conv|bn)1\.weight": ()},
+        published={0: ("imagenet", None)},
+        registered=True,
+    ),
+)

@@ -1,0 +1,149 @@
+"""Bytes of a picture file to a picture that Pillow can decode: of what kind, of how many pixels, and at which scale."""
+
+import ctypes
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from threading import Lock
+from typing import Any
+
+from PIL import Image, ImageFile, TiffImagePlugin
+
+from resnetkit.data.decoding.heif import is_heif, open_heif
+from resnetkit.data.decoding.jpeg import SCALES
+from resnetkit.data.decoding.png import SIGNATURE, read_png
+from resnetkit.errors import DataError, UsageError
+
+# What is read. Pillow knows more kinds, but hands some (EPS) to other programs, which no stranger's file may start.
+FORMATS = frozenset(
+    {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"},
+)
+
+MOST_PIXELS = 2**28
+"""Of a picture, unless somebody says otherwise: telephones make photographs of 200 million."""
+PILLOWS = 89_478_485
+"""Pillow's MAX_IMAGE_PIXELS, unless somebody has set it; it refuses what has more than twice that."""
+LARGE = 2 * PILLOWS
+"""A JPEG of more pixels is decoded at a half, a quarter or an eighth of its sides: as much as SMALLER takes."""
+SMALLER = 2**26
+
+_asked: int | None = None
+
+
+@contextmanager
+def accept_pixels(most: int | None) -> Iterator[None]:
+    """Within it, and in all threads, pictures of up to `most` pixels are read; None leaves the limit as it is.
+
+    Raises UsageError for less than 1.
+    """
+    global _asked
+    if most is not None and most < 1:
+        raise UsageError(f"max_pixels is {most}; it must be at least 1")
+    before = _asked
+    _asked = before if most is None else most
+    try:
+        yield
+    finally:
+        _asked = before
+
+
+def most_pixels() -> float:
+    """How many pixels a picture may have: what was asked for, else as PIL.Image.MAX_IMAGE_PIXELS says, if it was set.
+
+    Else it is MOST_PIXELS.
+    """
+    if _asked is not None:
+        return _asked
+    if Image.MAX_IMAGE_PIXELS == PILLOWS:
+        return MOST_PIXELS
+    return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def reduction(size: tuple[int, int]) -> int:
+    """What the sides of a JPEG of that size are divided by while it is decoded, for training and all else alike: 1,
+    unless it is LARGE.
+    """
+    pixels = size[0] * size[1]
+    if pixels <= LARGE:
+        return 1
+    return next((scale for scale in reversed(SCALES) if pixels <= SMALLER * scale**2), max(SCALES))
+
+
+def opened(content: bytes) -> Image.Image:
+    """Read the header of a picture of a kind that is read; a HEIF file is decoded.
+
+    Raises DataError for another kind, DecompressionBombError for more than `most_pixels`, and what Pillow raises.
+    """
+    if is_heif(content):
+        return open_heif(content, most_pixels=most_pixels())
+    if content.startswith(SIGNATURE):
+        content = read_png(content).content
+    try:
+        picture = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        picture = _opened_whatever_its_size(content)
+    if picture.format not in FORMATS:
+        picture.close()
+        raise DataError(f"{picture.format} files are not read; convert it to PNG or JPEG")
+    if picture.width * picture.height > most_pixels():
+        picture.close()
+        raise Image.DecompressionBombError
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.width * picture.height > LARGE:
+        # Before it makes room for the pixels, Pillow would look at the process's limit again.
+        picture.im = Image.core.new(picture.mode, picture._tile_size)
+    return picture
+
+
+def _opened_whatever_its_size(content: bytes) -> ImageFile.ImageFile:
+    """Image.open without its limit, which is the whole process's, for what is within ours."""
+    for name in sorted(FORMATS & Image.OPEN.keys()):
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(content[:16]) is not True:
+            continue
+        with suppress(SyntaxError):  # another kind that begins in the same way
+            picture = factory(io.BytesIO(content), "")
+            if picture.width * picture.height <= most_pixels():
+                return picture
+    raise Image.DecompressionBombError
+
+
+class _Silence:
+    """Within it, libtiff prints nothing on the terminal; what it finds broken, Pillow says as well.
+
+    Its handlers are the process's, so they are put back once the last thread has left.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._threads = 0
+        self._handlers: list[Any] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads == 1:
+                self._handlers = [set_handler(None) for set_handler in _handlers()]
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                for set_handler, handler in zip(_handlers(), self._handlers, strict=True):
+                    set_handler(handler)
+
+
+libtiff_silent = _Silence()
+
+
+@cache
+def _handlers() -> tuple[Any, ...]:
+    """What sets the handlers of warnings and errors of Pillow's libtiff, and returns the one of before."""
+    try:
+        library = ctypes.CDLL(Image.core.__file__)  # also finds what this depends on
+        functions = (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler)
+    except (OSError, AttributeError):  # built in another way, as on Windows
+        return ()
+    for function in functions:
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+    return functions

@@ -1,0 +1,297 @@
+"""Class folders: which pictures there are, of which class, and which of them are for what."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from unicodedata import normalize
+
+from resnetkit.data.division import Labelled, divided
+from resnetkit.data.folders.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
+from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading, UnfitError, part_of
+from resnetkit.data.samples import Dataset
+from resnetkit.display import wrong_name
+from resnetkit.errors import DataError
+
+PLAIN = ("train", "val", "valid", "validation", "test")
+"""Folders of parts that are understood without a word, in any letter case."""
+NO_CLASS = ("unknown", "unlabeled", "unlabelled", "images", "image", "imgs", "img", "pictures", "photos", "data", "all")
+"""Folders that hold the pictures of a part which has no classes."""
+NO_LABELS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission")
+"""Words for parts that nobody has labelled."""
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar", ".gz")
+MOST_LEVELS = 4
+"""How far down a set is looked for where a folder holds nothing but a folder."""
+MOST_NAMED = 5
+UNLABELLED = "pictures without class folders: unlabelled, left out"
+FINE = (OF_RUNS, UNLABELLED)
+"""Reasons to leave something out that are no fault of the set."""
+
+
+@dataclass
+class _Layout:
+    """Where the classes of each part are."""
+
+    root: Path
+    parts: dict[str, list[tuple[str, Path]]] = field(default_factory=lambda: defaultdict(list))
+    """Class names and their folders."""
+    understood: list[str] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def load_folder(
+    root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
+) -> Dataset:
+    """Find the pictures below `root`, laid out as root/<class>/... or root/{train,val,test}/<class>/...
+
+    Folders within a class folder belong to the class. Parts go by their usual names (Training, test_set, seg_train),
+    and a folder that holds nothing but a folder is looked through; what was understood so is in `understood`. A part of
+    pictures alone, beside one with classes, has no labels and is left out. `reading` settles what can be read in two
+    ways. Where there is no val, every class gives `val_fraction` of its training pictures to it, the same ones on every
+    machine. val and test may lack classes that train has. What is in a class folder but no picture is listed in
+    `skipped`; with `strict` it is an error. So are the folders of training runs, which are never data, whatever
+    `strict` is.
+
+    Raises DataError for any other layout, for one that can be read in two ways, for a folder that can't be read and for
+    classes that train does not have.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"{root} {'is not a folder' if root.exists() else 'does not exist'}; expected {_expected(root)}"
+        )
+    if is_of_runs(root):
+        raise DataError(f"{root} {OF_RUNS}; give the folder of pictures that it was trained on")
+    for name in ("images", "path_column", "label_column", "split_column"):
+        reading.refuse(name, why=f"{root} is a folder, and no list")
+    layout = _layout(root, reading)
+    parts = {part: _labelled(layout, classes) for part, classes in layout.parts.items()}
+    if strict and (wrong := [(path, reason) for path, reason in layout.skipped if reason not in FINE]):
+        raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave out strict")
+    return divided(
+        str(root),
+        parts,
+        val_fraction=val_fraction,
+        seed=seed,
+        reading=reading,
+        skipped=layout.skipped,
+        understood=layout.understood,
+    )
+
+
+def _layout(root: Path, reading: Reading) -> _Layout:
+    if reading.parts == CLASSES_ONLY:
+        layout = _Layout(root)
+        layout.parts["train"] = _class_folders(layout, root)
+        return layout
+    if (named := reading.part_folders) is not None:
+        for _, folder in named:
+            if not (root / folder).is_dir():
+                raise UnfitError(f"--parts: {root} has no folder {folder}; it has {_names(subfolders(root))}")
+        return _of_parts(root, root, [(part, root / folder) for part, folder in named])
+    inner = _unwrapped(root)
+    folders = subfolders(inner)
+    parts = {folder: part for folder in folders if (part := part_of(folder.name))}
+    with_classes = [folder for folder in parts if _holds(folder) == "classes"]
+    with_classes.sort(key=lambda folder: PARTS.index(parts[folder]))
+    if with_classes:
+        unlabelled = [folder for folder in folders if folder not in with_classes and _is_unlabelled(folder)]
+        others = [one for one in folders if one not in parts and one not in unlabelled and _has_pictures(one, inner)]
+        _refuse_two_ways(root, inner, parts, with_classes, others)
+        layout = _of_parts(root, inner, [(parts[folder], folder) for folder in with_classes], unlabelled=unlabelled)
+        layout.skipped.extend((path, OF_RUNS) for path in listed(inner) if isinstance(path, Path) and is_of_runs(path))
+        return layout
+    layout = _Layout(inner)
+    flat = [folder for folder in parts if _holds(folder) == "pictures"]
+    if flat and not any(_has_pictures(folder, inner) for folder in folders if folder not in parts):
+        raise DataError(
+            f"{inner} can be read in two ways. {_names(flat)} may be parts, but no class folders are in them: then the "
+            f"labels are elsewhere, and {_lists_in(inner) or 'a list with a line path,label per picture'} is what to "
+            f"give. Or they are classes: --parts none"
+        )
+    if inner != root:
+        layout.understood.append(f"class folders: those in {_below(inner, root)}")
+    classes = _class_folders(layout, inner)
+    if by_class := _parts_in_classes(classes):
+        layout.parts.update(by_class)
+        layout.understood.append(
+            "parts: " + ", ".join(f"{part} = <class>/{folders[0][1].name}/" for part, folders in by_class.items())
+        )
+    else:
+        layout.parts["train"] = classes
+    return layout
+
+
+def _of_parts(
+    root: Path, inner: Path, found: Iterable[tuple[str, Path]], *, unlabelled: Iterable[Path] = ()
+) -> _Layout:
+    """The classes of parts that are known, and a word on what is not the plain layout."""
+    layout = _Layout(inner)
+    held: list[tuple[str, Path]] = []
+    for part, folder in sorted(found, key=lambda one: PARTS.index(one[0])):
+        known = {label for label, _ in layout.parts["train"]} if part != "train" else set()
+        held.append((part, _unwrapped(folder, part=part, classes=known)))
+        layout.parts[part] += _class_folders(layout, held[-1][1])
+    layout.parts = {part: classes for part, classes in layout.parts.items() if classes}
+    if any(folder.parent != root or folder.name.lower() not in PLAIN for _, folder in held):
+        layout.understood.append(f"parts: {_said(held, root)}")
+    for folder in unlabelled:
+        layout.skipped.append((folder, UNLABELLED))
+        layout.understood.append(f"{_below(folder, root)} holds {UNLABELLED}")
+    return layout
+
+
+def _refuse_two_ways(
+    root: Path, inner: Path, parts: Mapping[Path, str], with_classes: Sequence[Path], others: Sequence[Path]
+) -> None:
+    """Raise DataError where folders are classes as well as parts, or two are for one part."""
+    flags = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
+    if others:
+        raise DataError(
+            f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can "
+            f"be read in two ways: as parts, without {_names(others)}: --parts {flags}; or as classes, "
+            f"{_names([*with_classes, *others])}: --parts none. Or move {others[0]} elsewhere, or into a class folder; "
+            f"expected {_expected(root)}"
+        )
+    seen: dict[str, Path] = {}
+    for folder in with_classes:
+        if (first := seen.setdefault(parts[folder], folder)) is not folder:
+            raise DataError(
+                f"{inner} has two folders for {parts[folder]}, one of them {folder.name}/; merge them, or say which it "
+                f"is: --parts {','.join(f'{part}={one.relative_to(root)}' for part, one in seen.items())}; or, if "
+                f"{first.name}/ and {folder.name}/ are classes: --parts none"
+            )
+
+
+def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tuple[str, Path]]]:
+    """The parts of <class>/{train,test}/<picture>; empty unless every class is divided so."""
+    parts: dict[str, list[tuple[str, Path]]] = {}
+    for label, folder in classes:
+        inside = subfolders(folder)
+        if not inside or any(path.name.lower() not in PLAIN for path in inside) or loose_pictures(folder):
+            return {}
+        for path in inside:
+            parts.setdefault(part_of(path.name) or "", []).append((label, path))
+    return {part: parts[part] for part in PARTS if part in parts} if len(parts) > 1 else {}
+
+
+def _unwrapped(folder: Path, *, part: str | None = None, classes: Iterable[str] = ()) -> Path:
+    """The folder with folders that is alone in `folder` and in those between, which hold no pictures; else itself.
+
+    One that is called like another part than `part`, or like one of `classes`, is not looked through.
+    """
+    inner = folder
+    for _ in range(MOST_LEVELS):
+        inside = subfolders(inner)
+        if loose_pictures(inner):
+            return folder
+        if len(inside) != 1:
+            return inner if inside else folder
+        (only,) = inside
+        if only.name in classes or (part_of(only.name) not in (None, part) and _holds(only) == "classes"):
+            return inner
+        inner = only
+    return folder
+
+
+def _holds(folder: Path) -> str:
+    """What is in a folder that may be a part: classes (folders), pictures alone, or nothing."""
+    inside: list[Path] = []
+    for _ in range(MOST_LEVELS):
+        inside = subfolders(folder)
+        if len(inside) != 1 or not (
+            part_of(inside[0].name) or inside[0].name.lower() in NO_CLASS or inside[0].name == folder.name
+        ):
+            break
+        if loose_pictures(folder):
+            break
+        (folder,) = inside
+    return "classes" if inside else "pictures" if loose_pictures(folder) else "nothing"
+
+
+def _is_unlabelled(folder: Path) -> bool:
+    """Whether a folder beside parts with classes is a part of pictures alone."""
+    named = part_of(folder.name) or {*NO_LABELS} & {*re.findall("[a-z]+", folder.name.lower())}
+    return bool(named) and _holds(folder) == "pictures"
+
+
+def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
+    """The class folders in `folder`; what is loose beside them goes to `skipped`. Raises DataError without pictures."""
+    classes: list[tuple[str, Path]] = []
+    loose = 0
+    archive = ""
+    for found in listed(folder):
+        if isinstance(found, Path):
+            if is_of_runs(found):
+                layout.skipped.append((found, OF_RUNS))
+            else:
+                classes.append((normalize("NFC", found.name), found))
+        elif found.kind == "picture":
+            loose += 1
+            layout.skipped.append((found.path, "a picture in no class folder"))
+        elif found.kind == "broken" and found.path.is_dir():
+            raise DataError(f"{os.fsencode(found.path)!r}: the folder's name {wrong_name('; rename it')}")
+        elif found.path.name.lower().endswith(ARCHIVES):
+            archive = found.path.name
+    if not any(_has_pictures(path, folder) for _, path in classes):
+        lack = f"it has {len(classes)} folders, but no pictures in them" if classes else "it has no class folders"
+        if loose:
+            lack += f", and {loose} pictures right in it; move them into a folder for each class"
+        if lists := _lists_in(folder):
+            lack += f", or give the list of their labels, if that is one: {lists}"
+        if archive:
+            lack += f"; unpack {archive} first"
+        raise DataError(f"{folder}: {lack}. Expected {_expected(layout.root)}")
+    return classes
+
+
+def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labelled]:
+    """The pictures in class folders; what is in them but no picture goes to `skipped`."""
+    pictures: list[Labelled] = []
+    for label, folder in classes:
+        count = len(pictures)
+        for found in _readable(folder, [layout.root, folder.parent]):
+            if found.kind == "picture":
+                key = normalize("NFC", Path(os.path.relpath(found.path, layout.root)).as_posix())
+                pictures.append(Labelled(key, found.path, label, str(folder)))
+            else:
+                layout.skipped.append((found.path, found.reason))
+        if len(pictures) == count:
+            layout.skipped.append((folder, "a class folder without pictures"))
+    return pictures
+
+
+def _readable(folder: Path, above: Sequence[Path]) -> Iterator[Found]:
+    """What find_below finds. Raises DataError at a folder that can't be listed: who knows what a set without it is."""
+    for found in find_below(folder, above=above):
+        if found.kind == "unreadable":
+            raise DataError(f"{found.path} {found.reason}; check its permissions")
+        yield found
+
+
+def _has_pictures(folder: Path, above: Path) -> bool:
+    return any(found.kind == "picture" for found in _readable(folder, [above]))
+
+
+def _lists_in(folder: Path) -> str:
+    """The lists right in a folder, as text; empty where there is none."""
+    found = [one.path for one in listed(folder) if isinstance(one, Found) and one.path.suffix.lower() in LISTS]
+    return ", ".join(map(str, found[:MOST_NAMED]))
+
+
+def _names(folders: Sequence[Path]) -> str:
+    more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
+    return (", ".join(f"{folder.name}/" for folder in folders[:MOST_NAMED]) or "no folders") + more
+
+
+def _said(parts: Iterable[tuple[str, Path]], root: Path) -> str:
+    return ", ".join(f"{part} = {_below(folder, root)}" for part, folder in parts)
+
+
+def _below(folder: Path, root: Path) -> str:
+    return f"{Path(os.path.relpath(folder, root)).as_posix()}/"
+
+
+def _expected(root: Path) -> str:
+    return f"{root}/<class>/<picture> or {root}/{{train,val,test}}/<class>/<picture>"

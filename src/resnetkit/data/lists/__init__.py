@@ -1,0 +1,1 @@
+"""Lists of labelled pictures: CSV and its relatives, JSON lines, text."""

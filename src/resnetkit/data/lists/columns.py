@@ -1,0 +1,207 @@
+"""The columns of a list of pictures: which one is what, by its name or by what is in it, and what a row says."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+from resnetkit.data.folders.listing import is_picture_name
+from resnetkit.data.lists.places import Places
+from resnetkit.data.lists.tables import LABEL_NAMES, PATH_NAMES, SEVERAL, SPLIT_NAMES, Table, plain
+from resnetkit.data.reading import Reading, UnfitError, part_of
+from resnetkit.display import cut
+from resnetkit.errors import DataError
+
+INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
+"""Of columns that may number the rows."""
+WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
+"""How Kaggle's solution of ImageNet's validation set begins: the class and a box."""
+MOST_SHOWN = 200
+"""Characters of the columns' names in an error."""
+MULTI_LABEL = "one picture of several classes (multi-label) can't be trained on; keep one label"
+
+
+class UnlabelledError(DataError):
+    """A list that has no column for the labels."""
+
+
+@dataclass
+class Columns:
+    """Where in a row what is."""
+
+    path: int
+    label: int | None
+    split: int | None
+    one_hot: list[int] = field(default_factory=list)
+
+
+def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
+    """Which column is what, and a word on it where it is not the plain one."""
+    columns, path = table.columns, table.path
+    width = len(columns) if columns is not None else max((len(row.cells) for row in table.sample), default=0)
+    where = f"{path}, line {table.first_line}"
+    if not width and not table.sample:
+        raise UnlabelledError(f"{path} is empty; expected a line per picture below the line path,label")
+    if width < 2:
+        named = ", ".join(columns or [cell for row in table.sample[:1] for cell in row.cells]) or "an empty line"
+        named = cut(named, MOST_SHOWN)
+        raise UnlabelledError(
+            f"{where}: there is no column 'path', only {named}; expected path,label or path,label,split"
+            if "path" not in map(plain, columns or ())
+            else f"{where}: there is no column 'label', only {named}; expected path,label or path,label,split"
+        )
+    names = columns if columns is not None else [""] * width
+    there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{width} without names"
+    asked = {
+        what: _asked(column, names, path, what)
+        for what, column in (
+            ("path", reading.path_column),
+            ("label", reading.label_column),
+            ("split", reading.split_column),
+        )
+        if column
+    }
+    taken = set(asked.values())
+    split = asked.get("split")
+    if split is None:
+        split = _known(names, SPLIT_NAMES, taken)
+        if split is not None and plain(names[split]) != "split" and not _names_parts(table, split):
+            split = None
+    taken |= {split} if split is not None else set()
+    in_path = asked.get("path")
+    if in_path is None:
+        in_path = _known(names, PATH_NAMES, taken) if columns is not None else None
+    if in_path is None:
+        in_path = _holding_paths(table, [place for place in range(width) if place not in taken], places)
+    if in_path is None:
+        raise DataError(
+            f"{where}: there is no column 'path', only {there}; say which one it is: --path-column NAME, or its number"
+        )
+    if "path" not in asked and not any(map(is_picture_name, _values(table, in_path))):
+        # A column that is called id may number the rows, where another one holds the names.
+        others = [place for place in range(width) if place not in {*taken, in_path}]
+        named = max(others, key=lambda place: sum(map(is_picture_name, _values(table, place))), default=in_path)
+        in_path = named if any(map(is_picture_name, _values(table, named))) else in_path
+    taken.add(in_path)
+    label = asked.get("label")
+    one_hot: list[int] = []
+    rest = [place for place in range(width) if place not in taken]
+    if len(rest) > 1:
+        rest = [p for p in rest if not (plain(names[p]) in INDEX_NAMES and _is_index(table, p))] or rest
+    if label is None:
+        known = [place for place in rest if plain(names[place]) in LABEL_NAMES]
+        label = _known(names, LABEL_NAMES, taken) if known else None
+        if len(known) > 1 and plain(names[label or 0]) not in ("label", "labelname"):
+            raise DataError(
+                f"{where}: {' and '.join(names[place] for place in known)} may be the label; say which one it is: "
+                f"--label-column {names[known[0]]}"
+            )
+        if label is None and len(rest) == 1:
+            (label,) = rest
+        elif label is None and len(rest) > 1 and columns is not None and _are_flags(table, rest):
+            one_hot = rest
+        elif label is None:
+            raise UnlabelledError(
+                f"{where}: there is no column 'label', only {there}; "
+                "say which one it is: --label-column NAME, or its number"
+            )
+    if columns is not None:
+        table.form += [
+            f"{what} = {names[place]}"
+            for what, place in (("path", in_path), ("label", label), ("split", split))
+            if place is not None and names[place].lower() != what
+        ]
+    if one_hot:
+        table.form.append(
+            f"label = which of the {len(one_hot)} columns {names[one_hot[0]]} to {names[one_hot[-1]]} is 1"
+        )
+    return Columns(in_path, label, split, one_hot)
+
+
+def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
+    """The place of a column that was named, or numbered from 1."""
+    alike = [place for place, name in enumerate(names) if name == column] or [
+        place for place, name in enumerate(names) if name.lower() == column.lower()
+    ]
+    if alike:
+        return alike[0]
+    if column.isdigit() and 1 <= int(column) <= len(names):
+        return int(column) - 1
+    there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{len(names)} columns without names; give a number"
+    raise UnfitError(f"--{what}-column {column}: {path} has no such column; there is {there}")
+
+
+def _known(names: Sequence[str], wanted: Sequence[str], taken: set[int]) -> int | None:
+    """The place of the first of the wanted names."""
+    places = {plain(name): place for place, name in reversed(list(enumerate(names))) if place not in taken}
+    return next((places[name] for name in wanted if name in places), None)
+
+
+def _values(table: Table, place: int) -> list[str]:
+    return [row.cells[place] for row in table.sample if place < len(row.cells) and row.cells[place]]
+
+
+def _names_parts(table: Table, place: int) -> bool:
+    values = _values(table, place)
+    return bool(values) and all(part_of(value) for value in values)
+
+
+def _is_index(table: Table, place: int) -> bool:
+    """Whether a column counts the rows."""
+    values = _values(table, place)
+    return all(value.isdigit() for value in values) and len(values) == len(set(values)) > 1
+
+
+def _are_flags(table: Table, places: Sequence[int]) -> bool:
+    return all({*_values(table, place)} <= {"0", "1", "0.0", "1.0"} for place in places) and bool(table.sample)
+
+
+def _holding_paths(table: Table, places: Sequence[int], found_in: Places) -> int | None:
+    """The column of which most are pictures by their names, or are there."""
+    counts = {place: sum(map(is_picture_name, _values(table, place))) for place in places}
+    if not any(counts.values()):
+        counts = {place: sum(not found_in.find(cell).reason for cell in _values(table, place)) for place in places}
+    best = max(counts, key=lambda place: counts[place], default=None)
+    return best if best is not None and counts[best] else None
+
+
+class Labels(NamedTuple):
+    name: str
+    label: str
+    split: str
+    problem: str = ""
+
+
+def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
+    """What a row says, or what is wrong with it."""
+
+    def cell(place: int | None) -> str:
+        return cells[place] if place is not None and place < len(cells) else ""
+
+    name = cell(columns.path)
+    if not name:
+        return Labels("", "", "", "the path is empty; fill it in or remove the line")
+    if table.columns is not None and any(cells[len(table.columns) :]):
+        return Labels(
+            "", "", "", f'{len(cells)} columns, where the header has {len(table.columns)}; put "…" around commas'
+        )
+    if columns.one_hot:
+        ones = [table.columns[place] for place in columns.one_hot if table.columns and cell(place) in ("1", "1.0")]
+        strange = [cell(place) for place in columns.one_hot if cell(place) not in ("0", "1", "0.0", "1.0", "")]
+        if strange:
+            return Labels("", "", "", f"{strange[0]!r} among columns of 0 and 1; mend it, or give --label-column NAME")
+        if len(ones) != 1:
+            problem = f"{name} has {len(ones)} labels ({', '.join(ones)})" if ones else f"{name} has no label"
+            return Labels("", "", "", f"{problem}; {MULTI_LABEL if ones else 'one of its columns must be 1'}")
+        label = ones[0]
+    else:
+        label = cell(columns.label)
+    if SEVERAL in label:
+        return Labels("", "", "", f"{name} has {label.count(SEVERAL) + 1} labels; {MULTI_LABEL}")
+    if boxed := WNID_BOX.match(label):
+        label = boxed[1]
+    if not label:
+        return Labels("", "", "", "the label is empty; fill it in or remove the line")
+    return Labels(name, normalize("NFC", label), cell(columns.split))

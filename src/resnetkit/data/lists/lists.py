@@ -1,0 +1,241 @@
+"""Lists of labelled pictures as people have them: CSV and its relatives, JSON lines, lines of a path and a label."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from unicodedata import normalize
+
+from resnetkit.data.division import Labelled, divided
+from resnetkit.data.lists.columns import UnlabelledError, find_columns, read_row
+from resnetkit.data.lists.places import Places
+from resnetkit.data.lists.tables import Lines, encoding_of, open_table
+from resnetkit.data.reading import CLASSES_ONLY, NOTHING, Reading, UnfitError, part_of, reading_of, without_part
+from resnetkit.data.samples import Dataset
+from resnetkit.display import count
+from resnetkit.errors import DataError, UsageError
+from resnetkit.files import expanded
+
+CLASS_LISTS = ("classes", "class_names", "classnames", "labels", "label_list", "label_names", "synset_words", "synsets")
+"""Text files beside a list of numbers, without suffix: the names of the classes, a line each."""
+MOST_PROBLEMS = 20
+
+
+class NoFilesError(DataError):
+    """A list of files that are all missing."""
+
+
+@dataclass
+class _Problems:
+    """What is to mend in a list, and where."""
+
+    path: Path
+    found: list[tuple[int, str]] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, line: int, what: str) -> None:
+        self.count += 1
+        if len(self.found) < MOST_PROBLEMS:
+            self.found.append((line, what))
+
+    def refuse(self, missing: Sequence[tuple[Path, str]]) -> None:
+        """Raise DataError with the first of them, if there are any, and how many files are `missing` besides."""
+        do = "does" if len(missing) == 1 else "do"
+        lacking = f"and {count(len(missing), 'file')} {do} not exist, first {missing[0][0]}" if missing else ""
+        if self.count == 1:
+            first = f"{self.path}, line {self.found[0][0]}: {self.found[0][1]}"
+            raise DataError(f"{first}\n  {lacking}" if lacking else first)
+        if self.count:
+            lines = [f"  line {line}: {what}" for line, what in self.found]
+            more = [f"  and {self.count - len(lines):,} more"] if self.count > len(lines) else []
+            more += [f"  {lacking}"] if lacking else []
+            raise DataError("\n".join([f"{self.path}: {self.count:,} lines to mend:", *lines, *more]))
+
+
+def load_list(
+    path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
+) -> Dataset:
+    """Read a list of labelled pictures: with columns for path, label and, if there is one, split; or lines of both.
+
+    CSV with any of commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with or without a header; JSON lines; or text,
+    a path and a label in a line. Columns are known by the names that people give them, or by what is in them, or named
+    by `reading`. Paths are relative to the list's folder, or to `reading.images`; the suffix may be missing. Lists for
+    val and test beside one for train are read, too. What is not plain path,label,split with commas is said in
+    `understood`. Without val it is split from train, as in `load_folder`. Files that do not exist are in `skipped`;
+    with `strict` one is an error.
+
+    Raises DataError, with the lines, the first twenty of all that is wrong: empty labels, contradictions, unknown
+    parts, several labels; and where no file exists.
+    """
+    if reading.part_folders is not None:
+        reading.refuse("parts", why=f"{path} is a list; its parts are in its column split, or --split-column names it")
+    if reading.images and not expanded(reading.images).is_dir():
+        raise UsageError(f"--images {reading.images}: there is no such folder")
+    reader = _Reader(reading, strict=strict)
+    parts = reader.read(path)
+    if not reader.has_parts and reading.parts != CLASSES_ONLY:
+        taken = [f"train = {path.name}"]
+        for part, beside in _beside(path).items():
+            if found := reader.read_beside(beside, part):
+                parts[part] = found
+                taken.append(f"{part} = {beside.name}")
+        if len(taken) > 1:
+            reader.understood.append(f"parts: {', '.join(taken)}")
+    return divided(
+        str(path),
+        _named(path, parts, reader.understood),
+        val_fraction=val_fraction,
+        seed=seed,
+        reading=reading,
+        skipped=reader.skipped,
+        understood=reader.understood,
+    )
+
+
+class _Reader:
+    """Reads lists that belong together."""
+
+    def __init__(self, reading: Reading, *, strict: bool) -> None:
+        self._reading = reading
+        self._strict = strict
+        self.skipped: list[tuple[Path, str]] = []
+        self.understood: list[str] = []
+        self.has_parts = False
+        self._columns: dict[str, str] = {}
+        """Of the list that was read last, by name."""
+
+    def read_beside(self, path: Path, part: str) -> list[Labelled]:
+        """The pictures of a list beside the one that was read, with the same columns; none where it has no labels."""
+        reader = _Reader(reading_of(self._reading.given() | self._columns), strict=self._strict)
+        try:
+            found = reader.read(path, part=part)
+        except (UnlabelledError, UnfitError):
+            self.understood.append(f"{path.name} has no labels in columns called alike: left out")
+            return []
+        except NoFilesError:
+            self.understood.append(f"{path.name}: none of its files exists; left out")
+            return []
+        self.skipped += reader.skipped
+        return [picture for pictures in found.values() for picture in pictures]
+
+    def read(self, path: Path, *, part: str = "train") -> dict[str, list[Labelled]]:
+        """The pictures of a list by part; `part` is that of rows which name none."""
+        table = open_table(path, self._reading)
+        places = Places(path.parent, self._reading.images)
+        columns = find_columns(table, self._reading, places)
+        self.has_parts = columns.split is not None
+        self._columns = {
+            f"{what}_column": table.columns[place]
+            for what, place in (("path", columns.path), ("label", columns.label))
+            if table.columns is not None and place is not None and table.columns[place]
+        }
+        parts: dict[str, list[Labelled]] = defaultdict(list)
+        seen: dict[Path, tuple[int, str, str]] = {}
+        problems = _Problems(path)
+        missing: list[tuple[Path, str]] = []
+        unsaid = 0
+        for line, cells in table.rows:
+            what = read_row(table, columns, cells)
+            if what.problem:
+                problems.add(line, what.problem)
+                continue
+            own = part_of(what.split) if what.split else part
+            if own is None:
+                problems.add(line, f"split is {what.split!r}; expected train, val or test")
+                continue
+            picture = places.find(what.name)
+            if picture.reason:
+                if self._strict:
+                    problems.add(line, f"{picture.path} {picture.reason}; {places.base_said}")
+                missing.append((picture.path, f"{picture.reason} ({path}, line {line})"))
+                continue
+            known = seen.setdefault(picture.path, (line, what.label, own))
+            if known[1] != what.label:
+                problems.add(
+                    line, f"{what.name} is {what.label!r}, but {known[1]!r} in line {known[0]}; remove one of them"
+                )
+                continue
+            if known[2] != own:
+                problems.add(
+                    line, f"{what.name} is for {own}, but for {known[2]} in line {known[0]}; remove one of them"
+                )
+                continue
+            unsaid += columns.split is not None and not what.split
+            parts[own].append(Labelled(picture.key, picture.path, what.label, f"{path}, line {line}"))
+        problems.refuse([] if self._strict else missing)  # with strict they are among the problems
+        if not any(parts.values()):
+            if missing:
+                raise NoFilesError(
+                    f"{path}: none of its {len(missing)} files exists, first {missing[0][0]}; "
+                    f"{places.base_said}{places.elsewhere(missing[0][0])}"
+                )
+            raise DataError(f"{path} lists no pictures; expected a line per picture below the line path,label")
+        self.skipped += missing
+        if unsaid and columns.split is not None:
+            table.form.append(f"{unsaid:,} lines without a part are {part}")
+        if places.completed:
+            table.form.append("suffixes of the files found in their folder")
+        if table.form:
+            self.understood.append(f"{path.name}: {', '.join(table.form)}")
+        return parts
+
+
+def _beside(path: Path) -> dict[str, Path]:
+    """The lists for val and test beside one for train, which are called like it but for the part."""
+    if part_of(path.stem) != "train":
+        return {}
+    found: dict[str, Path] = {}
+    for other in sorted(path.parent.iterdir()):
+        part = part_of(other.stem)
+        alike = other.suffix.lower() == path.suffix.lower() and without_part(other.stem) == without_part(path.stem)
+        if not alike or part not in ("val", "test") or not other.is_file():
+            continue
+        if (first := found.setdefault(part, other)) != other:
+            raise DataError(
+                f"{first} and {other} may both be for {part}; move one elsewhere, or take neither: --parts none"
+            )
+    return found
+
+
+def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) -> dict[str, list[Labelled]]:
+    """Labels that are numbers as text alike (`0.0` is 0), and by their names where a list of those is beside."""
+    labels = {picture.label for pictures in parts.values() for picture in pictures}
+    if all(re.fullmatch(r"\d+(\.0*)?", label) for label in labels):
+        names = {label: label.partition(".")[0] for label in labels}
+        if classes := _class_names(path):
+            file, listed = classes
+            numbers = sorted({int(number) for number in names.values()})
+            from_one = numbers[0] == 1 and numbers[-1] == len(listed)
+            if numbers[-1] - from_one < len(listed) and len(set(listed)) == len(listed):
+                names = {label: listed[int(number) - from_one] for label, number in names.items()}
+                understood.append(f"names of the classes from {file.name}{', counted from 1' if from_one else ''}")
+            else:
+                understood.append(
+                    f"{file.name} is not used: it has {len(listed)} names, {len(set(listed))} of them different, and "
+                    f"classes go up to {numbers[-1]}"
+                )
+    else:
+        names = dict[str, str]()
+    if all(name == label for label, name in names.items()):
+        return parts
+    return {
+        part: [Labelled(one.key, one.path, names[one.label], one.source) for one in pictures]
+        for part, pictures in parts.items()
+    }
+
+
+def _class_names(path: Path) -> tuple[Path, list[str]] | None:
+    """The names in a list of classes beside `path`; a number before each that counts them is left out."""
+    for stem in CLASS_LISTS:
+        file = path.with_name(f"{stem}.txt")
+        if file == path or not file.is_file():
+            continue
+        lines = [line.strip() for line in Lines(file, encoding_of(file))]
+        pieces = [re.fullmatch(r"(\d+)\s*[:,;\t ]\s*(.+)", line) for line in lines]
+        if lines and all(piece and int(piece[1]) in (place, place + 1) for place, piece in enumerate(pieces)):
+            lines = [piece[2] for piece in pieces if piece]
+        if all(re.match(r"n\d{8}\b", line) for line in lines):  # n01440764 tench, Tinca tinca
+            lines = [line[:9] for line in lines]
+        return file, [normalize("NFC", line) for line in lines]
+    return None

@@ -1,0 +1,259 @@
+"""Lists of pictures as text, in the forms that people and programs write, to rows of cells."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resnetkit.data.folders.devkit import GROUND_TRUTH, META, PICTURE, wnids_by_number
+from resnetkit.data.folders.listing import is_picture_name
+from resnetkit.data.lists.places import Places
+from resnetkit.data.reading import Reading
+from resnetkit.display import cut
+from resnetkit.errors import DataError
+
+# fmt: off
+PATH_NAMES = (
+    "path", "filepath", "imagepath", "imgpath", "picturepath", "filename", "file", "imagefile", "imagefilename",
+    "imagename", "imgname", "image", "img", "images", "picture", "photo", "imageid", "imgid", "id", "uri", "url",
+)
+LABEL_NAMES = (
+    "label", "labelname", "class", "classname", "category", "categoryname", "target", "labels", "classes", "y",
+    "labelid", "classid", "categoryid", "predictionstring",
+)
+SPLIT_NAMES = ("split", "set", "subset", "part", "partition", "usage", "phase", "dataset", "splits")
+# fmt: on
+"""What people call the columns, in small letters alone; of several the first is taken."""
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+SPACES = "spaces"
+SAMPLE = 50
+"""Lines by which the form of a list is told."""
+SEVERAL = "\0"
+"""Between the labels of a JSON list of several."""
+
+
+class Row(NamedTuple):
+    line: int
+    cells: Sequence[str]
+
+
+@dataclass
+class Table:
+    """A list in whatever form: its columns by name, or None where it has no header, and its rows."""
+
+    path: Path
+    columns: list[str] | None
+    first_line: int
+    sample: list[Row]
+    """The first rows."""
+    rows: Iterable[Row]
+    """All of them."""
+    form: list[str] = field(default_factory=list)
+    """What was understood, but for the plain form."""
+
+
+def open_table(path: Path, reading: Reading) -> Table:
+    try:
+        encoding = encoding_of(path)
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            return _json_lines(path, encoding)
+        if path.stem.lower() == GROUND_TRUTH:
+            return _ground_truth(path, encoding)
+        return _separated(path, encoding, reading)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}; give the CSV file's path") from None
+    except (UnicodeError, csv.Error) as error:
+        raise _no_text(path, error) from None
+
+
+def _ground_truth(path: Path, encoding: str) -> Table:
+    """ImageNet's development kit: a number in each line, of the class of the picture with the line's number."""
+    wnids = wnids_by_number(path.parent)
+
+    def rows() -> Iterator[Row]:
+        lines = Lines(path, encoding)
+        for line in lines:
+            number = line.strip()
+            if not number.isascii() or not number.isdigit() or int(number) not in wnids:
+                raise DataError(f"{path}, line {lines.number}: {cut(number, 20)!r}; expected a number from 1 to 1000")
+            yield Row(lines.number, [PICTURE.format(lines.number), wnids[int(number)]])
+
+    form = [f"ImageNet's validation pictures in the order of their names, classes by {META}"]
+    return Table(path, ["path", "label"], 1, list(islice(rows(), SAMPLE)), rows(), form)
+
+
+def _no_text(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one")
+
+
+def encoding_of(path: Path) -> str:
+    """By its first bytes: UTF-8, or UTF-16 as Windows' tools write it, with a signature or without."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if len(start) > 2 and start[1::2].count(0) > len(start) // 3:
+        return "utf-16-le"
+    if len(start) > 2 and start[::2].count(0) > len(start) // 3:
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+class Lines:
+    """The lines of a file that say something, and the number of the one that was read last."""
+
+    def __init__(self, path: Path, encoding: str, comments: bool = True) -> None:
+        self._path, self._encoding, self._comments = path, encoding, comments
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            with self._path.open(encoding=self._encoding, newline="") as file:
+                for self.number, line in enumerate(file, 1):
+                    if line.strip() and not _is_comment(line):
+                        yield line
+        except OSError as error:
+            raise DataError(
+                f"{self._path} can't be read: {error.strerror or error}; give the CSV file's path"
+            ) from None
+        except UnicodeError as error:
+            raise _no_text(self._path, error) from None
+
+
+def _is_comment(line: str) -> bool:
+    """A line that begins with #; the name of a picture may, too, but with no space behind it."""
+    return bool(re.match(r"\s*#(\s|$)", line)) or (
+        line.lstrip().startswith("#") and not is_picture_name(re.split(r"[,;\t| ]", line.strip())[0])
+    )
+
+
+def _separated(path: Path, encoding: str, reading: Reading) -> Table:
+    """A list of separated columns, or of lines of a path and a label."""
+    first = list(islice(Lines(path, encoding), SAMPLE))
+    stated = re.fullmatch(r'\s*"?sep=(.)"?\s*', first[0], re.IGNORECASE) if first else None
+    sample = first[1:] if stated else first
+    delimiter = stated[1] if stated else _delimiter(sample)
+    label_first = delimiter == SPACES and _label_first(sample)
+
+    def rows() -> Iterator[Row]:
+        lines = Lines(path, encoding)
+        texts = islice(lines, 1 if stated else 0, None)
+        if delimiter == SPACES:
+            for line in texts:
+                yield Row(lines.number, _two(line, label_first=label_first))
+            return
+        try:
+            for cells in csv.reader(texts, delimiter=delimiter, skipinitialspace=True):
+                stripped = [cell.strip() for cell in cells]
+                if any(stripped):
+                    yield Row(lines.number, stripped)
+        except csv.Error as error:
+            raise _no_text(path, error) from None
+
+    form: list[str] = [] if delimiter == "," else [f"separated by {DELIMITERS.get(delimiter, repr(delimiter))}"]
+    if delimiter == SPACES:
+        form = ["a label and a path in a line" if label_first else "a path and a label in a line"]
+    if encoding.startswith("utf-16"):
+        form.append("in UTF-16")
+    begin = list(islice(rows(), SAMPLE))
+    if not begin or not _is_header(begin, reading, path.parent):
+        if begin:
+            form += [] if delimiter == SPACES else ["without a header"]
+        return Table(path, None, 1, begin, rows(), form)
+    return Table(path, list(begin[0].cells), begin[0].line, begin[1:], islice(rows(), 1, None), form)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """What separates the columns: what gives known names or paths in columns that are alike in all lines."""
+    best, most = SPACES, (0.0, 0.0, 0.0)
+    for delimiter in DELIMITERS:
+        try:
+            rows = [row for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if row]
+        except csv.Error:
+            continue
+        if not rows:
+            continue
+        width, count = Counter(map(len, rows)).most_common(1)[0]
+        header = len({plain(cell) for cell in rows[0]} & {*PATH_NAMES, *LABEL_NAMES})
+        if max(width, len(rows[0])) < 2:
+            continue
+        paths = sum(any(is_picture_name(cell.strip()) for cell in row) for row in rows) / len(rows)
+        score = (float(header), round(paths, 1), count / len(rows))
+        if score > most:
+            best, most = delimiter, score
+    return best
+
+
+def _label_first(lines: Sequence[str]) -> bool:
+    """Whether most lines are a label and a path, and not a path and a label."""
+    tokens = [line.split() for line in lines]
+    last = sum(len(one) > 1 and is_picture_name(one[-1]) and not is_picture_name(one[0]) for one in tokens)
+    return last > len(tokens) // 2
+
+
+def _two(line: str, *, label_first: bool) -> list[str]:
+    """A path, which may hold spaces, and a label."""
+    pieces = line.split(None, 1) if label_first else line.rsplit(None, 1)
+    return [piece.strip().strip('"') for piece in pieces]
+
+
+def _is_header(rows: Sequence[Row], reading: Reading, folder: Path) -> bool:
+    """Whether the first row names the columns: as people do, or as no row below it looks."""
+    first = rows[0].cells
+    asked = {reading.path_column, reading.label_column, reading.split_column} - {None}
+    if asked & {*first}:
+        return True
+    if any(is_picture_name(cell) for cell in first):
+        return False
+    names = {plain(cell) for cell in first}
+    if names & {*PATH_NAMES, *LABEL_NAMES}:
+        return True
+    if any(is_picture_name(cell) for row in rows[1:] for cell in row.cells):
+        return True
+    places = Places(folder, reading.images)
+    return len(first) > 1 and not any(cell and not places.find(cell).reason for cell in first)
+
+
+def _json_lines(path: Path, encoding: str) -> Table:
+    """An object in a line; the columns are the keys of all objects in the sample."""
+
+    def objects() -> Iterator[tuple[int, dict[str, Any]]]:
+        lines = Lines(path, encoding)
+        for line in lines:
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {lines.number}: not JSON ({error}); expected an object") from None
+            if not isinstance(value, dict):
+                raise DataError(f'{path}, line {lines.number}: expected an object such as {{"path": …, "label": …}}')
+            yield lines.number, value
+
+    columns = list(dict.fromkeys(key for _, value in islice(objects(), SAMPLE) for key in value))
+
+    def rows() -> Iterator[Row]:
+        for number, value in objects():
+            yield Row(number, [_text(value.get(column)) for column in columns])
+
+    return Table(path, columns, 1, list(islice(rows(), SAMPLE)), rows(), ["JSON lines"])
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case list():
+            return SEVERAL.join(map(_text, value))
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value).strip()
+
+
+def plain(name: str) -> str:
+    """The name of a column in small letters and digits."""
+    return re.sub(r"[\W_]", "", name.lower())

@@ -1,0 +1,1 @@
+"""Data and files that others publish: CIFAR, downloads, the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Pixels to what a network takes: preprocessing, augmentation, resizing."""

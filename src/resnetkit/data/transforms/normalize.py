@@ -1,0 +1,40 @@
+"""Batches of 8-bit pixels to the network's input."""
+
+import torch
+from torch import Tensor
+
+from resnetkit.data.transforms.preprocess import Preprocess
+
+CACHED_VALUES = 2**18  # float32 values, 1 MB, that are normalised together
+
+
+class Normalize:
+    """`Preprocess.normalize` for batches, equal to the bit.
+
+    uint8 (n, channels, height, width) to float32 of that shape, in channels_last memory.
+    """
+
+    def __init__(self, preprocess: Preprocess, device: torch.device | str | None = None) -> None:
+        """Results are on `device`, by default the CPU; images move there as uint8, a quarter of the bytes."""
+        self.preprocess = preprocess
+        self.device = torch.device(device or "cpu")
+        # 255 as a tensor: CUDA multiplies by the reciprocal of a plain number, which rounds otherwise.
+        self.white = torch.tensor(255.0, device=self.device)
+        self.at_size = self._mean_and_std(preprocess.size, preprocess.size)
+
+    def _mean_and_std(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        mean, std = self.preprocess.mean_at(height, width), self.preprocess.std_at(width)
+        return torch.from_numpy(mean).to(self.device), torch.from_numpy(std).to(self.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(images / 255 - mean) / std."""
+        height, width = images.shape[-2:]
+        at_size = height == width == self.preprocess.size
+        mean, std = self.at_size if at_size else self._mean_and_std(height, width)
+        pixels = images.to(self.device, non_blocking=True).permute(0, 2, 3, 1)
+        inputs = torch.empty(pixels.shape, dtype=torch.float32, device=self.device)
+        # So few pictures at a time that they stay in the cache: at 224 px, three times as fast as the batch in one go.
+        at_once = max(1, CACHED_VALUES // pixels.shape[1:].numel()) if self.device.type == "cpu" else len(inputs)
+        for some, raw in zip(inputs.split(at_once), pixels.split(at_once), strict=True):
+            some.copy_(raw).div_(self.white).sub_(mean).div_(std)
+        return inputs.permute(0, 3, 1, 2)

@@ -1,0 +1,255 @@
+"""What happens to a picture before a network sees it: one preprocessing, kept in the model file. No torch here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnetkit.data.decoding.pictures import ColorMode
+from resnetkit.data.transforms.resampling import can_resample, resample, rows_first
+from resnetkit.display import line
+from resnetkit.errors import DataError, UsageError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
+MOST_LONGER_SIDE = 2**16
+STRIP = 2**20  # bytes of a picture that are copied together
+CHANNELS = {"RGB": 3, "L": 1}
+
+# Of ImageNet's training set, on a scale of 0 to 1; every published weight of torchvision was trained with them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a picture (PIL, already in `mode`: see `open_picture`) to a network's input.
+
+    Resize, centre crop, then (pixel / 255 - mean) / std in float32. Equal to torchvision's Resize and CenterCrop on PIL
+    pictures to the bit.
+    """
+
+    size: int
+    """Height and width of the centre crop, in pixels."""
+    resize: int | None = None
+    """Shorter side before the crop, at least `size`; None is `size`, and leaves a picture of size x size as it is."""
+    interpolation: Interpolation = "bilinear"
+    """How a picture is resized; with antialiasing, as Pillow does."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """What is subtracted, on a scale of 0 to 1: one value per channel, or channels x size x size values, row-major
+    (channel, row, column), which is the paper's mean of every pixel."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """What is divided by, one value per channel."""
+    mode: ColorMode = "RGB"
+    """Colours of the input: RGB (3 channels) or L (1 channel, grey)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant, naming the field; take lists (from JSON) for tuples."""
+        if not _is_count(self.size) or not (self.resize is None or _is_count(self.resize)):
+            raise UsageError(f"size {self.size!r} and resize {self.resize!r} must be whole numbers over 0")
+        if self.shorter_side < self.size:
+            raise UsageError(
+                f"resize is {self.resize}, less than the crop (size {self.size}); give at least {self.size}"
+            )
+        for name, value, known in (
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+            ("mode", self.mode, get_args(ColorMode)),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+        for name in ("mean", "std"):
+            try:
+                object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+            except (TypeError, ValueError):
+                raise UsageError(f"{name} must be a list of numbers") from None
+        if len(self.mean) not in (self.channels, self.channels * self.size**2):
+            raise UsageError(
+                f"mean has {len(self.mean)} values; {self.mode} at size {self.size} takes {self.channels} "
+                f"(per channel) or {self.channels * self.size**2} (per pixel)"
+            )
+        if len(self.std) != self.channels or not all(0 < value < float("inf") for value in self.std):
+            raise UsageError(f"std is {list(self.std)}; {self.mode} takes {self.channels} values over 0")
+        if not np.isfinite(self.mean).all():
+            raise UsageError("mean has values that are not finite")
+
+    def __repr__(self) -> str:
+        parts = [f"size={self.size}"]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                few = (
+                    f"({', '.join(f'{number:.4g}' for number in value)})"
+                    if field.name in ("mean", "std")
+                    else repr(value)
+                )
+                many = f"<{len(self.mean):,} values>"
+                parts.append(f"{field.name}={many if field.name == 'mean' and len(value) > CHANNELS['RGB'] else few}")
+        return line(type(self), *parts)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return CHANNELS[self.mode]
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels of the shorter side between resizing and cropping."""
+        return self.size if self.resize is None else self.resize
+
+    def resized(self, picture: Image.Image, shorter_side: int | None = None) -> Image.Image:
+        """The picture at `shorter_side` pixels (its own by default), with its shape kept; torchvision's `Resize`."""
+        self._check_mode(picture)
+        shorter_side = self.shorter_side if shorter_side is None else shorter_side
+        if not _is_count(shorter_side):
+            raise UsageError(f"the shorter side is {shorter_side!r}; it must be a whole number over 0")
+        width, height = sides_at(picture.size, shorter_side)
+        if (width, height) == picture.size:
+            return picture
+        return picture.resize((width, height), FILTERS[self.interpolation])
+
+    def pixels(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop the centre: uint8 (size, size, channels). Takes uint8 (height, width, channels), too."""
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != self.channels or not picture.size:
+                raise UsageError(
+                    f"the array is {picture.dtype} {picture.shape}; expected uint8 (height, width, {self.channels})"
+                )
+            size = (picture.shape[1], picture.shape[0])
+        else:
+            self._check_mode(picture)
+            size = picture.size
+        sides = sides_at(size, self.shorter_side)
+        if sides != size and rows_first(size, sides) and can_resample(self.interpolation):
+            pixels = picture if isinstance(picture, np.ndarray) else as_array(picture)
+            window = (*_corner(sides, self.size, "centre"), self.size, self.size)
+            return resample(pixels, sides, interpolation=self.interpolation, window=window)
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture if self.channels > 1 else picture[:, :, 0])
+        return _crop(as_array(self.resized(picture)), self.size, "centre")
+
+    def _check_mode(self, picture: Image.Image) -> None:
+        if picture.mode != self.mode:
+            raise UsageError(
+                f"the picture is {picture.mode}, not {self.mode}; open it with open_picture(path, mode=...)"
+            )
+
+    def views(self, picture: Image.Image, views: Literal["single", "ten-crop"]) -> NDArray[np.uint8]:
+        """The crops whose scores a test averages: uint8 (1 or 10, size, size, channels).
+
+        Ten crops (Sec. 3.4) are four corners and the centre, then those of the mirrored picture, as in torchvision.
+        """
+        if views == "single":
+            return self.pixels(picture)[None]
+        pixels = as_array(self.resized(picture))
+        return np.stack([_crop(side, self.size, place) for side in (pixels, pixels[:, ::-1]) for place in PLACES])
+
+    def scaled(self, picture: Image.Image, shorter_side: int) -> NDArray[np.uint8]:
+        """The whole picture at `shorter_side`, for fully convolutional testing: uint8 (height, width, channels)."""
+        return as_array(self.resized(picture, shorter_side))
+
+    def mean_at(self, height: int, width: int) -> NDArray[np.float32]:
+        """What is subtracted from pixels of height x width: float32, (1 or height, width, channels).
+
+        A mean of every pixel only fits its own size; any other gets its average over the pixels, per channel.
+        """
+        if len(self.mean) == self.channels:
+            return np.tile(np.array(self.mean, np.float32), (1, width, 1))
+        if (height, width) == (self.size, self.size):
+            return self._mean_of_every_pixel
+        return np.tile(self._mean_of_every_pixel.mean((0, 1), dtype=np.float64).astype(np.float32), (1, width, 1))
+
+    def std_at(self, width: int) -> NDArray[np.float32]:
+        """What is divided by, float32 (1, width, channels): whole rows, because short ones are slow to compute with."""
+        return np.tile(np.array(self.std, np.float32), (1, width, 1))
+
+    @cached_property
+    def _mean_of_every_pixel(self) -> NDArray[np.float32]:
+        mean = np.array(self.mean, np.float32).reshape(self.channels, self.size, self.size)
+        return np.ascontiguousarray(mean.transpose(1, 2, 0))
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(pixels / 255 - mean) / std in float32.
+
+        Takes uint8 (..., height, width, channels), returns float32 (..., channels, height, width).
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != self.channels:
+            raise UsageError(
+                f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 (..., height, width, {self.channels})"
+            )
+        height, width = pixels.shape[-3:-1]
+        inputs = np.divide(pixels, np.float32(255), dtype=np.float32)
+        inputs -= self.mean_at(height, width)
+        inputs /= self.std_at(width)
+        return np.ascontiguousarray(np.moveaxis(inputs, -1, -3))
+
+    def __call__(self, picture: Image.Image) -> NDArray[np.float32]:
+        """The network's input for one picture: float32 (channels, size, size)."""
+        return self.normalize(self.pixels(picture))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The inverse of `to_dict`; raises UsageError for a key or value that is not known."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = get_close_matches(str(key), known, 1)
+                meant = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+                raise UsageError(f"preprocess has no field {key!r}{meant}")
+        if "size" not in values:
+            raise UsageError("preprocess has no size; give the height and width of the network's input in pixels")
+        return cls(**values)
+
+
+def sides_at(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """Width and height after the shorter becomes `shorter_side`; the longer is rounded down, as in torchvision."""
+    width, height = size
+    longer_side = int(shorter_side * max(size) / min(size))
+    if longer_side > MOST_LONGER_SIDE:  # a line of 1 x 60,000 pixels is a small file, but 12 GB at 256
+        raise DataError(f"{width} x {height} pixels is too long and narrow to resize; cut it")
+    return (shorter_side, longer_side) if width <= height else (longer_side, shorter_side)
+
+
+def as_array(picture: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of an 8-bit picture: uint8 (height, width, channels), writable."""
+    width, height = picture.size
+    pixels = np.empty((height, width, len(picture.getbands())), np.uint8)
+    rows = max(1, STRIP // max(1, pixels[:1].size))
+    for top in range(0, height, rows):  # by way of a buffer, which costs less where it stays in the cache
+        strip = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(strip).reshape(-1, *pixels.shape[1:])
+    return pixels
+
+
+def _crop(pixels: NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:
+    """The size x size window of (height, width, channels) pixels at one of PLACES."""
+    left, top = _corner((pixels.shape[1], pixels.shape[0]), size, place)
+    return pixels[top : top + size, left : left + size]
+
+
+def _corner(sides: tuple[int, int], size: int, place: str) -> tuple[int, int]:
+    """Left and top of a size x size window of a picture of `sides` (width, height)."""
+    right, below = sides[0] - size, sides[1] - size
+    if place == "centre":
+        return round(right / 2), round(below / 2)  # Python rounds halves to even, and so does torchvision
+    return right * place.endswith("right"), below * place.startswith("bottom")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

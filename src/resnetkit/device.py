@@ -1,0 +1,24 @@
+"""Where to compute, and in which precision, when nobody has said."""
+
+import torch
+
+from resnetkit.errors import UsageError
+from resnetkit.precision import multiplies_bfloat16
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is a GPU if there is one, else the CPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no GPU that torch can use; give --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`auto` is bfloat16 where the processor multiplies it in hardware, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = multiplies_bfloat16(torch.cpu.get_capabilities())
+    return "bfloat16" if fast else "float32"

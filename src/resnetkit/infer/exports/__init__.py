@@ -1,0 +1,1 @@
+"""Exported files: written, checked against their source, opened."""
