@@ -94,10 +94,10 @@ def ours(model: str, folder: Path) -> tuple[float, str]:
     """Images per second of the loop of `resnetkit train`, with its defaults, and the precision that it chose here."""
     from resnetkit.data.dataset import open_dataset
     from resnetkit.train.checkpoint import RunFolder
+    from resnetkit.train.classification import prepare
     from resnetkit.train.loop import Training, draw
     from resnetkit.train.monitor import Monitor
     from resnetkit.train.recipe import RECIPES
-    from resnetkit.train.task import prepare
 
     row = RECIPES["folder" if model == "resnet50" else "cifar10"]
     recipe = replace(row, model=model, lr=0.01, batch_size=BATCH[model], early_scale=1.0)  # full size, as the peer's
@@ -108,8 +108,8 @@ def ours(model: str, folder: Path) -> tuple[float, str]:
         run = RunFolder(Path(run_folder))
         monitor = Monitor(run, quiet=True)
         training = Training(prepare(recipe, dataset), recipe, run, monitor, started=time.monotonic())
-        training.train_mode()
-        batches = draw(training.task.loader, training.position, 1, augment=training.augment)
+        training.task.train_mode()
+        batches = draw(training.task, training.position, 1, progress=training.progress)
         began = 0.0
         for step in range(WARM_UP + STEPS[model]):
             if step == WARM_UP:

@@ -15,8 +15,8 @@ from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward, refuse_single_values
 from resnetkit.train.fused import FusedNet
+from resnetkit.train.network import freeze
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.task import freeze
 
 compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
 CPU = torch.device("cpu")

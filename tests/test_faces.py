@@ -26,7 +26,7 @@ from resnetkit.infer.quantizing.accuracy import Verdict
 from resnetkit.infer.quantizing.quantize import Quantized
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.spec import CHANGES, text_of
-from resnetkit.train.run import TrainResult
+from resnetkit.train.training import TrainResult
 
 LONG = 200
 MANY = 2000

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnetkit import modelfile
+from resnetkit import modelfile, resume, train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.kernels.library import library, status
@@ -20,9 +20,8 @@ from resnetkit.models.spec import parse_spec
 from resnetkit.train.fused import FusedNet, why_not
 from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.monitor import read_metrics
+from resnetkit.train.network import freeze
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.run import resume, train
-from resnetkit.train.task import freeze
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
 

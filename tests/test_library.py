@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from resnetkit import train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import UsageError
 from resnetkit.kernels import library as loading
@@ -20,7 +21,6 @@ from resnetkit.models.resnet import build
 from resnetkit.native import Library
 from resnetkit.train.compute import choose_forward
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.run import train
 
 SOURCE = Path(__file__).parents[1] / "src"
 compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")

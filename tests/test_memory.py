@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from resnetkit import train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.evaluation.batches import evaluation_batch
@@ -14,9 +15,8 @@ from resnetkit.models.maps import map_shapes
 from resnetkit.models.resnet import build
 from resnetkit.precision import unfolds_bfloat16
 from resnetkit.train.memory import SHARE, Need, choose_recompute, training_need
+from resnetkit.train.network import freeze
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.run import train
-from resnetkit.train.task import freeze
 
 GIB = 2**30
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
@@ -153,13 +153,15 @@ def test_an_evaluation_that_does_not_fit_is_refused_before_the_training():
 def test_a_run_that_does_not_fit_leaves_no_folder(cifar_subset, tmp_path, monkeypatch):
     pictures, test = cifar_subset
     dataset = Dataset("subset", test.classes, pictures, None, test, {})
-    monkeypatch.setattr("resnetkit.train.task.available_memory", lambda: GIB)
+    monkeypatch.setattr("resnetkit.train.classification.available_memory", lambda: GIB)
     with pytest.raises(TrainingError, match="--batch-size than 100000"):
         train(Recipe(batch_size=100_000), dataset, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     recipe = Recipe(model="resnet20,depths=9-1-1", batch_size=256, iterations=1, precision="float32", threads=1)
     fits = need(recipe.model, batch_size=256)
-    monkeypatch.setattr("resnetkit.train.task.available_memory", lambda: int((fits.kept + fits.recomputed) / 2 / SHARE))
+    monkeypatch.setattr(
+        "resnetkit.train.classification.available_memory", lambda: int((fits.kept + fits.recomputed) / 2 / SHARE)
+    )
     train(recipe, dataset, out=tmp_path / "run", quiet=True)
     assert ", recomputing" in (tmp_path / "run" / "log.txt").read_text()
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
+from resnetkit import resume, train
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.train import run as runs
 from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.run import resume, train
 
 TINY = Recipe(
     model="resnet20,depths=1-1-1",
@@ -275,7 +275,7 @@ def test_a_run_of_an_earlier_version_goes_on(dataset, tmp_path):
 def test_other_arithmetic_is_for_those_who_ask(dataset, tmp_path, monkeypatch):
     run = train(TINY, dataset, out=tmp_path / "run", quiet=True).run
     first = yaml.safe_load((run / "recipe.yaml").read_text())["run"]
-    monkeypatch.setattr(runs, "how", lambda task: {"precision": task.precision, "computed_by": "abacus"})
+    monkeypatch.setattr(runs, "arithmetic_of", lambda task: {"precision": task.precision, "computed_by": "abacus"})
     with pytest.raises(TrainingError, match=r"its computed by was \w+ and is abacus now.*--allow-other-arithmetic"):
         resume(run, dataset, quiet=True)
     resume(run, dataset, iterations=6, allow_other_arithmetic=True, quiet=True)
@@ -305,10 +305,10 @@ def test_a_run_goes_on_without_the_kernels(optimizer, dataset, tmp_path):
 
 def test_sizes_that_a_network_cannot_take_are_refused(dataset, tmp_path):
     for changes, words in (
-        ({"size": 4}, "--size 4: resnet20,blur=5 takes pictures of 5 pixels or more"),
+        ({"size": 4}, "`size` 4: resnet20,blur=5 takes pictures of 5 pixels or more"),
         (
             {"early_scale": 0.1},
-            "crops of 3 pixels by --early-scale: resnet20,blur=5 takes pictures of 5 pixels or more",
+            "crops of 3 pixels by `early_scale`: resnet20,blur=5 takes pictures of 5 pixels or more",
         ),
     ):
         with pytest.raises(UsageError, match=words):

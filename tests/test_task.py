@@ -1,109 +1,186 @@
-"""What a recipe comes to over the course of a run."""
+"""A second task, regression, by the same loop: trained, stopped and resumed to the bit."""
 
-from dataclasses import replace
+import json
+import signal
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from resnetkit.data.dataset import open_dataset
-from resnetkit.data.parts import recognise
-from resnetkit.data.samples import Dataset
+from resnetkit import modelfile
+from resnetkit.data.loader import Batch, Loader
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms.normalize import Normalize
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
-from resnetkit.modelfile import Header, inspect, save, short_name
-from resnetkit.train.compute import PAYS_FROM_STEPS
+from resnetkit.modelfile import Header
+from resnetkit.models.resnet import ResNet, build
+from resnetkit.progress import Advance
+from resnetkit.train.checkpoint import RunFolder, load_state
+from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.monitor import Monitor, read_metrics
 from resnetkit.train.recipe import Recipe
-from resnetkit.train.task import choose_augment, prepare
+from resnetkit.train.task import Measured, Step
+from resnetkit.train.training import TrainResult, train_task
 
-CIFAR = Preprocess(size=32)
-
-
-@pytest.mark.parametrize(
-    ("crop", "course"),
-    [
-        ("none", [("none", 32), ("none", 32), ("none", 32)]),
-        ("pad", [("pad", 24), ("pad", 32), ("none", 32)]),
-        ("random-resized", [("random-resized", 24), ("random-resized", 32), ("none", 32)]),
-        ("scale-jitter", [("scale-jitter", 32), ("scale-jitter", 32), ("none", 32)]),
-    ],
-)
-def test_crops_over_the_course_of_a_run(crop, course):
-    recipe = Recipe(crop=crop, early_scale=0.75, early_until=0.4, center_crop_from=0.9, jitter=(32, 48))
-    for progress, (now, side) in zip([0.0, 0.39, 0.4, 0.89, 0.9, 1.0], [c for c in course for _ in "12"], strict=True):
-        augment = choose_augment(recipe, CIFAR, progress)
-        assert (augment.crop, augment.side(CIFAR)) == (now, side), progress
-    for progress in (0.0, 0.5, 0.999):
-        augment = choose_augment(Recipe(crop=crop, jitter=(32, 48)), CIFAR, progress)
-        assert (augment.crop, augment.side(CIFAR)) == (crop, 32), "without them, nothing changes"
+RECIPE = Recipe(epochs=4, batch_size=16, accumulate=2, lr=0.02, threads=1, precision="float32", log_every=1, seed=1)
+PREPROCESS = Preprocess(size=32)
+CPU = torch.device("cpu")
 
 
-def test_augmentation_is_as_the_recipe_says():
-    recipe = Recipe(padding=3, padding_mode="reflect", pca_color=0.2, min_area=0.3)
-    for progress in (0.0, 1.0):
-        augment = choose_augment(replace(recipe, center_crop_from=0.5), CIFAR, progress)
-        assert (augment.padding, augment.padding_mode, augment.pca_color) == (3, "reflect", 0.2)
-        assert (augment.scale, augment.flip) == ((0.3, 1.0), True)
-    assert not choose_augment(replace(recipe, alternate_flip=True), CIFAR).flip
+@dataclass(frozen=True)
+class Brightness:
+    """The mean of a picture's pixels, 0 to 1, from the picture: the loss is the squared difference."""
 
+    net: ResNet
+    header: Header
+    loader: Loader
+    val: Samples
+    normalize: Normalize
+    title: str = "brightness"
+    device: torch.device = CPU
+    precision: str = "float32"
+    computed_by: str = "eager"
+    recompute: bool = False
+    batches_per_epoch: int = 0
+    training_pictures: int = 0
+    validation_pictures: int = 0
+    validated_at_once: int = 20
+    counts: tuple[str, ...] = ("far",)
+    score: str = "deviation"
 
-@pytest.mark.parametrize(("scale", "size", "side"), [(0.99, 32, 32), (0.75, 7, 5), (0.01, 32, 1), (0.75, 224, 168)])
-def test_early_sides_are_whole_numbers_over_zero(scale, size, side):
-    preprocess = Preprocess(size=size)
-    augment = choose_augment(Recipe(early_scale=scale), preprocess)
-    assert augment.side(preprocess) == side
-    assert (augment.size is None) == (side == size), "the same size is no change"
+    @staticmethod
+    def targets(batch: Batch) -> torch.Tensor:
+        """Shape (n,)."""
+        return batch.images.float().mean(dim=(1, 2, 3)) / 255
 
+    def batches(self, epoch: int, first_batch: int, progress: Callable[[], float]) -> Generator[Batch]:
+        yield from self.loader.epoch(epoch, first_batch)
 
-def test_a_model_file_names_its_data_and_not_where_they_are(picture_folder, split_folder, tmp_path, monkeypatch):
-    recipe = Recipe(model="resnet20,depths=1-1-1", normalize="imagenet", size=32, compile="off")
-    first = prepare(recipe, open_dataset(str(split_folder), val_fraction=0.5))
-    run = tmp_path / "runs" / "first"
-    run.mkdir(parents=True)
-    save(run / "best.safetensors", first.net, first.header)
-    for init, name in ((run, "first"), (run / "best.safetensors", "first/best.safetensors")):
-        dataset = open_dataset(str(picture_folder))
-        header = prepare(replace(recipe, init=str(init)), dataset).header
-        assert (header.data["name"], header.recipe["init"]) == ("pictures", name)
-        assert str(tmp_path) not in header.to_json()
-        # What trained the first weights is known, too.
-        kept_out = open_dataset(str(split_folder), val_fraction=0.5)
-        found = [recognise(s, header.data).mask.mean() for s in (kept_out.train, kept_out.val, dataset.train)]
-        assert found[0] == found[2] == 1
-        assert found[1] < 0.2, "pictures of the same subset that the other training took"
-    monkeypatch.chdir(picture_folder)
-    assert prepare(recipe, open_dataset(".")).header.data["name"] == "pictures"
-    assert [short_name(name) for name in ("cifar10", "resnet20:cifar10", "hf:me/net", "../pictures/", "..")] == [
-        *("cifar10", "resnet20:cifar10", "hf:me/net", "pictures"),
-        tmp_path.name,
-    ]
-    # Files of earlier versions hold whole paths; what is made of them does not.
-    old = replace(header, data={"name": "/home/me/birds"}, recipe={"init": "/home/me/runs/a"})
-    read = Header.from_json(old.to_json(), source="old")
-    assert (read.data["name"], read.recipe["init"]) == ("birds", "a")
-    assert inspect(run).data["name"] == "split"
+    def early_cost(self, progress: float) -> float:
+        return 1.0
+
+    def train_mode(self) -> None:
+        self.net.train()
+
+    def step(self, batch: Batch, *, pictures: int) -> Step:
+        found, targets = self.net(self.normalize(batch.images))[:, 0], self.targets(batch)
+        loss = F.mse_loss(found, targets, reduction="sum") / pictures
+        return Step(loss, {"far": int(((found - targets).abs() > 0.1).sum())})
+
+    @torch.no_grad()
+    def validate(self, net: nn.Module, advance: Advance) -> Measured:
+        net.eval()
+        found = []
+        for batch in Loader(self.val, PREPROCESS, batch_size=self.validated_at_once).epoch():
+            found.append(net(self.normalize(batch.images))[:, 0] - self.targets(batch))
+            advance(len(batch))
+        differences = torch.cat(found)
+        values = {"deviation": float(differences.square().mean().sqrt()), "images": len(differences)}
+        return Measured(values, {"differences": differences})
+
+    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any]) -> None:
+        assert isinstance(net, ResNet)
+        modelfile.save(path, net, replace(self.header, metrics=metrics))
+
+    def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
+        assert measured is not None
+        largest = float(measured.details["differences"].abs().max())
+        path.write_text(json.dumps({"largest": largest, "best": header.metrics["deviation"], "curves": len(curves)}))
+
+    def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:
+        return {}
+
+    def example(self, pictures: int) -> Batch:
+        images = torch.zeros(pictures, 3, 32, 32, dtype=torch.uint8)
+        return Batch(images, torch.zeros(pictures, dtype=torch.int64), torch.arange(pictures), number=0)
+
+    def validate_example(self, pictures: int) -> None:
+        self.net.eval()(self.normalize(self.example(pictures).images))
 
 
 @pytest.fixture
-def dataset(cifar_subset):
-    train, test = cifar_subset
-    return Dataset("subset", train.classes, train, None, test, {})
+def task(cifar_subset) -> Callable[[], Brightness]:
+    """A function to the task as a new process would make it, on 300 pictures of CIFAR-10 and 120 to validate."""
+    pictures, val = cifar_subset
+
+    def make() -> Brightness:
+        torch.manual_seed(RECIPE.seed)
+        net = build("resnet20", depths=(1, 1, 1), classes=1)
+        header = Header(net.spec, PREPROCESS, ("brightness",), RECIPE.to_dict(), data={"name": "subset"})
+        loader = Loader(pictures, PREPROCESS, batch_size=RECIPE.batch_size, shuffle=True, seed=RECIPE.seed)
+        counted = {
+            "batches_per_epoch": len(loader),
+            "training_pictures": len(pictures),
+            "validation_pictures": len(val),
+        }
+        return Brightness(net, header, loader, val, Normalize(PREPROCESS, CPU), **counted)
+
+    return make
 
 
-@pytest.mark.parametrize(("more", "name"), [(0, "torch.compile"), (-1, "eager")])
-def test_a_run_in_epochs_is_compiled_where_its_steps_pay(more, name, dataset, monkeypatch):
-    """300 pictures are 18 batches of 16, and 9 steps where two are accumulated."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: ["g++"])
-    recipe = Recipe(model="resnet20,depths=1-1-1,order=pre", batch_size=16, accumulate=2)
-    assert prepare(replace(recipe, epochs=(PAYS_FROM_STEPS + more) / 9), dataset).computed_by == name
+def run(task: Brightness, folder: Path, recipe: Recipe = RECIPE, *, go_on: bool = False) -> TrainResult:
+    """The whole of a run, or the rest of it."""
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    state = load_state(folder / "state.pt") if go_on else None
+    return train_task(task, recipe, RunFolder(folder), about={}, started=0.0, state=state, quiet=True)
 
 
-@pytest.mark.parametrize("choice", ["auto", "off"])
-def test_a_batch_that_batch_norm_can_learn_nothing_from_is_refused(choice, dataset):
-    """With the kernels and without; at the smallest crops of the run."""
-    recipe = Recipe(model="resnet18,depths=1-1-1-1,width=16", normalize="imagenet", batch_size=1, compile=choice)
-    with pytest.raises(UsageError, match=r"one picture of 32 × 32 .* larger --batch-size .* or a larger --size$"):
-        prepare(recipe, dataset)
-    with pytest.raises(UsageError, match="one picture of 32 × 32"):
-        prepare(replace(recipe, size=64, early_scale=0.5), dataset)
-    assert prepare(replace(recipe, size=64), dataset).loader.batch_size == 1
+def test_another_task_is_learnt(task, tmp_path):
+    result = run(task(), tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    trained, validated = ([row for row in rows if row["part"] == part] for part in ("train", "val"))
+    assert len(trained) == 40
+    assert {"loss", "far_percent"} < set(trained[0])
+    assert "error_percent" not in trained[0]
+    assert trained[-1]["far_percent"] < trained[0]["far_percent"]
+    deviations = [row["deviation"] for row in validated]
+    assert len(deviations) == 4
+    assert result.best["deviation"] == min(deviations) < 0.15
+    assert modelfile.load(result.model).header.metrics["deviation"] == min(deviations)
+    report = json.loads((tmp_path / "run" / "report.html").read_text())
+    assert report["best"] == min(deviations) <= report["largest"]
+    assert report["curves"] == (tmp_path / "run" / "curves.png").stat().st_size
+    assert f"validation deviation {deviations[0]:.4f}" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("step", [3, 10, 17])
+def test_it_goes_on_to_the_bit(step, task, tmp_path, monkeypatch):
+    """Stopped in an epoch of 9.5 steps, at its end, and in the second one."""
+    run(task(), tmp_path / "whole")
+    record, asked = Monitor.record, []
+
+    def recording(self: Monitor, row: Mapping[str, Any]) -> None:
+        record(self, row)
+        if row["step"] == step and not asked:
+            asked.append(step)
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "record", recording)
+        with pytest.raises(InterruptedTrainingError, match=f"stopped after step {step}"):
+            run(task(), tmp_path / "run")
+    result = run(task(), tmp_path / "run", go_on=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert result.best == modelfile.inspect(tmp_path / "whole").metrics
+    reports = [json.loads((tmp_path / name / "report.html").read_text())["largest"] for name in ("run", "whole")]
+    assert reports[0] == reports[1]
+
+
+def test_a_run_on_the_clock_is_measured_on_the_task_itself(task, tmp_path):
+    result = run(task(), tmp_path / "run", RECIPE.replace(minutes=0.1))
+    assert result.best["deviation"] < 1
+
+
+def test_a_warm_up_by_the_error_needs_a_task_that_counts_one(task, tmp_path):
+    with pytest.raises(
+        UsageError, match="`warmup_lr` holds until the training error is low, and this task counts none"
+    ):
+        run(task(), tmp_path / "run", replace(RECIPE, warmup_lr=0.01))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -9,11 +10,11 @@ from torch import nn
 
 from resnetkit import modelfile
 from resnetkit.cli import main
-from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.models.resnet import build
+from resnetkit.data.samples import Dataset, Samples
 from resnetkit.train import run as runs
 from resnetkit.train import timing
 from resnetkit.train.checkpoint import RunFolder
+from resnetkit.train.classification import prepare
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import RECIPES, Recipe, changed
 from resnetkit.train.timing import Untouched, batch_sizes, fit_batch, fit_to_clock, too_short
@@ -114,16 +115,20 @@ def test_a_run_is_too_short_in_steps_and_epochs():
 
 
 def test_an_evaluation_is_measured_in_batches_that_tell_what_it_takes(monkeypatch):
-    """A picture takes 1 ms beside 10 ms for every batch."""
+    """A picture takes 1 ms beside 10 ms for every batch, here."""
     clock, sizes = [0.0], []
-    net = build("resnet20,depths=1-1-1")
+    recipe = Recipe(model="resnet20,depths=1-1-1", batch_size=128, epochs=1)
+    samples = Samples(
+        ("a", "b"), np.arange(256) % 2, np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), np.uint8)
+    )
+    task = prepare(recipe, Dataset("grey", samples.classes, samples, None, None))
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> None:
         sizes.append(len(inputs[0]))
         clock[0] += 0.01 + 0.001 * len(inputs[0])
 
-    net.register_forward_hook(note)
+    task.net.register_forward_hook(note)
     monkeypatch.setattr(timing, "monotonic", lambda: clock[0])
-    took = timing.evaluation_seconds(net, Preprocess(size=32), torch.device("cpu"), most=128)
+    took = timing.validation_seconds(task)
     assert sizes == [2, 2, 8, 32, 128]
     assert took == pytest.approx(0.138 / 128)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,10 @@ class Batch:
     """int64 (n,): places in the samples."""
     number: int
     """Place in the epoch, from 0: a run that stopped after this batch goes on at `number + 1`."""
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.labels)
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.images.shape[1:]))
@@ -106,7 +110,7 @@ class Loader:
         whole, rest = divmod(len(self.samples), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def epoch(self, epoch: int = 0, first_batch: int = 0, *, augment: Augment | None = None) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, first_batch: int = 0, *, augment: Augment | None = None) -> Generator[Batch]:
         """The batches of an epoch from `first_batch` on, varied by `augment` in place of the loader's own, if given.
 
         A batch is smaller by its unreadable files, and left out, number and all, if none is readable. Once the iterator
@@ -147,7 +151,7 @@ class Loader:
         numbers: range,
         order: NDArray[np.int64],
         mirrored: NDArray[np.bool_],
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         for number in numbers:
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             pixels = images[indices]
@@ -165,7 +169,7 @@ class Loader:
         numbers: range,
         order: NDArray[np.int64],
         mirrored: NDArray[np.bool_],
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         resampling.prepare()
         pool = ThreadPoolExecutor(self.workers, "resnetkit-decode") if self.workers else None
         # Both maps keep the order; the pool's begins at once, the built-in one when its results are asked for.
@@ -230,7 +234,7 @@ class Loader:
         if augment.pca_color:
             out[:] = augment.shift_colors(out[None], rng)[0]
 
-    def _finished(self, batch: "_Begun") -> Iterator[Batch]:
+    def _finished(self, batch: "_Begun") -> Generator[Batch]:
         """Wait for a batch; name and drop what is unreadable."""
         readable = np.ones(len(batch.indices), bool)
         for place, reason in enumerate(batch.reasons):

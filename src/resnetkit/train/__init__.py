@@ -8,7 +8,7 @@ from resnetkit.verb import stands_for
 if TYPE_CHECKING:
     from resnetkit.data.samples import Dataset
     from resnetkit.train.recipe import Recipe
-    from resnetkit.train.run import TrainResult
+    from resnetkit.train.training import TrainResult
 
 
 def train(
@@ -29,9 +29,9 @@ def train(
     any more what it says on standard error; TrainingError when the loss is no longer finite or a file can't be written;
     UsageError and DataError for a recipe and data that don't go together.
     """
-    from resnetkit.train.run import train
+    from resnetkit.train.run import start
 
-    return train(recipe, data, out=out, quiet=quiet)
+    return start(recipe, data, out=out, quiet=quiet)
 
 
 stands_for(__name__, train)

@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +17,13 @@ from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import whole_file
 from resnetkit.modelfile import Header
 from resnetkit.train.optim import Plan
+from resnetkit.train.task import Measured
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+EARLIER_VERSIONS = (1,)
+"""Of states that can still be read."""
+EARLIER_NAMES = {"errors": "scores", "warmup_wrong": "warmup_counts", "window_wrong": "window_counts"}
+"""Fields of Position as version 1 called them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class RunFolder:
             not self.path.is_dir() or any(path.name not in left_by_a_start for path in self.path.iterdir())
         ):
             raise TrainingError(
-                f"{self.path} is there already. Give another --out, or go on with: resnetkit train --resume {self.path}"
+                f"{self.path} is there already. Give another `out`, or go on with: resnetkit train --resume {self.path}"
             )
 
     def create(self) -> None:
@@ -82,7 +87,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{self.path} can't be made: {error.strerror}. Give another --out.") from error
+            raise TrainingError(f"{self.path} can't be made: {error.strerror}. Give another `out`.") from error
 
     def create_beside(self) -> "RunFolder":
         """Make the folder and return it; where it is there already, the first of <name>-2, <name>-3, ... that is not.
@@ -98,7 +103,7 @@ class RunFolder:
                 number += 1
                 run = RunFolder(self.path.with_name(f"{self.path.name}-{number}"))
             except OSError as error:
-                raise TrainingError(f"{run.path} can't be made: {error.strerror}. Give another --out.") from error
+                raise TrainingError(f"{run.path} can't be made: {error.strerror}. Give another `out`.") from error
             else:
                 return run
 
@@ -136,19 +141,19 @@ class Position:
     seconds: float = 0.0
     """Time spent in all, evaluations and savings included."""
     warming_up: bool = False
-    errors: list[float] = field(default_factory=list)
-    """Error in percent at every evaluation so far; what a plateau is told by."""
+    scores: list[float] = field(default_factory=list)
+    """The task's score at every evaluation so far; what a plateau is told by."""
     best: dict[str, Any] = field(default_factory=dict)
     """Metrics of the best model file."""
     evaluation_seconds: float = 0.0
     """What the last evaluation took, with the saving after it."""
     evaluation_due: bool = False
     """Whether the evaluation after `step` is still to be made."""
-    warmup_wrong: int = 0
+    warmup_counts: dict[str, int] = field(default_factory=dict)
     warmup_images: int = 0
-    """Sums since the warm-up was last reconsidered."""
+    """Sums since the warm-up was last reconsidered; counts by the task's names."""
     window_loss: float = 0.0
-    window_wrong: int = 0
+    window_counts: dict[str, int] = field(default_factory=dict)
     window_images: int = 0
     """Sums since the last line of training metrics."""
 
@@ -158,7 +163,11 @@ class Position:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Position":
-        """The reverse of to_dict."""
+        """The reverse of to_dict; also of the first version's."""
+        values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
+        for name in ("warmup_counts", "window_counts"):
+            if isinstance(values[name], int):
+                values[name] = {"error": values[name]}
         knots = tuple((int(step), float(progress)) for step, progress in values["plan"]["knots"])
         return cls(**values | {"plan": Plan(knots)})
 
@@ -171,9 +180,12 @@ def save_state(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: AveragedModel | None,
-    best: Evaluation | None,
+    best: Measured | None,
 ) -> None:
-    """Write the whole training state to one file, so that its parts can't disagree; `best` is the best model file's."""
+    """Write the whole training state to one file, so that its parts can't disagree.
+
+    `best` is what was measured of the best model file, where it is known.
+    """
     state = {
         "version": STATE_VERSION,
         "header": header.to_json(),
@@ -183,7 +195,7 @@ def save_state(
         "ema": None if ema is None else ema.state_dict(),
         "rng": torch.get_rng_state(),
         "device_rng": device_rng(net),
-        "best": None if best is None else evaluation_to_dict(best),
+        "best": None if best is None else dict(best.details),
     }
     # Not straight into the file: where that fails, torch hides the reason behind one of its own.
     content = io.BytesIO()
@@ -207,8 +219,8 @@ class State:
     position: Position
     tensors: dict[str, Any]
     """State dicts of net, optimizer and ema, and the random generators' states."""
-    best: Evaluation | None
-    """Of the best model file; None before the first one, and in states of earlier versions."""
+    best: Measured | None
+    """What was measured of the best model file; None where it is not known."""
 
     def restore(self, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> None:
         """Put weights, moments, averages and the random generators back; TrainingError where they do not fit."""
@@ -223,18 +235,19 @@ class State:
             if generator is not None and device.type == "cuda":
                 torch.cuda.set_rng_state(generator, device)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TrainingError(f"{self.path} does not fit the run; start anew with another --out") from error
+            raise TrainingError(f"{self.path} does not fit the run; start anew with another `out`") from error
 
 
 def load_state(path: Path) -> State:
     """Read a saved state, running no code from the file; TrainingError where it is broken."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["version"] != STATE_VERSION:
+        if state["version"] not in (STATE_VERSION, *EARLIER_VERSIONS):
             raise TrainingError(f"{path} was written by another version of resnetkit; resume with that one")
         header = Header.from_json(state["header"], source=str(path))
-        best = evaluation_from_dict(state["best"]) if state.get("best") else None
-        return State(path, header, Position.from_dict(state["position"]), state, best)
+        position = Position.from_dict(state["position"])
+        best = Measured(position.best, state["best"]) if state.get("best") else None
+        return State(path, header, position, state, best)
     except (
         RuntimeError,
         pickle.UnpicklingError,
@@ -244,7 +257,7 @@ def load_state(path: Path) -> State:
         AttributeError,
         EOFError,
     ) as error:
-        raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another --out") from error
+        raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another `out`") from error
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -258,7 +271,7 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluation_from_dict(values: dict[str, Any]) -> Evaluation:
+def evaluation_from_dict(values: Mapping[str, Any]) -> Evaluation:
     """The reverse of evaluation_to_dict."""
     return Evaluation(
         tuple(values["classes"]),

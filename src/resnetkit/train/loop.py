@@ -9,28 +9,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from resnetkit import modelfile
-from resnetkit.data.loader import Batch, Loader
-from resnetkit.data.transforms.augment import Augment
-from resnetkit.data.transforms.normalize import Normalize
-from resnetkit.errors import DataError, TrainingError
-from resnetkit.evaluation.batches import evaluation_batch
-from resnetkit.evaluation.evaluate import evaluate_net
-from resnetkit.evaluation.metrics import Evaluation
-from resnetkit.models.resnet import ResNet
+from resnetkit.errors import DataError, TrainingError, UsageError
+from resnetkit.modelfile import inspect
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
-from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
+from resnetkit.train.divergence import mend
+from resnetkit.train.monitor import Monitor, draw_curves, read_metrics, spoken
 from resnetkit.train.optim import Cost, Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.signals import CLOSED_PIPE, Signals
-from resnetkit.train.task import Task, choose_augment, freeze
+from resnetkit.train.task import Batch, Measured, Task
 
 WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
-LEAST_EVALUATED = 8  # pictures at a time; else as many as in a step, so that a stop waits no longer than for that
 SAVE_APART = 10.0  # seconds: evaluations that follow each other faster are not saved one by one
 
 
@@ -47,11 +39,11 @@ class StoppedEvaluationError(Exception):
 
 
 class Training:
-    """One run: its network, its optimiser, and how far it is."""
+    """One run: its task, its optimiser, and how far it is."""
 
     def __init__(
         self,
-        task: Task,
+        task: Task[Any],
         recipe: Recipe,
         run: RunFolder,
         monitor: Monitor,
@@ -67,18 +59,17 @@ class Training:
             if recipe.ema_decay
             else None
         )
-        self.normalize = Normalize(task.header.preprocess, task.device)
         self.parameters = [p for p in task.net.parameters() if p.requires_grad]
-        steps_per_epoch = max(1, math.ceil(len(task.loader) / recipe.accumulate))
+        steps_per_epoch = max(1, math.ceil(task.batches_per_epoch / recipe.accumulate))
         self.steps_per_evaluation = max(1, round(recipe.evaluate_every * steps_per_epoch))
-        total = recipe.total_steps(len(task.loader))
+        total = recipe.total_steps(task.batches_per_epoch)
         plan = Pace.UNKNOWN if total is None else Plan.of_length(total)
+        if recipe.warmup_lr and "error" not in task.counts:
+            raise UsageError("`warmup_lr` holds until the training error is low, and this task counts none; give 0")
         self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
-        val_images = len(task.val) if task.val is not None else 0
-        evaluation_share = 0.5 * val_images / (recipe.batch_size * recipe.accumulate)
-        # A step is taken to cost as its pixels, until the full size is there.
-        early_cost = (self.augment().side(task.header.preprocess) / task.header.preprocess.size) ** 2
+        evaluation_share = 0.5 * task.validation_pictures / (recipe.batch_size * recipe.accumulate)
+        early_cost = task.early_cost(self.progress())
         self.pace = (
             Pace(
                 recipe.minutes,
@@ -91,12 +82,10 @@ class Training:
             if recipe.minutes
             else None
         )
-        fitting = evaluation_batch(task.net, task.header.preprocess.size)
-        self.evaluated_at_once = min(max(recipe.batch_size, LEAST_EVALUATED), fitting)
         if cost:
-            self.position.evaluation_seconds = cost.picture_seconds * val_images
-        self.best_evaluation: Evaluation | None = None
-        """Of the best model file, where it is known."""
+            self.position.evaluation_seconds = cost.picture_seconds * task.validation_pictures
+        self.best_measured: Measured | None = None
+        """What was measured of the best model file, where it is known."""
         self.lr = recipe.lr
         """The rate of the last step."""
         self.row: dict[str, Any] = {}
@@ -112,11 +101,11 @@ class Training:
         here = self.position
         self.monitor.say(
             f"{self.recipe.model}: {sum(p.numel() for p in self.task.net.parameters()):,} parameters, "
-            f"{len(self.task.loader.samples):,} training pictures, {self.task.precision} on {self.task.device}, "
+            f"{self.task.training_pictures:,} training pictures, {self.task.precision} on {self.task.device}, "
             f"{self.task.computed_by}{', recomputing' if self.task.recompute else ''}"
         )
-        batches = draw(self.task.loader, here, self.recipe.accumulate, augment=self.augment)
-        self.train_mode()
+        batches = draw(self.task, here, self.recipe.accumulate, progress=self.progress)
+        self.task.train_mode()
         if self.pace and here.plan == Pace.UNKNOWN:
             here.evaluation_seconds += 2 * self.save_seconds
             here.plan = self.pace.begin(elapsed_seconds=self.elapsed(), evaluation_seconds=here.evaluation_seconds)
@@ -181,16 +170,15 @@ class Training:
         """Take one step of the optimiser on the gradients of `batches`, and count it."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        here, images_in_step, wrong = self.position, sum(len(batch.labels) for batch in batches), 0
+        here, pictures = self.position, sum(map(len, batches))
         for batch in batches:
-            labels = batch.labels.to(self.task.device)
-            logits = self.task.forward(self.normalize(batch.images))
-            share = len(labels) / images_in_step
-            loss = share * F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-            loss.backward()
-            self.refuse_infinite(loss.item(), lr)
-            here.window_loss += loss.item() * images_in_step
-            wrong += int((logits.argmax(dim=1) != labels).sum())
+            step = self.task.step(batch, pictures=pictures)
+            step.loss.backward()
+            self.refuse_infinite(step.loss.item(), lr)
+            here.window_loss += step.loss.item() * pictures
+            for name, count in step.counts.items():
+                here.window_counts[name] = here.window_counts.get(name, 0) + count
+                here.warmup_counts[name] = here.warmup_counts.get(name, 0) + count
         if self.recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         self.optimizer.step()
@@ -198,37 +186,30 @@ class Training:
         if self.ema:
             self.ema.update_parameters(self.task.net)
         here.step += 1
-        here.images += images_in_step
-        here.window_images += images_in_step
-        here.window_wrong += wrong
-        here.warmup_images += images_in_step
-        here.warmup_wrong += wrong
+        here.images += pictures
+        here.window_images += pictures
+        here.warmup_images += pictures
 
-    def train_mode(self) -> None:
-        """Batch norm takes its statistics from the batch, but for what is frozen."""
-        self.task.net.train()
-        freeze(self.task.net, self.recipe.freeze)
+    def progress(self) -> float:
+        """The share of the run that is behind, 0 to 1."""
+        return self.position.plan.progress(self.position.step)
 
     def learning_rate(self) -> float:
         """The rate of the next step."""
         here = self.position
         if here.warming_up:
             return self.recipe.warmup_lr
-        drops = plateaus(here.errors, patience=self.recipe.plateau_patience)
-        return learning_rate(self.recipe, here.plan.progress(here.step), drops=drops)
-
-    def augment(self) -> Augment:
-        """How the pictures of the next step are varied."""
-        here = self.position
-        return choose_augment(self.recipe, self.task.header.preprocess, here.plan.progress(here.step))
+        drops = plateaus(here.scores, patience=self.recipe.plateau_patience)
+        return learning_rate(self.recipe, self.progress(), drops=drops)
 
     def reconsider_warmup(self) -> None:
         """End the warm-up when the training error over the last WARMUP_STEPS is low enough."""
         here = self.position
         if here.step % WARMUP_STEPS:
             return
-        error = 100 * here.warmup_wrong / here.warmup_images
-        here.warmup_wrong = here.warmup_images = 0
+        error = 100 * here.warmup_counts["error"] / here.warmup_images
+        here.warmup_images = 0
+        here.warmup_counts.clear()
         if error < self.recipe.warmup_error_percent:
             here.warming_up = False
             self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
@@ -262,11 +243,17 @@ class Training:
         self.monitor.show(
             here.step,
             None if here.plan == Pace.UNKNOWN else here.plan.total_steps,
-            loss=here.window_loss / here.window_images,
-            error_percent=100 * here.window_wrong / here.window_images,
+            self.trained(),
             images_per_second=here.images / max(here.training_seconds, 1e-9),
             left_seconds=self.left_seconds(),
         )
+
+    def trained(self) -> dict[str, float]:
+        """Loss, and percentages of what is counted, over the steps since the last line of training metrics."""
+        here = self.position
+        counts = {name: here.window_counts.get(name, 0) for name in self.task.counts}
+        shares = {f"{name}_percent": 100 * count / here.window_images for name, count in counts.items()}
+        return {"loss": here.window_loss / here.window_images, **shares}
 
     def left_seconds(self) -> float | None:
         """Seconds until the run is done; None where it is not known."""
@@ -282,19 +269,18 @@ class Training:
         here = self.position
         if not here.window_images:
             return
-        error = 100 * here.window_wrong / here.window_images
         row = {
             "part": "train",
             "step": here.step,
             "epoch": self.epochs(),
             "lr": self.lr,
-            "loss": round(here.window_loss / here.window_images, 6),
-            "error_percent": round(error, 4),
+            **{name: round(value, 6 if name == "loss" else 4) for name, value in self.trained().items()},
             "images_per_second": round(here.images / max(here.training_seconds, 1e-9), 1),
             "seconds": round(self.elapsed(), 1),
         }
         self.monitor.record(row)
-        here.window_loss, here.window_wrong, here.window_images = 0.0, 0, 0
+        here.window_loss, here.window_images = 0.0, 0
+        here.window_counts.clear()
 
     def evaluate(self, asked_to_stop: Callable[[], int]) -> None:
         """Measure the weights on the validation pictures; write the best model file if it is, and the curves at times.
@@ -304,55 +290,47 @@ class Training:
         here, task, began = self.position, self.task, time.monotonic()
         self.refuse_broken_weights()
         row: dict[str, Any] = {"part": "val", "step": here.step, "epoch": self.epochs()}
-        measured = None
-        if task.val is not None:
-            seen = self.monitor.doing("validating", len(task.val), "pictures")
-
-            def advance(count: int) -> None:
-                seen(count)
-                if asked_to_stop():
-                    raise StoppedEvaluationError
-
-            measured = evaluate_net(
-                self.averaged(),
-                task.val,
-                task.header.preprocess,
-                batch_size=self.evaluated_at_once,
-                workers=self.recipe.workers,
-                strict=self.recipe.strict,
-                advance=advance,
-            )
-            self.train_mode()
-            error = measured.top1_error_percent
-            here.errors.append(error)
-            row |= {"loss": round(measured.loss, 6), "error_percent": error, "images": measured.images}
+        measured = self.validate(self.averaged(), "validating", asked_to_stop)
+        if measured is not None:
+            task.train_mode()
+            here.scores.append(measured.values[task.score])
+            row |= measured.values
             self.monitor.record(row | {"seconds": round(self.elapsed(), 1)})
-            self.monitor.say(f"step {here.step}: validation error {error:.2f} %, loss {measured.loss:.4f}")
+            self.monitor.say(f"step {here.step}: validation {spoken(measured.values, first=task.score)}")
         self.row = row
         here.evaluation_due = False
         here.evaluation_seconds = time.monotonic() - began + 2 * self.save_seconds
-        if measured is None or row["error_percent"] <= here.best.get("error_percent", math.inf):
-            modelfile.save(self.run.best, self.averaged(), replace(task.header, metrics=row))
-            here.best, self.best_evaluation = row, measured
+        if measured is None or row[task.score] <= here.best.get(task.score, math.inf):
+            task.save(self.run.best, self.averaged(), row)
+            here.best, self.best_measured = row, measured
         if time.monotonic() - self.drawn_at >= DRAW_EVERY and here.step < here.plan.total_steps:
             self.draw()
 
-    def averaged(self) -> ResNet:
+    def validate(self, net: nn.Module, doing: str, asked_to_stop: Callable[[], int]) -> Measured | None:
+        """Measure `net`, shown as `doing`. Raises StoppedEvaluationError between two batches."""
+        if not self.task.validation_pictures:
+            return None
+        seen = self.monitor.doing(doing, self.task.validation_pictures, "pictures")
+
+        def advance(count: int) -> None:
+            seen(count)
+            if asked_to_stop():
+                raise StoppedEvaluationError
+
+        return self.task.validate(net, advance)
+
+    def averaged(self) -> nn.Module:
         """The network to keep: the moving average if there is one."""
-        if self.ema is None:
-            return self.task.net
-        if not isinstance(self.ema.module, ResNet):
-            raise TypeError(f"the average is of a {type(self.ema.module).__name__}")
-        return self.ema.module
+        return self.task.net if self.ema is None else self.ema.module
 
     def draw(self) -> None:
         """Draw the curves so far."""
-        draw_curves(read_metrics(self.run.metrics), self.run.curves, title=self.title())
+        draw_curves(read_metrics(self.run.metrics), self.run.curves, score=self.task.score, title=self.task.title)
         self.drawn_at = time.monotonic()
 
     def write_last(self) -> None:
         """Write last.safetensors, as it was evaluated just now."""
-        modelfile.save(self.run.last, self.averaged(), replace(self.task.header, metrics=self.row))
+        self.task.save(self.run.last, self.averaged(), self.row)
 
     def save(self) -> None:
         """Write the training state."""
@@ -365,7 +343,7 @@ class Training:
             net=self.task.net,
             optimizer=self.optimizer,
             ema=self.ema,
-            best=self.best_evaluation,
+            best=self.best_measured,
         )
         self.saved_at = time.monotonic()
         self.save_seconds = self.saved_at - began
@@ -374,58 +352,36 @@ class Training:
         """Go back to a saved state."""
         state.restore(net=self.task.net, optimizer=self.optimizer, ema=self.ema)
         here = self.position = state.position
-        self.best_evaluation = state.best
+        self.best_measured = state.best
         if self.pace and here.step:
             self.pace.step_seconds = here.training_seconds / here.step
         # The file may be of a later evaluation than the state. Then it holds: a run on the clock may not come there
         # again, and another one writes it again as it is.
-        kept = modelfile.load(self.run.best).header.metrics if self.run.best.exists() else {}
+        kept = inspect(self.run.best).metrics if self.run.best.exists() else {}
         if kept != here.best:
-            here.best, self.best_evaluation = dict(kept), None
+            here.best, self.best_measured = dict(kept), None
         self.monitor.forget_after(here.step, evaluated=not here.evaluation_due)
         self.monitor.say(f"going on after step {here.step}")
 
     def epochs(self) -> float:
         """Passes over the training pictures so far."""
-        return round(self.position.epoch + self.position.next_batch / len(self.task.loader), 3)
-
-    def title(self) -> str:
-        """What the curves and the report are called."""
-        return f"{self.recipe.model} on {self.task.header.data['name']}"
+        return round(self.position.epoch + self.position.next_batch / self.task.batches_per_epoch, 3)
 
 
-def mend(recipe: Recipe, precision: str, *, first: bool) -> str:
-    """What to do about numbers that are not finite; `first` where no step was taken yet, so that it is no rate."""
-    if first and precision == "bfloat16":
-        return "No step is behind, so it is not the rate: give --precision float32."
-    if first:
-        return f"No step is behind, so it is not the rate: mend {recipe.init or 'the pictures'}, or start from others."
-    rates = "--muon-lr and --lr" if recipe.optimizer == "muon" else "--lr"
-    clip = min(1.0, recipe.gradient_clip / 2 or 1.0)
-    ways = [
-        f"Lower {rates}",
-        f"clip with --gradient-clip {clip:g}",
-        *(["give --precision float32"] if precision == "bfloat16" else []),
-    ]
-    return ", ".join(ways[:-1]) + f"{',' if len(ways) > 2 else ''} or {ways[-1]}."
-
-
-def draw(loader: Loader, here: Position, count: int, *, augment: Callable[[], Augment]) -> Generator[list[Batch]]:
-    """Yield `count` batches at a time, for ever, from `here` on, varied as `augment` says; `here` moves with them."""
+def draw(task: Task[Any], here: Position, count: int, *, progress: Callable[[], float]) -> Generator[list[Batch]]:
+    """Yield `count` batches at a time, for ever, from `here` on; `here` moves with them."""
     group: list[Batch] = []
     while True:
-        variation = augment()
-        for batch in loader.epoch(here.epoch, here.next_batch, augment=variation):
+        began = here.next_batch
+        for batch in task.batches(here.epoch, here.next_batch, progress):
             here.next_batch = batch.number + 1
             group.append(batch)
             if len(group) == count:
                 yield group
                 group = []
-                if augment() != variation:
-                    break
-        else:
-            if not here.next_batch:
-                raise DataError(
-                    f"not one of {len(loader.samples)} training pictures can be read; see resnetkit data check"
-                )
+        if not here.next_batch:
+            raise DataError(
+                f"not one of {task.training_pictures} training pictures can be read; see resnetkit data check"
+            )
+        if here.next_batch in (began, task.batches_per_epoch):  # and not only other batches from here on
             here.epoch, here.next_batch = here.epoch + 1, 0

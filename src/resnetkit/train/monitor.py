@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,8 @@ from resnetkit.files import write_whole
 from resnetkit.progress import Advance, Display, Far
 from resnetkit.train.checkpoint import RunFolder
 
+PERCENT = "_percent"
+"""Ends the names of percentages."""
 FEW_POINTS = 50
 """Up to so many rows of metrics are marked in the curves, one by one: a line through one of them would not be seen."""
 
@@ -56,14 +59,17 @@ class Monitor:
         self,
         step: int,
         total: int | None,
+        values: Mapping[str, float],
         *,
-        loss: float,
-        error_percent: float,
         images_per_second: float,
         left_seconds: float | None,
     ) -> None:
         """Bring the bar up to date, or print a plain line when it is time for one."""
-        note = f"loss {loss:.3f}  error {error_percent:.1f} %  {images_per_second:,.0f} images/s"
+        shown = [
+            f"{name.removesuffix(PERCENT)} {value:.1f} %" if name.endswith(PERCENT) else f"{name} {value:.3f}"
+            for name, value in values.items()
+        ]
+        note = "  ".join([*shown, f"{images_per_second:,.0f} images/s"])
         self._display.show(Far("", step, total, "steps", left_seconds, note))
 
     def doing(self, what: str, total: int | None = None, unit: str = "") -> Advance:
@@ -111,8 +117,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_curves(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Draw training and validation error, and the learning rate, over the steps, as a PNG."""
+def spoken(values: Mapping[str, float], *, first: str) -> str:
+    """Measured values in words, beginning with `first`, such as `error 5.20 %, loss 0.1834`; without whole numbers."""
+    names = sorted((name for name, value in values.items() if isinstance(value, float)), key=lambda name: name != first)
+    return ", ".join(
+        f"{name.removesuffix(PERCENT)} {values[name]:.2f} %" if name.endswith(PERCENT) else f"{name} {values[name]:.4f}"
+        for name in names
+    )
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path, *, score: str, title: str) -> None:
+    """Draw a value over the steps, in training and validation, and the learning rate below it, as a PNG.
+
+    `score` names the value: error_percent, say.
+    """
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -125,20 +143,21 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
     mark = "." if len(train) <= FEW_POINTS else ""
     figure = Figure(figsize=(8, 6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    error, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    error.plot(steps, [row["error_percent"] for row in train], label="training", color="tab:blue", lw=1, marker=mark)
+    upper, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    if all(score in row for row in train):
+        upper.plot(steps, [row[score] for row in train], label="training", color="tab:blue", lw=1, marker=mark)
     if val:
-        error.plot(
+        upper.plot(
             [row["step"] for row in val],
-            [row["error_percent"] for row in val],
+            [row[score] for row in val],
             label="validation",
             color="tab:red",
             marker="o" if len(val) <= FEW_POINTS else "",
         )
-    error.set(ylabel="error (%)", ylim=(0, None))
-    error.set_title(title, parse_math=False)  # a path with a $ twice in it is no formula
-    error.grid(alpha=0.3)
-    error.legend()
+    upper.set(ylabel=f"{score.removesuffix(PERCENT)} (%)" if score.endswith(PERCENT) else score, ylim=(0, None))
+    upper.set_title(title, parse_math=False)  # a path with a $ twice in it is no formula
+    upper.grid(alpha=0.3)
+    upper.legend()
     rate.plot(steps, [row["lr"] for row in train], color="tab:gray", marker=mark)
     rate.set(xlabel="step", ylabel="learning rate")
     rate.set_xlim(0, 1.03 * max((row["step"] for row in rows), default=1))

@@ -4,16 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from resnetkit.data.loader import Batch
-from resnetkit.data.transforms.normalize import Normalize
-from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count
-from resnetkit.models.resnet import ResNet
-from resnetkit.precision import exact_float32
 from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.loop import Training
 from resnetkit.train.monitor import Monitor
@@ -32,38 +28,32 @@ FEW_STEPS, FEW_EPOCHS = 50, 3.0
 
 
 def fit_to_clock(
-    task: Task, recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float
+    task: Task[Any], recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float
 ) -> tuple[Recipe, Cost]:
     """The recipe with a batch that its minutes are enough for, and what computing takes; nothing of `task` changes."""
     monitor.doing("measuring what a step takes")
     with Untouched(task.net):
         trial = Training(task, recipe, run, monitor, started=started)
-        preprocess = task.header.preprocess
 
         def step_seconds(size: int) -> float:
-            batch = Batch(
-                images=some_pictures(preprocess, size),
-                labels=torch.zeros(size, dtype=torch.int64),
-                indices=torch.arange(size),
-                number=0,
-            )
+            batch = task.example(size)
             began = monotonic()
             trial.descend([batch], 0.0)
             return monotonic() - began
 
-        trial.train_mode()
+        task.train_mode()
         step_seconds(FIRST_BATCH)  # the first one allocates
-        picture_seconds = evaluation_seconds(task.net, preprocess, task.device, most=trial.evaluated_at_once)
-        trial.train_mode()
+        picture_seconds = validation_seconds(task)
+        task.train_mode()
         left = 60 * (recipe.minutes or 0) - trial.elapsed()
-        left -= picture_seconds * len(task.val or ())
+        left -= picture_seconds * task.validation_pictures
         fitted, seconds = fit_batch(recipe, step_seconds, left_seconds=left)
     steps = max(int(left / seconds), 1)
     if fitted != recipe:
         monitor.say(
-            f"--minutes {recipe.minutes:g} is short here for batches of {recipe.batch_size}: about "
-            f"{count(steps, 'step')} on batches of {fitted.batch_size} at --lr {fitted.lr:g}; "
-            "--batch-size keeps the others"
+            f"`minutes` {recipe.minutes:g} is short here for batches of {recipe.batch_size}: about "
+            f"{count(steps, 'step')} on batches of {fitted.batch_size} at `lr` {fitted.lr:g}; "
+            "`batch_size` keeps the others"
         )
     return fitted, Cost(seconds, picture_seconds)
 
@@ -108,32 +98,23 @@ def with_batch(recipe: Recipe, batch_size: int) -> Recipe:
     )
 
 
-def evaluation_seconds(net: ResNet, preprocess: Preprocess, device: torch.device, *, most: int) -> float:
-    """What the evaluation of a picture takes, in batches of `most`, or of the largest that takes ENOUGH_SECONDS.
+def validation_seconds(task: Task[Any]) -> float:
+    """What the validation of a picture takes, in the batches that it has, or in the largest that takes ENOUGH_SECONDS.
 
     A picture of CIFAR's takes several times as long in a batch of two as in one of a hundred.
     """
-    normalize, size = Normalize(preprocess, device), min(FIRST_BATCH, most)
-    net.eval()
+    most = task.validated_at_once
+    size = min(FIRST_BATCH, most)
 
     def seconds(count: int) -> float:
-        images = some_pictures(preprocess, count)
         began = monotonic()
-        with torch.no_grad(), exact_float32():
-            net(normalize(images)).sum().item()
+        task.validate_example(count)
         return monotonic() - began
 
     seconds(size)  # the first one allocates
     while (took := seconds(size)) < ENOUGH_SECONDS and size < most:
         size = min(4 * size, most)
     return took / size
-
-
-def some_pictures(preprocess: Preprocess, count: int) -> Tensor:
-    """Pictures of noise, uint8 (count, channels, size, size), from a generator of their own."""
-    side, noise = preprocess.size, torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, side, side, preprocess.channels), dtype=torch.uint8, generator=noise)
-    return pixels.permute(0, 3, 1, 2)
 
 
 class Untouched:
@@ -161,8 +142,8 @@ def too_short(recipe: Recipe, steps: int, epochs: float) -> str | None:
         return None
     if recipe.minutes:
         minutes = math.ceil(recipe.minutes * ENOUGH_STEPS / max(steps, 1))
-        mend = f"give --minutes {minutes} or more, or a smaller --model or --size"
+        mend = f"give `minutes` {minutes} or more, or a smaller `model` or `size`"
     else:
-        mend = "give more --epochs, or --minutes"
+        mend = "give more `epochs`, or `minutes`"
     took = f"{count(steps, 'step')}, {epochs:.2f} epochs"
     return f"too short to learn much: {took} (it takes {FEW_STEPS} or {FEW_EPOCHS:g}); {mend}"
