@@ -183,7 +183,7 @@ def save_state(
         "ema": None if ema is None else ema.state_dict(),
         "rng": torch.get_rng_state(),
         "device_rng": device_rng(net),
-        "best": None if best is None else evaluation_to_dict(best),
+        "best": None if best is None else best.to_state(),
     }
     # Not straight into the file: where that fails, torch hides the reason behind one of its own.
     content = io.BytesIO()
@@ -233,7 +233,7 @@ def load_state(path: Path) -> State:
         if state["version"] != STATE_VERSION:
             raise TrainingError(f"{path} was written by another version of resnetkit; resume with that one")
         header = Header.from_json(state["header"], source=str(path))
-        best = evaluation_from_dict(state["best"]) if state.get("best") else None
+        best = Evaluation.from_state(state["best"]) if state.get("best") else None
         return State(path, header, Position.from_dict(state["position"]), state, best)
     except (
         RuntimeError,
@@ -245,25 +245,3 @@ def load_state(path: Path) -> State:
         EOFError,
     ) as error:
         raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another --out") from error
-
-
-def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The counts as tensors and plain values."""
-    return {
-        "classes": list(evaluation.classes),
-        "loss_sum": evaluation.loss_sum,
-        "confusion": torch.from_numpy(evaluation.confusion),
-        "top5_right": torch.from_numpy(evaluation.top5_right),
-        "unreadable": {str(path): reason for path, reason in evaluation.unreadable.items()},
-    }
-
-
-def evaluation_from_dict(values: dict[str, Any]) -> Evaluation:
-    """The reverse of evaluation_to_dict."""
-    return Evaluation(
-        tuple(values["classes"]),
-        loss_sum=values["loss_sum"],
-        confusion=values["confusion"].numpy(),
-        top5_right=values["top5_right"].numpy(),
-        unreadable={Path(path): reason for path, reason in values["unreadable"].items()},
-    )
