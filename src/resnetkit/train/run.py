@@ -26,7 +26,7 @@ from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.report import write_report
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, State, load_state
-from resnetkit.train.effects import check_effects
+from resnetkit.train.effects import check_effects, effective_fields
 from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import LENGTHS, Recipe, changed, read_recipe, write_recipe
@@ -364,6 +364,7 @@ def finish(training: Training, signals: Signals) -> TrainResult:
         model.header,
         title=training.title(),
         evaluated=measured,
+        recipe=effective_fields(model.header.recipe, model.header.data.get("split", {})),
         on="validation pictures",
         curves=run.curves.read_bytes(),
     )
