@@ -515,8 +515,8 @@ def test_a_flag_wins_over_the_length_in_a_file(length: str, picture_folder: Path
     recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
     assert [recipe.get(name) for name in LENGTHS] == [1.0, None, None]
     err = capsys.readouterr().err
-    assert "own.yaml: muon_lr has no use here: it goes with --optimizer muon\n" in err
-    assert "own.yaml: min_area has no use here: it goes with --crop random-resized\n" in err
+    assert "own.yaml: `muon_lr` has no use here: it goes with `optimizer` muon\n" in err
+    assert "own.yaml: `min_area` has no use here: it goes with `crop` random-resized\n" in err
     assert "val_fraction has no use" not in err
     assert main(["train", "pictures", "--config", "run/recipe.yaml", "--iterations", "1", "--out", "run2"]) == 0
     assert "has no use" not in capsys.readouterr().err, "a run's own file records, and asks for nothing"
@@ -599,6 +599,21 @@ def test_a_report_at_home(model: str, picture_folder: Path, capsys: Shell, monke
     assert main(["evaluate", model, "pictures", "--report=~/report.html"]) == 0
     assert f"the report is {picture_folder / 'report.html'}" in capsys.readouterr().err
     assert "<h2>On 60 all pictures</h2>" in (picture_folder / "report.html").read_text()
+
+
+def test_records_of_an_evaluation(model: str, picture_folder: Path, capsys: Shell) -> None:
+    (picture_folder / "cat" / "broken.png").write_bytes(b"\x89PNG")
+    assert main(["evaluate", model, "pictures", "--records", "records.csv", "--views", "multi-scale", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.endswith("resnetkit evaluate: the records are records.csv\n")
+    rows = list(csv.DictReader(io.StringIO(Path("records.csv").read_text(encoding="utf-8"))))
+    assert all(Path(row["picture"]).parent.name == row["label"] for row in rows)
+    assert len({row["picture"] for row in rows}) == len(rows) == json.loads(out)["images"] == 60
+    wrong = sum(row["class_1"] != row["label"] for row in rows)
+    assert json.loads(out)["top1_error_percent"] == pytest.approx(100 * wrong / 60, abs=1e-4)
+    assert list(rows[0])[-2:] == ["class_3", "probability_3"]
+    assert main(["evaluate", model, "pictures", "--records", "x", "--report", "x"]) == 2
+    assert "--report and --records are both x; give two files" in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_does_not_lose_the_result(

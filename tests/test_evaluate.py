@@ -1,6 +1,8 @@
 """The evaluation: every picture once, the same number for any batching, and each protocol against its definition."""
 
 import csv
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.evaluate import evaluate
+from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
@@ -112,7 +115,7 @@ def test_a_result_says_what_was_counted_and_warns_of_training_pictures(model, sp
     assert [record.getMessage() for record in caplog.records] == 3 * [
         "these pictures trained the model: the error says little about pictures that are new to it"
     ]
-    with pytest.raises(UsageError, match="data is a list; give a name, a path, a Dataset or Samples"):
+    with pytest.raises(UsageError, match="`data` is a list; give a name, a path, a Dataset or Samples"):
         evaluate(trained, [split_folder])
 
 
@@ -163,7 +166,7 @@ def test_ten_crops_average_the_probabilities_of_ten_crops(cifar_subset):
 
 
 def test_ten_crops_of_whole_pictures_are_refused(model, cifar_subset):
-    with pytest.raises(UsageError, match="nothing to crop"):
+    with pytest.raises(UsageError, match=r"`views` ten-crop: .* nothing to crop"):
         evaluate(model, cifar_subset[1], views="ten-crop")
 
 
@@ -207,3 +210,63 @@ def test_a_picture_in_memory_that_can_not_be_used_is_named(model, views):
     samples = Samples(model.header.classes, np.array([0, 1]), np.zeros((2, 1, 70_000, 3), np.uint8))
     with pytest.raises(DataError, match=r"picture 0: 70000 x 1 pixels is too long and narrow to resize; cut it"):
         evaluate(net, samples, views=views)
+
+
+@pytest.mark.parametrize("views", ["single", "ten-crop", "multi-scale"])
+def test_records_say_what_was_counted_of_each_picture(model, views, tmp_path, cifar_subset):
+    """In the order of the pictures, without those that can't be read; and parts merge to the whole."""
+    from PIL import Image
+
+    test = cifar_subset[1].subset(np.arange(7))
+    paths = tuple(tmp_path / f"{i}.png" for i in range(7))
+    for i, (path, image) in enumerate(zip(paths, test.images, strict=True)):
+        Image.fromarray(image).save(path)
+        if i in (0, 3):
+            path.write_bytes(b"\x89PNG")
+    cropped = Model(model.net, replace(model.header, preprocess=Preprocess(size=32, resize=36)))
+    samples = Samples(test.classes, test.labels, paths=paths)
+    assert evaluate(cropped, samples, views=views).records is None
+    result = evaluate(cropped, samples, views=views, records=3, batch_size=2)
+    kept = result.records
+    assert kept.indices.tolist() == [1, 2, 4, 5, 6]
+    assert kept.labels.tolist() == test.labels[kept.indices].tolist()
+    assert kept.classes.shape == kept.probabilities.shape == (5, 3)
+    counted = np.zeros((10, 10), int)
+    np.add.at(counted, (kept.labels, kept.classes[:, 0]), 1)
+    assert np.array_equal(counted, result.confusion)
+    assert (np.diff(kept.probabilities) <= 0).all()
+    assert (kept.probabilities.sum(axis=1) < 1).all()
+
+    every = evaluate(cropped, samples, views=views, records=99, batch_size=2)
+    assert every.records.probabilities.sum(axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    right = every.records.classes == every.records.labels[:, None]
+    assert -np.log(every.records.probabilities[right]).mean() == pytest.approx(result.loss, rel=1e-5)
+
+    parts = []
+    for places in (np.array([6, 1, 2, 3]), np.array([0, 4, 5])):
+        part = evaluate(cropped, samples.subset(places), views=views, records=3, batch_size=1)
+        parts.append(replace(part, records=part.records.within(places)))
+    merged = Evaluation.merge(parts)
+    assert merged.to_dict() == result.to_dict()
+    assert np.array_equal(merged.records.indices, kept.indices)
+    assert np.array_equal(merged.records.classes, kept.classes)
+    assert np.allclose(merged.records.probabilities, kept.probabilities, atol=1e-5)
+
+
+def test_a_number_of_records_that_can_not_be_meant_is_refused(model, cifar_subset):
+    with pytest.raises(UsageError, match="`records` is -1; it must be at least 0"):
+        evaluate(model, cifar_subset[1], records=-1)
+
+
+def test_evaluating_imports_neither_training_nor_kernels():
+    code = (
+        "import pkgutil, sys\n"
+        "from importlib import import_module\n"
+        "import resnetkit.evaluation\n"
+        "found = [m.name for m in pkgutil.iter_modules(resnetkit.evaluation.__path__, 'resnetkit.evaluation.')]\n"
+        "for name in found: import_module(name)\n"
+        "print('resnetkit.evaluation.evaluate' in found)\n"
+        "print([name for name in sys.modules if name.startswith(('resnetkit.train', 'resnetkit.kernels'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n[]\n"

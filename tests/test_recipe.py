@@ -62,7 +62,7 @@ def test_file_changes_some_fields(tmp_path):
         ("batchsize: 3", "did you mean 'batch_size'"),
         ("- 3", "field: value"),
         ("a: [", "not YAML"),
-        ("lr: -1", "--lr is -1"),
+        ("lr: -1", "`lr` is -1"),
     ],
 )
 def test_wrong_files_are_refused(tmp_path, text, words):
@@ -132,7 +132,7 @@ def test_a_length_takes_the_place_of_another(before, length):
     "two", [{"epochs": 2.0, "minutes": 1.0}, {"epochs": 2.0, "iterations": 7}, {"iterations": 7, "minutes": 1.0}]
 )
 def test_two_lengths_are_refused(two, tmp_path):
-    words = "--{} and --{} say how long to train".format(*two)
+    words = "`{}` and `{}` say how long to train".format(*two)
     with pytest.raises(UsageError, match=words):
         Recipe(**two)
     with pytest.raises(UsageError, match=words):

@@ -221,11 +221,11 @@ def test_a_run_on_the_clock_gets_more_time(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
-        ({"schedule": "one-cycle"}, "--schedule one-cycle"),
-        ({"schedule": "cosine"}, "--schedule cosine"),
-        ({"schedule": "step"}, "--schedule step"),
-        ({"early_scale": 0.75}, "--early-scale"),
-        ({"center_crop_from": 0.9}, "--center-crop-from"),
+        ({"schedule": "one-cycle"}, "`schedule` one-cycle"),
+        ({"schedule": "cosine"}, "`schedule` cosine"),
+        ({"schedule": "step"}, "`schedule` step"),
+        ({"early_scale": 0.75}, "`early_scale`"),
+        ({"center_crop_from": 0.9}, "`center_crop_from`"),
     ],
 )
 def test_what_goes_by_shares_of_the_run_gets_no_other_length(changes, setting, dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""`resnetkit evaluate`: error and loss of a model on labelled pictures."""
+"""`resnetkit evaluate`: errors and loss of a model on labelled pictures."""
 
 import sys
 from collections.abc import Sequence
@@ -16,11 +16,14 @@ from resnetkit.progress import bar
 if TYPE_CHECKING:
     from resnetkit.evaluation.metrics import Evaluation
 
+TOP = 5
+"""Classes that --records gives for each picture, the most probable first."""
+
 
 def run(argv: Sequence[str]) -> int:
-    """Evaluate and print."""
+    """Evaluate, and print or write the result."""
     parser = Parser(
-        "evaluate", "MODEL DATA [options]", "Error and loss of a model on labelled pictures, every one counted once."
+        "evaluate", "MODEL DATA [options]", "Errors and loss of a model on labelled pictures, each counted once."
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("data", metavar="DATA", help=DATA)
@@ -28,14 +31,15 @@ def run(argv: Sequence[str]) -> int:
         "--views",
         type=Literal["single", "ten-crop", "multi-scale"],
         default="single",
-        help="the centre crop, the mean of ten crops, or of the whole picture at five scales",
+        help="what the network sees of a picture: the centre crop, ten crops, or the whole picture at five scales; the "
+        "probabilities of several are averaged",
     )
     parser.add_argument(
         "--split",
         type=Literal["auto", "train", "val", "test", "all"],
         default="auto",
-        help="which part of the data, divided as for the model's training; auto is test, else val, else all, and never "
-        "pictures that trained the model",
+        help="which part of the data to evaluate on; a set without parts is divided as it was for the model's "
+        "training. auto is test, else val, else all, and never pictures that trained the model",
     )
     parser.add_argument(
         "--batch_size",
@@ -44,19 +48,28 @@ def run(argv: Sequence[str]) -> int:
         help="pictures that go through the network together; unset: 250, or as many as fit into half a GiB",
     )
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
-    parser.add_argument(
-        "--strict", action="store_true", help="fail on an unreadable picture instead of passing it over"
-    )
+    parser.add_argument("--strict", action="store_true", help="fail on an unreadable picture instead of skipping it")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as a page of HTML")
+    parser.add_argument(
+        "--records",
+        type=str,
+        metavar="FILE",
+        help=f"also write CSV: each picture's label, and its {TOP} most probable classes with their probabilities",
+    )
     parser.add_reading()
     given = parser.read(argv)
-    report = _report(given["report"])
+    report = _file(given["report"], "--report", "report.html")
+    records = _file(given["records"], "--records", "records.csv")
+    if report and report == records:
+        raise UsageError(f"--report and --records are both {report}; give two files")
 
     from resnetkit.data.parts import choose_part, open_as_trained
     from resnetkit.evaluation.evaluate import evaluate
+    from resnetkit.evaluation.records import write_records
     from resnetkit.evaluation.report import write_report
     from resnetkit.modelfile import load, short_name
+    from resnetkit.train.effects import effective_fields
 
     model = load(given["model"])
     dataset = open_as_trained(given["data"], model.header.data, strict=given["strict"], reading=reading_of(given))
@@ -74,6 +87,7 @@ def run(argv: Sequence[str]) -> int:
             batch_size=given["batch_size"],
             workers=given["workers"],
             strict=given["strict"],
+            records=TOP if records else 0,
             advance=advance,
         )
     if given["json"]:
@@ -86,8 +100,12 @@ def run(argv: Sequence[str]) -> int:
         _say(note)
     if report:
         title = f"{short_name(given['model'])} on {short_name(given['data'])}"
-        write_report(report, model.header, title=title, evaluated=result, on=f"{part.name} pictures")
+        recipe = effective_fields(model.header.recipe, model.header.data.get("split", {}))
+        write_report(report, model.header, title=title, evaluated=result, recipe=recipe, on=f"{part.name} pictures")
         _say(f"the report is {report}")
+    if records and result.records:
+        write_records(records, result.records, result.classes, part.samples)
+        _say(f"the records are {records}")
     return 0
 
 
@@ -95,16 +113,16 @@ def _say(text: str) -> None:
     print(on_one_line(f"resnetkit evaluate: {text}"), file=sys.stderr)
 
 
-def _report(path: str | None) -> Path | None:
-    """Where the report goes; refused before the work and not after it."""
+def _file(path: str | None, flag: str, example: str) -> Path | None:
+    """The file that `flag` names, None for none; UsageError, before any work, where it can't be written."""
     if path is None:
         return None
-    report = expanded(path)
-    if not report.parent.is_dir():
-        raise UsageError(f"--report {report}: there is no folder {report.parent}; make it, or give another file")
-    if report.is_dir():
-        raise UsageError(f"--report {report} is a folder; give a file, such as {report / 'report.html'}")
-    return report
+    file = expanded(path)
+    if not file.parent.is_dir():
+        raise UsageError(f"{flag} {file}: there is no folder {file.parent}; make it, or give another file")
+    if file.is_dir():
+        raise UsageError(f"{flag} {file} is a folder; give a file, such as {file / example}")
+    return file
 
 
 def _print(result: "Evaluation") -> None:
@@ -113,13 +131,6 @@ def _print(result: "Evaluation") -> None:
         print(f"top-5 error  {result.top5_error_percent:.2f} %")
     print(f"loss         {result.loss:.4f}")
     print()
-    columns = ("top1_error_percent", "top5_error_percent")[: 1 + result.has_top5]
-    print_table(
-        ("class", "pictures", "top-1 error", "top-5 error")[: 3 + result.has_top5],
-        (
-            (name, row["images"], *(f"{row[column]:.2f} %" for column in columns))
-            for name, row in result.per_class.items()
-        ),
-    )
+    print_table(*result.table(worst_first=False))
     if result.unreadable:
         print(f"\n{len(result.unreadable)} more can't be read, first {on_one_line(next(iter(result.unreadable)))}")

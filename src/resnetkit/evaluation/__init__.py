@@ -1,1 +1,1 @@
-"""Evaluation: what is counted, the one way to count it, and the report. It knows no training and no backend."""
+"""Evaluation: counting errors, merging counts, records of each picture, and the report. It knows no training."""

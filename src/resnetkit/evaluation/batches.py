@@ -1,4 +1,4 @@
-"""How many pictures are evaluated at once: by network and size alone, so that every machine gets the same bits."""
+"""How many pictures are evaluated at once. Network and size alone decide it, so every machine gets the same bits."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,21 @@ from torch import nn
 from resnetkit.models.maps import map_sizes
 from resnetkit.models.resnet import ResNet
 
-MAPS = 8  # of the largest size, in an evaluation, with the holes between them
-BYTES = 2**29  # for those maps
-MOST_PICTURES = 250  # at once: the kept results of CIFAR are of such batches
+MAPS = 8  # that memory holds at once in an evaluation, counted as if all were the largest, with unused memory between
+BYTES = 2**29  # that those maps may take
+MOST_PICTURES = 250  # in a batch: the published results on CIFAR are of such batches
 
 
 def evaluation_batch(net: ResNet, size: int) -> int:
-    """Pictures of `size` × `size` that are evaluated at once: up to 250, and as many as take half a GiB."""
+    """How many pictures of `size` × `size` pixels to evaluate at once: 250, or fewer where they need half a GiB."""
     return pictures_at_once(map_sizes(net, size))
 
 
 def pictures_at_once(sizes: Mapping[nn.Module, int]) -> int:
-    """The same for known maps: the numbers in each, for one picture."""
+    """`evaluation_batch` where it is known how many numbers each map of one picture has."""
     return max(1, min(MOST_PICTURES, BYTES // bytes_per_picture(sizes)))
 
 
 def bytes_per_picture(sizes: Mapping[nn.Module, int]) -> int:
-    """Bytes that a picture takes in an evaluation, which is in float32."""
+    """Bytes that one picture takes in an evaluation, in float32; `sizes` as in `pictures_at_once`."""
     return MAPS * 4 * max(sizes.values())

@@ -1,4 +1,4 @@
-"""The one evaluation, always in float32: a single view, ten crops, or fully convolutional at several scales."""
+"""Evaluating a model, always in float32: on the centre crop, on ten crops, or on whole pictures at several scales."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +22,7 @@ from resnetkit.device import choose_device
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.metrics import Evaluation, mean_log_probabilities
+from resnetkit.evaluation.records import Records, joined
 from resnetkit.modelfile import Model, load
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
@@ -33,7 +34,7 @@ Views = Literal["single", "ten-crop", "multi-scale"]
 Pixels = list[NDArray[np.uint8]]
 
 SCALES = (224, 256, 384, 480, 640)
-"""Shorter sides of fully convolutional testing for networks of 224 pixels (Table 4); in proportion for other sizes."""
+"""Shorter sides of pictures in multi-scale testing (Table 4), for networks of 224 pixels; others in proportion."""
 
 
 def evaluate(
@@ -45,22 +46,27 @@ def evaluate(
     batch_size: int | None = None,
     workers: int = 2,
     strict: bool = False,
+    records: int = 0,
     device: str = "auto",
     advance: Advance = ignore,
 ) -> Evaluation:
-    """Count the errors of `model` on every one of some pictures once, whatever the batch size and the workers.
+    """Measure the errors of `model` on labelled pictures, each counted once.
 
-    `model` is a loaded one or whatever `load` takes. `data` is cifar10, cifar100, a folder, a CSV file or a Dataset, of
-    which `split` names the part: train, val, test, all; or auto, which is test, else val, else all, and never pictures
-    that trained the model. Samples, or a Part, are counted as they are. The result says which part was taken and why;
-    a warning is logged where pictures trained the model.
+    `model` is a loaded model, or anything that `load` takes. `data` is cifar10, cifar100, a folder, a CSV file or a
+    Dataset; `split` names the part of it: train, val, test or all. auto is test, else val, else all, and never pictures
+    that trained the model. Samples, or a Part, are evaluated whole. The result says which part was taken and why. A
+    warning is logged where pictures trained the model.
 
-    `views`: the centre crop; the mean probability of ten crops (Sec. 3.4); or that of the whole picture at five scales.
-    Classes are matched by name, in any order. `batch_size` is by default `evaluation_batch`: 250, or as many as fit
-    into half a GiB. `advance` is called after each batch with its pictures.
+    `views` is single, the centre crop; ten-crop, the mean probability over ten crops (Sec. 3.4); or multi-scale, the
+    mean probability over the whole picture at five scales. Classes are matched by name, in any order. `batch_size` is
+    by default `evaluation_batch`: 250, or as many as fit into half a GiB. The errors do not depend on it, nor on
+    `workers`, the threads that decode pictures. `records` is how many of the most probable classes are kept for each
+    picture, in `Evaluation.records`; 0 keeps nothing. `advance` is called after each batch with the number of its
+    pictures.
 
-    Raises DataError where there is a class that the model does not know, where nothing can be read, where auto finds
-    nothing but what trained the model, or, with `strict`, at the first unreadable file.
+    Raises UsageError for an argument that can't be meant. Raises DataError where the pictures have a class that the
+    model does not know, where none can be read, where auto finds only pictures that trained the model, and, with
+    `strict`, at the first unreadable file.
     """
     model = model if isinstance(model, Model) else load(model)
     part = data if isinstance(data, Part) else _part(data, split, trained_on=model.header.data, strict=strict)
@@ -72,6 +78,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         strict=strict,
+        records=records,
         advance=advance,
     )
     result.part, result.of, result.why, result.trained_on = part.name, part.of, part.why, part.trained_on
@@ -87,12 +94,12 @@ def _part(data: Dataset | Samples | str | Path, split: str, *, trained_on: Mappi
     if isinstance(data, str | Path):
         data = open_as_trained(str(data), trained_on, strict=strict)
     if not isinstance(data, Dataset):
-        raise UsageError(f"data is a {type(data).__name__}; give a name, a path, a Dataset or Samples")
+        raise UsageError(f"`data` is a {type(data).__name__}; give a name, a path, a Dataset or Samples")
     return choose_part(data, trained_on, split)
 
 
 def moved(net: ResNet, device: torch.device) -> ResNet:
-    """The network on `device`: itself if it is there, else a copy."""
+    """The network on `device`: `net` itself where it is there already, else a copy."""
     return net if next(net.parameters()).device == device else deepcopy(net).to(device)
 
 
@@ -107,54 +114,70 @@ def evaluate_net(
     batch_size: int | None = None,
     workers: int = 2,
     strict: bool = False,
+    records: int = 0,
     advance: Advance = ignore,
 ) -> Evaluation:
-    """Like `evaluate`, for a network in memory whose classes are those of `samples`. Leaves it in evaluation mode.
+    """`evaluate` for a network in memory, whose classes are those of `samples`. Leaves it in evaluation mode.
 
-    `advance` is called after each batch with its pictures; what it raises ends the evaluation.
+    `advance` is called after each batch with the number of its pictures; an exception from it ends the evaluation.
     """
+    if records < 0:
+        raise UsageError(f"`records` is {records}; it must be at least 0")
     device = next(net.parameters()).device
     normalize = Normalize(preprocess, device)
     result = Evaluation(samples.classes)
+    kept: list[Records] = []
+
+    def add(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
+        result.add(log_probabilities, labels.to(device))
+        if records:
+            kept.append(Records.of(log_probabilities, labels, indices, top=records))
+        advance(len(labels))
+
     net.eval()
     if views == "single":
         if batch_size is None:
             batch_size = evaluation_batch(net, preprocess.size)
         loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
         for batch in loader.epoch():
-            result.add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels.to(device))
-            advance(len(batch.labels))
+            add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels, batch.indices)
         result.unreadable = loader.unreadable
     else:
         cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
+        # Files before this picture that could not be read are in `unreadable` by now.
+        readable = (i for i in range(len(samples)) if Path(samples.place(i)) not in result.unreadable)
         for pictures, label in each_picture(
             samples, preprocess, cut, result.unreadable, workers=workers, strict=strict
         ):
             logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
-            result.add(mean_log_probabilities(torch.cat(logits)[:, None]), torch.tensor([label], device=device))
-            advance(1)
+            log_probabilities = mean_log_probabilities(torch.cat(logits)[:, None])
+            add(log_probabilities, torch.tensor([label]), torch.tensor([next(readable)]))
     if not result.images:
         raise DataError(f"not one of the {len(samples)} pictures can be read; see resnetkit data check")
+    result.records = joined(kept) if records else None
     return result
 
 
 def ten_crops(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:
-    """Four corners and the centre, and their mirror images, as one batch of ten."""
+    """Return how a picture is cut into the four corners, the centre and their mirror images: one batch of ten.
+
+    Raises UsageError where a crop would be the whole picture.
+    """
     if preprocess.shorter_side == preprocess.size:
         raise UsageError(
-            f"--views ten-crop: this model sees whole pictures of {preprocess.size} pixels, so there is nothing to crop"
+            f"`views` ten-crop: this model sees whole pictures of {preprocess.size} pixels, so there is nothing to crop"
         )
     return lambda picture: [preprocess.views(picture, "ten-crop")]
 
 
 def scales(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:
-    """The whole picture at each scale."""
+    """Return how a picture is resized to each scale, whole: a batch of one picture for each."""
     sides = [round(scale * preprocess.size / SCALES[0]) for scale in SCALES]
     return lambda picture: [preprocess.scaled(picture, side)[None] for side in sides]
 
 
 def as_batch(pixels: NDArray[np.uint8]) -> Tensor:
-    """uint8 (n, height, width, channels) to the (n, channels, height, width) of a Batch."""
+    """Turn pixels, uint8 (n, height, width, channels), into the (n, channels, height, width) of a Batch."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 

@@ -1,5 +1,6 @@
-"""What is counted when a network is evaluated: loss, top-1 and top-5 error, each class, the confusion of classes."""
+"""What an evaluation counts: loss, top-1 and top-5 error, for all pictures and for each class; how parts merge."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,29 +13,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnetkit.display import MOST_ROWS, line, table
+from resnetkit.errors import UsageError
+from resnetkit.evaluation.records import Records, joined
+from resnetkit.evaluation.sums import ExactSum
 
 
 @dataclass
 class Evaluation:
-    """Counts over labelled pictures, every one once; errors are percentages of the pictures that could be read."""
+    """Counts over labelled pictures, each counted once. Errors are percentages of the pictures that could be read."""
 
     classes: tuple[str, ...]
-    loss_sum: float = 0.0
-    """Cross-entropy in nats, summed over the pictures."""
+    loss_sum: ExactSum = field(default_factory=ExactSum)
+    """Sum of the pictures' cross-entropies, in nats."""
     confusion: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    """Shape (classes, classes): row the label, column the prediction."""
+    """Shape (classes, classes): pictures by label (row) and predicted class (column)."""
     top5_right: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Shape (classes,): pictures of each class with the label among the five most probable."""
+    """Shape (classes,): pictures of each class whose label is among the five most probable classes."""
     unreadable: dict[Path, str] = field(default_factory=dict)
-    """Files that were passed over, with the reason."""
+    """Files that could not be read and are not counted, with the reasons."""
     part: str = ""
-    """Which part of a set was counted: train, val, test or all; empty for pictures that were given as they are."""
+    """Which part of a set was counted: train, val, test or all; empty where pictures were given as Samples."""
     of: str = ""
     """The set's name."""
     why: str = ""
-    """Why that part, in words."""
+    """Why this part was taken, in words."""
     trained_on: int = 0
     """How many of the pictures are known to have trained the model."""
+    records: Records | None = None
+    """What the network said of each picture, where that was asked for."""
 
     def __post_init__(self) -> None:
         if not self.confusion.size:
@@ -52,19 +58,21 @@ class Evaluation:
         head, rows = self.table()
         return f"<p>{escape(repr(self))}</p>{notes}{table(head, rows[:MOST_ROWS])}"
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Head and rows: each class that occurs, its pictures and errors; the worst first."""
+    def table(self, *, worst_first: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Head and rows: each class that occurs, its pictures and errors; the worst first, or in the classes' order."""
         columns = {"top-1 error": "top1_error_percent"}
         if self.has_top5:
             columns["top-5 error"] = "top5_error_percent"
-        rows = sorted(self.per_class.items(), key=lambda item: -item[1]["top1_error_percent"])
+        rows = list(self.per_class.items())
+        if worst_first:
+            rows.sort(key=lambda item: -item[1]["top1_error_percent"])
         return ("class", "pictures", *columns), [
             (name, f"{row['images']:,}", *(f"{row[key]:.2f} %" for key in columns.values())) for name, row in rows
         ]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know before the numbers are believed, a sentence each; none where there is nothing."""
+        """Reasons to trust the errors less, a sentence each."""
         notes: list[str] = []
         if self.trained_on:
             few = f"{self.trained_on:,} of these {self.images:,}" if self.trained_on < self.images else "these"
@@ -91,17 +99,55 @@ class Evaluation:
 
     @property
     def has_top5(self) -> bool:
-        """Whether the top-5 error says anything: of five classes the label is always among the first five."""
+        """Whether the top-5 error says anything: with five classes or fewer it is always 0."""
         return len(self.classes) > 5
 
     def add(self, log_probabilities: Tensor, labels: Tensor) -> None:
         """Count a batch: log-probabilities float32 (n, classes) and labels int64 (n,)."""
         losses = F.nll_loss(log_probabilities, labels, reduction="none")
-        self.loss_sum += float(losses.double().sum())
+        self.loss_sum += ExactSum.of(losses.float().tolist())
         best = log_probabilities.topk(min(5, len(self.classes)), dim=1).indices
         truth = labels.numpy(force=True)
         np.add.at(self.confusion, (truth, log_probabilities.argmax(dim=1).numpy(force=True)), 1)
         np.add.at(self.top5_right, truth, (best == labels[:, None]).any(dim=1).numpy(force=True))
+
+    @classmethod
+    def merge(cls, parts: Iterable["Evaluation"]) -> "Evaluation":
+        """One evaluation of all the pictures that `parts` counted, each in one of them. The parts stay as they are.
+
+        Counts, errors and loss equal, to the bit, those of one evaluation that counted the same log-probabilities, in
+        any order and any division into parts. (A network's own outputs may differ in their last bits between batches of
+        different sizes.)
+
+        `trained_on` is the sum. `part`, `of` and `why` stay where all parts agree, and are empty otherwise. Unreadable
+        files are sorted by path, records by index.
+
+        Raises UsageError for no parts, for parts with different classes, where some parts have records and others have
+        none, and for records that can't be joined (see `records.joined`).
+        """
+        parts = list(parts)
+        if not parts:
+            raise UsageError("there is nothing to merge: `parts` is empty")
+        classes = parts[0].classes
+        if any(part.classes != classes for part in parts):
+            raise UsageError(
+                "evaluations with different classes can't be merged; evaluate one model on each of `parts`"
+            )
+        records = [part.records for part in parts if part.records is not None]
+        if records and any(part.images and part.records is None for part in parts):
+            raise UsageError("some of `parts` have records and others have none; evaluate all with the same `records`")
+        return cls(
+            classes,
+            loss_sum=sum((part.loss_sum for part in parts), ExactSum()),
+            confusion=np.sum([part.confusion for part in parts], axis=0),
+            top5_right=np.sum([part.top5_right for part in parts], axis=0),
+            unreadable=dict(sorted(item for part in parts for item in part.unreadable.items())),
+            part=_common(part.part for part in parts),
+            of=_common(part.of for part in parts),
+            why=_common(part.why for part in parts),
+            trained_on=sum(part.trained_on for part in parts),
+            records=joined(records) if records else None,
+        )
 
     @property
     def images(self) -> int:
@@ -111,16 +157,16 @@ class Evaluation:
     @property
     def loss(self) -> float:
         """Mean cross-entropy in nats."""
-        return self.loss_sum / max(self.images, 1)
+        return self.loss_sum.over(max(self.images, 1))
 
     @property
     def top1_error_percent(self) -> float:
-        """Share of pictures whose most probable class is wrong."""
+        """Percentage of the pictures whose most probable class is not the label."""
         return _error_percent(int(self.confusion.trace()), self.images)
 
     @property
     def top5_error_percent(self) -> float:
-        """Share of pictures whose label is not among the five most probable classes."""
+        """Percentage of the pictures whose label is not among the five most probable classes."""
         return _error_percent(int(self.top5_right.sum()), self.images)
 
     @property
@@ -138,7 +184,7 @@ class Evaluation:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain values, rounded to what does not depend on how the pictures were batched."""
+        """The result as plain values for JSON, rounded so that it does not depend on the batch size."""
         result: dict[str, Any] = {
             "images": self.images,
             "top1_error_percent": self.top1_error_percent,
@@ -153,6 +199,49 @@ class Evaluation:
         if self.unreadable:
             result["unreadable"] = {str(path): reason for path, reason in self.unreadable.items()}
         return result
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything as tensors and plain values, which torch.save writes; see `from_state`."""
+        return {
+            "classes": list(self.classes),
+            "loss_sum": self.loss_sum.over(1),
+            "loss_units": self.loss_sum.units,
+            "confusion": torch.tensor(self.confusion),
+            "top5_right": torch.tensor(self.top5_right),
+            "unreadable": {str(path): reason for path, reason in self.unreadable.items()},
+            "part": self.part,
+            "of": self.of,
+            "why": self.why,
+            "trained_on": self.trained_on,
+            "records": None if self.records is None else self.records.to_state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Evaluation":
+        """The evaluation that `to_state` was called on, with the same loss to the bit.
+
+        States of earlier versions have the loss as a rounded sum, and nothing after the unreadable files.
+        """
+        loss_sum = ExactSum.of([state["loss_sum"]])
+        records = state.get("records")
+        return cls(
+            tuple(state["classes"]),
+            loss_sum=ExactSum(state.get("loss_units", loss_sum.units), loss_sum.not_finite),
+            confusion=state["confusion"].numpy(),
+            top5_right=state["top5_right"].numpy(),
+            unreadable={Path(path): reason for path, reason in state["unreadable"].items()},
+            part=state.get("part", ""),
+            of=state.get("of", ""),
+            why=state.get("why", ""),
+            trained_on=state.get("trained_on", 0),
+            records=None if records is None else Records.from_state(records),
+        )
+
+
+def _common(texts: Iterable[str]) -> str:
+    """The text where all are the same, else an empty one."""
+    found = set(texts)
+    return found.pop() if len(found) == 1 else ""
 
 
 def _error_percent(right: int, total: int) -> float:

@@ -1,4 +1,4 @@
-"""A finished run or an evaluation as one page of HTML: errors, curves, each class, and which classes are confused."""
+"""A finished run or an evaluation as one page of HTML: errors, curves, each class, and confused classes."""
 
 import base64
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import write_whole
 from resnetkit.modelfile import Header, short_name
 
-MOST_CLASSES = 30  # a larger table of confusions can't be read; the most frequent ones are listed instead
+MOST_CLASSES = 30  # nobody can read a larger table of confusions; of more classes, the most frequent ones are listed
 MOST_FILES = 200  # unreadable files that are named
-LONGEST_HEAD = 24  # characters of a class at the head of a column
+LONGEST_HEAD = 24  # characters of a class name at the head of a column
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --stripe: #f4f4f4; --rule: #ccc; --note: #8a5a00; }
@@ -47,9 +47,20 @@ img { max-width: 100%; height: auto; background: #fff; }
 
 
 def write_report(
-    path: Path, header: Header, *, title: str, evaluated: Evaluation | None, on: str = "", curves: bytes | None = None
+    path: Path,
+    header: Header,
+    *,
+    title: str,
+    evaluated: Evaluation | None,
+    recipe: Mapping[str, Any],
+    on: str = "",
+    curves: bytes | None = None,
 ) -> None:
-    """Write the page to `path`. `evaluated` was measured `on` (say, validation pictures); `curves` is a PNG."""
+    """Write the page on a model with `header` to `path`, in place of a file that is there.
+
+    `evaluated` was measured `on` some pictures ("validation pictures"). `recipe` has the fields to show, in their
+    order. `curves` is a PNG.
+    """
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(header)}</p>"]
     if evaluated is not None:
         parts += [f"<h2>On {evaluated.images:,} {escape(on)}</h2>", *_said_of(evaluated, header), _errors(evaluated)]
@@ -61,7 +72,7 @@ def write_report(
         parts += ["<h2>Classes</h2>", _scrolled(table(*evaluated.table())), "<h2>Confusions</h2>"]
         parts.append(_confusions(evaluated))
         parts += _unreadable(evaluated)
-    if recipe := held(header.recipe, header.data.get("split", {})):
+    if recipe:
         rows = [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in recipe.items()]
         parts += ["<h2>Recipe</h2>", _scrolled(table(("field", "value"), rows, kind="words"))]
     write_whole(
@@ -70,42 +81,6 @@ def write_report(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>\n",
     )
-
-
-# Fields of a recipe that say something only where another field has one of these values; see Recipe.
-ONLY_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
-    "muon_lr": ("optimizer", ("muon",)),
-    "peak_at": ("schedule", ("one-cycle",)),
-    "milestones": ("schedule", ("step",)),
-    "lr_drop": ("schedule", ("step", "plateau")),
-    "plateau_patience": ("schedule", ("plateau",)),
-    "padding": ("crop", ("pad",)),
-    "padding_mode": ("crop", ("pad",)),
-    "min_area": ("crop", ("random-resized",)),
-    "jitter": ("crop", ("scale-jitter",)),
-    "alternate_flip": ("flip", (True,)),
-    "warmup_error_percent": ("warmup_lr", ()),
-    "early_until": ("early_scale", ()),
-}
-OFF: Mapping[str, Any] = {"warmup_lr": 0.0, "early_scale": 1.0}
-"""Values that switch off what other fields say more of."""
-
-
-def held(recipe: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a recipe decided anything: one length, and no field that is unset or that others leave without effect.
-
-    `split` is how the data were divided: by one of the recipe's fields, or by none.
-    """
-    unused = {"train_split", "val_fraction"} - split.keys()
-    rest = {name: value for name, value in recipe.items() if value is not None and name not in unused}
-    if "minutes" in rest or "iterations" in rest:
-        rest.pop("epochs", None)
-    if "minutes" not in rest:
-        rest.pop("least_batch_size", None)
-    for name, (other, values) in ONLY_WITH.items():
-        if other in recipe and (recipe[other] not in values if values else recipe[other] == OFF[other]):
-            rest.pop(name, None)
-    return rest
 
 
 def _summary(header: Header) -> str:
@@ -166,5 +141,5 @@ def _unreadable(evaluated: Evaluation) -> list[str]:
 
 
 def _scrolled(table: str) -> str:
-    """What is wider than the page scrolls by itself, and not the page."""
+    """Let a table that is wider than the page scroll by itself, so that the page need not."""
     return f'<div class="scroll">{table}</div>'

@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnetkit.errors import TrainingError
-from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import whole_file
 from resnetkit.modelfile import Header
 from resnetkit.train.optim import Plan
@@ -258,25 +257,3 @@ def load_state(path: Path) -> State:
         EOFError,
     ) as error:
         raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another `out`") from error
-
-
-def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The counts as tensors and plain values."""
-    return {
-        "classes": list(evaluation.classes),
-        "loss_sum": evaluation.loss_sum,
-        "confusion": torch.from_numpy(evaluation.confusion),
-        "top5_right": torch.from_numpy(evaluation.top5_right),
-        "unreadable": {str(path): reason for path, reason in evaluation.unreadable.items()},
-    }
-
-
-def evaluation_from_dict(values: Mapping[str, Any]) -> Evaluation:
-    """The reverse of evaluation_to_dict."""
-    return Evaluation(
-        tuple(values["classes"]),
-        loss_sum=values["loss_sum"],
-        confusion=values["confusion"].numpy(),
-        top5_right=values["top5_right"].numpy(),
-        unreadable={Path(path): reason for path, reason in values["unreadable"].items()},
-    )

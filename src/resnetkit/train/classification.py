@@ -22,14 +22,15 @@ from resnetkit.device import choose_device, choose_precision
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.evaluate import evaluate_net
+from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.report import write_report
 from resnetkit.files import expanded
 from resnetkit.modelfile import Header, Model, short_name
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.precision import exact_float32, unfolds_bfloat16
 from resnetkit.progress import Advance
-from resnetkit.train.checkpoint import evaluation_from_dict, evaluation_to_dict
 from resnetkit.train.compute import Forward, choose_forward, refuse_single_values
+from resnetkit.train.effects import effective_fields
 from resnetkit.train.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.network import choose_spec, copy_weights, freeze
 from resnetkit.train.preparation import choose_augment, choose_preprocess
@@ -135,7 +136,7 @@ class Classification:
             "error_percent": evaluation.top1_error_percent,
             "images": evaluation.images,
         }
-        return Measured(values, evaluation_to_dict(evaluation))
+        return Measured(values, evaluation.to_state())
 
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any]) -> None:
         """Write a model file with the weights of `net`."""
@@ -147,14 +148,15 @@ class Classification:
             path,
             header,
             title=self.title,
-            evaluated=evaluation_from_dict(measured.details) if measured else None,
+            evaluated=Evaluation.from_state(measured.details) if measured else None,
+            recipe=effective_fields(header.recipe, header.data.get("split", {})),
             on="validation pictures",
             curves=curves,
         )
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:
         """Files that could not be decoded, each with the reason."""
-        validated = evaluation_from_dict(measured.details).unreadable if measured else {}
+        validated = Evaluation.from_state(measured.details).unreadable if measured else {}
         return {**self.loader.unreadable, **validated}
 
     def example(self, pictures: int) -> Batch:

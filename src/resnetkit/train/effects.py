@@ -1,78 +1,120 @@
-"""Which fields of a recipe have no use beside the others: what somebody asked for is never ignored in silence."""
+"""Which fields of a recipe have no use beside the others. What somebody asked for is never ignored in silence."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from resnetkit.data.samples import Dataset
 from resnetkit.data.transforms.augment import SIZED
 from resnetkit.errors import UsageError
-from resnetkit.train.recipe import FLAG, Recipe, flag
+from resnetkit.train.recipe import FLAG, Recipe, changed
 
 SCALED = ("random-resized", "scale-jitter")
 
 
-def _resizes(recipe: Recipe, dataset: Dataset) -> bool:
-    """Whether a picture is ever resized: CIFAR's are not, at their own size."""
-    pictures = None if dataset.train is None else dataset.train.images
-    if pictures is None or recipe.init or recipe.resize or recipe.crop in SCALED:
+@dataclass(frozen=True)
+class Pictures:
+    """What the use of a field depends on beside the recipe."""
+
+    split: Mapping[str, Any]
+    """How the pictures are divided: `Dataset.split`."""
+    size: int | None = None
+    """Height and width of pictures in memory; None for files, which have many sizes, and where it is not known."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """When a field of a recipe has a use."""
+
+    when: Callable[[Recipe, Pictures], bool]
+    """Whether the field has a use in this recipe on these pictures."""
+    why: str
+    """The reason why it has none elsewhere."""
+    off: Any = None
+    """The value that switches the field off, and may be asked for anywhere. None, which is unset, always may."""
+
+
+def _resizes(recipe: Recipe, pictures: Pictures) -> bool:
+    """Whether a picture is ever resized. CIFAR's pictures are not, at their own size."""
+    if pictures.size is None or recipe.init or recipe.resize or recipe.crop in SCALED:
         return True
-    return recipe.size not in (None, pictures.shape[1])
+    return recipe.size not in (None, pictures.size)
 
 
-USES: dict[str, tuple[Callable[[Recipe, Dataset], bool], str]] = {
-    "zero_init_residual": (lambda r, _: not (r.zero_init_residual and r.init), "with --init the first weights hold"),
-    "freeze": (
-        lambda r, _: not r.freeze or r.init is not None,
-        "it goes with --init, for random weights are not worth keeping",
+USES: dict[str, Use] = {
+    "zero_init_residual": Use(
+        lambda r, _: r.init is None, "with `init` the first weights are those of that model", off=False
     ),
-    "least_batch_size": (lambda r, _: r.minutes is not None, "it goes with --minutes"),
-    "train_split": (lambda _, d: "train_split" in d.split, "it divides CIFAR"),
-    "val_fraction": (
-        lambda r, d: not r.val_fraction or "val_fraction" in d.split,
+    "freeze": Use(
+        lambda r, _: r.init is not None, "it goes with `init`, for random weights are not worth keeping", off=0
+    ),
+    "least_batch_size": Use(lambda r, _: r.minutes is not None, "it goes with `minutes`"),
+    "train_split": Use(lambda _, p: "train_split" in p.split, "it divides CIFAR"),
+    "val_fraction": Use(
+        lambda _, p: "val_fraction" in p.split,
         "it divides folders and CSV files that have no val part of their own",
+        off=0,
     ),
-    "muon_lr": (lambda r, _: r.optimizer == "muon", "it goes with --optimizer muon"),
-    "decay_norm_and_bias": (
-        lambda r, _: not r.decay_norm_and_bias or r.weight_decay > 0,
-        "it goes with a --weight-decay over 0",
+    "muon_lr": Use(lambda r, _: r.optimizer == "muon", "it goes with `optimizer` muon"),
+    "decay_norm_and_bias": Use(lambda r, _: r.weight_decay > 0, "it goes with a `weight_decay` over 0", off=False),
+    "peak_at": Use(lambda r, _: r.schedule == "one-cycle", "it goes with `schedule` one-cycle"),
+    "milestones": Use(lambda r, _: r.schedule == "step", "it goes with `schedule` step"),
+    "lr_drop": Use(lambda r, _: r.schedule in ("step", "plateau"), "it goes with `schedule` step or plateau"),
+    "plateau_patience": Use(lambda r, _: r.schedule == "plateau", "it goes with `schedule` plateau"),
+    "warmup_error_percent": Use(lambda r, _: r.warmup_lr > 0, "it goes with a `warmup_lr` over 0"),
+    "interpolation": Use(_resizes, "these pictures are not resized"),
+    "normalize": Use(
+        lambda r, _: r.init is None, "with `init`, what is subtracted is what that model was trained with"
     ),
-    "peak_at": (lambda r, _: r.schedule == "one-cycle", "it goes with --schedule one-cycle"),
-    "milestones": (lambda r, _: r.schedule == "step", "it goes with --schedule step"),
-    "lr_drop": (lambda r, _: r.schedule in ("step", "plateau"), "it goes with --schedule step or plateau"),
-    "plateau_patience": (lambda r, _: r.schedule == "plateau", "it goes with --schedule plateau"),
-    "warmup_error_percent": (lambda r, _: r.warmup_lr > 0, "it goes with a --warmup-lr over 0"),
-    "interpolation": (_resizes, "these pictures are not resized"),
-    "normalize": (lambda r, _: r.init is None, "with --init, what was subtracted for the first weights holds"),
-    "padding": (lambda r, _: not r.padding or r.crop == "pad", "it goes with --crop pad"),
-    "padding_mode": (lambda r, _: r.crop == "pad" and r.padding > 0, "it goes with --crop pad and a --padding over 0"),
-    "early_scale": (
-        lambda r, _: r.early_scale == 1 or r.crop in SIZED,
-        "it goes with --crop pad or random-resized",
+    "padding": Use(lambda r, _: r.crop == "pad", "it goes with `crop` pad", off=0),
+    "padding_mode": Use(
+        lambda r, _: r.crop == "pad" and r.padding > 0, "it goes with `crop` pad and a `padding` over 0"
     ),
-    "early_until": (
+    "early_scale": Use(lambda r, _: r.crop in SIZED, "it goes with `crop` pad or random-resized", off=1),
+    "early_until": Use(
         lambda r, _: r.early_scale < 1 and r.crop in SIZED,
-        "it goes with an --early-scale under 1 and --crop pad or random-resized",
+        "it goes with an `early_scale` under 1 and `crop` pad or random-resized",
     ),
-    "center_crop_from": (
-        lambda r, _: r.center_crop_from == 1 or r.crop != "none",
-        "it ends random crops, and there are none with --crop none",
+    "center_crop_from": Use(
+        lambda r, _: r.crop != "none", "it ends random crops, and there are none with `crop` none", off=1
     ),
-    "min_area": (lambda r, _: r.crop == "random-resized", "it goes with --crop random-resized"),
-    "jitter": (lambda r, _: r.crop == "scale-jitter", "it goes with --crop scale-jitter"),
-    "alternate_flip": (lambda r, _: not r.alternate_flip or r.flip, "it goes with --flip"),
+    "min_area": Use(lambda r, _: r.crop == "random-resized", "it goes with `crop` random-resized"),
+    "jitter": Use(lambda r, _: r.crop == "scale-jitter", "it goes with `crop` scale-jitter"),
+    "alternate_flip": Use(lambda r, _: r.flip, "it goes with `flip`", off=False),
 }
-"""For each field that not every run uses: whether this recipe on this data does, and the reason where it does not.
-
-A value that switches something off has its use everywhere.
-"""
+"""The fields that not every run uses. Every run uses the others."""
 
 
 def check_effects(recipe: Recipe, dataset: Dataset, asked: Mapping[str, str]) -> list[str]:
     """Refuse flags that have no use, and return a line for each field of a file that has none.
 
-    `asked` says of the fields that somebody asked for where they did: FLAG, or the name of a file. Raises UsageError.
+    `asked` has the fields that somebody asked for, and where: FLAG, or the name of a file. Raises UsageError.
     """
-    idle = {name: why for name, (used, why) in USES.items() if name in asked and not used(recipe, dataset)}
+    images = None if dataset.train is None else dataset.train.images
+    pictures = Pictures(dataset.split, None if images is None else images.shape[1])
+    idle = {
+        name: use.why
+        for name, use in USES.items()
+        if name in asked and getattr(recipe, name) not in (None, use.off) and not use.when(recipe, pictures)
+    }
     for name, why in idle.items():
         if asked[name] == FLAG:
-            raise UsageError(f"{flag(name)} has no use here: {why}; leave it out")
-    return [f"{asked[name]}: {name} has no use here: {why}" for name, why in idle.items()]
+            raise UsageError(f"`{name}` has no use here: {why}; leave it out")
+    return [f"{asked[name]}: `{name}` has no use here: {why}" for name, why in idle.items()]
+
+
+def effective_fields(recipe: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a model file's recipe that had an effect: one length, none that is unset, none without a use.
+
+    `recipe` and `split` are what the file's header says. What is no field of this version's recipes stays; so does
+    everything where the values are no recipe.
+    """
+    there = {name: value for name, value in recipe.items() if value is not None}
+    known = {field.name for field in fields(Recipe)}
+    try:
+        whole = changed(Recipe(), {name: value for name, value in recipe.items() if name in known}, source="the model")
+    except UsageError:
+        return there
+    idle = {name for name, use in USES.items() if not use.when(whole, Pictures(split))}
+    idle |= {name for name, value in whole.length.items() if value is None}
+    return {name: value for name, value in there.items() if name not in idle}

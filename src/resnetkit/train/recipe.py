@@ -149,33 +149,33 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the field."""
-        lengths = [flag(name) for name in LENGTHS if getattr(self, name) is not None]
+        lengths = [f"`{name}`" for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise UsageError(f"{' and '.join(lengths)} say how long to train, each in its way; give one of them")
         if not lengths:
             object.__setattr__(self, "epochs", 30.0)
         for name, hint in get_type_hints(Recipe).items():
             if not _is_a(getattr(self, name), hint):
-                raise UsageError(f"{flag(name)} is {getattr(self, name)!r}; it takes {_words(hint)}")
+                raise UsageError(f"`{name}` is {getattr(self, name)!r}; it takes {_words(hint)}")
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise UsageError(f"{flag(name)} is {value}; it must be from {least:g} to {most:g}")
+                raise UsageError(f"`{name}` is {value}; it must be from {least:g} to {most:g}")
         for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be from 0 to under 1")
+                raise UsageError(f"`{name}` is {getattr(self, name)}; it must be from 0 to under 1")
         for name in ("peak_at", "lr_drop", "min_area", "early_scale", "epochs", "minutes", "lr", "muon_lr"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"{flag(name)} is {value}; it must be over 0")
+                raise UsageError(f"`{name}` is {value}; it must be over 0")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
-            raise UsageError(f"--milestones are {list(self.milestones)}; they must rise, between 0 and 1")
+            raise UsageError(f"`milestones` are {list(self.milestones)}; they must rise, between 0 and 1")
         if not 1 <= self.jitter[0] <= self.jitter[1]:
-            raise UsageError(f"--jitter is {list(self.jitter)}; give the smallest and the largest shorter side")
+            raise UsageError(f"`jitter` is {list(self.jitter)}; give the smallest and the largest shorter side")
         if self.nesterov and not self.momentum:
-            raise UsageError("--nesterov needs a --momentum over 0; or give --nesterov false")
+            raise UsageError("`nesterov` needs a `momentum` over 0; or give `nesterov` false")
         if self.optimizer == "muon" and not self.nesterov:
-            raise UsageError("--optimizer muon has Nesterov momentum; leave --nesterov true")
+            raise UsageError("`optimizer` muon has Nesterov momentum; leave `nesterov` true")
 
     def replace(self, **changes: Any) -> "Recipe":
         """The recipe with other values in some fields; a length takes the place of the one there was.
@@ -192,15 +192,15 @@ class Recipe:
         return {name: getattr(self, name) for name in LENGTHS}
 
     def bound_to_length(self) -> str | None:
-        """The setting by which a longer run would have been another one from its beginning; None where there is none.
+        """The setting that makes a longer run differ from its first step on; None where there is none.
 
-        Such a setting goes by the share of the run that is behind; others only by what has happened so far.
+        Such a setting depends on the share of the run that is done. Other settings depend only on what has happened.
         """
         if self.schedule not in ("constant", "plateau"):
-            return f"--schedule {self.schedule}"
+            return f"`schedule` {self.schedule}"
         if self.early_scale < 1 and self.crop in ("pad", "random-resized"):
-            return "--early-scale"
-        return "--center-crop-from" if self.center_crop_from < 1 and self.crop != "none" else None
+            return "`early_scale`"
+        return "`center_crop_from`" if self.center_crop_from < 1 and self.crop != "none" else None
 
     def __repr__(self) -> str:
         changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
@@ -223,10 +223,6 @@ class Recipe:
         """The fields as plain values, for YAML and JSON; of the lengths, the one that holds."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in values.items() if name not in LENGTHS or value is not None}
-
-
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _is_a(value: object, hint: Any) -> bool:
@@ -360,7 +356,7 @@ PURPOSES: dict[str, str] = {
 DEFAULT_ROWS = ("cifar10", "folder")
 """What holds where no row is named: for CIFAR, and for everything else."""
 FLAG = "a flag"
-"""Says that a field was asked for by a flag, where else the name of a file stands."""
+"""What `check_effects` is told of a field that was given as a flag; of others, the name of the file they are in."""
 
 
 def find_recipe(name: str) -> Recipe:
@@ -373,7 +369,11 @@ def find_recipe(name: str) -> Recipe:
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recipe:
-    """`recipe` with other values in some fields; `source` (a file or flag) is named when one does not exist."""
+    """`recipe` with other values in some fields.
+
+    `source` is where they are from, a file or "flags". Raises UsageError for values that can't be meant and, naming
+    `source`, for a field that does not exist.
+    """
     names = [field.name for field in fields(Recipe)]
     for key in changes:
         if key not in names:

@@ -218,8 +218,5 @@ def remarks_on(dataset: Dataset) -> list[str]:
     """What to say of a data set when a run begins: its notes, and the files that are left out."""
     named = [f"left out: {path}: {reason}" for path, reason in dataset.skipped[:MOST_NAMED]]
     more = len(dataset.skipped) - len(named)
-    return [
-        *dataset.notes,
-        *named,
-        *([f"left out: {more} more files; resnetkit data check names them"] if more else []),
-    ]
+    rest = [f"left out: {more} more files; resnetkit data check names them"] if more else []
+    return [*dataset.notes, *named, *rest]
