@@ -53,8 +53,12 @@ class Samples:
         """Where one picture is, for people: its path, or its number in memory."""
         return str(index) if self.paths is None else str(self.paths[index])
 
+    def path(self, index: int) -> Path | None:
+        """The file of one picture; None for pictures in memory."""
+        return None if self.paths is None else self.paths[index]
+
     def source(self, index: int) -> Path | Image.Image:
-        """What one picture is opened from: its file, or its pixels."""
+        """What `open_picture` takes for one picture: its file, or its pixels."""
         if self.images is None:
             return (self.paths or ())[index]
         pixels = self.images[index]
@@ -241,7 +245,7 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
         try:
             picture = source if isinstance(source, Image.Image) else open_picture(source)
         except DataError as error:
-            unreadable[Path(samples.place(i))] = str(error).removeprefix(f"{source}: ")
+            unreadable[Path(samples.place(i))] = error.reason
             continue
         name = samples.classes[samples.labels[i]].replace("/", "-")
         written.append(folder / f"{i:04d}-{name}.png")

@@ -3,10 +3,9 @@
 import os
 import sys
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -17,6 +16,7 @@ from PIL import Image
 
 from resnetkit.data.decoding.pictures import ColorMode, open_picture
 from resnetkit.data.folders.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 
@@ -118,7 +118,7 @@ def opened(picture: Picture, mode: ColorMode) -> Image.Image:
         try:
             return open_picture(bytes(picture), mode=mode)
         except DataError as error:
-            raise DataError(f"{picture.name}: {str(error).partition(': ')[2]}") from error
+            raise DataError(error.reason, name=picture.name) from error
     if isinstance(picture, str | Path | bytes | Image.Image):
         return open_picture(picture, mode=mode)
     if is_tensor(picture):
@@ -182,8 +182,8 @@ def stacked(
             yield np.concatenate(list(pool.map(part, starts, (min(start + share, end) for start in starts))))
 
 
-Decoded: TypeAlias = tuple[Path, NDArray[np.uint8] | str]
-"""A path with its pixels, or with what is wrong with it."""
+Decoded: TypeAlias = tuple[Path, NDArray[np.uint8] | Failure]
+"""A path with its pixels, or with the reason why there are none."""
 
 
 def decoded(
@@ -195,24 +195,18 @@ def decoded(
 ) -> Iterator[Decoded]:
     """Decode what find_pictures found, in its order; `workers` threads are up to `ahead` pictures ahead."""
 
-    def one(item: tuple[Path, str | None]) -> Decoded:
-        path, error = item
-        try:
-            return path, error or decode(path)
-        except DataError as problem:
-            return path, str(problem).removeprefix(f"{path}: ")
+    def read(item: tuple[Path, str | None]) -> Decoded:
+        path, reason = item
+        return path, Failure(path, reason) if reason else decode(path)
 
-    if not workers:
-        yield from map(one, found)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque()
-        for item in found:
-            waiting.append(pool.submit(one, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    reading = prefetch(read, found, workers=workers, ahead=ahead, path_of=lambda item: item[0])
+    with closing(reading):
+        for result in reading:
+            if isinstance(result, Failure):
+                assert result.path is not None
+                yield result.path, result
+            else:
+                yield result
 
 
 def is_one_file(path: OnePath) -> bool:

@@ -159,7 +159,7 @@ class PictureFile:
         with picture:
             self._steps = STEPS[_orientation(picture)]
             if self._header and self._header.size != picture.size:
-                self._header = None  # a file of more than one mind is decoded by who has named its size
+                self._header = None  # the headers disagree on the size; let Pillow decode
             return picture.size
 
     def _read_whole(self, picture: Image.Image) -> tuple[int, int]:
@@ -263,7 +263,7 @@ def _named(source: Source) -> Iterator[None]:
         with _unheard, libtiff_silent:
             yield
     except Exception as error:  # a broken file makes Pillow raise nearly anything: SyntaxError, KeyError, struct.error
-        raise DataError(f"{_name(source)}: {_reason(error)}") from error
+        raise DataError(_reason(error), name=_name(source)) from error
 
 
 def _name(source: Source) -> str:
@@ -278,7 +278,7 @@ def _reason(error: Exception) -> str:
     """What is wrong with a file, for a person."""
     match error:
         case DataError():
-            return str(error)
+            return error.reason
         case FileNotFoundError():
             return "no such file"
         case IsADirectoryError():

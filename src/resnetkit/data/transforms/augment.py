@@ -7,10 +7,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnetkit.data.decoding.pictures import Box
-from resnetkit.data.transforms.preprocess import FILTERS, Preprocess, as_array, sides_at
+from resnetkit.data.transforms.preprocess import Preprocess, sides_at
 from resnetkit.errors import UsageError
 
 Crop = Literal["none", "pad", "random-resized", "scale-jitter"]
@@ -107,16 +106,6 @@ class Augment:
             mirrored = rng.random(len(images)) < 0.5
             images[mirrored] = images[mirrored, :, ::-1]
         return self.shift_colors(images, rng)
-
-    def picture(self, picture: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Vary one picture of any size, already in the colours of `preprocess`: uint8 (side, side, channels)."""
-        if not self.resizes:
-            return self.batch(preprocess.pixels(picture)[None], rng)[0]
-        cut = self.cut(picture.size, preprocess, rng)
-        side = self.side(preprocess)
-        # One step: only what is inside the crop gets resized.
-        pixels = as_array(picture.resize((side, side), FILTERS[preprocess.interpolation], box=cut.box))
-        return self.shift_colors((pixels[:, ::-1] if cut.mirrored else pixels)[None], rng)[0]
 
     def cut(self, sides: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator) -> Cut:
         """Draw what a crop that resizes takes of a picture of `sides` (width, height), before that is decoded."""

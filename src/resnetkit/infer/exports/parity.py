@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import find_below, is_picture_file
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.published.cifar import CIFARS, find_cifar
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError
 from resnetkit.files import expanded
 from resnetkit.infer.backends import softmax
+from resnetkit.infer.choice import usable_threads
+from resnetkit.infer.decoding import pixels_of
 
 BATCH_SIZES = (1, 3, 16)
 """A file is run at each: what holds for one batch only is a frequent fault of exported graphs."""
@@ -95,13 +98,13 @@ def read_pixels(data: str | Path | None, preprocess: Preprocess) -> NDArray[np.u
     places = np.linspace(0, len(sources) - 1, min(len(sources), MOST_PICTURES)).round().astype(int)
     pixels: list[NDArray[np.uint8]] = []
     reason = "it holds no pictures"
-    for place in places:
-        try:
-            source = sources[place]
-            picture = Image.fromarray(source) if isinstance(source, np.ndarray) else source
-            pixels.append(preprocess.pixels(open_picture(picture, mode=preprocess.mode)))
-        except DataError as error:
-            reason = str(error)
+    chosen = [sources[place] for place in places]
+    reading = prefetch(partial(pixels_of, preprocess=preprocess), chosen, workers=usable_threads(), ahead=len(chosen))
+    for found in reading:
+        if isinstance(found, Failure):
+            reason = str(found)
+        else:
+            pixels.append(found)
     if not pixels:
         raise DataError(f"{data} has no picture to compare with ({reason})")
     return np.stack(pixels)

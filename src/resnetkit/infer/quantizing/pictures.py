@@ -1,22 +1,22 @@
 """The pictures that tuning works with: some to calibrate integers by, others to judge the outcome. No torch here."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import loose_pictures, subfolders
 from resnetkit.data.parts import choose_part, drawn, is_own, open_as_trained
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import usable_threads
+from resnetkit.infer.decoding import pixels_of
 from resnetkit.infer.exports.parity import read_pixels
 from resnetkit.modelfile import Header
 
@@ -134,19 +134,17 @@ def _read(
     if not len(pictures):
         raise DataError(f"{name} has too few pictures to calibrate by some and judge by others; give a hundred or more")
     drawn = pictures.at(np.random.default_rng(SEED).permutation(len(pictures))[:most])
-
-    def pixels(place: int) -> NDArray[np.uint8] | None:
-        source = drawn.sources[place]
-        picture = Image.fromarray(source.squeeze()) if isinstance(source, np.ndarray) else source
-        try:
-            return preprocess.pixels(open_picture(picture, mode=preprocess.mode))
-        except DataError:
-            return None
-
-    with ThreadPoolExecutor(usable_threads()) as pool:
-        read = list(pool.map(pixels, range(len(drawn))))
-    sound = [place for place, found in enumerate(read) if found is not None]
+    pixels: list[NDArray[np.uint8]] = []
+    sound: list[int] = []
+    # All of them are kept, so none needs to wait for the one before it.
+    reading = prefetch(
+        partial(pixels_of, preprocess=preprocess), drawn.sources, workers=usable_threads(), ahead=len(drawn)
+    )
+    for place, found in enumerate(reading):
+        if not isinstance(found, Failure):
+            pixels.append(found)
+            sound.append(place)
     if not sound:
         raise DataError(f"{name}: of {len(drawn)} pictures that were drawn for tuning, none can be read; give more")
     labels = None if drawn.labels is None else drawn.labels[sound]
-    return np.stack([found for found in read if found is not None]), labels, len(drawn) - len(sound)
+    return np.stack(pixels), labels, len(drawn) - len(sound)
