@@ -70,7 +70,7 @@ def test_smaller_windows_come_from_everywhere(padding):
     varied = augment.batch(np.repeat(image[None], 2000, axis=0), np.random.default_rng(1))
     assert varied.shape == (2000, 5, 5, 3)
     assert {result.tobytes() for result in varied} == set(expected)
-    with pytest.raises(UsageError, match="size is 10, more than 9 x 7 with 1 pixels of padding"):
+    with pytest.raises(UsageError, match="`size` is 10, more than 9 x 7 with 1 pixels of padding"):
         Augment("pad", size=10, padding=1).batch(image[None], np.random.default_rng(1))
 
 
@@ -80,7 +80,7 @@ def test_pad_crop_keeps_pictures_apart_and_fills_each_channel():
     for i, result in enumerate(varied):
         colours = {tuple(colour) for colour in result.reshape(-1, 3).tolist()}
         assert colours <= {(i + 1,) * 3, (101, 102, 103)}
-    with pytest.raises(UsageError, match="fill has 2 values for 3 channels"):
+    with pytest.raises(UsageError, match="`fill` has 2 values for 3 channels"):
         Augment("pad", fill=(1, 2)).batch(images, np.random.default_rng(0))
 
 
@@ -144,7 +144,9 @@ def test_scale_jitter_is_resize_then_crop():
             assert np.abs(pixels - scaled[top : top + 96, left : left + 96]).max() <= 2
     assert {100, 150} <= shorter
     assert len(places) > 150
-    with pytest.raises(UsageError, match=r"jitter starts at 100, less than the crop \(size 224\); give at least 224"):
+    with pytest.raises(
+        UsageError, match=r"`jitter` starts at 100, less than the crop \(224 pixels\); give at least 224"
+    ):
         augment.cut(picture.size, IMAGENET, np.random.default_rng(0))
 
 
@@ -182,23 +184,26 @@ def test_pca_colours_are_one_shift_a_picture_and_clipped():
     assert inside.any()
     for one, mask in zip(shift[2::3], inside[2::3], strict=True):
         assert all(len(set(one[..., c][mask[..., c]].tolist())) <= 1 for c in range(3))
-    with pytest.raises(UsageError, match="pca_color shifts RGB, but pictures have 1 channel"):
+    with pytest.raises(UsageError, match="`pca_color` shifts RGB, but the pictures have 1 channel"):
         Augment(pca_color=0.1).batch(images[..., :1], np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": "padding"}, "crop is 'padding'; choose one of none, pad, random-resized, scale-jitter"),
-        ({"padding": -1}, "padding is -1; it must be at least 0"),
-        ({"padding_mode": "mirror"}, "padding_mode is 'mirror'; choose one of constant, reflect"),
-        ({"crop": "pad", "size": 0}, "size is 0; it must be at least 1"),
-        ({"crop": "scale-jitter", "size": 8}, "crop scale-jitter gives the network's size; leave size out"),
+        ({"crop": "padding"}, "`crop` is 'padding'; choose one of none, pad, random-resized, scale-jitter"),
+        ({"padding": -1}, "`padding` is -1; it must be at least 0"),
+        ({"padding_mode": "mirror"}, "`padding_mode` is 'mirror'; choose one of constant, reflect"),
+        ({"crop": "pad", "size": 0}, "`size` is 0; it must be at least 1"),
+        (
+            {"crop": "scale-jitter", "size": 8},
+            "`crop` scale-jitter gives pictures of the network's size; leave `size` out",
+        ),
         ({"fill": (256,)}, "give values from 0 to 255"),
-        ({"scale": (0.5, 1.5)}, "scale is .0.5, 1.5."),
-        ({"ratio": (2, 1)}, "ratio is .2, 1."),
-        ({"jitter": (0, 10)}, "jitter is .0, 10."),
-        ({"pca_color": -0.1}, "pca_color is -0.1"),
+        ({"scale": (0.5, 1.5)}, "`scale` is .0.5, 1.5."),
+        ({"ratio": (2, 1)}, "`ratio` is .2, 1."),
+        ({"jitter": (0, 10)}, "`jitter` is .0, 10."),
+        ({"pca_color": -0.1}, "`pca_color` is -0.1"),
     ],
 )
 def test_what_augmentation_cannot_mean_is_refused(changes, message):

@@ -205,7 +205,7 @@ def test_a_picture_that_cannot_be_resized_is_named(tmp_path):
 @pytest.mark.parametrize("workers", [0, 3])
 def test_wrong_use_is_not_taken_for_an_unreadable_file(on_disk, workers):
     loader = Loader(on_disk, TINY, batch_size=5, augment=Augment("scale-jitter", jitter=(4, 9)), workers=workers)
-    with pytest.raises(UsageError, match="jitter starts at 4, less than the crop"):
+    with pytest.raises(UsageError, match="`jitter` starts at 4, less than the crop"):
         next(iter(loader.epoch()))
     assert decoding_threads() == []
 

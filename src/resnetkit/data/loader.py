@@ -133,7 +133,8 @@ class Loader:
             pixels = images[batch.indices]
             if augment:
                 pixels = augment.batch(pixels, self.order.batch_rng(epoch, batch.number))
-            pixels[batch.mirrored] = pixels[batch.mirrored, :, ::-1]
+            if batch.mirrored.any():
+                pixels[batch.mirrored] = pixels[batch.mirrored, :, ::-1]
             yield self._batch(batch.number, batch.indices, pixels)
 
     def _decoded(self, augment: Augment | None, epoch: int, batches: Iterator[PlannedBatch]) -> Generator[Batch]:

@@ -135,7 +135,7 @@ def evaluate_net(
             samples, preprocess, cut, result.unreadable, workers=workers, strict=strict
         ):
             logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
-            labels = torch.from_numpy(samples.labels[index : index + 1]).to(device)
+            labels = torch.tensor([samples.labels[index]], device=device)
             result.add(mean_log_probabilities(torch.cat(logits)[:, None]), labels)
             advance(1)
     if not result.images:
