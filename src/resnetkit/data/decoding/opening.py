@@ -23,9 +23,9 @@ FORMATS = frozenset(
 
 MOST_PIXELS = 2**28
 """Default limit for a picture. Phones make photographs of 200 million pixels."""
-PILLOWS = 89_478_485
+PILLOW_LIMIT = 89_478_485
 """Pillow's default MAX_IMAGE_PIXELS. Pillow refuses pictures of more than twice that."""
-LARGE = 2 * PILLOWS
+LARGE = 2 * PILLOW_LIMIT
 """A JPEG of more pixels is decoded at a half, a quarter or an eighth of its sides, to at most SMALLER pixels."""
 SMALLER = 2**26
 
@@ -57,7 +57,7 @@ def most_pixels() -> float:
     """
     if _asked is not None:
         return _asked
-    if Image.MAX_IMAGE_PIXELS == PILLOWS:
+    if Image.MAX_IMAGE_PIXELS == PILLOW_LIMIT:
         return MOST_PIXELS
     return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 

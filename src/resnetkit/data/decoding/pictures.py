@@ -48,15 +48,15 @@ STEPS = {
 
 # Pillow warns above a limit of pixels and refuses above twice that; the error is enough. Some cameras write broken EXIF
 # blocks, but sound pixels.
-UNHEARD: tuple[Any, ...] = (
+IGNORED_WARNINGS: tuple[Any, ...] = (
     ("ignore", None, Image.DecompressionBombWarning, None, 0),
     ("ignore", re.compile("Corrupt EXIF data"), UserWarning, None, 0),
 )
 """Warnings of Pillow that are not shown, as entries of warnings.filters."""
 
 
-class _Unheard:
-    """Within the block, UNHEARD is in force. The process's filters are restored when the last thread has left it.
+class _WarningsIgnored:
+    """Within the block, IGNORED_WARNINGS is in force. The process's filters are restored when the last thread has left it.
 
     catch_warnings() is not safe here: it restores a list of filters that another thread may have replaced meanwhile.
     """
@@ -71,9 +71,9 @@ class _Unheard:
         with self._lock:
             self._threads += 1
             filters = cast("list[Any]", warnings.filters)
-            if not filters or filters[0] is not UNHEARD[0]:
+            if not filters or filters[0] is not IGNORED_WARNINGS[0]:
                 # Not with filterwarnings(), after which Python would show again the warnings it has shown already.
-                filters[:0] = UNHEARD
+                filters[:0] = IGNORED_WARNINGS
                 self._lists.append(filters)
 
     def __exit__(self, *_: object) -> None:
@@ -82,13 +82,13 @@ class _Unheard:
             if self._threads:
                 return
             for filters in (*self._lists, cast("list[Any]", warnings.filters)):
-                for entry in UNHEARD:
+                for entry in IGNORED_WARNINGS:
                     while any(other is entry for other in filters):
                         filters.remove(entry)
             self._lists.clear()
 
 
-_unheard = _Unheard()
+_warnings_ignored = _WarningsIgnored()
 
 
 def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
@@ -260,7 +260,7 @@ def _content(source: str | Path | bytes) -> bytes:
 def _named(source: Source) -> Iterator[None]:
     """Within the block, turn every error into a DataError that names `source` and says what is wrong with it."""
     try:
-        with _unheard, libtiff_silent:
+        with _warnings_ignored, libtiff_silent:
             yield
     except Exception as error:  # for broken files Pillow raises SyntaxError, KeyError, struct.error and others
         raise DataError(_reason(error), name=_name(source)) from error
