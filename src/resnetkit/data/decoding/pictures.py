@@ -56,7 +56,7 @@ IGNORED_WARNINGS: tuple[Any, ...] = (
 
 
 class _WarningsIgnored:
-    """Within the block, IGNORED_WARNINGS is in force. The process's filters are restored when the last thread has left it.
+    """Within the block, IGNORED_WARNINGS holds. The process's filters are restored when the last thread has left it.
 
     catch_warnings() is not safe here: it restores a list of filters that another thread may have replaced meanwhile.
     """
