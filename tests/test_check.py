@@ -136,8 +136,8 @@ def test_pixels_in_memory_contradict_too() -> None:
 
 def test_the_same_numbers_in_another_shape_are_another_picture() -> None:
     assert (
-        check_data._found(np.zeros((2, 8, 3), np.uint8)).content
-        != check_data._found(np.zeros((4, 4, 3), np.uint8)).content
+        check_data._kept(np.zeros((2, 8, 3), np.uint8)).content
+        != check_data._kept(np.zeros((4, 4, 3), np.uint8)).content
     )
 
 
@@ -174,8 +174,11 @@ def test_no_more_than_a_window_is_decoded_ahead(picture_folder: Path, monkeypatc
     looked = []
     look = check_data._look
     monkeypatch.setattr(check_data, "_look", lambda samples, index: looked.append(index) or look(samples, index))
-    _, samples = open_dataset(picture_folder).part("all")
-    findings = check_data._look_at_all(samples, 1)
-    next(findings)
-    assert len(looked) <= 16
-    assert len(list(findings)) == 59
+    ahead = []
+
+    def advance(pictures: int) -> None:
+        ahead.append(len(looked) - len(ahead))
+
+    check(picture_folder, workers=1, advance=advance)
+    assert len(ahead) == 60
+    assert 1 <= max(ahead) <= 1 + check_data.PICTURES_AHEAD

@@ -33,7 +33,7 @@ def test_a_limit_is_ours_or_whose_was_set(monkeypatch):
     with accept_pixels(7):
         with accept_pixels(None):
             assert most_pixels() == 7
-        with pytest.raises(UsageError, match="max_pixels is 0; it must be at least 1"), accept_pixels(0):
+        with pytest.raises(UsageError, match="`max_pixels` is 0; it must be at least 1"), accept_pixels(0):
             pass
         assert most_pixels() == 7
     assert most_pixels() == float("inf")
@@ -45,7 +45,7 @@ def test_what_is_asked_for_is_read_whatever_pillow_says(kind, monkeypatch):
     content = encoded(picture, kind)
     expected = open_picture(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(DataError, match=r"more than 1,000 pixels; make it smaller, or raise the limit by --max-pixels"):
+    with pytest.raises(DataError, match=r"more than 1,000 pixels; make it smaller, or raise the limit by `max_pixels`"):
         open_picture(content)
     with pytest.raises(DataError, match="more than 1,000 pixels"):
         PictureFile(content)

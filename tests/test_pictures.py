@@ -219,7 +219,7 @@ def test_pillows_warnings_are_the_callers_own_again(tmp_path, monkeypatch):
             Image.open(tmp_path / "large.jpg")
 
         outer = warnings.filters
-        with pictures._unheard, warnings.catch_warnings():  # a list of its own, with our entries
+        with pictures._warnings_ignored, warnings.catch_warnings():  # a list of its own, with our entries
             warnings.simplefilter("error")
             assert open_picture(tmp_path / "large.jpg").size == (50, 30)
         with pytest.raises(DataError, match="no such file"):

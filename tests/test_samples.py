@@ -115,7 +115,7 @@ def test_classes_by_name_or_by_all_numbers_from_zero(classes: tuple[str, ...], l
 def test_numbers_that_may_count_otherwise_are_refused(classes: tuple[str, ...]) -> None:
     with pytest.raises(DataError) as error:
         labelled(*classes).as_classes(MODELS)
-    assert "which stand for the model's only where they count all 3 of them from 0. Give them names" in str(error.value)
+    assert "They can be the model's only if they count all 3 of them from 0. Give them names" in str(error.value)
 
 
 def test_numbers_that_the_model_has_as_names_are_names() -> None:

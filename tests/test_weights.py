@@ -426,7 +426,7 @@ def test_timm_in_every_way(own_cache: Path) -> None:
         ({"global_pool": "max"}, "holds a resnet18 with global_pool='max'"),
         ({"crop_mode": "squash"}, "x/y: crop_mode is squash; only the centre"),
         ({"input_size": [3, 224, 192]}, "x/y: inputs of 224x192 pixels"),
-        ({"interpolation": "random"}, "x/y: interpolation is 'random'; choose one of"),
+        ({"interpolation": "random"}, "x/y: `interpolation` is 'random'; choose one of"),
         ({"input_size": None}, "x/y is not what timm writes"),
         ({"pretrained_cfg": {}}, "x/y is not what timm writes .*config.json lacks or breaks 'num_classes'|input_size"),
     ],

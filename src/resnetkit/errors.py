@@ -19,6 +19,11 @@ class UsageError(ResnetkitError, ValueError):
 class DataError(ResnetkitError):
     """Data that is missing, broken, or not laid out as expected."""
 
+    def __init__(self, reason: str, *, name: str = "") -> None:
+        """`name` is the name of the file, if it is one file that is at fault; the message begins with it."""
+        super().__init__(f"{name}: {reason}" if name else reason)
+        self.reason = reason
+
 
 class ModelFileError(ResnetkitError):
     """A model file that is missing, broken, or made for something else."""

@@ -1,10 +1,10 @@
-"""What is in a data set and what is wrong with it: counts, sizes, unreadable files, contradictions, leaks, copies."""
+"""Check a data set: count its pictures, and find unreadable files, contradictions, leaks and copies."""
 
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.decoding.pictures import open_picture
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import count, cut, line
-from resnetkit.errors import DataError
 from resnetkit.progress import Advance, ignore
+
+PICTURES_AHEAD = 16  # per worker; only their sizes and hashes wait in memory
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,24 @@ class Findings:
 
     name: str
     counts: Mapping[str, Mapping[str, int]]
-    """Pictures by part (train, val, test) and class, unreadable ones among them."""
+    """Pictures by part (train, val, test) and class, unreadable ones included."""
     widths: tuple[int, int, int]
-    """Smallest, median and largest, in pixels; of the upright pictures; zeros where none can be read."""
+    """Smallest, median and largest, in pixels, after EXIF rotation; zeros if no picture can be read."""
     heights: tuple[int, int, int]
     unreadable: tuple[tuple[Path, str], ...]
-    """Each with the reason."""
+    """Files that can't be read, each with the reason."""
     skipped: tuple[tuple[Path, str], ...]
-    """Files that are no pictures by their names, each with the reason."""
+    """Files that were left out, each with the reason: see `Dataset.skipped`."""
     leaks: tuple[tuple[str, ...], ...]
-    """Groups of equal pictures in more than one part, each as "part: path" (in memory: its number in the part).
-    Pictures are equal if their pixels are; if they can't be read, if their bytes are."""
+    """Groups of equal pictures in more than one part, each picture as "part: path" (in memory: its number in the part).
+    Pictures are equal if their pixels are equal; files that can't be read, if their bytes are equal."""
     contradictions: tuple[tuple[str, ...], ...] = ()
-    """Groups of equal pictures of more than one class, each as "part: path (class)"."""
+    """Groups of equal pictures of more than one class, each picture as "part: path (class)"."""
     copies: tuple[tuple[str, ...], ...] = ()
-    """Groups of equal pictures of one part and class, each as "part: path"; no fault, but they count more than once."""
+    """Groups of equal pictures of one part and class, each picture as "part: path". They count more than once, which is
+    not a fault."""
     notes: tuple[str, ...] = ()
-    """What to know before the set's errors are believed: see `Dataset.notes`."""
+    """What to know about the set before you trust an error measured on it: see `Dataset.notes`."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
@@ -53,7 +56,7 @@ class Findings:
 
     @property
     def sound(self) -> bool:
-        """Whether there is nothing to mend."""
+        """Whether nothing needs mending; copies and skipped files need not."""
         return not (self.unreadable or self.leaks or self.contradictions or self.problems)
 
     @property
@@ -67,10 +70,11 @@ class Findings:
 
 
 def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ignore) -> Findings:
-    """Open every picture of a set, with `workers` threads, and report; `data` is a set, or what `open_dataset` takes.
+    """Open every picture of a data set, with `workers` threads (0: none), and report what is wrong.
 
-    Memory holds a few pictures at a time, and a few dozen bytes for each of them. Raises what `open_dataset` raises; an
-    unreadable picture is in the report.
+    `data` is a Dataset, or what `open_dataset` takes. `advance` is called after each picture, with 1. Memory holds a
+    few pictures at a time, and a few dozen bytes for each picture of the set. Raises what `open_dataset` raises; an
+    unreadable picture is in the report instead.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     widths, heights = array("I"), array("I")
@@ -81,17 +85,28 @@ def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ig
     for part, samples in dataset.parts.items():
         per_class = np.bincount(samples.labels, minlength=len(samples.classes)).tolist()
         counts[part] = dict(zip(samples.classes, per_class, strict=True))
-        for index, finding in enumerate(_look_at_all(samples, workers)):
-            if finding.size:
-                widths.append(finding.size[0])
-                heights.append(finding.size[1])
-            else:
-                unreadable.append((Path(samples.place(index)), finding.reason))
-            if finding.content:
-                place = _Place(part, index)
-                if first.setdefault(finding.content, place) is not place:
-                    again[finding.content].append(place)
-            advance(1)
+        looking = prefetch(
+            partial(_look, samples),
+            range(len(samples)),
+            workers=workers,
+            ahead=PICTURES_AHEAD * workers,
+            path_of=samples.path,
+        )
+        with closing(looking):
+            for index, seen in enumerate(looking):
+                if not isinstance(seen, Failure):
+                    widths.append(seen.width)
+                    heights.append(seen.height)
+                    content = seen.content
+                else:
+                    assert seen.path is not None  # pictures in memory can always be read
+                    unreadable.append((seen.path, seen.reason))
+                    content = _hash_file(seen.path)
+                if content:
+                    place = _Place(part, index)
+                    if first.setdefault(content, place) is not place:
+                        again[content].append(place)
+                advance(1)
     groups = [_Group(dataset, [first[content], *others]) for content, others in again.items()]
     return Findings(
         dataset.name,
@@ -107,11 +122,13 @@ def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ig
     )
 
 
-class _Finding(NamedTuple):
-    size: tuple[int, int] | None
+class _Look(NamedTuple):
+    """What is kept of a picture."""
+
+    width: int
+    height: int
     content: bytes
-    """A hash of the pixels, or of the file where there are none."""
-    reason: str = ""
+    """A hash of the pixels."""
 
 
 class _Place(NamedTuple):
@@ -140,35 +157,27 @@ class _Group:
         )
 
 
-def _look_at_all(samples: Samples, workers: int) -> Iterator[_Finding]:
-    """What is found in each picture, in order, by threads that are a few pictures ahead."""
-    with ThreadPoolExecutor(workers) as pool:
-        for begin in range(0, len(samples), 16 * workers):
-            window = range(begin, min(begin + 16 * workers, len(samples)))
-            yield from pool.map(partial(_look, samples), window)
-
-
-def _look(samples: Samples, index: int) -> _Finding:
-    """Open one picture and take its size and hash."""
+def _look(samples: Samples, index: int) -> _Look:
+    """Open one picture and take its size and hash. Raises DataError for a file that can't be read."""
     if samples.images is not None:
-        return _found(samples.images[index])
-    path = Path(samples.place(index))
-    try:
-        return _found(np.asarray(open_picture(path)))
-    except DataError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-    try:
-        with path.open("rb") as file:
-            return _Finding(None, hashlib.file_digest(file, "sha256").digest(), reason)
-    except OSError:
-        return _Finding(None, b"", reason)
+        return _kept(samples.images[index])
+    return _kept(np.asarray(open_picture(samples.source(index))))
 
 
-def _found(pixels: NDArray[np.uint8]) -> _Finding:
-    """The size of a picture, and a hash that sees its shape, too."""
+def _kept(pixels: NDArray[np.uint8]) -> _Look:
+    """The size of a picture, and a hash of its shape and pixels."""
     digest = hashlib.sha256(str(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return _Finding((pixels.shape[1], pixels.shape[0]), digest.digest())
+    return _Look(pixels.shape[1], pixels.shape[0], digest.digest())
+
+
+def _hash_file(path: Path) -> bytes:
+    """A hash of a file's bytes; empty if they can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b""
 
 
 def _range(values: "array[int]") -> tuple[int, int, int]:

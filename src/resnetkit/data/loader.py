@@ -1,20 +1,23 @@
-"""Samples to batches: seeded, the same for any number of workers, and able to start in mid-epoch."""
+"""Batches of pictures for training and evaluation, read in a given order, ahead of their use."""
 
 import logging
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from resnetkit.data.decoding.pictures import ColorMode, PictureFile, open_picture
+from resnetkit.data.decoding.pictures import PictureFile, open_picture
+from resnetkit.data.order import Order, PlannedBatch
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import resampling
 from resnetkit.data.transforms.augment import Augment
@@ -25,10 +28,7 @@ from resnetkit.errors import DataError, UsageError
 
 logger = logging.getLogger("resnetkit")
 
-BATCHES_AHEAD = 2  # decoded before they are asked for: enough to hide decoding, little enough to hold in memory
-
-# What a random stream is for; together with seed, epoch and position it is the stream's whole seed.
-SHUFFLE, BATCH, PICTURE, MIRROR = range(4)
+BATCHES_AHEAD = 2  # read before they are asked for: enough to hide decoding, few enough for the memory
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Batch:
 
     images: Tensor
     """uint8 (n, channels, side, side), 0 to 255, in channels_last memory; see `Normalize`. `side` is the network's
-    size, or that of the crops."""
+    size, or the crops' size."""
     labels: Tensor
     """int64 (n,)."""
     indices: Tensor
@@ -57,8 +57,8 @@ class Batch:
 class Loader:
     """Epochs of batches from samples.
 
-    Whatever is random derives from (seed, epoch, position), never from a state: batches are the same to the bit for any
-    number of workers, and an epoch that starts at its tenth batch gives the tenth.
+    Batches are the same to the bit for any number of workers, and an epoch that starts at its tenth batch begins with
+    the tenth: see `Order`.
     """
 
     def __init__(
@@ -80,174 +80,123 @@ class Loader:
         Without `augment` pictures are only preprocessed, as in validation. `alternate_flip` mirrors every picture in
         every other epoch, half of them in the even ones; give it with an `augment` that does not flip. `drop_last`
         leaves out a last batch that is smaller than the others. `workers` threads decode files, 0 is none; pictures in
-        memory that have the right size need none. `strict` raises DataError for an unreadable file, instead of naming
-        and skipping it.
+        memory that have the right size need none. `strict` raises DataError for an unreadable file; without it, the
+        file is skipped with a warning.
 
-        Raises UsageError for a number that can't be meant or an epoch without a batch, DataError for no pictures.
+        Raises UsageError for a number out of range or an epoch without a batch, DataError for no pictures.
         """
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 0)):
-            if value < least:
-                raise UsageError(f"{name} is {value}; it must be at least {least}")
+        if workers < 0:
+            raise UsageError(f"`workers` is {workers}; it must be at least 0")
         self.samples = samples
         self.preprocess = preprocess
-        self.batch_size = batch_size
         self.augment = augment
-        self.alternate_flip = alternate_flip
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
+        self.order = Order(
+            len(samples),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            alternate_flip=alternate_flip,
+        )
         self.workers = workers
         self.strict = strict
         self.unreadable: dict[Path, str] = {}
         """Files that were skipped so far, with the reason."""
-        if not len(samples):
-            raise DataError("there are no pictures to load")
-        if not len(self):
-            raise UsageError(f"{len(samples)} pictures don't fill one batch of {batch_size}; lower the batch size")
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        whole, rest = divmod(len(self.samples), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return len(self.order)
 
     def epoch(self, epoch: int = 0, first_batch: int = 0, *, augment: Augment | None = None) -> Generator[Batch]:
-        """The batches of an epoch from `first_batch` on, varied by `augment` in place of the loader's own, if given.
+        """The batches of an epoch from `first_batch` on; `augment`, if given, replaces the loader's own.
 
-        A batch is smaller by its unreadable files, and left out, number and all, if none is readable. Once the iterator
-        is closed, or let go, its threads have ended.
+        A batch is smaller by its unreadable files. A batch without a readable file is left out, and so is its number.
+        Once the iterator is closed, or dropped, its threads have ended. Raises UsageError for a batch or an epoch that
+        does not exist.
         """
-        if epoch < 0 or not 0 <= first_batch <= len(self):
-            raise UsageError(f"epoch {epoch} from batch {first_batch}; there are {len(self)} batches in an epoch")
-        order = np.arange(len(self.samples))
-        if self.shuffle:
-            order = self._rng(epoch, SHUFFLE).permutation(order)
-        numbers = range(first_batch, len(self))
+        batches = self.order.batches(epoch, first_batch)
         augment = augment or self.augment
-        mirrored = self._mirrored(epoch)
         if self.samples.images is not None and self._is_ready(self.samples.images, augment):
-            return self._from_memory(self.samples.images, augment, epoch, numbers, order, mirrored)
-        return self._decoded(augment, epoch, numbers, order, mirrored)
+            return self._from_memory(self.samples.images, augment, epoch, batches)
+        return self._decoded(augment, epoch, batches)
 
     def _is_ready(self, images: NDArray[np.uint8], augment: Augment | None) -> bool:
-        """Whether pictures in memory are what `preprocess` would make of them, and can be augmented by the batch."""
+        """Whether `preprocess` would leave pictures in memory as they are, and they can be augmented by the batch."""
         size = self.preprocess.size
         fits = images.shape[1:] == (size, size, self.preprocess.channels) and self.preprocess.shorter_side == size
         return fits and not (augment and augment.resizes)
 
-    def _rng(self, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, purpose, position])))
-
-    def _mirrored(self, epoch: int) -> NDArray[np.bool_]:
-        """Which samples are mirrored for being in this epoch (Jordan 2024, arXiv:2404.00498)."""
-        if not self.alternate_flip:
-            return np.zeros(len(self.samples), bool)
-        return (self._rng(0, MIRROR).random(len(self.samples)) < 0.5) ^ bool(epoch % 2)
-
     def _from_memory(
-        self,
-        images: NDArray[np.uint8],
-        augment: Augment | None,
-        epoch: int,
-        numbers: range,
-        order: NDArray[np.int64],
-        mirrored: NDArray[np.bool_],
+        self, images: NDArray[np.uint8], augment: Augment | None, epoch: int, batches: Iterator[PlannedBatch]
     ) -> Generator[Batch]:
-        for number in numbers:
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-            pixels = images[indices]
+        for batch in batches:
+            pixels = images[batch.indices]
             if augment:
-                pixels = augment.batch(pixels, self._rng(epoch, BATCH, number))
-            turned = mirrored[indices]
-            if turned.any():
-                pixels[turned] = pixels[turned, :, ::-1]
-            yield self._batch(number, indices, pixels)
+                pixels = augment.batch(pixels, self.order.batch_rng(epoch, batch.number))
+            if batch.mirrored.any():
+                pixels[batch.mirrored] = pixels[batch.mirrored, :, ::-1]
+            yield self._batch(batch.number, batch.indices, pixels)
 
-    def _decoded(
-        self,
-        augment: Augment | None,
-        epoch: int,
-        numbers: range,
-        order: NDArray[np.int64],
-        mirrored: NDArray[np.bool_],
-    ) -> Generator[Batch]:
+    def _decoded(self, augment: Augment | None, epoch: int, batches: Iterator[PlannedBatch]) -> Generator[Batch]:
         resampling.prepare()
-        pool = ThreadPoolExecutor(self.workers, "resnetkit-decode") if self.workers else None
-        # Both maps keep the order; the pool's begins at once, the built-in one when its results are asked for.
-        each = pool.map if pool else map
-        ahead = BATCHES_AHEAD if pool else 0
-        begun: deque[_Begun] = deque()
         side = augment.side(self.preprocess) if augment else self.preprocess.size
-        try:
-            for number in numbers:
-                first = number * self.batch_size
-                indices = order[first : first + self.batch_size]
-                pixels = np.empty((len(indices), side, side, self.preprocess.channels), np.uint8)
-                decode = partial(self._decode, augment, epoch)
-                positions = range(first, first + len(indices))
-                reasons = each(decode, indices, positions, mirrored[indices], pixels)
-                begun.append(_Begun(number, indices, pixels, reasons))
-                if len(begun) > ahead:
-                    yield from self._finished(begun.popleft())
-            while begun:
-                yield from self._finished(begun.popleft())
-        finally:
-            if pool:
-                pool.shutdown(cancel_futures=True)
+        started: deque[tuple[PlannedBatch, NDArray[np.uint8]]] = deque()
 
-    def _decode(
-        self,
-        augment: Augment | None,
-        epoch: int,
-        index: int,
-        position: int,
-        mirrored: np.bool_,
-        out: NDArray[np.uint8],
-    ) -> str | None:
-        """Write one picture's pixels to `out`, or say why not. Runs in any thread: it changes nothing else."""
-        try:
-            if augment and augment.resizes:
-                self._write_cut(augment, index, self._rng(epoch, PICTURE, position), out)
-            elif augment:
-                at_least = self.preprocess.shorter_side
-                picture = open_sample(self.samples, index, mode=self.preprocess.mode, at_least=at_least)
-                out[:] = augment.picture(picture, self.preprocess, self._rng(epoch, PICTURE, position))
-            else:
-                out[:] = self.preprocess.pixels(open_sample(self.samples, index, mode=self.preprocess.mode))
-        except DataError as error:
-            if self.samples.paths is None:
-                raise DataError(f"picture {index}: {error}") from error
-            path = self.samples.paths[index]
-            reason = str(error).removeprefix(f"{path}: ")
-            if self.strict:
-                raise DataError(f"{path}: {reason}. Remove the file, or run without --strict to skip it") from error
-            return reason
-        if mirrored:
-            out[:] = out[:, ::-1].copy()
-        return None
+        def pictures() -> Iterator[_Picture]:
+            for batch in batches:
+                pixels = np.empty((len(batch.indices), side, side, self.preprocess.channels), np.uint8)
+                started.append((batch, pixels))
+                yield from map(_Picture, batch.indices.tolist(), batch.positions, batch.mirrored.tolist(), pixels)
 
-    def _write_cut(self, augment: Augment, index: int, rng: np.random.Generator, out: NDArray[np.uint8]) -> None:
-        """`Augment.picture`, with the crop drawn before decoding, so that no more is decoded than it needs."""
-        picture = PictureFile(self.samples.source(index), mode=self.preprocess.mode)
-        box, mirrored = augment.cut(picture.size, self.preprocess, rng)
-        pixels, box = picture.part(box, at_least=len(out))
-        write_crop(out, pixels, box, interpolation=self.preprocess.interpolation, mirrored=mirrored)
-        if augment.pca_color:
+        reading = prefetch(
+            partial(self._read, augment, epoch),
+            pictures(),
+            workers=self.workers,
+            ahead=BATCHES_AHEAD * self.order.batch_size,
+            path_of=lambda picture: self.samples.path(picture.index),
+        )
+        with closing(reading):
+            for first in reading:
+                batch, pixels = started.popleft()
+                failures = [first, *islice(reading, len(batch.indices) - 1)]
+                readable = self._readable(batch, failures)
+                if readable.all():
+                    yield self._batch(batch.number, batch.indices, pixels)
+                elif readable.any():
+                    yield self._batch(batch.number, batch.indices[readable], pixels[readable])
+
+    def _read(self, augment: Augment | None, epoch: int, picture: "_Picture") -> None:
+        """Write the pixels of one picture to its `out`. Runs in any thread: it changes nothing else."""
+        source, mode, out = self.samples.source(picture.index), self.preprocess.mode, picture.out
+        if augment is None:
+            out[:] = self.preprocess.pixels(open_picture(source, mode=mode))
+        elif augment.resizes:
+            rng = self.order.picture_rng(epoch, picture.position)
+            # The crop is drawn before decoding, so that no more is decoded than it needs.
+            file = PictureFile(source, mode=mode)
+            box, mirrored = augment.cut(file.size, self.preprocess, rng)
+            pixels, box = file.part(box, at_least=len(out))
+            write_crop(out, pixels, box, interpolation=self.preprocess.interpolation, mirrored=mirrored)
             out[:] = augment.shift_colors(out[None], rng)[0]
+        else:
+            pixels = self.preprocess.pixels(open_picture(source, mode=mode, at_least=self.preprocess.shorter_side))
+            out[:] = augment.batch(pixels[None], self.order.picture_rng(epoch, picture.position))[0]
+        if picture.mirrored:
+            out[:] = out[:, ::-1].copy()
 
-    def _finished(self, batch: "_Begun") -> Generator[Batch]:
-        """Wait for a batch; name and drop what is unreadable."""
-        readable = np.ones(len(batch.indices), bool)
-        for place, reason in enumerate(batch.reasons):
-            if reason is not None and self.samples.paths is not None:
-                readable[place] = False
-                path = self.samples.paths[batch.indices[place]]
-                if path not in self.unreadable:
-                    logger.warning("skipped %s: %s", path, reason)
-                self.unreadable[path] = reason
-        if readable.all():
-            yield self._batch(batch.number, batch.indices, batch.pixels)
-        elif readable.any():
-            yield self._batch(batch.number, batch.indices[readable], batch.pixels[readable])
+    def _readable(self, batch: PlannedBatch, failures: Sequence[Failure | None]) -> NDArray[np.bool_]:
+        """Which pictures of a batch could be read, bool (n,); the others are noted and named in the log."""
+        for index, failure in zip(batch.indices, failures, strict=True):
+            if failure is None:
+                continue
+            if failure.path is None:
+                raise DataError(f"picture {index}: {failure.reason}")
+            if self.strict:
+                raise DataError(f"{failure}. Remove the file, or leave out `strict` to skip it")
+            if failure.path not in self.unreadable:
+                logger.warning("skipped %s", failure)
+            self.unreadable[failure.path] = failure.reason
+        return np.array([failure is None for failure in failures])
 
     def _batch(self, number: int, indices: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Batch:
         """`pixels` is (n, side, side, channels); the tensor is a view of it, and so in channels_last memory."""
@@ -259,19 +208,13 @@ class Loader:
         )
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """A batch that is being decoded."""
+class _Picture(NamedTuple):
+    """A picture that is to be read."""
 
-    number: int
-    indices: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-    """(n, side, side, channels), filled by the workers."""
-    reasons: Iterator[str | None]
-    """For each picture, once it is decoded, None, or why it can't be read."""
-
-
-def open_sample(samples: Samples, index: int, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
-    """One picture of `samples`, from memory or decoded from its file; arguments and errors of `open_picture`."""
-    source = samples.source(index)
-    return open_picture(source, mode=mode, at_least=None if isinstance(source, Image.Image) else at_least)
+    index: int
+    """Place in the samples."""
+    position: int
+    """Place in the epoch."""
+    mirrored: bool
+    out: NDArray[np.uint8]
+    """Where its pixels go: (side, side, channels)."""

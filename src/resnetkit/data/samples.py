@@ -1,4 +1,4 @@
-"""Labelled pictures, in memory or on disk: what every reader of data returns and every loader takes."""
+"""Labelled pictures, in memory or on disk. Every reader of data returns them, and the loader takes them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -50,11 +50,15 @@ class Samples:
         return line(type(self), f"{count(len(self), 'picture')} of {count(len(self.classes), 'class')}", where)
 
     def place(self, index: int) -> str:
-        """Where one picture is, for people: its path, or its number in memory."""
+        """The name of one picture for people: its path, or its number in memory."""
         return str(index) if self.paths is None else str(self.paths[index])
 
+    def path(self, index: int) -> Path | None:
+        """The file of one picture; None for pictures in memory."""
+        return None if self.paths is None else self.paths[index]
+
     def source(self, index: int) -> Path | Image.Image:
-        """What one picture is opened from: its file, or its pixels."""
+        """What `open_picture` takes for one picture: its file, or its pixels."""
         if self.images is None:
             return (self.paths or ())[index]
         pixels = self.images[index]
@@ -70,10 +74,11 @@ class Samples:
         )
 
     def as_classes(self, classes: tuple[str, ...]) -> "Samples":
-        """The same samples with labels as indices into `classes`, which holds all of theirs by name, in any order.
+        """The same samples, with labels that are indices into `classes`.
 
-        Names that are numbers, and none of them a name in `classes`, are taken as indices into it where they are those
-        from 0 to the last, each once; "07" is 7. WordNet numbers such as n01440764 are those of ImageNet's classes.
+        Classes are matched by name, in any order. If no name is among `classes` and all names are numbers, they are
+        taken as indices into `classes`; they must then be all of 0 to the last, each once ("07" is 7). WordNet numbers
+        such as n01440764 stand for ImageNet's classes.
 
         Raises DataError for a class that is not among `classes`.
         """
@@ -85,8 +90,8 @@ class Samples:
             place = {name: int(name) for name in self.classes}
             if sorted(place.values()) != list(range(len(classes))):
                 raise DataError(
-                    f"the data's classes are numbers ({_some(self.classes)}), which stand for the model's only where "
-                    f"they count all {len(classes)} of them from 0. Give them names; the model knows {_some(classes)}"
+                    f"the data's classes are numbers ({_some(self.classes)}). They can be the model's only if they "
+                    f"count all {len(classes)} of them from 0. Give them names; the model knows {_some(classes)}"
                 )
         if not place.keys() & set(self.classes) and are_imagenet(classes):
             place = dict(wnid_places())
@@ -105,7 +110,7 @@ class Samples:
         return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits that change with any class name, label, pixel, file name or file size."""
+        """Return 16 hex digits that change if any class name, label, pixel, file name or file size changes."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
         if self.images is not None:
@@ -117,22 +122,22 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set of pictures divided for training; a part that the set does not have is None."""
+    """A data set, divided into parts. A part that the set does not have is None."""
 
     name: str
-    """What the user called it: cifar10, cifar100, or the path of a folder or CSV file."""
+    """The name that the user gave: cifar10, cifar100, or the path of a folder or CSV file."""
     classes: tuple[str, ...]
     train: Samples | None
     val: Samples | None
-    """For choosing: recipes, checkpoints, when to stop."""
+    """Validation pictures, by which recipes, checkpoints and the end of training are chosen."""
     test: Samples | None
-    """Never used for choosing anything."""
+    """Test pictures, by which nothing is ever chosen."""
     split: Mapping[str, Any] = field(default_factory=dict)
-    """How train and val were divided; written into the run folder and the model file, enough to repeat it."""
+    """How train and val were divided, in enough detail to repeat it. It goes into the run folder and the model file."""
     skipped: tuple[tuple[Path, str], ...] = ()
-    """Files that were passed over, each with the reason."""
+    """Files that were left out, each with the reason."""
     understood: tuple[str, ...] = ()
-    """What was found out of a layout or a list that is not in the plain form, a line each."""
+    """How an unusual layout or list was understood, a sentence each."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())
@@ -147,16 +152,16 @@ class Dataset:
 
     @property
     def parts(self) -> dict[str, Samples]:
-        """The parts that there are, by name: train, val, test."""
+        """The parts that the set has, by name: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know of the set's division before its errors are believed, a sentence each.
+        """What to know about the set's division before you trust an error measured on it, a sentence each.
 
-        How its layout was understood; that val was drawn from train and not given; classes of one picture; classes that
-        val or test lacks; and how many pictures of which classes are HEIC files, where they can't be read.
+        They say how the layout was understood, that val was drawn from train, which classes have one picture, which
+        classes val or test lacks, and, if HEIC files can't be read, how many pictures of which classes they are.
         """
         notes = list(self.understood)
         if self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
@@ -184,7 +189,7 @@ class Dataset:
         return tuple(notes)
 
     def _heif_of_classes(self) -> dict[str, list[int]]:
-        """How many pictures of a class are HEIC files by their names, and how many there are."""
+        """For each class with HEIC files (by their names): how many they are, and how many pictures it has."""
         all_of = _joined(list(self.parts.values()))
         is_heif = np.array([path.suffix.lower() in HEIF_SUFFIXES for path in all_of.paths or ()], bool)
         if not is_heif.any():
@@ -194,10 +199,11 @@ class Dataset:
         return {name: both for name, *both in zip(self.classes, counts, totals, strict=True) if both[0]}
 
     def part(self, name: str) -> tuple[str, Samples]:
-        """Return train, val, test, or all of them together, with the name.
+        """Return the name and the samples of a part: train, val, test, or all (of them together).
 
-        "auto" is test; else a val that came with the set, not drawn from train; else all. It knows no model: which
-        pictures measure one, `choose_part` in resnetkit.data.parts says.
+        "auto" is test; else a val that came with the set (was not drawn from train); else all. To choose pictures that
+        did not train a given model, use `choose_part` in resnetkit.data.parts. Raises DataError for a part that the set
+        does not have.
         """
         parts = self.parts
         if name == "auto":
@@ -227,10 +233,10 @@ def _joined(parts: Sequence[Samples]) -> Samples:
 
 
 def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[Path], dict[Path, str]]:
-    """Write `count` samples to `folder` as PNG, of every class in turn, named by place and class: 0003-frog.png.
+    """Write `count` samples to `folder` as PNG, one of every class in turn, named by index and class: 0003-frog.png.
 
-    Returns what was written, and the pictures that can't be read, with the reasons: others took their turns.
-    Raises DataError where `folder` can't be written, or none can be read.
+    Returns the files that were written, and the pictures that can't be read with the reasons; the next pictures of
+    their classes take their place. Raises DataError if `folder` can't be written, or no picture can be read.
     """
     written: list[Path] = []
     unreadable: dict[Path, str] = {}
@@ -241,7 +247,7 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
         try:
             picture = source if isinstance(source, Image.Image) else open_picture(source)
         except DataError as error:
-            unreadable[Path(samples.place(i))] = str(error).removeprefix(f"{source}: ")
+            unreadable[Path(samples.place(i))] = error.reason
             continue
         name = samples.classes[samples.labels[i]].replace("/", "-")
         written.append(folder / f"{i:04d}-{name}.png")
@@ -256,7 +262,7 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
 
 
 def _in_turn(labels: NDArray[np.int64]) -> list[int]:
-    """Places of the first sample of every class, then of the second, and so on."""
+    """Indices of the first sample of every class, then of the second, and so on."""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
     turn = np.arange(len(labels)) - np.searchsorted(ordered, ordered)

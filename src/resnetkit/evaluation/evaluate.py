@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from resnetkit.data.loader import Loader, open_sample
+from resnetkit.data.decoding.pictures import open_picture
+from resnetkit.data.loader import Loader
 from resnetkit.data.parts import Part, choose_part, open_as_trained, recognise
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms.normalize import Normalize
 from resnetkit.data.transforms.preprocess import Preprocess
@@ -32,6 +34,8 @@ logger = logging.getLogger("resnetkit")
 
 Views = Literal["single", "ten-crop", "multi-scale"]
 Pixels = list[NDArray[np.uint8]]
+
+PICTURES_AHEAD = 8  # per worker, whose views wait in memory: enough that no worker waits for a slow picture
 
 SCALES = (224, 256, 384, 480, 640)
 """Shorter sides of pictures in multi-scale testing (Table 4), for networks of 224 pixels; others in proportion."""
@@ -144,14 +148,12 @@ def evaluate_net(
         result.unreadable = loader.unreadable
     else:
         cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
-        # Files before this picture that could not be read are in `unreadable` by now.
-        readable = (i for i in range(len(samples)) if Path(samples.place(i)) not in result.unreadable)
-        for pictures, label in each_picture(
+        for pictures, index in each_picture(
             samples, preprocess, cut, result.unreadable, workers=workers, strict=strict
         ):
             logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
             log_probabilities = mean_log_probabilities(torch.cat(logits)[:, None])
-            add(log_probabilities, torch.tensor([label]), torch.tensor([next(readable)]))
+            add(log_probabilities, torch.tensor([samples.labels[index]]), torch.tensor([index]))
     if not result.images:
         raise DataError(f"not one of the {len(samples)} pictures can be read; see resnetkit data check")
     result.records = joined(kept) if records else None
@@ -190,28 +192,21 @@ def each_picture(
     workers: int,
     strict: bool,
 ) -> Iterator[tuple[Pixels, int]]:
-    """Yield the views of each readable picture, and its label, in order; note the others in `unreadable`."""
+    """Yield the views of each readable picture, and its index in `samples`, in order; note others in `unreadable`."""
 
-    def read(index: int) -> Pixels | DataError:
-        try:
-            return cut(open_sample(samples, index, mode=preprocess.mode))
-        except DataError as error:
-            if samples.paths is None:
-                raise DataError(f"picture {index}: {error}") from error
-            if strict:
-                raise
-            return error
+    def read(index: int) -> Pixels:
+        return cut(open_picture(samples.source(index), mode=preprocess.mode))
 
-    if workers < 0:
-        raise UsageError(f"workers is {workers}; it must be at least 0")
-    workers = max(workers, 1)
-    with ThreadPoolExecutor(workers) as pool:
-        for first in range(0, len(samples), 8 * workers):  # a window at a time: memory stays flat
-            window = range(first, min(first + 8 * workers, len(samples)))
-            for index, views in zip(window, pool.map(read, window), strict=True):
-                if isinstance(views, DataError):
-                    path = Path(samples.place(index))
-                    unreadable[path] = str(views).removeprefix(f"{path}: ")
-                    logger.warning("skipped %s: %s", path, unreadable[path])
-                else:
-                    yield views, int(samples.labels[index])
+    indices = range(len(samples))
+    reading = prefetch(read, indices, workers=workers, ahead=PICTURES_AHEAD * workers, path_of=samples.path)
+    with closing(reading):
+        for index, views in zip(indices, reading, strict=True):
+            if not isinstance(views, Failure):
+                yield views, index
+            elif views.path is None:
+                raise DataError(f"picture {index}: {views.reason}")
+            elif strict:
+                raise DataError(views.reason, name=str(views.path))
+            else:
+                unreadable[views.path] = views.reason
+                logger.warning("skipped %s", views)

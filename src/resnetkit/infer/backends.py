@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.prefetch import Failure
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.infer.choice import GRAPHS, PACKAGES, Choice, Output, installed, usable_threads
 from resnetkit.infer.unreported import unreported
@@ -230,13 +231,13 @@ def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iter
 def stream_decoded(
     backend: Backend, pictures: "Iterator[Decoded]", batch_size: int
 ) -> Iterator[tuple[Path, Values | str]]:
-    """What `backend` makes of each picture, in their order, with what is wrong with those that have no pixels."""
-    waiting: deque[tuple[Path, str | None]] = deque()  # every picture on its way, with what is wrong with it
+    """What `backend` makes of each picture, in their order; the reason for those that have no pixels."""
+    waiting: deque[tuple[Path, str | None]] = deque()  # every picture on its way, with the reason if it has no pixels
 
     def batches() -> Iterator[Pixels]:
         while batch := list(islice(pictures, batch_size)):
-            waiting.extend((path, pixels if isinstance(pixels, str) else None) for path, pixels in batch)
-            if sound := [pixels for _, pixels in batch if not isinstance(pixels, str)]:
+            waiting.extend((path, pixels.reason if isinstance(pixels, Failure) else None) for path, pixels in batch)
+            if sound := [pixels for _, pixels in batch if not isinstance(pixels, Failure)]:
                 yield np.stack(sound)
 
     for values in backend.stream(batches()):

@@ -1,12 +1,11 @@
-"""Pictures in whatever form to the pixels that a network takes, and paths to pictures. No torch here."""
+"""Turn pictures of any type into the pixels that a network takes, and find pictures in paths. No torch here."""
 
 import os
 import sys
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -17,6 +16,7 @@ from PIL import Image
 
 from resnetkit.data.decoding.pictures import ColorMode, open_picture
 from resnetkit.data.folders.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 
@@ -26,22 +26,23 @@ if TYPE_CHECKING:
 Picture: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
 )
-"""A path, an encoded file (as bytes, or opened in binary), an opened picture, a uint8 array of shape (height, width) or
-(height, width, 1 or 3), or a uint8 tensor of shape (height, width) or (1 or 3, height, width), as torchvision has them.
+"""A path, an encoded file (as bytes, or opened in binary), a PIL picture, a uint8 array of shape (height, width) or
+(height, width, 1 or 3), or a uint8 tensor of shape (height, width) or (1 or 3, height, width), as in torchvision.
 
-An open file is read from its beginning, wherever it stands, as Pillow does; one that can't go back, from where it is.
+An open file is read from its beginning, as Pillow does; or from its current position if it can't seek.
 """
 TAKEN = "give a path, bytes, a file opened in binary, a PIL picture, or a uint8 array or tensor"
 
 
 class _Content(bytes):
-    """What was read of an open file."""
+    """The content of an open file."""
 
     name: str = ""
+    """The file's name, for errors."""
 
 
 def is_picture(pictures: object) -> bool:
-    """Whether it is one picture, and not several."""
+    """Whether `pictures` is one picture, and not several."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
     return (
         isinstance(pictures, kinds)
@@ -51,7 +52,7 @@ def is_picture(pictures: object) -> bool:
 
 
 def as_list(pictures: object) -> list[Picture]:
-    """One picture or several, each as `at_rest` has it. Raises UsageError for what is neither."""
+    """A list of one picture or several, each as `at_rest` returns it. Raises UsageError for anything else."""
     if is_picture(pictures):
         return [at_rest(pictures)]
     if not isinstance(pictures, Iterable) or isinstance(pictures, Mapping):
@@ -60,7 +61,7 @@ def as_list(pictures: object) -> list[Picture]:
 
 
 def at_rest(picture: Any) -> Picture:
-    """A picture that can be read again, and from several threads: an open file is read. Others stay as they are.
+    """A picture that can be read repeatedly and by several threads: an open file becomes its content.
 
     Raises UsageError for a file that is closed or opened as text, DataError for one that can't be read.
     """
@@ -75,7 +76,7 @@ def at_rest(picture: Any) -> Picture:
     if getattr(picture, "closed", False):
         raise UsageError(f"{name} is closed; open it again, or give its path")
     try:
-        with suppress(AttributeError, OSError):  # a socket or a pipe can't go back
+        with suppress(AttributeError, OSError):  # a socket or a pipe can't seek
             picture.seek(0)
         content = picture.read()
     except (OSError, ValueError) as error:
@@ -96,29 +97,29 @@ def _no_picture(value: object) -> UsageError:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether it is torch's; nobody has one where torch was not imported."""
+    """Whether `value` is a torch tensor. Does not import torch: without it, nothing is one."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def pixels_of(picture: Picture, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """What a network takes: uint8 (size, size, channels).
+    """Read a picture and preprocess it to uint8 (size, size, channels), which is what a network takes.
 
-    Raises DataError for what can't be read, and UsageError for an array or a tensor that is no picture.
+    Raises DataError for a picture that can't be read, UsageError for an array or a tensor that is no picture.
     """
     if isinstance(picture, np.ndarray) and (pixels := _checked(picture)).shape[2] == preprocess.channels:
-        return preprocess.pixels(pixels)  # by no way of Pillow
+        return preprocess.pixels(pixels)  # without a copy for Pillow
     return preprocess.pixels(opened(picture, preprocess.mode))
 
 
 def opened(picture: Picture, mode: ColorMode) -> Image.Image:
-    """The whole picture, upright and in `mode`. Raises what pixels_of raises."""
+    """Decode the whole picture, upright and in `mode`. Raises what `pixels_of` raises."""
     picture = at_rest(picture)
     if isinstance(picture, _Content):
         try:
             return open_picture(bytes(picture), mode=mode)
         except DataError as error:
-            raise DataError(f"{picture.name}: {str(error).partition(': ')[2]}") from error
+            raise DataError(error.reason, name=picture.name) from error
     if isinstance(picture, str | Path | bytes | Image.Image):
         return open_picture(picture, mode=mode)
     if is_tensor(picture):
@@ -134,7 +135,7 @@ def _from_array(pixels: Any) -> Image.Image:
 
 
 def _checked(pixels: Any) -> NDArray[np.uint8]:
-    """A picture's pixels as (height, width, channels)."""
+    """The array of a picture as (height, width, channels). Raises UsageError or DataError if it is none."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
         raise UsageError(
             f"the array is {pixels.dtype} {pixels.shape}; a picture is uint8 (height, width) or (height, width, 1 or "
@@ -157,15 +158,15 @@ def _from_tensor(tensor: Any) -> Image.Image:
 
 
 MOST_IN_A_SHARE = 4
-"""Pictures that a thread decodes before it sees what else there is: some take longer, and some are broken."""
+"""Most pictures that a thread takes at once. Few, since some take longer to decode, and a broken one ends it all."""
 
 
 def stacked(
     pictures: Sequence[Picture], decode: Callable[[Picture], NDArray[np.uint8]], *, batch_size: int, threads: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Batches of what `decode` makes of each picture; it raises for the first picture that can't be decoded.
+    """Yield batches of decoded pictures. Raises what `decode` raises for the first picture that can't be decoded.
 
-    A thread takes a few pictures at once: small ones take less time than handing them over one by one.
+    A thread takes a few pictures at once, because handing over a small picture takes longer than decoding it.
     """
 
     def part(first: int, end: int) -> NDArray[np.uint8]:
@@ -182,8 +183,8 @@ def stacked(
             yield np.concatenate(list(pool.map(part, starts, (min(start + share, end) for start in starts))))
 
 
-Decoded: TypeAlias = tuple[Path, NDArray[np.uint8] | str]
-"""A path with its pixels, or with what is wrong with it."""
+Decoded: TypeAlias = tuple[Path, NDArray[np.uint8] | Failure]
+"""A path with its pixels, or with the reason why there are none."""
 
 
 def decoded(
@@ -193,40 +194,34 @@ def decoded(
     workers: int,
     ahead: int,
 ) -> Iterator[Decoded]:
-    """Decode what find_pictures found, in its order; `workers` threads are up to `ahead` pictures ahead."""
+    """Decode what `find_pictures` found, in its order. `workers` threads are up to `ahead` pictures ahead."""
 
-    def one(item: tuple[Path, str | None]) -> Decoded:
-        path, error = item
-        try:
-            return path, error or decode(path)
-        except DataError as problem:
-            return path, str(problem).removeprefix(f"{path}: ")
+    def read(item: tuple[Path, str | None]) -> Decoded:
+        path, reason = item
+        return path, Failure(path, reason) if reason else decode(path)
 
-    if not workers:
-        yield from map(one, found)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque()
-        for item in found:
-            waiting.append(pool.submit(one, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    reading = prefetch(read, found, workers=workers, ahead=ahead, path_of=lambda item: item[0])
+    with closing(reading):
+        for result in reading:
+            if isinstance(result, Failure):
+                assert result.path is not None
+                yield result.path, result
+            else:
+                yield result
 
 
 def is_one_file(path: OnePath) -> bool:
-    """Whether it is there and no folder; a glob is not, nor a name that no file can have."""
+    """Whether `path` exists and is no folder. A glob is not, nor a name that no file can have."""
     return os.path.lexists(path) and not _is_folder(Path(path))
 
 
 def find_pictures(paths: OnePath | Iterable[OnePath]) -> Iterator[tuple[Path, str | None]]:
-    """Resolve files, folders and globs to pictures, each with None, or with the reason why there is none.
+    """Find the pictures of files, folders and globs: yield each path with None, or with the reason why it has none.
 
-    `paths` is one of them or several. In a folder pictures are what they are for training: see listing.find_below. A
-    folder that can't be read is named with the reason, as is a file that training would leave out as broken; what is no
-    picture by its suffix is passed over, and folders of training runs with a warning. A file that is named or matched
-    is taken as a picture anyway. Raises UsageError for what is no path.
+    `paths` is one path or several. In a folder, the pictures are those that training finds: see `listing.find_below`. A
+    folder that can't be read comes with the reason, and so does a file that training would leave out as broken. Files
+    without the suffix of a picture are left out; so are folders of training runs, with a warning. A file that is named,
+    or matches a glob, is taken as a picture whatever its suffix. Raises UsageError for anything that is no path.
     """
     for text in each_path(paths):
         try:
@@ -246,26 +241,26 @@ def find_pictures(paths: OnePath | Iterable[OnePath]) -> Iterator[tuple[Path, st
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a link to where nobody may look; that is said when it is opened
+    except OSError:  # a link to a place without permission; opening it gives the error
         return False
 
 
 def _is_there(text: str) -> bool:
-    """Whether there is such a name in its folder. Raises PermissionError where nobody may know."""
+    """Whether the path exists, as a file, a folder or a link. Raises PermissionError if its folder can't be read."""
     try:
         os.lstat(text)
     except PermissionError:
         raise
-    except (OSError, ValueError):  # also a name that no file can have
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return False
     return True
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """What a glob matches, without hidden files, as in a shell."""
+    """The paths that match a glob, without hidden files, as in a shell."""
     try:
         found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-    except (ValueError, IndexError, NotImplementedError, OSError):  # no pattern for pathlib: a**, nothing, or too long
+    except (ValueError, IndexError, NotImplementedError, OSError):  # not a pattern for pathlib: a**, empty, or too long
         return []
     return [path for path in found if not path.name.startswith(".")]
 

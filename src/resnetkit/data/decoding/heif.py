@@ -1,4 +1,4 @@
-"""HEIC and HEIF pictures, as telephones write them, by the package pillow-heif. AVIF is Pillow's own."""
+"""Read HEIC and HEIF pictures, which phones write, with the package pillow-heif. Pillow itself reads AVIF."""
 
 import io
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ def can_read_heif() -> bool:
 
 
 def is_heif(content: bytes) -> bool:
-    """Whether a file is HEIF by its first box, and not AVIF."""
+    """Whether a file's first box says that it is HEIF, and not AVIF."""
     if content[4:8] != b"ftyp":
         return False
     length = min(int.from_bytes(content[:4], "big"), 256)
@@ -29,12 +29,12 @@ def is_heif(content: bytes) -> bool:
 
 
 def open_heif(content: bytes, *, most_pixels: float) -> Image.Image:
-    """The main picture, upright, 8 bits a channel, decoded; libheif turns it as the file says, so EXIF is dropped.
+    """Decode the main picture, upright, 8 bits per channel. Its EXIF is dropped: libheif has turned it already.
 
-    Raises DataError without pillow-heif, and for more than `most_pixels` pixels.
+    Raises DataError if pillow-heif is not installed, DecompressionBombError for more than `most_pixels` pixels.
     """
     try:
-        # Its own opener is not registered with Pillow: that would be for the whole process.
+        # Not through Pillow: registering the format with Pillow would change the whole process.
         from pillow_heif import open_heif as read
     except ImportError as error:
         raise DataError("HEIC and HEIF files need pillow-heif; pip install 'resnetkit[heic]'") from error

@@ -1,4 +1,4 @@
-"""Bytes of a picture file to a picture that Pillow can decode: of what kind, of how many pixels, and at which scale."""
+"""Open a picture file for Pillow: check its format and its number of pixels, and choose the scale of decoding."""
 
 import ctypes
 import io
@@ -15,17 +15,18 @@ from resnetkit.data.decoding.jpeg import SCALES
 from resnetkit.data.decoding.png import SIGNATURE, read_png
 from resnetkit.errors import DataError, UsageError
 
-# What is read. Pillow knows more kinds, but hands some (EPS) to other programs, which no stranger's file may start.
+# Formats that are read. Pillow knows more, but starts other programs for some (EPS), which is not safe for files of
+# unknown origin.
 FORMATS = frozenset(
     {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"},
 )
 
 MOST_PIXELS = 2**28
-"""Of a picture, unless somebody says otherwise: telephones make photographs of 200 million."""
-PILLOWS = 89_478_485
-"""Pillow's MAX_IMAGE_PIXELS, unless somebody has set it; it refuses what has more than twice that."""
-LARGE = 2 * PILLOWS
-"""A JPEG of more pixels is decoded at a half, a quarter or an eighth of its sides: as much as SMALLER takes."""
+"""Default limit for a picture. Phones make photographs of 200 million pixels."""
+PILLOW_LIMIT = 89_478_485
+"""Pillow's default MAX_IMAGE_PIXELS. Pillow refuses pictures of more than twice that."""
+LARGE = 2 * PILLOW_LIMIT
+"""A JPEG of more pixels is decoded at a half, a quarter or an eighth of its sides, to at most SMALLER pixels."""
 SMALLER = 2**26
 
 _asked: int | None = None
@@ -33,13 +34,13 @@ _asked: int | None = None
 
 @contextmanager
 def accept_pixels(most: int | None) -> Iterator[None]:
-    """Within it, and in all threads, pictures of up to `most` pixels are read; None leaves the limit as it is.
+    """Within the block, in all threads, read pictures of up to `most` pixels; None leaves the limit as it is.
 
     Raises UsageError for less than 1.
     """
     global _asked
     if most is not None and most < 1:
-        raise UsageError(f"max_pixels is {most}; it must be at least 1")
+        raise UsageError(f"`max_pixels` is {most}; it must be at least 1")
     before = _asked
     _asked = before if most is None else most
     try:
@@ -49,21 +50,20 @@ def accept_pixels(most: int | None) -> Iterator[None]:
 
 
 def most_pixels() -> float:
-    """How many pixels a picture may have: what was asked for, else as PIL.Image.MAX_IMAGE_PIXELS says, if it was set.
+    """How many pixels a picture may have.
 
-    Else it is MOST_PIXELS.
+    It is the limit of `accept_pixels`; else, if somebody has set PIL.Image.MAX_IMAGE_PIXELS, twice that, as in Pillow;
+    else MOST_PIXELS.
     """
     if _asked is not None:
         return _asked
-    if Image.MAX_IMAGE_PIXELS == PILLOWS:
+    if Image.MAX_IMAGE_PIXELS == PILLOW_LIMIT:
         return MOST_PIXELS
     return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
 def reduction(size: tuple[int, int]) -> int:
-    """What the sides of a JPEG of that size are divided by while it is decoded, for training and all else alike: 1,
-    unless it is LARGE.
-    """
+    """By how much the sides of a JPEG of that size are divided in decoding, always: 1, unless it is LARGE."""
     pixels = size[0] * size[1]
     if pixels <= LARGE:
         return 1
@@ -71,9 +71,10 @@ def reduction(size: tuple[int, int]) -> int:
 
 
 def opened(content: bytes) -> Image.Image:
-    """Read the header of a picture of a kind that is read; a HEIF file is decoded.
+    """Read the header of a picture file. A HEIF file is decoded at once.
 
-    Raises DataError for another kind, DecompressionBombError for more than `most_pixels`, and what Pillow raises.
+    Raises DataError for a format that is not read, DecompressionBombError for more than `most_pixels` pixels, and
+    whatever Pillow raises.
     """
     if is_heif(content):
         return open_heif(content, most_pixels=most_pixels())
@@ -90,18 +91,18 @@ def opened(content: bytes) -> Image.Image:
         picture.close()
         raise Image.DecompressionBombError
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.width * picture.height > LARGE:
-        # Before it makes room for the pixels, Pillow would look at the process's limit again.
+        # Allocated here, because Pillow would check its own limit again before it allocates.
         picture.im = Image.core.new(picture.mode, picture._tile_size)
     return picture
 
 
 def _opened_whatever_its_size(content: bytes) -> ImageFile.ImageFile:
-    """Image.open without its limit, which is the whole process's, for what is within ours."""
+    """Image.open with our limit instead of Pillow's, which holds for the whole process."""
     for name in sorted(FORMATS & Image.OPEN.keys()):
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(content[:16]) is not True:
             continue
-        with suppress(SyntaxError):  # another kind that begins in the same way
+        with suppress(SyntaxError):  # another format that begins with the same bytes
             picture = factory(io.BytesIO(content), "")
             if picture.width * picture.height <= most_pixels():
                 return picture
@@ -109,9 +110,9 @@ def _opened_whatever_its_size(content: bytes) -> ImageFile.ImageFile:
 
 
 class _Silence:
-    """Within it, libtiff prints nothing on the terminal; what it finds broken, Pillow says as well.
+    """Within the block, libtiff prints nothing on the terminal; Pillow's errors say what is broken.
 
-    Its handlers are the process's, so they are put back once the last thread has left.
+    libtiff's handlers belong to the process, so they are restored when the last thread has left the block.
     """
 
     def __init__(self) -> None:
@@ -138,11 +139,11 @@ libtiff_silent = _Silence()
 
 @cache
 def _handlers() -> tuple[Any, ...]:
-    """What sets the handlers of warnings and errors of Pillow's libtiff, and returns the one of before."""
+    """The functions of Pillow's libtiff that set a handler, of warnings and of errors, and return the one before."""
     try:
-        library = ctypes.CDLL(Image.core.__file__)  # also finds what this depends on
+        library = ctypes.CDLL(Image.core.__file__)  # finds functions of the libraries that it loads, too
         functions = (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler)
-    except (OSError, AttributeError):  # built in another way, as on Windows
+    except (OSError, AttributeError):  # Pillow is built differently here, as on Windows
         return ()
     for function in functions:
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p

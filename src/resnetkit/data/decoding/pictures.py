@@ -1,4 +1,4 @@
-"""Picture files to pixels: whatever a file holds becomes upright 8-bit RGB or grey, or one DataError that names it."""
+"""Decode picture files: every file becomes upright 8-bit RGB or grey, or a DataError that names the file."""
 
 import re
 import warnings
@@ -21,10 +21,10 @@ from resnetkit.errors import DataError
 ColorMode = Literal["RGB", "L"]
 Source = str | Path | bytes | Image.Image
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom in pixels, from the top left corner of a picture; right and bottom are outside."""
+"""Left, top, right and bottom in pixels, from the top left corner of a picture; right and bottom are exclusive."""
 
 EXIF_ORIENTATION = 0x0112
-# EXIF 2.32, tag Orientation: what brings the stored rows and columns upright.
+# EXIF 2.32, tag Orientation: the step that turns the stored picture upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,7 +34,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The same as three steps: swap rows and columns, mirror left and right, mirror top and bottom.
+# The same in three steps: swap rows and columns, mirror left and right, mirror top and bottom.
 STEPS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -46,34 +46,34 @@ STEPS = {
     8: (True, False, True),
 }
 
-# Pillow warns above a limit of pixels and refuses above twice that; refusing is enough. And cameras write broken EXIF
-# blocks; the pixels are sound.
-UNHEARD: tuple[Any, ...] = (
+# Pillow warns above a limit of pixels and refuses above twice that; the error is enough. Some cameras write broken EXIF
+# blocks, but sound pixels.
+IGNORED_WARNINGS: tuple[Any, ...] = (
     ("ignore", None, Image.DecompressionBombWarning, None, 0),
     ("ignore", re.compile("Corrupt EXIF data"), UserWarning, None, 0),
 )
-"""What of Pillow's warnings is not passed on, as entries of warnings.filters."""
+"""Warnings of Pillow that are not shown, as entries of warnings.filters."""
 
 
-class _Unheard:
-    """Within it, UNHEARD holds; the process's own filters are as they were once the last thread has left it.
+class _WarningsIgnored:
+    """Within the block, IGNORED_WARNINGS holds. The process's filters are restored when the last thread has left it.
 
-    catch_warnings() would not do: it puts a list of filters back that another thread may have replaced meanwhile.
+    catch_warnings() is not safe here: it restores a list of filters that another thread may have replaced meanwhile.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._threads = 0
         self._lists: list[list[Any]] = []
-        """Lists of filters that have our entries: who uses catch_warnings() makes new ones."""
+        """Lists of filters with our entries in them; there are several because catch_warnings() makes new lists."""
 
     def __enter__(self) -> None:
         with self._lock:
             self._threads += 1
             filters = cast("list[Any]", warnings.filters)
-            if not filters or filters[0] is not UNHEARD[0]:
-                # Not by filterwarnings(), which would also make Python forget which warnings it has shown already.
-                filters[:0] = UNHEARD
+            if not filters or filters[0] is not IGNORED_WARNINGS[0]:
+                # Not with filterwarnings(), after which Python would show again the warnings it has shown already.
+                filters[:0] = IGNORED_WARNINGS
                 self._lists.append(filters)
 
     def __exit__(self, *_: object) -> None:
@@ -82,25 +82,25 @@ class _Unheard:
             if self._threads:
                 return
             for filters in (*self._lists, cast("list[Any]", warnings.filters)):
-                for entry in UNHEARD:
+                for entry in IGNORED_WARNINGS:
                     while any(other is entry for other in filters):
                         filters.remove(entry)
             self._lists.clear()
 
 
-_unheard = _Unheard()
+_warnings_ignored = _WarningsIgnored()
 
 
 def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
     """Decode a picture file, its bytes, or a picture that Pillow has opened.
 
-    The result is upright (EXIF applied), 8 bits a channel, in `mode`, decoded, without metadata, and tied to no file.
-    Transparency is laid on white. What has more bits is scaled to 8: see `depth.load`. Of an animation it is the first
-    frame. Colour profiles are not applied. A JPEG of more than `opening.LARGE` pixels, and only such a one, is decoded
-    at a half, a quarter or an eighth of its sides, here as everywhere, so that memory holds it.
+    The result is a new picture in memory: upright (EXIF applied), in `mode`, 8 bits per channel, without metadata.
+    Transparent pixels are blended with white. More than 8 bits are scaled to 8: see `depth.load`. Of an animation, it
+    is the first frame. Colour profiles are not applied. Only a JPEG of more than `opening.LARGE` pixels is made
+    smaller: it is decoded at a half, a quarter or an eighth of its sides, so that it fits into memory.
 
-    `at_least` lets the JPEG decoder halve the picture up to three times while its shorter side keeps that many pixels:
-    several times faster for large photographs, with slightly other pixels. It is for training only.
+    `at_least` lets the JPEG decoder halve the picture up to three times, as long as its shorter side keeps that many
+    pixels. This is several times faster for large photographs, and changes pixels slightly. It is for training only.
 
     Raises:
         DataError: the file is missing, empty, broken, too large, or not a picture; the message starts with its name.
@@ -118,12 +118,12 @@ def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | Non
 
 
 class PictureFile:
-    """A picture of which only a part is wanted: the header is read first, then as much as the part needs.
+    """A picture of which only a part is needed: it reads the header first, then decodes as little as the part needs.
 
-    That is for training, since parts of photographs come at a half, quarter or eighth of their size where that is
-    enough, with slightly other pixels than `open_picture` and a resize would give. Pictures that are not JPEG files are
-    decoded at once, and whole. What is read, turned and refused is what `open_picture` reads, turns and refuses, but
-    for the pixels of a JPEG, which are decoded when a part is asked for.
+    It is for training only. A part of a JPEG is decoded at a half, a quarter or an eighth of its size if that is
+    enough, so its pixels differ slightly from those of `open_picture` and a resize. Other formats are decoded whole and
+    at once. Files are read, turned and refused as in `open_picture`; but errors in the pixels of a JPEG are found only
+    when a part is decoded.
     """
 
     size: tuple[int, int]
@@ -148,7 +148,7 @@ class PictureFile:
         self._reduction = reduction(size)
 
     def _read_header(self) -> tuple[int, int]:
-        """Learn the size, as stored, and how the picture is stored, from a header."""
+        """Find the size as stored, and how the picture is rotated."""
         if self._header and not self._header.has_metadata:
             width, height = self._header.size
             if width * height <= most_pixels():
@@ -159,7 +159,7 @@ class PictureFile:
         with picture:
             self._steps = STEPS[_orientation(picture)]
             if self._header and self._header.size != picture.size:
-                self._header = None  # a file of more than one mind is decoded by who has named its size
+                self._header = None  # the headers disagree on the size; let Pillow decode
             return picture.size
 
     def _read_whole(self, picture: Image.Image) -> tuple[int, int]:
@@ -170,9 +170,9 @@ class PictureFile:
     def part(self, box: Box, *, at_least: int) -> tuple[NDArray[np.uint8], Box]:
         """Decode the part of the picture in `box`.
 
-        Returns uint8 (height, width, channels), and where in it the box is: the part may be at a smaller scale, as
-        long as both sides of the box keep `at_least` pixels (or the picture is so large that it is never decoded at
-        its size: see `open_picture`), and is of whole pixels even where the box is not.
+        Returns uint8 (height, width, channels), and the box in the coordinates of this array: the array holds whole
+        pixels, even if the box ends between them. It may be at a smaller scale, as long as both sides of the box keep
+        `at_least` pixels; a picture that is never decoded in full size (see `open_picture`) may keep fewer.
 
         Raises DataError as `open_picture` does.
         """
@@ -189,7 +189,7 @@ class PictureFile:
         return pixels[:: -1 if flip else 1, :: -1 if mirror else 1], box
 
     def _stored_part(self, box: Box, at_least: int) -> tuple[NDArray[np.uint8], Box]:
-        """`part` for a JPEG, as it is stored."""
+        """`part` for a JPEG, in the coordinates of the picture as it is stored."""
         left, top, right, bottom = box
         scale = max(scale_for((right - left, bottom - top), at_least), self._reduction)
         scaled = (left / scale, top / scale, right / scale, bottom / scale)
@@ -203,13 +203,13 @@ class PictureFile:
             with opened(self._content) as picture:
                 _draft(picture, (picture.width // scale, picture.height // scale))
                 part = _as_array(_as_mode(picture.crop(touched), self.mode))
-        # Grey comes with one channel.
+        # A grey JPEG gives one channel, whatever the mode.
         part = np.broadcast_to(part, (*part.shape[:2], len(self.mode)))
         return part, _moved(scaled, (x, y))
 
 
 def _draft(picture: Image.Image, size: tuple[int, int]) -> None:
-    """Let a JPEG be decoded at the smallest scale that leaves it as large as `size`; other kinds stay as they are."""
+    """Decode a JPEG at the smallest scale that leaves it at least as large as `size`; other formats are unchanged."""
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.draft(None, size)
 
@@ -226,17 +226,17 @@ def _touched(box: Box) -> tuple[int, int, int, int]:
 
 
 def _moved(box: Box, origin: tuple[int, int]) -> Box:
-    """A box seen from another place than the top left corner."""
+    """A box in coordinates that begin at `origin`."""
     return box[0] - origin[0], box[1] - origin[1], box[2] - origin[0], box[3] - origin[1]
 
 
 def _swapped(box: Box) -> Box:
-    """A box after rows and columns have changed places."""
+    """A box after rows and columns are swapped."""
     return box[1], box[0], box[3], box[2]
 
 
 def _mirrored(box: Box, sides: tuple[int, int], mirror: bool, flip: bool) -> Box:
-    """Where a box comes to be if a picture of `sides` is mirrored left and right, top and bottom."""
+    """A box after a picture of `sides` is mirrored left and right (`mirror`), top and bottom (`flip`)."""
     left, top, right, bottom = box
     if mirror:
         left, right = sides[0] - right, sides[0] - left
@@ -249,7 +249,7 @@ def _content(source: str | Path | bytes) -> bytes:
     if isinstance(source, bytes):
         content = source
     else:
-        with Path(source).open("rb", buffering=0) as file:  # in one piece: a buffer would only be one more copy
+        with Path(source).open("rb", buffering=0) as file:  # a buffer would only be one more copy
             content = file.read()
     if not content:
         raise DataError("the file is empty (0 bytes)")
@@ -258,12 +258,12 @@ def _content(source: str | Path | bytes) -> bytes:
 
 @contextmanager
 def _named(source: Source) -> Iterator[None]:
-    """Turn every error into a DataError that names `source` and says what is wrong with it."""
+    """Within the block, turn every error into a DataError that names `source` and says what is wrong with it."""
     try:
-        with _unheard, libtiff_silent:
+        with _warnings_ignored, libtiff_silent:
             yield
-    except Exception as error:  # a broken file makes Pillow raise nearly anything: SyntaxError, KeyError, struct.error
-        raise DataError(f"{_name(source)}: {_reason(error)}") from error
+    except Exception as error:  # for broken files Pillow raises SyntaxError, KeyError, struct.error and others
+        raise DataError(_reason(error), name=_name(source)) from error
 
 
 def _name(source: Source) -> str:
@@ -278,7 +278,7 @@ def _reason(error: Exception) -> str:
     """What is wrong with a file, for a person."""
     match error:
         case DataError():
-            return str(error)
+            return error.reason
         case FileNotFoundError():
             return "no such file"
         case IsADirectoryError():
@@ -288,7 +288,7 @@ def _reason(error: Exception) -> str:
         case Image.UnidentifiedImageError():
             return "not a picture of a known kind, or broken at its beginning"
         case Image.DecompressionBombError():
-            return f"more than {most_pixels():,} pixels; make it smaller, or raise the limit by --max-pixels"
+            return f"more than {most_pixels():,} pixels; make it smaller, or raise the limit by `max_pixels`"
         case MemoryError():
             return "not enough memory to decode it"
         case _:
@@ -296,26 +296,29 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Decode to 8 bits, then turn as EXIF says: PNG may say so behind its pixels, and TIFF turns while it decodes."""
+    """Decode to 8 bits, then turn upright as EXIF says.
+
+    In this order, because a PNG may have its EXIF after the pixels, and Pillow turns a TIFF while it decodes.
+    """
     decoded = depth.load(picture)
     orientation = _orientation(picture)
     return decoded if orientation == 1 else decoded.transpose(UPRIGHT[orientation])
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Where EXIF says the top of a picture is, 1 to 8; 1, which is upright, where it says nothing that can be read."""
+    """EXIF's orientation, 1 to 8; 1, which is upright, if there is none that can be read."""
     try:
         orientation = picture.getexif().get(EXIF_ORIENTATION)
         return orientation if orientation in UPRIGHT else 1
-    except Exception:  # a broken EXIF block, again with nearly any exception; the pixels are sound
+    except Exception:  # a broken EXIF block raises many kinds of exceptions; the pixels are sound
         return 1
 
 
 def _as_mode(picture: Image.Image, mode: ColorMode) -> Image.Image:
-    """A new picture of 8 bits a channel in `mode`."""
+    """A new picture in `mode`, 8 bits per channel."""
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    result = picture.convert(mode)  # a copy, even where the mode is right
+    result = picture.convert(mode)  # a copy, even if the mode is right
     result.info.clear()  # else a second call would turn it again
     return result

@@ -1,4 +1,4 @@
-"""What of a PNG file is read beside its pixels: notes that are too long for Pillow, and the bits that count."""
+"""Read the chunks of a PNG file: drop notes that are too long for Pillow, and find the number of significant bits."""
 
 import zlib
 from typing import NamedTuple
@@ -7,24 +7,24 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # PNG (3rd edition), Sec. 11.3: text, and the colour profile. None of them changes a pixel here.
 NOTES = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 LONGEST = 2**20
-"""Bytes of a note, unpacked. Pillow refuses a file with a longer one: a small file may unpack to fill the memory."""
+"""Most bytes of a note, decompressed. Pillow refuses files with longer ones, which could fill the memory."""
 IN_ALL = 2**25
-"""Bytes of all notes together."""
+"""Most bytes of all notes together."""
 MOST_PACKED = 1032
-"""How many bytes may come of one, at most, in deflate."""
+"""Most bytes to which deflate can decompress one byte."""
 
 
 class Png(NamedTuple):
-    """A PNG file that Pillow takes."""
+    """A PNG file that Pillow reads."""
 
     content: bytes
-    """The file, without the notes that are too long."""
+    """The file, without notes that are too long."""
     significant_bits: int | None
-    """How many bits of each value hold something (sBIT), where the file says so."""
+    """Significant bits of each value (sBIT); None if the file doesn't say."""
 
 
 def read_png(content: bytes) -> Png:
-    """Go through the chunks of a file, which may be broken; what can't be read is left as it is."""
+    """Go through the chunks of a file. It may be broken: what can't be read stays as it is."""
     kept, at, total = 0, len(SIGNATURE), 0
     parts: list[bytes] = []
     bits = None
@@ -46,14 +46,14 @@ def read_png(content: bytes) -> Png:
 
 
 def _unpacked(kind: bytes, note: bytes) -> int:
-    """Bytes of a note, with what is packed in it; counted up to a little more than LONGEST."""
+    """Bytes of a note, decompressed; counted only until they are more than LONGEST."""
     size = len(note)
     if kind == b"tEXt" or size > LONGEST or size * MOST_PACKED <= LONGEST:
         return size
-    # Sec. 11.3.2.3 and 11.3.3: a name and a zero; in iTXt two bytes and two more texts, in the others a byte.
+    # Sec. 11.3.2.3 and 11.3.3: a name and a zero come first; then in iTXt two bytes and two texts, else one byte.
     packed = note.partition(b"\0")[2]
     packed = packed[2:].partition(b"\0")[2].partition(b"\0")[2] if kind == b"iTXt" else packed[1:]
     try:
         return size + len(zlib.decompressobj().decompress(packed, LONGEST + 1))
-    except zlib.error:  # text that is not packed, or broken: Pillow passes over it
+    except zlib.error:  # not compressed, or broken: Pillow ignores it
         return size

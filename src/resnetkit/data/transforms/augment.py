@@ -1,4 +1,4 @@
-"""Training augmentation on 8-bit pixels; every random number comes from the generator that is passed in."""
+"""Random crops, mirror images and colours for training, on 8-bit pixels. Each call is given its random generator."""
 
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
@@ -7,49 +7,50 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnetkit.data.decoding.pictures import Box
-from resnetkit.data.transforms.preprocess import FILTERS, Preprocess, as_array, sides_at
+from resnetkit.data.transforms.preprocess import Preprocess, sides_at
 from resnetkit.errors import UsageError
 
 Crop = Literal["none", "pad", "random-resized", "scale-jitter"]
 PaddingMode = Literal["constant", "reflect"]
-SIZED: tuple[Crop, ...] = ("pad", "random-resized")  # crops that can give another size than the network's
+SIZED: tuple[Crop, ...] = ("pad", "random-resized")  # crops whose result may have another size than the network's
 
-# Principal components of ImageNet's colours on a scale of 0 to 1 (Krizhevsky et al. 2012, Sec. 4.1), with the numbers
-# of fb.resnet.torch: standard deviations along them, and the components as columns, rows R, G, B.
+# Principal components of ImageNet's colours on a scale of 0 to 1 (Krizhevsky et al. 2012, Sec. 4.1). The numbers are
+# those of fb.resnet.torch: the standard deviation along each component; the components as columns, rows R, G, B.
 PCA_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 PCA_COMPONENTS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
 class Cut(NamedTuple):
-    """What a crop takes of one picture."""
+    """A random crop of one picture."""
 
     box: Box
-    """Resized to the network's size."""
+    """The part of the picture that is resized to the size of the result."""
     mirrored: bool
+    """Whether the result is mirrored left and right."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures are varied: a random crop, then a random mirror image, then a random colour."""
+    """How training pictures are varied: a random crop, then a random mirror image, then a random colour shift."""
 
     crop: Crop = "none"
-    """none: as in validation. pad: as in validation, then `padding` more on each side and a random crop (Sec. 4.2).
-    random-resized: a random area and ratio (Szegedy et al. 2015). scale-jitter: a random scale and place (Sec. 3.4)."""
+    """none: the crop of validation. pad: the crop of validation, with `padding` pixels added on each side, then a
+    random crop (Sec. 4.2). random-resized: a box of random area and aspect ratio (Szegedy et al. 2015). scale-jitter: a
+    random scale, then a random crop (Sec. 3.4)."""
     size: int | None = None
-    """pad, random-resized: height and width of what a crop gives; unset: the network's."""
+    """pad, random-resized: height and width of the result in pixels; unset: the network's size."""
     padding: int = 4
-    """pad: pixels on each side."""
+    """pad: pixels added on each side."""
     padding_mode: PaddingMode = "constant"
-    """pad: what those pixels are; constant: of one colour, `fill`. reflect: the picture, mirrored at its edge."""
+    """pad: what the added pixels show. constant: the colour `fill`. reflect: the picture, mirrored at its edge."""
     fill: tuple[int, ...] = (0,)
-    """constant: the colour, 0 to 255; one value, or one per channel."""
+    """constant: the colour, values from 0 to 255; one value, or one per channel."""
     flip: bool = True
     """Mirror half of the pictures."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """random-resized: smallest and largest share of the picture's area."""
+    """random-resized: smallest and largest area, as a fraction of the picture's."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """random-resized: smallest and largest width / height."""
     jitter: tuple[int, int] = (256, 480)
@@ -58,21 +59,24 @@ class Augment:
     """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet's is 0.1."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant, naming the field."""
+        """Raise UsageError for a value out of range; the message names the field."""
         for name, value, known in (
             ("crop", self.crop, get_args(Crop)),
             ("padding_mode", self.padding_mode, get_args(PaddingMode)),
         ):
             if value not in known:
-                raise UsageError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+                raise UsageError(f"`{name}` is {value!r}; choose one of {', '.join(known)}")
         if self.size is not None and self.crop not in SIZED:
-            raise UsageError(f"crop {self.crop} gives the network's size; leave size out, or take {' or '.join(SIZED)}")
+            raise UsageError(
+                f"`crop` {self.crop} gives pictures of the network's size; leave `size` out, or take the crop "
+                f"{' or '.join(SIZED)}"
+            )
         if self.size is not None and self.size < 1:
-            raise UsageError(f"size is {self.size}; it must be at least 1")
+            raise UsageError(f"`size` is {self.size}; it must be at least 1")
         if self.padding < 0:
-            raise UsageError(f"padding is {self.padding}; it must be at least 0")
+            raise UsageError(f"`padding` is {self.padding}; it must be at least 0")
         if not self.fill or not all(0 <= value <= 255 for value in self.fill):
-            raise UsageError(f"fill is {self.fill}; give values from 0 to 255, one or one per channel")
+            raise UsageError(f"`fill` is {self.fill}; give values from 0 to 255, one or one per channel")
         for name, (low, high), limit in (
             ("scale", self.scale, 1),
             ("ratio", self.ratio, inf),
@@ -80,27 +84,28 @@ class Augment:
         ):
             if not 0 < low <= high <= limit:
                 raise UsageError(
-                    f"{name} is {(low, high)}; give the smallest and the largest, over 0 and at most {limit}"
+                    f"`{name}` is {(low, high)}; give the smallest and the largest, above 0 and at most {limit}"
                 )
         if not 0 <= self.pca_color < inf:
-            raise UsageError(f"pca_color is {self.pca_color}; it must be at least 0")
+            raise UsageError(f"`pca_color` is {self.pca_color}; it must be at least 0")
 
     @property
     def resizes(self) -> bool:
-        """Whether a crop is cut from the whole picture, and not from what validation sees."""
+        """Whether a crop is cut from the whole picture and resized, and not cut from the crop of validation."""
         return self.crop in ("random-resized", "scale-jitter")
 
     def side(self, preprocess: Preprocess) -> int:
-        """Height and width of what comes out."""
+        """Height and width of the result in pixels."""
         return preprocess.size if self.size is None else self.size
 
     def batch(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Vary pictures that have the network's size already: uint8 (n, height, width, channels), to new ones.
+        """Vary pictures that `Preprocess.pixels` has brought to the network's size.
 
-        They keep that size, or get `size`.
+        Takes uint8 (n, height, width, channels); returns a new array of that shape, or with `size` as height and width.
+        Raises UsageError for a crop that `resizes`, and for a `size`, `fill` or `pca_color` that does not fit.
         """
         if self.resizes:
-            raise UsageError(f"crop {self.crop} cuts from whole pictures, one by one; a batch takes none or pad")
+            raise UsageError(f"`crop` {self.crop} cuts from whole pictures, one by one; a batch takes none or pad")
         cuts = self.crop == "pad" and (self.padding or self.size)
         images = self._padded_windows(images, rng) if cuts else images.copy()
         if self.flip:
@@ -108,18 +113,8 @@ class Augment:
             images[mirrored] = images[mirrored, :, ::-1]
         return self.shift_colors(images, rng)
 
-    def picture(self, picture: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Vary one picture of any size, already in the colours of `preprocess`: uint8 (side, side, channels)."""
-        if not self.resizes:
-            return self.batch(preprocess.pixels(picture)[None], rng)[0]
-        cut = self.cut(picture.size, preprocess, rng)
-        side = self.side(preprocess)
-        # One step: only what is inside the crop gets resized.
-        pixels = as_array(picture.resize((side, side), FILTERS[preprocess.interpolation], box=cut.box))
-        return self.shift_colors((pixels[:, ::-1] if cut.mirrored else pixels)[None], rng)[0]
-
     def cut(self, sides: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator) -> Cut:
-        """Draw what a crop that resizes takes of a picture of `sides` (width, height), before that is decoded."""
+        """Draw a crop that `resizes`, for a picture of `sides` (width, height), before the picture is decoded."""
         if self.crop == "random-resized":
             box = self._random_area(sides, rng)
         else:
@@ -127,16 +122,18 @@ class Augment:
         return Cut(box, mirrored=self.flip and rng.random() < 0.5)
 
     def _padded_windows(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Pad every side, then cut one window of `size`, or of the first size, out of each picture."""
+        """Pad every side, then cut one random window out of each picture: of `size`, or of the size before padding."""
         count, height, width, channels = images.shape
         out_height, out_width = (height, width) if self.size is None else (self.size, self.size)
         if len(self.fill) not in (1, channels):
-            raise UsageError(f"fill has {len(self.fill)} values for {channels} channels; give one, or one per channel")
+            raise UsageError(
+                f"`fill` has {len(self.fill)} values for {channels} channels; give one, or one per channel"
+            )
         pad = self.padding
         down, across = height + 2 * pad - out_height, width + 2 * pad - out_width
         if down < 0 or across < 0:
             raise UsageError(
-                f"size is {self.size}, more than {width} x {height} with {pad} pixels of padding on each side"
+                f"`size` is {self.size}, more than {width} x {height} with {pad} pixels of padding on each side"
             )
         if self.padding_mode == "reflect":
             padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
@@ -151,7 +148,7 @@ class Augment:
         return windows[np.arange(count), top, left * channels].reshape(count, out_height, out_width, channels)
 
     def _random_area(self, sides: tuple[int, int], rng: np.random.Generator) -> Box:
-        """A box of random area and ratio in the picture; the centre, cut to the nearest ratio, where ten tries fail."""
+        """A box of random area and ratio; after ten boxes that don't fit, the centre, cut to the nearest ratio."""
         width, height = sides
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
@@ -166,10 +163,10 @@ class Augment:
         return left, top, left + w, top + h
 
     def _random_scale(self, sides: tuple[int, int], size: int, rng: np.random.Generator) -> Box:
-        """Where a random size x size crop of the picture at a random shorter side lies in the picture as it is."""
+        """The box, in the picture as it is, of a random size x size crop after resizing to a random shorter side."""
         if self.jitter[0] < size:
             raise UsageError(
-                f"jitter starts at {self.jitter[0]}, less than the crop (size {size}); give at least {size}"
+                f"`jitter` starts at {self.jitter[0]}, less than the crop ({size} pixels); give at least {size}"
             )
         width, height = sides_at(sides, int(rng.integers(self.jitter[0], self.jitter[1] + 1)))
         left, top = int(rng.integers(0, width - size + 1)), int(rng.integers(0, height - size + 1))
@@ -178,11 +175,14 @@ class Augment:
         return left * across, top * down, right, bottom
 
     def shift_colors(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Add one random colour to each picture, rounded and clipped; uint8 (n, height, width, 3)."""
+        """Add a random colour to each picture, rounded and clipped: uint8 (n, height, width, 3).
+
+        Without `pca_color`, returns `images` themselves. Raises UsageError if they are not RGB.
+        """
         if not self.pca_color:
             return images
         if images.shape[-1] != 3:
-            raise UsageError(f"pca_color shifts RGB, but pictures have {images.shape[-1]} channel; set it to 0")
+            raise UsageError(f"`pca_color` shifts RGB, but the pictures have {images.shape[-1]} channel; set it to 0")
         along = rng.normal(0, self.pca_color, (len(images), 3)) * PCA_DEVIATIONS
         shift = np.rint(255 * along @ PCA_COMPONENTS.T).astype(np.int16)
         return np.clip(images + shift[:, None, None, :], 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Crops brought to the network's size."""
+"""Resize a part of a picture to a given size."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from resnetkit.data.transforms.resampling import can_resample, resample
 def write_crop(
     out: NDArray[np.uint8], pixels: NDArray[np.uint8], box: Box, *, interpolation: Interpolation, mirrored: bool
 ) -> None:
-    """Resize the box in uint8 (height, width, channels) pixels to the sides of `out`, mirrored or not, and write it.
+    """Resize the part of `pixels` in `box` to the size of `out`, mirror it if asked, and write it there.
 
-    As torchvision's `resized_crop`, whose filter sees nothing outside the box, where the box is of whole pixels. Runs
-    in the thread that calls it, in no other. Where Pillow would do columns first, it may differ from it by a level.
+    Both arrays are uint8 (height, width, channels). If the sides of the box are whole numbers, the resizing filter sees
+    nothing outside the box, as in torchvision's `resized_crop`; else it is Pillow's `resize` with a box. Values may
+    differ from Pillow's by 1 where Pillow resizes columns before rows. No other thread is started.
     """
     height, width, channels = out.shape
     if all(float(side).is_integer() for side in box):

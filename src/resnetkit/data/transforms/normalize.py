@@ -5,7 +5,7 @@ from torch import Tensor
 
 from resnetkit.data.transforms.preprocess import Preprocess
 
-CACHED_VALUES = 2**18  # float32 values, 1 MB, that are normalised together
+CACHED_VALUES = 2**18  # float32 values that are normalised together; 1 MB
 
 
 class Normalize:
@@ -15,10 +15,10 @@ class Normalize:
     """
 
     def __init__(self, preprocess: Preprocess, device: torch.device | str | None = None) -> None:
-        """Results are on `device`, by default the CPU; images move there as uint8, a quarter of the bytes."""
+        """Results are on `device`, by default the CPU. Images are moved there as uint8: a quarter of the bytes."""
         self.preprocess = preprocess
         self.device = torch.device(device or "cpu")
-        # 255 as a tensor: CUDA multiplies by the reciprocal of a plain number, which rounds otherwise.
+        # 255 as a tensor: CUDA replaces division by a plain number with a product, which rounds differently.
         self.white = torch.tensor(255.0, device=self.device)
         self.at_size = self._mean_and_std(preprocess.size, preprocess.size)
 
@@ -27,13 +27,13 @@ class Normalize:
         return torch.from_numpy(mean).to(self.device), torch.from_numpy(std).to(self.device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(images / 255 - mean) / std."""
+        """Return (images / 255 - mean) / std."""
         height, width = images.shape[-2:]
         at_size = height == width == self.preprocess.size
         mean, std = self.at_size if at_size else self._mean_and_std(height, width)
         pixels = images.to(self.device, non_blocking=True).permute(0, 2, 3, 1)
         inputs = torch.empty(pixels.shape, dtype=torch.float32, device=self.device)
-        # So few pictures at a time that they stay in the cache: at 224 px, three times as fast as the batch in one go.
+        # A few pictures at a time stay in the cache: at 224 pixels, three times as fast as the whole batch at once.
         at_once = max(1, CACHED_VALUES // pixels.shape[1:].numel()) if self.device.type == "cpu" else len(inputs)
         for some, raw in zip(inputs.split(at_once), pixels.split(at_once), strict=True):
             some.copy_(raw).div_(self.white).sub_(mean).div_(std)

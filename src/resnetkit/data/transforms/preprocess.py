@@ -1,4 +1,4 @@
-"""What happens to a picture before a network sees it: one preprocessing, kept in the model file. No torch here."""
+"""Preprocessing: from a picture to a network's input, as the model file says. No torch here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -25,64 +25,64 @@ FILTERS = {
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
 MOST_LONGER_SIDE = 2**16
-STRIP = 2**20  # bytes of a picture that are copied together
+STRIP = 2**20  # bytes of a picture that are copied at a time
 CHANNELS = {"RGB": 3, "L": 1}
 
-# Of ImageNet's training set, on a scale of 0 to 1; every published weight of torchvision was trained with them.
+# Of ImageNet's training set, on a scale of 0 to 1. All of torchvision's published weights were trained with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From a picture (PIL, already in `mode`: see `open_picture`) to a network's input.
+    """How a picture becomes a network's input: resize, centre crop, then (pixel / 255 - mean) / std in float32.
 
-    Resize, centre crop, then (pixel / 255 - mean) / std in float32. Equal to torchvision's Resize and CenterCrop on PIL
-    pictures to the bit.
+    It takes PIL pictures that are in `mode` already: see `open_picture`. The pixels are those of torchvision's Resize
+    and CenterCrop on PIL pictures, to the bit.
     """
 
     size: int
     """Height and width of the centre crop, in pixels."""
     resize: int | None = None
-    """Shorter side before the crop, at least `size`; None is `size`, and leaves a picture of size x size as it is."""
+    """Shorter side before the crop, in pixels, at least `size`; None means `size`."""
     interpolation: Interpolation = "bilinear"
-    """How a picture is resized; with antialiasing, as Pillow does."""
+    """The filter that resizes; with antialiasing, as in Pillow."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """What is subtracted, on a scale of 0 to 1: one value per channel, or channels x size x size values, row-major
-    (channel, row, column), which is the paper's mean of every pixel."""
+    """Subtracted from the pixels, on a scale of 0 to 1: one value per channel; or, as in the paper, a value per pixel:
+    channels x size x size values in the order channel, row, column."""
     std: tuple[float, ...] = IMAGENET_STD
-    """What is divided by, one value per channel."""
+    """Divides the pixels, on a scale of 0 to 1, after the mean is subtracted: one value per channel."""
     mode: ColorMode = "RGB"
     """Colours of the input: RGB (3 channels) or L (1 channel, grey)."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant, naming the field; take lists (from JSON) for tuples."""
+        """Turn lists (from JSON) into tuples. Raises UsageError for a value out of range; it names the field."""
         if not _is_count(self.size) or not (self.resize is None or _is_count(self.resize)):
-            raise UsageError(f"size {self.size!r} and resize {self.resize!r} must be whole numbers over 0")
+            raise UsageError(f"`size` {self.size!r} and `resize` {self.resize!r} must be whole numbers above 0")
         if self.shorter_side < self.size:
             raise UsageError(
-                f"resize is {self.resize}, less than the crop (size {self.size}); give at least {self.size}"
+                f"`resize` is {self.resize}, less than the crop (`size` {self.size}); give at least {self.size}"
             )
         for name, value, known in (
             ("interpolation", self.interpolation, get_args(Interpolation)),
             ("mode", self.mode, get_args(ColorMode)),
         ):
             if value not in known:
-                raise UsageError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+                raise UsageError(f"`{name}` is {value!r}; choose one of {', '.join(known)}")
         for name in ("mean", "std"):
             try:
                 object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
             except (TypeError, ValueError):
-                raise UsageError(f"{name} must be a list of numbers") from None
+                raise UsageError(f"`{name}` must be a list of numbers") from None
         if len(self.mean) not in (self.channels, self.channels * self.size**2):
             raise UsageError(
-                f"mean has {len(self.mean)} values; {self.mode} at size {self.size} takes {self.channels} "
+                f"`mean` has {len(self.mean)} values; {self.mode} at size {self.size} takes {self.channels} "
                 f"(per channel) or {self.channels * self.size**2} (per pixel)"
             )
         if len(self.std) != self.channels or not all(0 < value < float("inf") for value in self.std):
-            raise UsageError(f"std is {list(self.std)}; {self.mode} takes {self.channels} values over 0")
+            raise UsageError(f"`std` is {list(self.std)}; {self.mode} takes {self.channels} values above 0")
         if not np.isfinite(self.mean).all():
-            raise UsageError("mean has values that are not finite")
+            raise UsageError("`mean` has values that are not finite")
 
     def __repr__(self) -> str:
         parts = [f"size={self.size}"]
@@ -109,18 +109,25 @@ class Preprocess:
         return self.size if self.resize is None else self.resize
 
     def resized(self, picture: Image.Image, shorter_side: int | None = None) -> Image.Image:
-        """The picture at `shorter_side` pixels (its own by default), with its shape kept; torchvision's `Resize`."""
+        """Resize to `shorter_side` pixels (by default its own), keeping the aspect ratio; torchvision's `Resize`.
+
+        Raises UsageError for a picture in another mode or a side that is no whole number above 0, DataError for a
+        picture that is too long and narrow.
+        """
         self._check_mode(picture)
         shorter_side = self.shorter_side if shorter_side is None else shorter_side
         if not _is_count(shorter_side):
-            raise UsageError(f"the shorter side is {shorter_side!r}; it must be a whole number over 0")
+            raise UsageError(f"`shorter_side` is {shorter_side!r}; it must be a whole number above 0")
         width, height = sides_at(picture.size, shorter_side)
         if (width, height) == picture.size:
             return picture
         return picture.resize((width, height), FILTERS[self.interpolation])
 
     def pixels(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop the centre: uint8 (size, size, channels). Takes uint8 (height, width, channels), too."""
+        """Resize and crop the centre: uint8 (size, size, channels).
+
+        Takes a picture, or its pixels as uint8 (height, width, channels). Raises what `resized` raises.
+        """
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != self.channels or not picture.size:
                 raise UsageError(
@@ -146,9 +153,10 @@ class Preprocess:
             )
 
     def views(self, picture: Image.Image, views: Literal["single", "ten-crop"]) -> NDArray[np.uint8]:
-        """The crops whose scores a test averages: uint8 (1 or 10, size, size, channels).
+        """The crops over which a test averages: uint8 (1 or 10, size, size, channels).
 
-        Ten crops (Sec. 3.4) are four corners and the centre, then those of the mirrored picture, as in torchvision.
+        Ten crops (Sec. 3.4) are the four corners and the centre, then the same of the mirrored picture, as in
+        torchvision.
         """
         if views == "single":
             return self.pixels(picture)[None]
@@ -156,13 +164,13 @@ class Preprocess:
         return np.stack([_crop(side, self.size, place) for side in (pixels, pixels[:, ::-1]) for place in PLACES])
 
     def scaled(self, picture: Image.Image, shorter_side: int) -> NDArray[np.uint8]:
-        """The whole picture at `shorter_side`, for fully convolutional testing: uint8 (height, width, channels)."""
+        """The whole picture at `shorter_side`, for multi-scale testing: uint8 (height, width, channels)."""
         return as_array(self.resized(picture, shorter_side))
 
     def mean_at(self, height: int, width: int) -> NDArray[np.float32]:
-        """What is subtracted from pixels of height x width: float32, (1 or height, width, channels).
+        """The mean for pixels of height x width: float32 (1 or height, width, channels).
 
-        A mean of every pixel only fits its own size; any other gets its average over the pixels, per channel.
+        A mean with a value per pixel fits its own size only; other sizes get its average over the pixels, per channel.
         """
         if len(self.mean) == self.channels:
             return np.tile(np.array(self.mean, np.float32), (1, width, 1))
@@ -171,7 +179,7 @@ class Preprocess:
         return np.tile(self._mean_of_every_pixel.mean((0, 1), dtype=np.float64).astype(np.float32), (1, width, 1))
 
     def std_at(self, width: int) -> NDArray[np.float32]:
-        """What is divided by, float32 (1, width, channels): whole rows, because short ones are slow to compute with."""
+        """The standard deviation: float32 (1, width, channels); a whole row, because short ones are slow to compute."""
         return np.tile(np.array(self.std, np.float32), (1, width, 1))
 
     @cached_property
@@ -180,9 +188,10 @@ class Preprocess:
         return np.ascontiguousarray(mean.transpose(1, 2, 0))
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(pixels / 255 - mean) / std in float32.
+        """Return (pixels / 255 - mean) / std.
 
-        Takes uint8 (..., height, width, channels), returns float32 (..., channels, height, width).
+        Takes uint8 (..., height, width, channels), returns float32 (..., channels, height, width). Raises UsageError
+        for anything else.
         """
         if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != self.channels:
             raise UsageError(
@@ -195,7 +204,7 @@ class Preprocess:
         return np.ascontiguousarray(np.moveaxis(inputs, -1, -3))
 
     def __call__(self, picture: Image.Image) -> NDArray[np.float32]:
-        """The network's input for one picture: float32 (channels, size, size)."""
+        """Turn one picture into the network's input: float32 (channels, size, size)."""
         return self.normalize(self.pixels(picture))
 
     def to_dict(self) -> dict[str, Any]:
@@ -218,7 +227,10 @@ class Preprocess:
 
 
 def sides_at(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """Width and height after the shorter becomes `shorter_side`; the longer is rounded down, as in torchvision."""
+    """Width and height once the shorter side is `shorter_side`; the longer is rounded down, as in torchvision.
+
+    Raises DataError if the longer side would be more than MOST_LONGER_SIDE.
+    """
     width, height = size
     longer_side = int(shorter_side * max(size) / min(size))
     if longer_side > MOST_LONGER_SIDE:  # a line of 1 x 60,000 pixels is a small file, but 12 GB at 256
@@ -231,7 +243,7 @@ def as_array(picture: Image.Image) -> NDArray[np.uint8]:
     width, height = picture.size
     pixels = np.empty((height, width, len(picture.getbands())), np.uint8)
     rows = max(1, STRIP // max(1, pixels[:1].size))
-    for top in range(0, height, rows):  # by way of a buffer, which costs less where it stays in the cache
+    for top in range(0, height, rows):  # Pillow copies into a buffer first, which is faster if it fits the cache
         strip = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
         pixels[top : top + rows] = np.asarray(strip).reshape(-1, *pixels.shape[1:])
     return pixels

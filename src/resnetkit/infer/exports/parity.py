@@ -1,7 +1,8 @@
-"""Whether an exported file computes what its source does: real pictures, and how far outputs differ. No torch here."""
+"""Compare an exported file with its source on real pictures: how far do their outputs differ? No torch here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,44 +11,49 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.dataset import open_dataset
-from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import find_below, is_picture_file
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.published.cifar import CIFARS, find_cifar
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError
 from resnetkit.files import expanded
 from resnetkit.infer.backends import softmax
+from resnetkit.infer.choice import usable_threads
+from resnetkit.infer.decoding import pixels_of
 
 BATCH_SIZES = (1, 3, 16)
-"""A file is run at each: what holds for one batch only is a frequent fault of exported graphs."""
+"""A file is run at each of them, because exported graphs are often right for one batch size only."""
 MOST_PICTURES = 64
 PACKAGED = Path(__file__).parent / "pictures.png"
-"""16 pictures of CIFAR-10's test set (Krizhevsky, 2009), a sheet of 4 × 4: one of every class, and six more."""
+"""16 pictures of CIFAR-10's test set (Krizhevsky, 2009) in a 4 × 4 grid: one of every class, and six more."""
 
 Compute: TypeAlias = Callable[[NDArray[np.generic]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a file's outputs lie from its source's, at most, over all pictures and batch sizes."""
+    """The largest differences between the outputs of a file and its source, over all pictures and batch sizes."""
 
     pictures: int
     values: float | None
-    """Difference of logits or features, in standard deviations of the source's; None where a file gives neither."""
+    """Difference of logits or features, in standard deviations of the source's; None if the file outputs neither."""
     probabilities: float | None
     """Difference of probabilities; None for features."""
     agreement: float | None
-    """Share of the pictures whose best class is the same, 0 to 1; None for features."""
+    """Fraction of the pictures, 0 to 1, whose best class is the same; None for features."""
 
     def within(self, tolerance: float) -> bool:
-        """Whether no difference is larger; one that is no number is."""
+        """Whether no difference is larger than `tolerance`; NaN is."""
         return all(gap <= tolerance for gap in (self.values, self.probabilities) if gap is not None)
 
 
 def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.float32], *, output: str) -> Gap:
-    """Run a file on `inputs` in batches of every size of BATCH_SIZES, and compare with what the source gives."""
+    """Run a file on `inputs` in batches of each of BATCH_SIZES, and compare its outputs with `expected`.
+
+    `output` says what both give: logits, probabilities or features.
+    """
     pictures = len(inputs)
-    rows = np.arange(max(pictures, *BATCH_SIZES)) % pictures  # a few are taken again and again
+    rows = np.arange(max(pictures, *BATCH_SIZES)) % pictures  # too few pictures are repeated
     inputs, expected = inputs[rows], expected[rows]
     values = probabilities = 0.0
     agreeing = np.ones(len(inputs), bool)
@@ -73,7 +79,7 @@ def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.
 
 
 def _batches(pictures: int) -> list[slice]:
-    """The first pictures in each small size, then all of them in the largest."""
+    """The first pictures in a batch of each smaller size, then all pictures in batches of the largest."""
     *small, largest = BATCH_SIZES
     return [
         *(slice(0, size) for size in small),
@@ -86,22 +92,23 @@ def _nan_is_largest(gap: float) -> float:
 
 
 def read_pixels(data: str | Path | None, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Pictures to compare with, as Preprocess.pixels gives them: uint8 (n, size, size, channels).
+    """Read the pictures to compare on: preprocessed, uint8 (n, size, size, channels).
 
-    At most MOST_PICTURES, evenly taken from `data`: cifar10, cifar100, a folder, a CSV file, or one picture; those that
-    come with the package without it. What can't be read is passed over. Raises DataError where nothing can be.
+    They are at most MOST_PICTURES, evenly spaced over `data`: cifar10, cifar100, a folder, a CSV file, or one picture.
+    Without `data`, they are the package's. Pictures that can't be read are left out. Raises DataError if none can be
+    read.
     """
     sources = _packaged() if data is None else _sources(data)
     places = np.linspace(0, len(sources) - 1, min(len(sources), MOST_PICTURES)).round().astype(int)
     pixels: list[NDArray[np.uint8]] = []
     reason = "it holds no pictures"
-    for place in places:
-        try:
-            source = sources[place]
-            picture = Image.fromarray(source) if isinstance(source, np.ndarray) else source
-            pixels.append(preprocess.pixels(open_picture(picture, mode=preprocess.mode)))
-        except DataError as error:
-            reason = str(error)
+    chosen = [sources[place] for place in places]
+    reading = prefetch(partial(pixels_of, preprocess=preprocess), chosen, workers=usable_threads(), ahead=len(chosen))
+    for found in reading:
+        if isinstance(found, Failure):
+            reason = str(found)
+        else:
+            pixels.append(found)
     if not pixels:
         raise DataError(f"{data} has no picture to compare with ({reason})")
     return np.stack(pixels)

@@ -1,27 +1,27 @@
-"""The pictures that tuning works with: some to calibrate integers by, others to judge the outcome. No torch here."""
+"""Choose and read the pictures for tuning: some to calibrate an int8 network, others to judge it. No torch here."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import loose_pictures, subfolders
 from resnetkit.data.parts import choose_part, drawn, is_own, open_as_trained
+from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import usable_threads
+from resnetkit.infer.decoding import pixels_of
 from resnetkit.infer.exports.parity import read_pixels
 from resnetkit.modelfile import Header
 
 CALIBRATION = 100
-"""Pictures to calibrate with. ResNet-50 on photographs gained nothing by 300."""
+"""Pictures to calibrate with. With 300, ResNet-50 on photographs was no better."""
 SEED = 0
 
 
@@ -30,13 +30,13 @@ class TuningPictures:
     """Pixels as Preprocess.pixels gives them: uint8 (n, size, size, channels)."""
 
     calibration: NDArray[np.uint8] | None
-    """None where there is nothing but what the package brings."""
+    """None if there are only the pictures of the package."""
     judged: NDArray[np.uint8]
-    """None of them is among those of `calibration`."""
+    """None of them is in `calibration`."""
     labels: NDArray[np.int64] | None
-    """Of `judged`, places in the network's output; None where they are not known."""
+    """Labels of `judged`, shape (n,): indices into the network's output; None if they are not known."""
     about: tuple[str, ...]
-    """What was used for what, and what was left out, in words."""
+    """Sentences that say which pictures were used for what, and how many were left out."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class _Pictures:
 
 
 def read_tuning_pictures(header: Header, data: str | None, calibrate: str | None, *, most: int) -> TuningPictures:
-    """Read up to CALIBRATION pictures to calibrate with and up to `most` to judge by, drawn with a fixed seed.
+    """Read up to CALIBRATION pictures to calibrate with and up to `most` to judge with, drawn with a fixed seed.
 
-    `data` is cifar10, cifar100, a folder or a CSV file. With class names of the network's they judge by their labels;
-    pictures in any other folder have none. What the network was trained on is divided as it was then: its validation
-    pictures judge, and training pictures calibrate. What has one part only is divided. With `calibrate`, all that
-    calibrates comes from there. Without either, pictures that come with the package judge, and none calibrates.
+    `data` is cifar10, cifar100, a folder or a CSV file. Its labels are used if its classes are the network's. The
+    network's own training data is divided as in its training: validation pictures judge, and training pictures
+    calibrate. Data with one part only is divided in two. With `calibrate`, pictures from there calibrate. Without
+    `data` and `calibrate`, the pictures of the package judge, and nothing calibrates.
 
-    Raises DataError where there is no such data, or too little that can be read.
+    Raises DataError if there is no such data, or too few pictures that can be read.
     """
     if data is None:
         data, calibrate = calibrate, None
@@ -92,31 +92,31 @@ def read_tuning_pictures(header: Header, data: str | None, calibrate: str | None
 
 
 def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
-    """The pictures of `data` that judge, and those to calibrate with; None where one part has to serve for both."""
+    """The pictures of `data` that judge, and those that calibrate; None if one part must serve for both."""
     found = _open(header, data)
     if isinstance(found, _Pictures):
         return found, None
     undivided = found.test is None and (found.val is None or drawn(found.split))
     if undivided and not is_own(found, header.data):
         try:
-            # The network has seen none of what is left of it, so any of that can judge.
+            # The network was trained on none of this part, so any of it can judge.
             judged, apart = choose_part(found, header.data).samples, None
-        except DataError:  # all of it trained the network: an error on it would say nothing, so labels are left aside
+        except DataError:  # all of it trained the network, so an error on it means nothing: use it without labels
             return _pictures(found.part("all")[1]), None
     elif held_out := found.val or found.test:
-        # By test only where there is no val: nothing is chosen by test pictures if there are others.
+        # Test pictures judge only if there is no val: nothing else should be chosen by them.
         judged, apart = held_out, found.train
     else:
         return _pictures(found.part("all")[1]), None
     own = _pictures(apart) if apart else None
     try:
         return _pictures(judged, labels=judged.as_classes(header.classes).labels), own
-    except DataError:  # folders that mean something else than the network's classes
+    except DataError:  # the folders are not the network's classes
         return _pictures(judged), own
 
 
 def _open(header: Header, data: str) -> "Dataset | _Pictures":
-    """A set with its parts, divided as for the network's training; or the pictures of a folder without folders."""
+    """The data set, divided as in the network's training; or the pictures of a folder that has no class folders."""
     folder = expanded(data)
     if folder.is_dir() and not subfolders(folder) and (loose := loose_pictures(folder)):
         return _Pictures(loose)
@@ -130,23 +130,21 @@ def _pictures(samples: Samples, *, labels: NDArray[np.int64] | None = None) -> _
 def _read(
     pictures: _Pictures, preprocess: Preprocess, *, most: int, name: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, int]:
-    """Pixels and labels of up to `most` pictures, and how many of those that were drawn can't be read."""
+    """Pixels and labels of up to `most` pictures, drawn with SEED, and how many of the drawn ones can't be read."""
     if not len(pictures):
         raise DataError(f"{name} has too few pictures to calibrate by some and judge by others; give a hundred or more")
     drawn = pictures.at(np.random.default_rng(SEED).permutation(len(pictures))[:most])
-
-    def pixels(place: int) -> NDArray[np.uint8] | None:
-        source = drawn.sources[place]
-        picture = Image.fromarray(source.squeeze()) if isinstance(source, np.ndarray) else source
-        try:
-            return preprocess.pixels(open_picture(picture, mode=preprocess.mode))
-        except DataError:
-            return None
-
-    with ThreadPoolExecutor(usable_threads()) as pool:
-        read = list(pool.map(pixels, range(len(drawn))))
-    sound = [place for place, found in enumerate(read) if found is not None]
+    pixels: list[NDArray[np.uint8]] = []
+    sound: list[int] = []
+    # All results are kept, so there is no reason to limit how far the threads are ahead.
+    reading = prefetch(
+        partial(pixels_of, preprocess=preprocess), drawn.sources, workers=usable_threads(), ahead=len(drawn)
+    )
+    for place, found in enumerate(reading):
+        if not isinstance(found, Failure):
+            pixels.append(found)
+            sound.append(place)
     if not sound:
         raise DataError(f"{name}: of {len(drawn)} pictures that were drawn for tuning, none can be read; give more")
     labels = None if drawn.labels is None else drawn.labels[sound]
-    return np.stack([found for found in read if found is not None]), labels, len(drawn) - len(sound)
+    return np.stack(pixels), labels, len(drawn) - len(sound)

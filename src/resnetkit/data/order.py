@@ -1,0 +1,112 @@
+"""The order in which pictures are seen, without the pictures: epochs, batches, random streams. No torch here.
+
+Whatever is random derives from (seed, epoch, purpose, position), never from a state. So an epoch can begin at any
+batch, and the order does not depend on how many threads or processes read it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.errors import DataError, UsageError
+
+# What a random stream is for. Together with seed, epoch and position it is the whole seed of the stream.
+SHUFFLE, BATCH, PICTURE, MIRROR = range(4)
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Which n pictures a batch holds."""
+
+    number: int
+    """Place of the batch in the epoch, from 0."""
+    positions: range
+    """Places of the pictures in the epoch, from 0."""
+    indices: NDArray[np.int64]
+    """Shape (n,): places of the pictures in the data set."""
+    mirrored: NDArray[np.bool_]
+    """Shape (n,): whether a picture is mirrored because of the epoch's number (`alternate_flip`)."""
+
+    def share(self, rank: int, world_size: int) -> "PlannedBatch":
+        """What process `rank` of `world_size` takes of this batch: every `world_size`-th picture.
+
+        The shares of all ranks together are the batch, each picture once. Their sizes differ by one picture at most; a
+        batch of fewer pictures than processes leaves some ranks none.
+
+        Raises UsageError for a rank that does not exist.
+        """
+        if not 0 <= rank < world_size:
+            raise UsageError(f"`rank` is {rank} and `world_size` {world_size}; ranks go from 0 to world_size - 1")
+        part = slice(rank, None, world_size)
+        return PlannedBatch(self.number, self.positions[part], self.indices[part], self.mirrored[part])
+
+
+@dataclass(frozen=True)
+class Order:
+    """Epochs of batches of `pictures` pictures."""
+
+    pictures: int
+    """Pictures in the data set."""
+    batch_size: int
+    """Pictures in a batch."""
+    shuffle: bool = False
+    """Draw a new order for every epoch; else pictures come as they are in the data set."""
+    seed: int = 0
+    drop_last: bool = False
+    """Leave out a last batch that is smaller than the others."""
+    alternate_flip: bool = False
+    """Mirror every picture in every other epoch: half of them in even epochs, the others in odd ones."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers out of range or an epoch without a batch, DataError for no pictures."""
+        for name, value, least in (("batch_size", self.batch_size, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise UsageError(f"`{name}` is {value}; it must be at least {least}")
+        if self.pictures < 1:
+            raise DataError("there are no pictures to load")
+        if not len(self):
+            raise UsageError(f"{self.pictures} pictures don't fill a batch of {self.batch_size}; lower `batch_size`")
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, rest = divmod(self.pictures, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def batches(self, epoch: int = 0, first_batch: int = 0) -> Iterator[PlannedBatch]:
+        """The batches of an epoch, from number `first_batch` on.
+
+        Raises UsageError, at once, for a negative epoch or a `first_batch` that is not from 0 to the number of batches.
+        """
+        if epoch < 0:
+            raise UsageError(f"`epoch` is {epoch}; it must be at least 0")
+        if not 0 <= first_batch <= len(self):
+            raise UsageError(f"`first_batch` is {first_batch}; an epoch has {len(self)} batches")
+        indices = np.arange(self.pictures)
+        if self.shuffle:
+            indices = self._rng(epoch, SHUFFLE).permutation(indices)
+        mirrored = self._mirrored(epoch)[indices]
+        return (self._batch(number, indices, mirrored) for number in range(first_batch, len(self)))
+
+    def batch_rng(self, epoch: int, number: int) -> np.random.Generator:
+        """The random numbers of a batch that is augmented as a whole."""
+        return self._rng(epoch, BATCH, number)
+
+    def picture_rng(self, epoch: int, position: int) -> np.random.Generator:
+        """The random numbers of a picture that is augmented alone; `position` is its place in the epoch."""
+        return self._rng(epoch, PICTURE, position)
+
+    def _batch(self, number: int, indices: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> PlannedBatch:
+        positions = range(number * self.batch_size, min((number + 1) * self.batch_size, self.pictures))
+        part = slice(positions.start, positions.stop)
+        return PlannedBatch(number, positions, indices[part], mirrored[part])
+
+    def _mirrored(self, epoch: int) -> NDArray[np.bool_]:
+        """Which pictures of the data set are mirrored in this epoch (Jordan 2024, arXiv:2404.00498)."""
+        if not self.alternate_flip:
+            return np.zeros(self.pictures, bool)
+        return (self._rng(0, MIRROR).random(self.pictures) < 0.5) ^ bool(epoch % 2)
+
+    def _rng(self, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, purpose, position])))
