@@ -54,7 +54,7 @@ def test_what_is_stated_wins(stated: dict, expected: list[Choice]) -> None:
 
 @pytest.mark.parametrize("stated", [{"backend": "onnxruntime", "precision": "int8"}, {"precision": "int4"}])
 def test_nothing_can_be_meant(stated: dict) -> None:
-    with pytest.raises(UsageError, match=r"--precision is 'int4'|onnxruntime does not compute in int8"):
+    with pytest.raises(UsageError, match=r"`precision` is 'int4'|onnxruntime does not compute in int8"):
         choose(stated, RULES)
 
 

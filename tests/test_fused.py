@@ -15,6 +15,7 @@ from resnetkit import modelfile
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.kernels.library import library, status
+from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.fused import FusedNet, why_not
@@ -22,7 +23,6 @@ from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import resume, train
-from resnetkit.train.task import freeze
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
 

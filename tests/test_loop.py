@@ -580,7 +580,7 @@ def test_broken_run_folders_are_refused_in_words(file, content, words, dataset, 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"freeze": 9}, "--freeze 9"),
+        ({"freeze": 9}, "`freeze` is 9"),
         ({"crop": "scale-jitter", "jitter": (16, 20)}, "--jitter 16"),
         ({"model": "resnet20,classes=7"}, "leave classes= out"),
         ({"model": "resnet20,in_channels=1"}, "these pictures have 3 channels"),

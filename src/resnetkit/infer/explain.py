@@ -151,7 +151,12 @@ def explain(
     whole = opened(picture, "RGB")
     inputs = preprocess(whole if preprocess.mode == "RGB" else opened(picture, preprocess.mode))
     with torch.inference_mode(False), torch.enable_grad(), exact_float32():
-        logits, maps = _from_map(_ready(model.net, device), torch.from_numpy(inputs)[None].to(device), number)
+        net = _ready(model.net, device)
+        parts = list(net.parts)  # the stages come after the stem
+        with torch.no_grad():
+            maps = net.run(torch.from_numpy(inputs)[None].to(device), last=parts[number + 1])
+        maps = maps.detach().requires_grad_()
+        logits = net.run(maps, first=parts[number + 2])
         probabilities = logits[0].detach().softmax(dim=0)
         index = int(probabilities.argmax()) if index is None else index
         (gradients,) = torch.autograd.grad(logits[0, index], maps)
@@ -172,24 +177,6 @@ def _ready(net: ResNet, device: str) -> ResNet:
     """The network in evaluation mode on `device`: a copy unless it is that already."""
     there = next(net.parameters()).device.type == torch.device(device).type
     return net if there and not any(module.training for module in net.modules()) else deepcopy(net).eval().to(device)
-
-
-def _from_map(net: ResNet, images: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (n, classes), and the stage's map (n, channels, h, w) from which alone they are computed with gradients.
-
-    It is the map that `ResNet.features` gives: for the last stage of a pre-activation net, the activated one.
-    """
-    last = len(net.stages) - 1
-    with torch.no_grad():
-        x = net.stem(images)
-        for stage in net.stages[: number + 1]:
-            x = stage(x)
-        if number == last:
-            x = net.last_relu(net.norm(x))
-    maps = x = x.detach().requires_grad_()
-    for stage in net.stages[number + 1 :]:
-        x = stage(x)
-    return net.head(x if number == last else net.last_relu(net.norm(x))), maps
 
 
 def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:

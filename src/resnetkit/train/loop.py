@@ -20,13 +20,14 @@ from resnetkit.errors import DataError, TrainingError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.evaluate import evaluate_net
 from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.optim import Cost, Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.signals import CLOSED_PIPE, Signals
-from resnetkit.train.task import Task, choose_augment, freeze
+from resnetkit.train.task import Task, choose_augment
 
 WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
