@@ -399,7 +399,7 @@ def test_wrong_paths(tmp_path: Path, model: Model) -> None:
         ("m", "pt2", r"m ends in nothing; pt2 is written to a \.pt2 file"),
         ("folder.onnx", "onnx", r"folder\.onnx is a folder; give a file, such as .*folder\.onnx/model\.onnx"),
         ("none/m.xml", "openvino", r"there is no folder .*none; make it"),
-        ("theirs.xml", "openvino", r"brings a file .*theirs\.bin, but something else is there"),
+        ("theirs.xml", "openvino", r"needs the file .*theirs\.bin beside it, but something else is there"),
     ):
         with pytest.raises(UsageError, match=message):
             export(model, tmp_path / path, to=to)

@@ -158,7 +158,7 @@ def test_a_choice_that_is_not_known_here_is_said(run: Path, row: dict) -> None:
 def test_a_damaged_graph_is_gone_around(run: Path) -> None:
     served_graph(open_source(run), backend="openvino").with_suffix(".bin").write_bytes(b"")
     with pytest.warns(
-        UserWarning, match=r"openvino float32 can't be used, torch float32 is: .*Delete it, and it is made"
+        UserWarning, match=r"openvino float32 can't be used, torch float32 is: .*Delete it, and it will be"
     ):
         assert Predictor(run).choice.backend == "torch"
 
