@@ -146,7 +146,9 @@ def test_wrong_sources(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError, match="onnxruntime computes a graph, not a model"):
         open_backend(Choice("onnxruntime"), model)
     monkeypatch.setattr("resnetkit.infer.choice.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"--backend openvino: openvino is not installed; pip install 'resnetkit"):
+    with pytest.raises(
+        UsageError, match=r"`backend` is openvino, but openvino is not installed; pip install 'resnetkit"
+    ):
         open_backend(Choice("openvino"), broken)
 
 

@@ -14,13 +14,13 @@ RULES = [TUNED, Choice("openvino", batch_size=32), Choice("torch", batch_size=32
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backend": "tensorrt"}, "--backend is 'tensorrt'; choose one of torch, inductor, openvino, onnxruntime"),
-        ({"backend": "openvino", "precision": "int4"}, "--precision is 'int4'"),
+        ({"backend": "tensorrt"}, "`backend` is 'tensorrt'; choose one of torch, inductor, openvino, onnxruntime"),
+        ({"backend": "openvino", "precision": "int4"}, "`precision` is 'int4'"),
         ({"backend": "torch", "precision": "int8"}, "torch does not compute in int8 here, but in float32, bfloat16"),
-        ({"backend": "torch", "threads": -1}, "--threads is -1; it must be from 0 to 1024"),
-        ({"backend": "torch", "threads": 100_000}, "--threads is 100000; it must be from 0 to 1024"),
-        ({"backend": "torch", "streams": 0}, "--streams is 0; it must be from 1 to 1024"),
-        ({"backend": "torch", "batch_size": 1.5}, "--batch-size is 1.5"),
+        ({"backend": "torch", "threads": -1}, "`threads` is -1; it must be from 0 to 1024"),
+        ({"backend": "torch", "threads": 100_000}, "`threads` is 100000; it must be from 0 to 1024"),
+        ({"backend": "torch", "streams": 0}, "`streams` is 0; it must be from 1 to 1024"),
+        ({"backend": "torch", "batch_size": 1.5}, "`batch_size` is 1.5"),
     ],
 )
 def test_what_can_not_be_meant(fields: dict, message: str) -> None:
@@ -54,7 +54,7 @@ def test_what_is_stated_wins(stated: dict, expected: list[Choice]) -> None:
 
 @pytest.mark.parametrize("stated", [{"backend": "onnxruntime", "precision": "int8"}, {"precision": "int4"}])
 def test_nothing_can_be_meant(stated: dict) -> None:
-    with pytest.raises(UsageError, match=r"--precision is 'int4'|onnxruntime does not compute in int8"):
+    with pytest.raises(UsageError, match=r"`precision` is 'int4'|onnxruntime does not compute in int8"):
         choose(stated, RULES)
 
 

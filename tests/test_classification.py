@@ -103,7 +103,7 @@ def test_a_run_in_epochs_is_compiled_where_its_steps_pay(more, name, dataset, mo
 def test_a_batch_that_batch_norm_can_learn_nothing_from_is_refused(choice, dataset):
     """With the kernels and without; at the smallest crops of the run."""
     recipe = Recipe(model="resnet18,depths=1-1-1-1,width=16", normalize="imagenet", batch_size=1, compile=choice)
-    with pytest.raises(UsageError, match=r"one picture of 32 × 32 .* larger --batch-size .* or a larger --size$"):
+    with pytest.raises(UsageError, match=r"one picture of 32 × 32 .* larger `batch_size` .* or a larger `size`$"):
         prepare(recipe, dataset)
     with pytest.raises(UsageError, match="one picture of 32 × 32"):
         prepare(replace(recipe, size=64, early_scale=0.5), dataset)

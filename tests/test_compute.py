@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from resnetkit.errors import UsageError
 from resnetkit.kernels.library import library, status
+from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward, refuse_single_values
 from resnetkit.train.fused import FusedNet
-from resnetkit.train.network import freeze
 from resnetkit.train.recipe import Recipe
 
 compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
@@ -110,7 +110,7 @@ def test_batches_of_a_single_value_are_refused(name, size, batch_size, frozen, r
     freeze(net, frozen)
     if refused:
         with pytest.raises(
-            UsageError, match=rf"^one picture of {size} × {size} in a batch.*give a larger --batch-size"
+            UsageError, match=rf"^one picture of {size} × {size} in a batch.*give a larger `batch_size`"
         ):
             refuse_single_values(net, batch_size=batch_size, size=size)
         with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -122,13 +122,13 @@ def test_batches_of_a_single_value_are_refused(name, size, batch_size, frozen, r
 
 def test_recomputing_is_not_compiled(untouched_compile):
     assert chosen(UNSERVED, LONG, recompute=True) == "eager"
-    with pytest.raises(UsageError, match=r"--compile inductor can't compute blocks again.* --batch-size than 128$"):
+    with pytest.raises(UsageError, match=r"`compile` inductor can't compute blocks again.* `batch_size` than 128$"):
         chosen(UNSERVED, Recipe(compile="inductor"), recompute=True)
     assert not untouched_compile
 
 
 def test_kernels_that_cannot_serve_are_refused_with_the_reason():
-    with pytest.raises(UsageError, match=r"^--compile kernels can't serve this network: .+\. Give --compile auto$"):
+    with pytest.raises(UsageError, match=r"^`compile` kernels can't serve this network: .+\. Give `compile` auto$"):
         chosen(UNSERVED, Recipe(compile="kernels"))
     with pytest.raises(UsageError, match="can't serve this network: it is not on a CPU"):
         chosen(SERVED, Recipe(compile="kernels"), device=torch.device("cuda"))

@@ -58,8 +58,8 @@ def picture(cifar_subset: tuple[Samples, Samples]) -> np.ndarray:
 def captums(model: Model, picture: np.ndarray, *, index: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Captum's map of a stage, and its interpolation at the network's input."""
     net = model.net
-    last = number == len(net.stages) - 1
-    layer = net.last_relu if last and net.spec.order == "pre" else net.stages[number]
+    last = number == len(net.stage_names) - 1
+    layer = net.last_relu if last and net.spec.order == "pre" else net.get_submodule(net.stage_names[number])
     net.last_relu.inplace = False  # what captum keeps must not be overwritten
     inputs = torch.from_numpy(model.header.preprocess(Image.fromarray(picture)))[None]
     size = model.header.preprocess.size
@@ -71,7 +71,7 @@ def captums(model: Model, picture: np.ndarray, *, index: int, number: int) -> tu
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_captum_for_every_class_and_stage(name: str, picture: np.ndarray) -> None:
     model = model_of(name)
-    for number in range(len(model.net.stages)):
+    for number in range(len(model.net.stage_names)):
         strongest = []
         for index in range(3):
             explained = explain(model, picture, label=index, stage=number)

@@ -399,15 +399,15 @@ def test_wrong_paths(tmp_path: Path, model: Model) -> None:
         ("m", "pt2", r"m ends in nothing; pt2 is written to a \.pt2 file"),
         ("folder.onnx", "onnx", r"folder\.onnx is a folder; give a file, such as .*folder\.onnx/model\.onnx"),
         ("none/m.xml", "openvino", r"there is no folder .*none; make it"),
-        ("theirs.xml", "openvino", r"brings a file .*theirs\.bin, but something else is there"),
+        ("theirs.xml", "openvino", r"needs the file .*theirs\.bin beside it, but something else is there"),
     ):
         with pytest.raises(UsageError, match=message):
             export(model, tmp_path / path, to=to)
-    with pytest.raises(UsageError, match="--to is 'tflite'; it takes onnx, openvino, pt2"):
+    with pytest.raises(UsageError, match="`to` is 'tflite'; it takes onnx, openvino, pt2"):
         export(model, tmp_path / "m.onnx", to="tflite")
-    with pytest.raises(UsageError, match="--max-top1-loss is -3; it is a difference of percentages"):
+    with pytest.raises(UsageError, match="`max_top1_loss` is -3; it is a difference of percentages"):
         export(model, tmp_path / "m.xml", to="openvino", calibrate="cifar10", max_top1_loss=-3)
-    with pytest.raises(UsageError, match="--output is 'c6'; it takes logits, probabilities, pool, c5"):
+    with pytest.raises(UsageError, match="`output` is 'c6'; it takes logits, probabilities, pool, c5"):
         export(model, tmp_path / "m.onnx", to="onnx", output="c6")
     with pytest.raises(UsageError, match="a model in memory"):
         export(model, to="onnx")
@@ -430,7 +430,7 @@ def test_wrong_models(tmp_path: Path, model: Model) -> None:
 def test_what_is_there_is_replaced_on_request_only(to: Format, tmp_path: Path, model: Model) -> None:
     path = tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}"
     path.write_bytes(b"somebody's")
-    with pytest.raises(UsageError, match=rf"m\{path.suffix} is there already; give another --out, or --force to"):
+    with pytest.raises(UsageError, match=rf"m\{path.suffix} is there already; give another file, or `force` to"):
         export(model, path, to=to)
     assert path.read_bytes() == b"somebody's"
     if to == "pt2":
@@ -461,7 +461,7 @@ def test_without_the_extra(
     to: Format, package: str, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"--to {to} needs {package}: pip install 'resnetkit\[export\]'"):
+    with pytest.raises(UsageError, match=rf"`to` {to} needs {package}: pip install 'resnetkit\[export\]'"):
         export(model, tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}", to=to)
 
 
@@ -586,5 +586,5 @@ def test_integers(
 
 @pytest.mark.parametrize(("to", "output"), [("onnx", "logits"), ("pt2", "logits"), ("openvino", "c5")])
 def test_integers_are_openvinos(to: Format, output: Any, tmp_path: Path, model: Model) -> None:
-    with pytest.raises(UsageError, match="--int8 is for --to openvino with --output logits or probabilities"):
+    with pytest.raises(UsageError, match="`calibrate` is for `to` openvino with `output` logits or probabilities"):
         export(model, tmp_path / f"m{FILE_FORMATS[to].suffixes[0]}", to=to, output=output, calibrate="cifar10")

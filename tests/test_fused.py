@@ -15,12 +15,12 @@ from resnetkit import modelfile, resume, train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.kernels.library import library, status
+from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.fused import FusedNet, why_not
 from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.monitor import read_metrics
-from resnetkit.train.network import freeze
 from resnetkit.train.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")

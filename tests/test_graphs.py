@@ -91,6 +91,23 @@ def test_a_broken_tune_file_is_left_aside(run: Path, text: str) -> None:
         assert find_tuned(open_source(run)) is None
 
 
+def test_older_files_call_the_accuracy_guard(run: Path) -> None:
+    source = open_source(run)
+    asked = {"max_top1_loss": 0.25, "float32": {"images": 60}}
+    row = {"choice": CHOICE.to_dict()}
+    file = tuned(source.fingerprint).write(source)
+    older = json.loads(file.read_text()) | {"guard": asked, "goals": {"latency": row | {"guard": asked}}}
+    del older["accuracy"]
+    file.write_text(json.dumps(older))
+    found = find_tuned(source)
+    assert found is not None
+    assert found[0].accuracy == asked
+    assert found[0].goals == {"latency": row | {"accuracy": asked}}
+    assert found[0].choice("latency") == CHOICE
+    found[0].write(source)
+    assert '"guard"' not in file.read_text()
+
+
 def test_tuning_of_other_weights_is_left_aside(run: Path) -> None:
     tuned("another").write(open_source(run))
     with pytest.warns(UserWarning, match=r"tune\.json is of other weights than .* measure again: resnetkit tune"):
@@ -141,7 +158,7 @@ def test_a_choice_that_is_not_known_here_is_said(run: Path, row: dict) -> None:
 def test_a_damaged_graph_is_gone_around(run: Path) -> None:
     served_graph(open_source(run), backend="openvino").with_suffix(".bin").write_bytes(b"")
     with pytest.warns(
-        UserWarning, match=r"openvino float32 can't be used, torch float32 is: .*Delete it, and it is made"
+        UserWarning, match=r"openvino float32 can't be used, torch float32 is: .*Delete it, and it will be"
     ):
         assert Predictor(run).choice.backend == "torch"
 

@@ -11,11 +11,11 @@ from resnetkit import train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.evaluation.batches import evaluation_batch
+from resnetkit.models.freezing import freeze
 from resnetkit.models.maps import map_shapes
 from resnetkit.models.resnet import build
 from resnetkit.precision import unfolds_bfloat16
 from resnetkit.train.memory import SHARE, Need, choose_recompute, training_need
-from resnetkit.train.network import freeze
 from resnetkit.train.recipe import Recipe
 
 GIB = 2**30
@@ -133,10 +133,10 @@ def test_what_does_not_fit_is_refused_with_the_mend():
     asked = Need(kept=8 * GIB, recomputed=3 * GIB)
     with pytest.raises(
         TrainingError,
-        match=r"training resnet20 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller --batch-size than 128$",
+        match=r"training resnet20 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller `batch_size` than 128$",
     ):
         choose_recompute(asked, Recipe(), 2 * GIB)
-    with pytest.raises(TrainingError, match=r"about 8\.0 GiB, .* smaller --batch-size than 128 or --recompute on$"):
+    with pytest.raises(TrainingError, match=r"about 8\.0 GiB, .* smaller `batch_size` than 128 or `recompute` on$"):
         choose_recompute(asked, Recipe(recompute="off"), 5 * GIB)
 
 
@@ -145,7 +145,7 @@ def test_an_evaluation_that_does_not_fit_is_refused_before_the_training():
     assert not choose_recompute(asked, Recipe(), 4 * GIB)
     with pytest.raises(
         TrainingError,
-        match=r"evaluating resnet50 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller --size or --model$",
+        match=r"evaluating resnet50 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller `size` or `model`$",
     ):
         choose_recompute(asked, Recipe(model="resnet50"), 2 * GIB)
 
@@ -154,7 +154,7 @@ def test_a_run_that_does_not_fit_leaves_no_folder(cifar_subset, tmp_path, monkey
     pictures, test = cifar_subset
     dataset = Dataset("subset", test.classes, pictures, None, test, {})
     monkeypatch.setattr("resnetkit.train.classification.available_memory", lambda: GIB)
-    with pytest.raises(TrainingError, match="--batch-size than 100000"):
+    with pytest.raises(TrainingError, match="`batch_size` than 100000"):
         train(Recipe(batch_size=100_000), dataset, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     recipe = Recipe(model="resnet20,depths=9-1-1", batch_size=256, iterations=1, precision="float32", threads=1)

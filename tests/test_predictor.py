@@ -364,8 +364,8 @@ def test_what_does_not_go_together(model: Model) -> None:
         ({"device": "cuda", "backend": "openvino"}, "--backend openvino computes on the CPU here, not on cuda"),
         ({"backend": "torch", "precision": "int8"}, "torch does not compute in int8 here"),
         ({"precision": "int8"}, "a model in memory has no int8 graph"),
-        ({"threads": -2}, "--threads is -2"),
-        ({"device": "abacus"}, "device is 'abacus', which torch can't use here"),
+        ({"threads": -2}, "`threads` is -2"),
+        ({"device": "abacus"}, "`device` is 'abacus', which torch can't use here"),
         ({"output": "probability"}, "there is no output 'probability'; choose one of logits, pool, c5"),
     ):
         with pytest.raises(UsageError, match=message):

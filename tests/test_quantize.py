@@ -1,4 +1,4 @@
-"""8-bit integers with a guard on accuracy, on the network and the pictures that come along."""
+"""8-bit integers and the accuracy they keep, on the network and the pictures that come with the package."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -66,9 +66,9 @@ def test_integers_keep_the_accuracy(
     test = cifar_subset[1]
     assert test.images is not None
     images = test.images
-    guard = AccuracyCheck.of(compute(graph, images), test.labels, max_top1_loss=2)
-    made = quantize(graph, tmp_path / "int8.xml", calibration, lambda path: guard.judge(compute(path, images)))
-    assert guard.labels is not None
+    check = AccuracyCheck.of(compute(graph, images), test.labels, max_top1_loss=2)
+    made = quantize(graph, tmp_path / "int8.xml", calibration, lambda path: check.judge(compute(path, images)))
+    assert check.labels is not None
     assert (made.layers, made.layers_in_float, made.verdict.passes) == (20, (), True)
     assert made.verdict.agreement_percent >= 95
     assert eight_bit_weights(tmp_path / "int8.xml") >= 20

@@ -128,7 +128,7 @@ def test_parameters_costs_and_maps_are_those_of_the_spec(model):
     assert sum(parameter.numel() for parameter in net.parameters()) == spec.parameters
     with FlopCounterMode(display=False) as counter:
         maps = net.eval().features(images)
-        net.head(maps[-1])
+        net.run(maps[-1], first="head")
     assert counter.get_total_flops() == 2 * 2 * spec.macs(side)
     assert [tuple(x.shape) for x in maps] == [
         (2, channels, -(-side // stride), -(-side // stride))
@@ -385,7 +385,7 @@ def test_copies_pickles_and_memory_formats_agree(model):
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
     maps = last.features(images.to(memory_format=torch.channels_last))
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
-    torch.testing.assert_close(last.head(maps[-1]), logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(last.run(maps[-1], first="head"), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", SMALL.values(), ids=SMALL)

@@ -305,7 +305,7 @@ def test_zero_init_residual_starts_each_block_as_its_shortcut(model):
 
 
 def test_zero_init_residual_is_refused_where_it_would_stop_the_signal():
-    with pytest.raises(UsageError, match="zero_init_residual needs shortcuts"):
+    with pytest.raises(UsageError, match="`zero_init_residual` needs shortcuts"):
         build("plain20", zero_init_residual=True)
 
 
@@ -322,7 +322,7 @@ def test_copies_pickles_and_memory_formats_agree(model):
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
     maps = last.features(images.to(memory_format=torch.channels_last))
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
-    torch.testing.assert_close(last.head(maps[-1]), logits)
+    torch.testing.assert_close(last.run(maps[-1], first="head"), logits)
 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet18,width=16", "resnet50,width=16", "plain20"])
@@ -432,3 +432,74 @@ def test_constructors_are_ordinary_functions(name):
 def test_arguments_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         resnet.resnet18(**arguments)
+
+
+PARTS = [
+    "resnet20,width=8",
+    "resnet18,width=8,in_channels=1",
+    "resnet50,width=8,dilated=false-true-true",
+    "resnet50d,width=32,depths=1-1-1-1",
+    "preact_resnet18,width=8",
+    "preact_resnet110,depths=1-2-1",
+]
+
+
+def randomised_net(model: str) -> ResNet:
+    """A network in evaluation mode with running statistics of its own."""
+    torch.manual_seed(0)
+    net = build(model, classes=5)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+@pytest.mark.parametrize("model", PARTS)
+def test_parts_hold_every_module_once_in_the_order_of_the_figure(model):
+    net = build(model)
+    assert list(net.parts) == ["stem", *(f"layer{i}" for i in range(1, len(net.spec.depths) + 1)), "head"]
+    assert [module for part in net.parts.values() for module in part] == list(net.children())
+    assert len(net.blocks) == len(set(net.blocks)) == sum(net.spec.depths)
+    assert {parameter.split(".")[0] for parameter in net.state_dict()} <= {name for name, _ in net.named_children()}
+
+
+@pytest.mark.parametrize("model", PARTS)
+def test_a_network_can_be_cut_behind_any_part(model):
+    net = randomised_net(model)
+    images = torch.randn(2, net.spec.in_channels, 64, 64)
+    logits, maps = net(images), net.features(images)
+    names = list(net.parts)
+    for last, first in itertools.pairwise(names):
+        assert torch.equal(net.run(net.run(images, last=last), first=first), logits)
+    assert all(torch.equal(net.run(images, last=f"layer{i}"), maps[i - 1]) for i in range(1, len(maps) + 1))
+    assert net.run(images, last="stem").shape[1] == net.spec.width
+    assert (maps[-1] >= 0).all()
+    assert (maps[0] < 0).any() == (net.spec.order == "pre")
+    ran = []
+    assert torch.equal(net.run(images, run_stage=lambda stage, x: ran.append(stage) or stage(x)), logits)
+    assert ran == [net.get_submodule(name) for name in net.stage_names]
+
+
+def test_a_part_that_is_not_there_is_named():
+    net, images = build("resnet20,depths=1-1-1"), torch.zeros(1, 3, 32, 32)
+    with pytest.raises(
+        UsageError, match="`last` is layer4; the parts of this network are stem, layer1, layer2, layer3"
+    ):
+        net.run(images, last="layer4")
+    with pytest.raises(UsageError, match="`first` is c2; the parts"):
+        net.run(images, first="c2")
+    with pytest.raises(UsageError, match="`last` is stem, which comes before layer1"):
+        net.run(images, first="layer1", last="stem")
+
+
+@pytest.mark.parametrize("model", ["resnet20,depths=1-1-1,width=8", "preact_resnet18,depths=1-1-1-1,width=8"])
+def test_exported_and_compiled_graphs_have_the_networks_tensors_and_values(model):
+    net = randomised_net(model)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        program = torch.export.export(net, (images,))
+        compiled = torch.compile(net, backend="eager", fullgraph=True)  # fullgraph: no part falls back to Python
+        assert program.state_dict.keys() == net.state_dict().keys()
+        assert torch.equal(program.module()(images), net(images))
+        assert torch.equal(compiled(images), net(images))

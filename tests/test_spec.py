@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from resnetkit.errors import UsageError
-from resnetkit.models.geometry import Convolution, parts
+from resnetkit.models.geometry import Convolution, iter_layers
 from resnetkit.models.spec import SPECS, ModelSpec, describe, parse_spec
 
 PARAMETERS = {
@@ -116,7 +116,7 @@ def test_the_sizes_of_2016b():
     # Table 4: 1.7M, 1.7M and 10.2M; the last one without normalisations.
     millions = [SPECS[f"preact_resnet{layers}"].parameters / 1e6 for layers in (110, 164, 1001)]
     assert [round(million, 1) for million in millions] == [1.7, 1.7, 10.3]
-    weights = [part.parameters for part in parts(SPECS["preact_resnet1001"]) if isinstance(part, Convolution)]
+    weights = [part.parameters for part in iter_layers(SPECS["preact_resnet1001"]) if isinstance(part, Convolution)]
     assert round(sum(weights) / 1e6, 1) == 10.2
 
 

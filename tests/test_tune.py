@@ -12,6 +12,7 @@ import torch
 from resnetkit.cli import main
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
+from resnetkit.infer import measurement
 from resnetkit.infer import tune as module
 from resnetkit.infer.choice import Choice, Goal
 from resnetkit.infer.graphs import find_tuned, open_source, served_graph
@@ -47,26 +48,26 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements that mean nothing, and take no time."""
     monkeypatch.setenv("RESNETKIT_CACHE", str(graphs))
-    monkeypatch.setattr(module, "SECONDS", 0.001)
+    monkeypatch.setattr(measurement, "SECONDS", 0.001)
     monkeypatch.setattr(module, "ROUNDS", 2)
 
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
     """Rates as if torch were slow, integers twice as fast as bfloat16, and batches better; and what was measured."""
-    measured: list[Choice] = []
+    choices: list[Choice] = []
 
-    def rate(backend: object, row: module._Row, pixels: np.ndarray) -> float:
-        measured.append(row.choice)
-        by_precision = {"float32": 80, "bfloat16": 90, "int8": 100}[row.choice.precision]
-        return by_precision * (0.1 if row.choice.backend == "torch" else 1) + row.choice.batch_size
+    def rate(backend: object, one: measurement.Measured, pixels: np.ndarray) -> float:
+        choices.append(one.choice)
+        by_precision = {"float32": 80, "bfloat16": 90, "int8": 100}[one.choice.precision]
+        return by_precision * (0.1 if one.choice.backend == "torch" else 1) + one.choice.batch_size
 
-    monkeypatch.setattr(module, "_rate", rate)
-    return measured
+    monkeypatch.setattr(measurement, "_rate", rate)
+    return choices
 
 
 def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
-    """Let the guard pass those of its judgements, counted from float32's as 0, that `passing` says."""
+    """Let the accuracy check pass the judgements that `passing` says, by their number: float32's is 0."""
     count = iter(range(99))
     monkeypatch.setattr(AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, passing(next(count))))
 
@@ -81,8 +82,8 @@ def test_keeps_the_fastest_choice_and_predictor_uses_it(
     assert find_tuned(source) == (tuned, source.places[0])
     best = {goal: Choice.from_dict(found["choice"]) for goal, found in tuned.goals.items()}
     assert (best["latency"].backend, best["latency"].precision, best["latency"].batch_size) == ("openvino", "int8", 1)
-    assert (best["throughput"].precision, best["throughput"].batch_size) == ("int8", max(module.BATCHES))
-    assert tuned.goals["throughput"]["images_per_second"] == 100 + max(module.BATCHES)
+    assert (best["throughput"].precision, best["throughput"].batch_size) == ("int8", max(measurement.BATCHES))
+    assert tuned.goals["throughput"]["images_per_second"] == 100 + max(measurement.BATCHES)
     assert (model_file.with_suffix(".tuned") / "int8-logits.xml").is_file()
     assert "int8: 0 of 8 layers are in float" in lines
     assert Predictor(model_file).choice == best["latency"]
@@ -101,7 +102,7 @@ def test_what_is_slow_is_measured_once(
     assert {row["goal"] for row in tuned.table} == set(tuned.goals) == {"throughput"}
 
 
-def test_a_precision_that_the_guard_refuses_is_not_measured(
+def test_a_precision_that_loses_accuracy_is_not_measured(
     model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forced(monkeypatch, lambda number: False)
@@ -111,7 +112,7 @@ def test_a_precision_that_the_guard_refuses_is_not_measured(
     assert tuned.goals["latency"]["choice"]["precision"] == "float32"
     assert not (model_file.with_suffix(".tuned") / "int8-logits.xml").exists()
     assert any(line.startswith("int8: ") and line.endswith("so it is left out") for line in lines)
-    assert tuned.guard["int8"]["passes"] is False
+    assert tuned.accuracy["int8"]["passes"] is False
 
 
 def files(model_file: Path) -> dict[str, bytes]:
@@ -122,13 +123,13 @@ def files(model_file: Path) -> dict[str, bytes]:
 def test_each_goal_keeps_what_was_found_for_it(
     model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its choice, its graph and its guard, also where the next run takes no integers, or makes others."""
+    """Its choice, its graph and its accuracy, also where the next run takes no integers, or makes others."""
     forced(monkeypatch, lambda number: True)
     first = tune(model_file, str(split_folder), goal="latency", quick=True)
     graph = files(model_file)["int8-logits.bin"]
     lines: list[str] = []
     second = tune(model_file, goal="throughput", quick=True, say=lines.append)  # without pictures: no integers
-    assert second.goals["latency"] == {**first.goals["latency"], "guard": first.guard}
+    assert second.goals["latency"] == {**first.goals["latency"], "accuracy": first.accuracy}
     assert second.goals["throughput"]["choice"]["precision"] != "int8"
     assert second.goals["throughput"]["graph"] is None
     assert files(model_file)["int8-logits.bin"] == graph
@@ -214,12 +215,12 @@ def test_a_crash_before_the_end_leaves_each_choice_its_graph(
 
 
 @pytest.mark.slow
-def test_the_guard_is_measured_on_labels(split_folder: Path) -> None:
+def test_the_accuracy_is_measured_on_labels(split_folder: Path) -> None:
     tuned = tune("resnet20:cifar10", str(split_folder), goal="latency", max_top1_loss=2, quick=True)
-    assert tuned.guard["float32"]["top1_error_percent"] <= 15
-    assert tuned.guard["int8"]["top1_loss"] <= 2
-    assert tuned.guard["int8"]["agreement_percent"] >= 90
-    assert tuned.guard["float32"]["images"] == 60
+    assert tuned.accuracy["float32"]["top1_error_percent"] <= 15
+    assert tuned.accuracy["int8"]["top1_loss"] <= 2
+    assert tuned.accuracy["int8"]["agreement_percent"] >= 90
+    assert tuned.accuracy["float32"]["images"] == 60
 
 
 def test_without_pictures_there_are_no_integers(model_file: Path, rates: list[Choice]) -> None:
@@ -232,7 +233,7 @@ def test_without_pictures_there_are_no_integers(model_file: Path, rates: list[Ch
     assert [file.name for file in folder.iterdir()] == ["tune.json"]
     assert any("int8 is left out: it needs pictures" in line for line in lines)
     assert "int8" not in {choice.precision for choice in rates}
-    assert tuned.guard["float32"]["images"] == 16
+    assert tuned.accuracy["float32"]["images"] == 16
 
 
 def test_an_interruption_leaves_what_was_kept(
@@ -244,7 +245,7 @@ def test_an_interruption_leaves_what_was_kept(
     def interrupted(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_measure", interrupted)
+    monkeypatch.setattr(module, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(model_file, str(split_folder), quick=True)
     assert {path: path.read_bytes() for path in model_file.with_suffix(".tuned").iterdir()} == kept
@@ -261,6 +262,8 @@ def test_prints_one_json_document(model_file: Path, rates: list[Choice], capsys:
     assert main(["tune", str(model_file), "--goal", "latency", "--quick", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["goals"]["latency"]["choice"]["backend"] in ("openvino", "onnxruntime")
+    assert document["accuracy"]["float32"]["images"] == 16
+    assert "guard" not in document
 
 
 def test_prints_a_table(model_file: Path, rates: list[Choice], capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,5 +278,5 @@ def test_prints_a_table(model_file: Path, rates: list[Choice], capsys: pytest.Ca
 def test_wrong_use(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", str(model_file), "--goal", "speed"]) == 2
     assert "--goal takes latency, throughput, both, not speed" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="--max-top1-loss is -1"):
+    with pytest.raises(UsageError, match="`max_top1_loss` is -1"):
         tune(model_file, max_top1_loss=-1)

@@ -1,4 +1,4 @@
-"""OpenVINO, ONNX Runtime and torch behind one call: a batch of uint8 pixels to what the network makes of them."""
+"""OpenVINO, ONNX Runtime and torch behind one call, from a batch of uint8 pixels to the network's output."""
 
 import os
 from collections import deque
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from resnetkit.modelfile import Model
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""A batch as `Preprocess.pixels` gives its pictures: (n, size, size, channels), contiguous."""
+"""A batch of pictures from `Preprocess.pixels`: (n, size, size, channels), contiguous."""
 Values: TypeAlias = NDArray[np.float32]
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-"""What OpenVINO computes in; of an int8 graph, what is around its integers. Where the processor has no bfloat16 it
-takes float32 instead, by itself; but without the hint it takes bfloat16 by itself where there is AMX."""
-ANEW = ". Delete it, and it is made anew; an int8 one by resnetkit tune"
-"""The mend for a graph that can't be read."""
+"""The precision that OpenVINO is told; in an int8 graph, that of the layers in float. Without the hint, it would choose
+bfloat16 on a processor with AMX. With the hint bf16 on a processor without bfloat16, it takes float32."""
+ANEW = ". Delete it, and it will be made again; an int8 one by resnetkit tune"
+"""What to do about a graph that can't be read."""
 FORKED = (
     "{} can't compute in a process that was forked from one that had used it: its threads are not there. Make the "
     "Predictor in the new process only, or start that by multiprocessing's spawn"
 )
-"""Said at once, where the runtime would wait for ever."""
+"""The error message where the runtime would wait for ever."""
 
 
 class Backend(Protocol):
-    """A network that is ready to compute. Its calls may come from several threads.
+    """A network that is ready to compute. Several threads may call it.
 
-    In a forked process, those of OpenVINO and ONNX Runtime that were opened before raise UsageError, at once.
+    In a forked process, a backend of OpenVINO or ONNX Runtime that was opened before the fork raises UsageError.
     """
 
     def __call__(self, pixels: Pixels) -> Values:
@@ -49,9 +49,9 @@ class Backend(Protocol):
         ...
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
-        """The same for batch after batch, in their order, `choice.streams` of them at a time.
+        """Compute many batches, `choice.streams` of them at the same time; outputs come in the order of the batches.
 
-        Batches are taken as they are needed: the next one while others are computed.
+        A batch is taken from the iterator when it is needed: one more than are being computed.
         """
         ...
 
@@ -64,16 +64,16 @@ def open_backend(
     device: str = "cpu",
     cache: Path | None = None,
 ) -> Backend:
-    """Make a network ready to compute as `choice` says.
+    """Open the backend that `choice` names.
 
-    `source` is a graph of graphs.served_graph for OpenVINO and ONNX Runtime, which has its output in it, and a model
-    for torch, which alone minds `output` and `device`. `cache` is a folder where OpenVINO keeps what it has compiled.
+    For OpenVINO and ONNX Runtime, `source` is a graph of graphs.served_graph, which was made for one output. For torch
+    it is a model; only torch uses `output` and `device`. `cache` is a folder where OpenVINO keeps compiled graphs.
     Raises UsageError for a backend that is not installed, ModelFileError for a graph that can't be read.
     """
     if not installed(choice.backend):
         extra = "torch" if PACKAGES[choice.backend] == "torch" else "'resnetkit[export]'"
         raise UsageError(
-            f"--backend {choice.backend}: {PACKAGES[choice.backend]} is not installed; pip install {extra}"
+            f"`backend` is {choice.backend}, but {PACKAGES[choice.backend]} is not installed; pip install {extra}"
         )
     if choice.backend not in GRAPHS:
         from resnetkit.infer.torch_backend import TorchBackend
@@ -89,10 +89,10 @@ def open_backend(
 
 
 def openvino_core() -> Any:
-    """OpenVINO's runtime, one for the whole process and kept until it ends.
+    """OpenVINO's runtime: one for the whole process, kept until the process ends.
 
-    Raises UsageError in a fork of a process that had it. A network that is compiled there gets the threads of one that
-    was let go before the fork, if there was one of its kind, and waits for them for ever.
+    Raises UsageError in a process that was forked from one that had it. There, a network could get the threads of one
+    that was freed before the fork, which do not exist any more, and would wait for them for ever.
     """
     core, process = _core()
     _refuse_forked("OpenVINO", process)
@@ -101,16 +101,16 @@ def openvino_core() -> Any:
 
 @cache
 def _core() -> tuple[Any, int]:
-    """The runtime, and the process that it is in.
+    """The runtime, and the id of the process that made it.
 
-    Its CPU plugin brings a stack for signal handlers. Where two such runtimes end out of turn, the one that the process
-    is left with is freed memory, and its next signal, such as Ctrl-C, ends it.
+    Its CPU plugin sets a stack for signal handlers. If two runtimes with such a stack end in the wrong order, the
+    process is left with a stack in freed memory, and its next signal, such as Ctrl-C, kills it.
     """
     with unreported():
         import openvino
 
     core = openvino.Core()
-    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin: before any other runtime does
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin before any other runtime is loaded
     return core, os.getpid()
 
 
@@ -129,7 +129,7 @@ class OpenVino:
         try:
             if cache is None:
                 self._network = core.compile_model(core.read_model(graph), "CPU", settings)
-            else:  # by its name: so what is kept is found without reading the graph
+            else:  # given a path, it finds a compiled graph in the cache without reading the graph itself
                 self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
         except RuntimeError as error:
             raise ModelFileError(f"{graph} can't be computed by OpenVINO: {_reason(error)}{ANEW}") from error
@@ -157,14 +157,14 @@ class OpenVino:
                 request.wait()
 
     def _start(self, pixels: Pixels) -> tuple[Any, Pixels]:
-        """Begin to compute a batch from where it lies. The request does not keep those pixels: hold them until then."""
+        """Start to compute a batch, not copied: the caller must keep the returned pixels until it has the result."""
         _refuse_forked("OpenVINO", self._process)
         pixels = np.require(pixels, np.uint8, ["C", "W"])
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._network.create_infer_request()
-        # The runtime's own way, which copies nothing; openvino's wrapper takes several times as long to start.
+        # The runtime's own call, which copies nothing; openvino's wrapper takes several times as long.
         request.set_input_tensor(self._tensor(pixels, shared_memory=True))
         request.start_async()
         return request, pixels
@@ -210,9 +210,9 @@ class OnnxRuntime:
 
 
 def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iterator[Values]:
-    """What `compute` makes of each batch, in their order, in as many threads as batches are computed at a time.
+    """Call `compute` on each batch in `at_a_time` threads; results come in the order of the batches.
 
-    One batch more is taken meanwhile, so that the next is there when one is done.
+    One batch more is taken from `batches` meanwhile, so that it is ready when a thread is free.
     """
     with ThreadPoolExecutor(at_a_time) as pool:
         waiting: deque[Future[Values]] = deque()
@@ -231,8 +231,8 @@ def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iter
 def stream_decoded(
     backend: Backend, pictures: "Iterator[Decoded]", batch_size: int
 ) -> Iterator[tuple[Path, Values | str]]:
-    """What `backend` makes of each picture, in their order; the reason for those that have no pixels."""
-    waiting: deque[tuple[Path, str | None]] = deque()  # every picture on its way, with the reason if it has no pixels
+    """For each picture in order: its path, and the backend's output for it or what is wrong with the picture."""
+    waiting: deque[tuple[Path, str | None]] = deque()  # pictures without a result so far, and what is wrong with them
 
     def batches() -> Iterator[Pixels]:
         while batch := list(islice(pictures, batch_size)):
@@ -251,18 +251,18 @@ def stream_decoded(
 
 
 def softmax(logits: Values) -> Values:
-    """Probabilities of logits (n, classes), in float32, whatever computed them."""
+    """Probabilities from logits (n, classes), both float32; the same function for every backend."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _refuse_forked(runtime: str, process: int) -> None:
-    """Raise UsageError in any other process than the one where a runtime has its threads."""
+    """Raise UsageError in any process but the one that has the runtime's threads."""
     if process != os.getpid():
         raise UsageError(FORKED.format(runtime))
 
 
 def _reason(error: Exception) -> str:
-    """The line that says why, of the several that name places in somebody's source code."""
+    """The line of an error that gives the reason. Others name places in the runtime's source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if not line.startswith(("Exception from", "Check "))), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What a network is computed by: the backend, its precision, threads and streams. No torch here."""
+"""The choice of how a network is computed: backend, precision, threads, streams and batch. No torch here."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,7 +10,7 @@ from resnetkit.errors import UsageError
 from resnetkit.machine import read_machine
 
 BackendName: TypeAlias = Literal["torch", "inductor", "openvino", "onnxruntime"]
-"""inductor is torch.compile with frozen weights."""
+"""torch runs one operation at a time; inductor is torch.compile with frozen weights."""
 Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 Goal: TypeAlias = Literal["latency", "throughput"]
 Output: TypeAlias = Literal["logits", "pool", "c5"]
@@ -22,7 +22,7 @@ SUPPORTED: Mapping[BackendName, tuple[Precision, ...]] = {
     "openvino": ("float32", "bfloat16", "int8"),
     "onnxruntime": ("float32",),
 }
-"""What each backend can compute in."""
+"""The precisions of each backend."""
 PACKAGES: Mapping[BackendName, str] = {
     "torch": "torch",
     "inductor": "torch",
@@ -30,7 +30,7 @@ PACKAGES: Mapping[BackendName, str] = {
     "onnxruntime": "onnxruntime",
 }
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instructions; elsewhere bfloat16 is emulated, or not computed at all."""
+"""Instructions of a processor that computes in bfloat16. Others emulate it, or can't do it at all."""
 GRAPHS: tuple[BackendName, ...] = ("openvino", "onnxruntime")
 """Backends that compute an exported graph, without torch; the others compute the network itself."""
 
@@ -49,15 +49,15 @@ class Choice:
     """Pictures that go through the network together."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant, by the flag that says it."""
+        """Raise UsageError for a value that no backend takes."""
         for name, known in (("backend", get_args(BackendName)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
-                raise UsageError(f"--{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+                raise UsageError(f"`{name}` is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         # Far more threads make OpenMP end the process.
         for name, least, most in (("threads", 0, 1024), ("streams", 1, 1024), ("batch_size", 1, 1_000_000)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be from {least} to {most}")
+                raise UsageError(f"`{name}` is {value!r}; it must be from {least} to {most}")
         if self.precision not in SUPPORTED[self.backend]:
             able = [name for name, precisions in SUPPORTED.items() if self.precision in precisions]
             raise UsageError(
@@ -71,7 +71,7 @@ class Choice:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Choice":
-        """The inverse of `to_dict`; fields of a later version are left aside. Raises UsageError, TypeError."""
+        """The inverse of `to_dict`; fields of a later version are ignored. Raises UsageError, TypeError."""
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def __str__(self) -> str:
@@ -83,10 +83,11 @@ class Choice:
 
 
 def choose(stated: Mapping[str, Any], rules: Iterable[Choice]) -> list[Choice]:
-    """What `rules` come to, the best first, where the fields in `stated` are settled: never empty.
+    """Return the choices that `rules` (the best first) and the fields in `stated` allow, the best first; never empty.
 
-    A rule about another backend than the stated one says nothing of it, and of two that come to the same backend and
-    precision the first holds: what one can't do, the other can't. Raises UsageError where nothing can be meant.
+    Fields in `stated` replace those of a rule. A rule for another backend than the stated one gives its batch size
+    only. Of several choices with the same backend and precision the first is returned, since where one fails the others
+    would. Raises UsageError where the stated fields do not fit together.
     """
     found: dict[tuple[BackendName, Precision], Choice] = {}
     for rule in rules:
@@ -99,17 +100,17 @@ def choose(stated: Mapping[str, Any], rules: Iterable[Choice]) -> list[Choice]:
 
 
 def installed(backend: BackendName) -> bool:
-    """Whether the package of `backend` is there; it is not imported."""
+    """Whether the package of `backend` is installed. It is not imported."""
     return find_spec(PACKAGES[backend]) is not None
 
 
 def available() -> tuple[BackendName, ...]:
-    """Backends whose packages are installed, without importing any."""
+    """The backends whose packages are installed. None is imported."""
     return tuple(name for name in PACKAGES if installed(name))
 
 
 def usable_threads() -> int:
-    """As many threads as the process has cores: its affinity, or its container's share of time if that is less."""
+    """The number of cores that the process may use, by its affinity or its container's quota if that is less."""
     return max(1, ceil(read_machine().usable_cores))
 
 

@@ -1,4 +1,4 @@
-"""Where in a picture the evidence for a class is: Grad-CAM (arXiv:1610.02391), drawn over the picture."""
+"""Where in a picture the evidence for a class is: Grad-CAM (arXiv:1610.02391), drawn on the picture."""
 
 import os
 from copy import deepcopy
@@ -25,9 +25,9 @@ from resnetkit.modelfile import Model
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
 
-OPACITY = 0.6  # of the colour where the evidence is strongest; where there is none, the picture is as it was
-DIMMED = 0.35  # brightness of what the network did not see
-SMALLEST = 256  # pixels of a drawing's shorter side: smaller pictures are enlarged by a whole factor
+OPACITY = 0.6  # of the colour where the evidence is strongest; it is 0 where there is no evidence
+DIMMED = 0.35  # brightness of the parts of the picture outside the crop
+SMALLEST = 256  # pixels of a drawing's shorter side, at least: smaller pictures are enlarged by a whole factor
 SHOWN = 1024  # pixels of a drawing's longer side, at most, in a notebook
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -40,17 +40,17 @@ class Explanation:
 
     label: str
     index: int
-    """Place of the class in the network's output."""
+    """Index of the class in the network's output."""
     probability: float
-    """Of the class, 0 to 1, by the network in float32, whose gradients these are."""
+    """Of the class, 0 to 1, computed in float32 like the gradients."""
     stage: str
-    """Whose map was looked at: c2, c3, ..."""
+    """The stage whose map the evidence is for: c2, c3, ..."""
     evidence: NDArray[np.float32]
-    """Eq. 2 of the paper for each place of the map, from 0: (height, width) of the map."""
+    """Eq. 2 of the paper for each place of the map, 0 or more: (height, width) of the map."""
     picture: Image.Image
     """The whole picture, upright, RGB."""
     crop: tuple[float, float, float, float]
-    """Left, top, right and bottom of what the network saw of the picture, in the picture's pixels."""
+    """Left, top, right and bottom of the part that the network saw, in pixels of the picture."""
 
     def __repr__(self) -> str:
         width, height = self.picture.size
@@ -58,14 +58,14 @@ class Explanation:
         return line(type(self), what, f"by {self.stage}", f"picture of {width}×{height}")
 
     def _repr_png_(self) -> bytes:
-        """The drawing, which is what a notebook shows."""
+        """The drawing as a PNG, which a notebook shows."""
         content, drawing = BytesIO(), self.drawing()
         drawing.thumbnail((SHOWN, SHOWN))
         drawing.save(content, "PNG")
         return content.getvalue()
 
     def at_input(self, size: int) -> NDArray[np.float32]:
-        """The evidence between the map's places, linearly, for an input of `size` pixels: float32 (size, size)."""
+        """The evidence, interpolated linearly for an input of `size` × `size` pixels: float32 (size, size)."""
         places = (np.arange(size) + 0.5) / size
         return self._between(places, places)
 
@@ -73,7 +73,7 @@ class Explanation:
     def heat(self) -> NDArray[np.float32]:
         """The evidence for each pixel of the picture, as a share of the strongest: float32 (height, width), 0 to 1.
 
-        Outside the crop it is 0, as the network saw nothing of it; all is 0 where nothing speaks for the class.
+        It is 0 outside the crop, which the network did not see, and 0 everywhere if there is no evidence for the class.
         """
         left, top, right, bottom = self.crop
         across = (np.arange(self.picture.width) + 0.5 - left) / (right - left)
@@ -88,7 +88,7 @@ class Explanation:
         return (_shares(down, rows) @ self.evidence @ _shares(across, columns).T).astype(np.float32)
 
     def overlay(self) -> Image.Image:
-        """The picture with its evidence in colour, red where it is strongest, and dimmed outside the crop."""
+        """The picture with the evidence in colour, red where it is strongest. Outside the crop it is darker."""
         heat = self.heat
         colours = Image.fromarray(_colours()[np.rint(255 * heat).astype(np.uint8)])
         opacity = Image.fromarray(np.rint(255 * OPACITY * heat).astype(np.uint8))
@@ -99,9 +99,9 @@ class Explanation:
         return drawn
 
     def drawing(self) -> Image.Image:
-        """`overlay` with label, probability and stage below it; a small picture is enlarged, so that they can be read.
+        """`overlay` with label, probability and stage below it. Small pictures are enlarged so that these can be read.
 
-        The caption is cut where it is wider than the picture.
+        The label is cut where the caption would be wider than the picture.
         """
         factor = ceil(SMALLEST / min(self.picture.size))
         sides = (self.picture.width * factor, self.picture.height * factor)
@@ -117,7 +117,7 @@ class Explanation:
         return drawn
 
     def save(self, path: str | Path) -> None:
-        """Write `drawing` to `path`, a .png, .jpg or .jpeg, whole or not at all; raise DataError if that fails."""
+        """Write `drawing` to `path` (.png, .jpg, .jpeg), whole or not at all; UsageError, DataError if it can't be."""
         path = Path(path)
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"{path}: a drawing is saved as {', '.join(FORMATS)}; give such a name")
@@ -134,12 +134,12 @@ def explain(
 ) -> Explanation:
     """Show where in `picture` the evidence for a class is (Grad-CAM, Eqs. 1 and 2).
 
-    Each channel of the stage's last map weighs what the class's logit gains by it, on average over its places; the
-    weighted maps are added up, and what speaks against the class is left out.
+    Each channel of the stage's last map is multiplied by the gradient of the class's logit, averaged over the places of
+    the channel. The channels are added up, and negative sums, which are evidence against the class, become 0.
 
     `label` is the name of a class or its index; None takes the most probable one. `stage` is c2, c3, ... as in
-    `ResNet.features`, or its number from 0, or from the end if negative. Earlier stages show finer, lesser things.
-    The network computes in float32 on `device`, and stays as it is.
+    `ResNet.features`, or its number from 0, or from the end if negative. Earlier stages show smaller details.
+    The network computes in float32 on `device`; `model` is not changed.
 
     Raises UsageError for a class or a stage that the network does not have, DataError for an unreadable picture.
     """
@@ -151,7 +151,12 @@ def explain(
     whole = opened(picture, "RGB")
     inputs = preprocess(whole if preprocess.mode == "RGB" else opened(picture, preprocess.mode))
     with torch.inference_mode(False), torch.enable_grad(), exact_float32():
-        logits, maps = _from_map(_ready(model.net, device), torch.from_numpy(inputs)[None].to(device), number)
+        net = _ready(model.net, device)
+        parts = list(net.parts)  # the stages come after the stem
+        with torch.no_grad():
+            maps = net.run(torch.from_numpy(inputs)[None].to(device), last=parts[number + 1])
+        maps = maps.detach().requires_grad_()
+        logits = net.run(maps, first=parts[number + 2])
         probabilities = logits[0].detach().softmax(dim=0)
         index = int(probabilities.argmax()) if index is None else index
         (gradients,) = torch.autograd.grad(logits[0, index], maps)
@@ -169,31 +174,13 @@ def explain(
 
 
 def _ready(net: ResNet, device: str) -> ResNet:
-    """The network in evaluation mode on `device`: a copy unless it is that already."""
+    """The network in evaluation mode on `device`; a copy, unless it is in that mode and there already."""
     there = next(net.parameters()).device.type == torch.device(device).type
     return net if there and not any(module.training for module in net.modules()) else deepcopy(net).eval().to(device)
 
 
-def _from_map(net: ResNet, images: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (n, classes), and the stage's map (n, channels, h, w) from which alone they are computed with gradients.
-
-    It is the map that `ResNet.features` gives: for the last stage of a pre-activation net, the activated one.
-    """
-    last = len(net.stages) - 1
-    with torch.no_grad():
-        x = net.stem(images)
-        for stage in net.stages[: number + 1]:
-            x = stage(x)
-        if number == last:
-            x = net.last_relu(net.norm(x))
-    maps = x = x.detach().requires_grad_()
-    for stage in net.stages[number + 1 :]:
-        x = stage(x)
-    return net.head(x if number == last else net.last_relu(net.norm(x))), maps
-
-
 def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what a network sees of a picture of `size` (width, height), in its pixels."""
+    """Left, top, right and bottom of what a network sees of a picture of `size` (width, height), in pixels of it."""
     resized = sides_at(size, preprocess.shorter_side)
     left, top = (round((side - preprocess.size) / 2) for side in resized)  # as Preprocess crops
     across, down = size[0] / resized[0], size[1] / resized[1]
@@ -201,7 +188,7 @@ def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, f
 
 
 def find_class(label: str | int | None, classes: tuple[str, ...]) -> int | None:
-    """The index of a class, given by its name or index; None stays None. UsageError says what is meant instead."""
+    """The index of a class, given by its name or index; None stays None. Raises UsageError for an unknown class."""
     if label is None:
         return None
     named = [index for index, name in enumerate(classes) if name == label]
@@ -220,7 +207,10 @@ def find_class(label: str | int | None, classes: tuple[str, ...]) -> int | None:
 
 
 def find_stage(stage: str | int, count: int) -> int:
-    """The number, from 0, of a stage given by its name (c2, c3, ...) or its number, which may count from the end."""
+    """The number, from 0, of a stage given by its name (c2, c3, ...) or by its number, also from the end if negative.
+
+    Raises UsageError for a stage that the network does not have.
+    """
     names = _stage_names(count)
     if stage in names:
         return names.index(str(stage))
@@ -231,10 +221,10 @@ def find_stage(stage: str | int, count: int) -> int:
 
 
 def drawing_path(folder: Path, picture: str | Path) -> Path:
-    """Where in `folder` the drawing of a picture file goes: <name>-<12 digits>.jpg for a JPEG, .png for any other.
+    """The path in `folder` for the drawing of a picture file: <name>-<12 digits>.jpg for a JPEG, .png for any other.
 
-    The digits are those of the picture's place, so pictures of the same name in different folders have different
-    drawings, and the same picture always has the same one.
+    The digits are a hash of the picture's path, so pictures of the same name in different folders have different
+    drawings, and the drawing of a picture always has the same name.
     """
     picture = Path(picture)
     digits = sha256(os.fsencode(picture.resolve())).hexdigest()[:12]
@@ -254,14 +244,14 @@ def _whole_number(text: str | int) -> int | None:
 
 
 def _shares(places: Places, count: int) -> NDArray[np.float64]:
-    """What each of `count` equal cells of 0 to 1 gives to each place, linearly between their centres: (n, count)."""
+    """Weights (n, count) for interpolating at `places` between the centres of `count` equal cells of 0 to 1."""
     centres = (np.arange(count) + 0.5) / count
     return np.stack([np.interp(places, centres, cell) for cell in np.eye(count)], axis=1)
 
 
 @cache
 def _colours() -> NDArray[np.uint8]:
-    """From no evidence to the strongest: uint8 (256, 3)."""
+    """The colours from no evidence to the strongest: uint8 (256, 3)."""
     from matplotlib import colormaps
 
     return np.rint(255 * colormaps["turbo"](np.arange(256))[:, :3]).astype(np.uint8)
@@ -269,14 +259,14 @@ def _colours() -> NDArray[np.uint8]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings: Latin, Greek, Cyrillic and more."""
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def _fitting(label: str, rest: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Label and rest on one line of `width` pixels; what is cut off the label is marked."""
+    """Label and rest on one line of `width` pixels. A label that is too long is cut and ends in an ellipsis."""
     label = " ".join(label.split())
     text = label + rest
     while font.getlength(text) > width and label:

@@ -215,10 +215,10 @@ class Tuned:
     goals: Mapping[Goal, Mapping[str, Any]]
     """For each goal that was tuned {"choice": Choice.to_dict(), "images_per_second", "milliseconds", ...}.
 
-    "graph" is the file in integers that was judged then, or None. What an earlier run found has a "guard" of its own.
+    "graph" is the file in integers that was judged then, or None. What an earlier run found has its own "accuracy".
     """
-    guard: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked of the predictions the last time, and on which pictures."""
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    """How accurate the last run asked predictions to be, on which pictures, and how accurate each precision was."""
     table: Sequence[Mapping[str, Any]] = ()
     """Every choice that was measured for these goals."""
     version: str = __version__
@@ -263,7 +263,7 @@ class Tuned:
 def _read(file: Path) -> Tuned | None:
     """tune.json as it was written; None where there is none, with a warning for one that can't be read."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = _renamed(json.loads(file.read_text(encoding="utf-8")))
         if values["format_version"] > FORMAT_VERSION:
             raise ValueError(f"it is of format {values['format_version']}, which resnetkit {__version__} can't read")
         found = Tuned(**{part.name: values[part.name] for part in fields(Tuned) if part.name in values})
@@ -275,6 +275,16 @@ def _read(file: Path) -> Tuned | None:
         warnings.warn(f"{file} is left aside ({error}); tune again", stacklevel=2)
         return None
     return found
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of tune.json by their present names: older files have "guard" for "accuracy", also in each goal."""
+    goals = {goal: _with_accuracy(row) for goal, row in values.get("goals", {}).items()}
+    return _with_accuracy(values) | {"goals": goals}
+
+
+def _with_accuracy(values: dict[str, Any]) -> dict[str, Any]:
+    return {"accuracy" if key == "guard" else key: value for key, value in values.items()}
 
 
 def find_tuned(source: Source, *, warn: bool = True) -> tuple[Tuned, Place] | None:

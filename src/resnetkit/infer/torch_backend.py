@@ -22,7 +22,7 @@ class TorchBackend:
     """A network with its batch normalisation folded, in channels_last, on the CPU or a GPU."""
 
     def __init__(self, choice: Choice, model: Model, *, output: Output = "logits", device: str = "cpu") -> None:
-        """Take a copy of the model's network. Threads, if they are stated, are those of all that torch does."""
+        """Copy the model's network. If `choice.threads` is not 0, it sets the threads of everything that torch does."""
         if choice.threads:
             torch.set_num_threads(choice.threads)
         self.choice = choice
@@ -33,8 +33,8 @@ class TorchBackend:
         )
         self._dtype = DTYPES[choice.precision]
         net.to(self._dtype).to(memory_format=torch.channels_last)
-        # Weights that can't change any more are folded and laid out by the compiler. Each shape takes it many seconds,
-        # so there is one: batches are cut and filled up to it.
+        # The compiler folds and lays out weights that can't change any more. It takes many seconds for each shape, so
+        # there is only one: batches are split and filled up to it.
         compiled = choice.backend == "inductor"
         self._batch_size = choice.batch_size if compiled else 0
         self._forward = (
@@ -54,11 +54,11 @@ class TorchBackend:
             return torch.cat(parts).cpu().numpy()
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
-        """Compute batch after batch, while the next one is made ready."""
+        """Compute batch after batch, and prepare the next one meanwhile."""
         return in_order(self, batches, at_a_time=1)
 
     def _computed(self, pixels: Tensor) -> Tensor:
-        # Pixels with their channels last are what channels_last means: nothing is moved.
+        # Pixels have their channels last, which is channels_last memory: nothing is moved.
         return self._network(self._network.normalize(pixels).to(self._dtype)).float()
 
     def _filled_up(self, pixels: Tensor) -> Tensor:
@@ -71,9 +71,12 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a forked process, too; the latter where torch has no CUDA
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # RuntimeError in a forked process, too; AssertionError where torch has no CUDA
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"device is {name!r}, which torch can't use here ({reason}); resnetkit doctor says more"
+            f"`device` is {name!r}, which torch can't use here ({reason}); resnetkit doctor says more"
         ) from error
     return device

@@ -18,7 +18,7 @@ NormLayer = Callable[[int], nn.Module]
 
 
 def conv3x3(in_planes: int, out_planes: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """Return a 3×3 convolution without bias that keeps height and width, or divides them by `stride`, rounding up."""
+    """Return a 3×3 convolution without bias. Height and width are divided by `stride` and rounded up."""
     return nn.Conv2d(in_planes, out_planes, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
 
 
@@ -28,7 +28,7 @@ def conv1x1(in_planes: int, out_planes: int, stride: int = 1) -> nn.Conv2d:
 
 
 class PadShortcut(nn.Module):
-    """Option A: every `stride`-th place of the map, with zeros for the channels that are new. No parameters."""
+    """Option A: every `stride`-th place of the map, and zeros for the new channels. It has no parameters."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def pooled_projection(
 
 
 def _blurred(blur: int, stride: int, dilation: int, out_dilation: int) -> tuple[int, nn.Module]:
-    """Return the stride that a blur leaves to its convolution, and the blur."""
+    """Return the stride of a convolution and the blur behind it; a blur takes over the stride."""
     if blur and (stride > 1 or dilation != out_dilation):
         return 1, Blur(blur, stride, dilation)
     return stride, nn.Identity()
@@ -73,10 +73,10 @@ def _blurred(blur: int, stride: int, dilation: int, out_dilation: int) -> tuple[
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut (Fig. 5, left). Raises UsageError for groups or another base width.
 
-    `dilation` is that of the map that comes in, `out_dilation` that of the map that goes out (default: the same).
-    Where a stride was replaced by dilation they differ, and only then does the block see what it saw with its stride.
-    `blur` is the size of the filter that takes the stride over (0: none), `drop_path` how often training leaves the
-    residual out.
+    `dilation` is that of the input map, `out_dilation` that of the output map (default: the same). They differ where
+    dilation replaces a stride; the block then still combines the places that it combined with the stride. `blur` is the
+    size of the filter that takes over the stride (0: none). `drop_path` is the probability, below 1, that a training
+    step leaves out the residual.
     """
 
     expansion: ClassVar[int] = EXPANSION["basic"]
@@ -101,7 +101,9 @@ class BasicBlock(nn.Module):
     ) -> None:
         super().__init__()
         if (groups, base_width, downsample_in) != (1, 64, "3x3"):
-            raise UsageError("a basic block takes no groups, no base_width but 64 and no 1x1; use a bottleneck")
+            raise UsageError(
+                "a basic block takes no `groups`, no `base_width` but 64 and no `downsample_in` 1x1; use a bottleneck"
+            )
         norm_layer = norm_layer or nn.BatchNorm2d
         out_dilation = out_dilation or dilation
         stride, blurred = _blurred(blur, stride, dilation, out_dilation)
@@ -123,7 +125,7 @@ class BasicBlock(nn.Module):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose `weight` scales the residual just before the addition."""
+        """The last layer whose `weight` scales the residual before the addition."""
         return self.bn2
 
     def residual(self, x: Tensor) -> Tensor:
@@ -140,7 +142,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Convolutions of 1×1, 3×3 and 1×1 beside a shortcut (Fig. 5, right); with groups, ResNeXt's block.
 
-    `downsample_in` says which convolution has the stride; a blur takes over that of the 3×3. The rest as in BasicBlock.
+    `downsample_in` says which convolution has the stride; a blur takes over the stride of the 3×3. Other arguments are
+    those of BasicBlock.
     """
 
     expansion: ClassVar[int] = EXPANSION["bottleneck"]
@@ -165,13 +168,13 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         if blur and downsample_in == "1x1":
-            raise UsageError("a bottleneck with a blur has its stride in the 3x3")
+            raise UsageError("a bottleneck with a `blur` has its stride in the 3x3; leave out `downsample_in` 1x1")
         norm_layer = norm_layer or nn.BatchNorm2d
         out_dilation = out_dilation or dilation
         width = bottleneck_width(planes, groups, base_width)
         outputs = planes * self.expansion
         stride, blurred = _blurred(blur, stride, dilation, out_dilation)
-        if downsample_in == "1x1":  # the 3×3 then comes after the stride, and works on the map that goes out
+        if downsample_in == "1x1":  # the 3×3 then comes after the stride, and its input has the dilation of the output
             strides, dilation = (stride, 1), out_dilation
         else:
             strides = (1, stride)
@@ -196,7 +199,7 @@ class Bottleneck(nn.Module):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose `weight` scales the residual just before the addition."""
+        """The last layer whose `weight` scales the residual before the addition."""
         return self.bn3
 
     def residual(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from resnetkit.models.geometry import BLURS, NORM_GROUPS, STEMS, Normalisation, bottleneck_width, parts
+from resnetkit.models.geometry import BLURS, NORM_GROUPS, STEMS, Normalisation, bottleneck_width, iter_layers
 
 if TYPE_CHECKING:
     from resnetkit.models.spec import ModelSpec
@@ -53,7 +53,7 @@ def contradictions(spec: "ModelSpec") -> Iterator[str]:
     if spec.blur and spec.downsample_in == "1x1":
         yield "blur takes over the stride of the 3x3; use downsample_in=3x3, or blur=0"
     if spec.norm == "group":
-        for part in parts(spec):
+        for part in iter_layers(spec):
             if isinstance(part, Normalisation) and part.channels % NORM_GROUPS:
                 yield (
                     f"norm=group makes {NORM_GROUPS} groups of channels, but a convolution has {part.channels}; "

@@ -1,4 +1,4 @@
-"""What a spec's sizes and costs follow from: names, tables, the blocks of a network and the parts they are made of."""
+"""What sizes and costs of a spec are computed from: its names and tables, its blocks and their layers."""
 
 import sys
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ CONVOLUTIONS: dict[BlockName, int] = {"basic": 2, "bottleneck": 3}
 EXPANSION: dict[BlockName, int] = {"basic": 1, "bottleneck": 4}
 NORM_GROUPS = 32  # of group normalisation: the best of arXiv:1803.08494, Table 3
 BLURS = (0, 3, 5, 7)  # an even filter would shift the map by half a place
-ONE_PLACE = sys.maxsize  # the reduction that leaves one place of any picture
+ONE_PLACE = sys.maxsize  # a reduction after which any picture has one place
 
-# What a shortcut option puts beside a block that (keeps, changes) the dimensions. Sec. 4.1, "identity vs. projection".
+# The shortcut of a block that (keeps, changes) the dimensions, for each option. Sec. 4.1, "identity vs. projection".
 SHORTCUTS: dict[ShortcutName, tuple[BlockShortcut, BlockShortcut]] = {
     "A": ("identity", "pad"),
     "B": ("identity", "project"),
@@ -33,19 +33,19 @@ SHORTCUTS: dict[ShortcutName, tuple[BlockShortcut, BlockShortcut]] = {
 
 
 class Stem(NamedTuple):
-    """What comes before the first stage."""
+    """The layers before the first stage."""
 
     kernels: tuple[int, ...]
     """Width of each convolution's square kernel."""
     stride: int
     """Stride of the first convolution."""
     pool_stride: int
-    """Stride of the max pooling after them; 1 is no pooling."""
+    """Stride of the max pooling behind the convolutions; 1 means no pooling."""
     input_size: int
     """Side in pixels of the pictures that the stem was designed for."""
 
     def widths(self, width: int) -> tuple[int, ...]:
-        """Return the channels of each convolution: `width` of the last one, half as many before it."""
+        """Return the output channels of each convolution: `width` for the last one, half of it for those before."""
         return (*[width // 2] * (len(self.kernels) - 1), width)
 
 
@@ -61,24 +61,24 @@ class BlockSpec(NamedTuple):
 
     inputs: int
     planes: int
-    """Channels of a basic block's convolutions; a bottleneck's inner width follows from it."""
+    """Channels of a basic block's convolutions; a bottleneck's inner width is computed from it."""
     outputs: int
     stride: int
     dilation: int
-    """Of the map that comes in: used by convolutions up to and including the one with the stride."""
+    """Dilation of the input map: that of the convolutions up to and including the one with the stride."""
     out_dilation: int
-    """Of the map that goes out: used by the convolutions after that one."""
+    """Dilation of the output map: that of the convolutions after it."""
     reduction: int
-    """Side of the picture over side of the map that goes out."""
+    """Side of the picture divided by side of the output map."""
     shortcut: BlockShortcut
     shared: bool
-    """With pre-activation: whether shortcut and residual both start from the block's first ReLU."""
+    """With pre-activation: whether the shortcut, too, starts behind the block's first ReLU."""
     drop_path: float = 0.0
-    """How often training leaves the residual out."""
+    """Probability with which training leaves out the residual."""
 
     @property
     def coarser(self) -> bool:
-        """Whether the block has a stride, or the dilation in its place."""
+        """Whether the block has a stride, or a dilation that replaces one."""
         return self.stride > 1 or self.dilation != self.out_dilation
 
 
@@ -89,11 +89,11 @@ class Convolution(NamedTuple):
     outputs: int
     kernel: int
     reduction: int
-    """Side of the picture over side of the map that goes out."""
+    """Side of the picture divided by side of the output map."""
     groups: int = 1
     bias: bool = False
     fixed: bool = False
-    """Whether its weights are given and never trained."""
+    """Whether its weights are constants that are not trained."""
 
     @property
     def weights(self) -> int:
@@ -102,28 +102,28 @@ class Convolution(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Number of trainable numbers."""
+        """Number of trainable parameters."""
         return 0 if self.fixed else self.weights + self.bias * self.outputs
 
     def macs(self, size: int) -> int:
         """Multiply-adds for one picture of `size` × `size` pixels."""
-        # Every convolution and pooling of the family pads by half its kernel, so each stride rounds the side up.
+        # Every convolution and pooling pads by half its kernel, so each stride rounds the side up.
         return self.weights * (-(-size // self.reduction)) ** 2
 
 
 class Normalisation(NamedTuple):
-    """One normalisation; its cost is not counted, as in the paper."""
+    """One normalisation. Its cost is not counted, as in the paper."""
 
     channels: int
     fixed: bool = False
 
     @property
     def parameters(self) -> int:
-        """Number of trainable numbers: a gain and an offset for each channel."""
+        """Number of trainable parameters: a gain and an offset for each channel."""
         return 0 if self.fixed else 2 * self.channels
 
     def macs(self, size: int) -> int:
-        """Nothing, for a picture of any size."""
+        """0, for a picture of any size."""
         return 0
 
 
@@ -138,7 +138,7 @@ def squeezed_width(channels: int) -> int:
 
 
 def stages(spec: "ModelSpec") -> tuple[tuple[BlockSpec, ...], ...]:
-    """Return the blocks of each stage, from the picture to the classes."""
+    """Return the blocks of each stage, in order."""
     stem = STEMS[spec.stem]
     inputs, reduction, dilation = spec.width, stem.stride * stem.pool_stride, 1
     dilated = (False, *spec.dilated) if spec.dilated else (False,) * len(spec.depths)
@@ -166,7 +166,7 @@ def stages(spec: "ModelSpec") -> tuple[tuple[BlockSpec, ...], ...]:
 
 
 def least_size(spec: "ModelSpec") -> int:
-    """Return the smallest side in pixels of a picture: a blur reflects more places of its map than half its filter."""
+    """Return the smallest side in pixels of a picture. A blur needs more places in its map than half its filter."""
     if not spec.blur:
         return 1
     stem = STEMS[spec.stem]
@@ -176,8 +176,8 @@ def least_size(spec: "ModelSpec") -> int:
     return 1 + max((reduction * dilation * (spec.blur // 2) for reduction, dilation in blurred), default=0)
 
 
-def parts(spec: "ModelSpec") -> Iterator[Convolution | Normalisation]:
-    """Every convolution and normalisation: the one walk that sizes and costs come from."""
+def iter_layers(spec: "ModelSpec") -> Iterator[Convolution | Normalisation]:
+    """Yield every convolution and normalisation; sizes and costs are sums over them."""
     stem, fixed, pre = STEMS[spec.stem], spec.norm == "frozen", spec.order == "pre"
     inputs = spec.in_channels
     for outputs, kernel in zip(stem.widths(spec.width), stem.kernels, strict=True):

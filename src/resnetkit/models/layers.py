@@ -1,4 +1,4 @@
-"""What the relatives put between convolutions: squeeze-and-excitation, stochastic depth, blurs, fixed normalisation.
+"""Layers that relatives of ResNet add: squeeze-and-excitation, stochastic depth, blurs, fixed normalisation.
 
 Maps are float tensors of shape (n, channels, height, width).
 """
@@ -13,7 +13,7 @@ from resnetkit.models.geometry import squeezed_width
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh each channel by what the whole map shows (arXiv:1709.01507, Fig. 2)."""
+    """Scale each channel by a factor that is computed from the averages of all channels (arXiv:1709.01507, Fig. 2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382), for each picture of a batch by itself.
+    """Stochastic depth (arXiv:1603.09382), drawn for each picture of a batch.
 
-    In training a picture's map becomes zero with probability `rate`, below 1, and is divided by 1 - rate otherwise;
-    elsewhere nothing happens.
+    In training, a picture's map becomes zero with probability `rate`, which is below 1, and is divided by 1 - rate
+    otherwise. In evaluation the map is not changed.
     """
 
     def __init__(self, rate: float) -> None:
@@ -74,23 +74,23 @@ class Blur(nn.Module):
 
 
 class DilatedAverage(nn.Module):
-    """What 2×2 average pooling with stride 2 computes, at every place: the mean of places `dilation` apart."""
+    """The average of 2×2 places that are `dilation` apart, for every place: 2×2 pooling without its stride."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to the same shape; at the far borders a place stands for those beyond."""
+        """(n, channels, h, w) to the same shape. The last rows and columns are repeated beyond the border."""
         d = self.dilation
         x = (x + torch.cat([x[:, :, d:], x[:, :, -d:]], 2)) / 2
         return (x + torch.cat([x[:, :, :, d:], x[:, :, :, -d:]], 3)) / 2
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation as a fixed affine layer (appendix on detection): nothing is trained or counted.
+    """Batch normalisation as a fixed affine layer (appendix on detection): it trains no weights, counts no statistics.
 
-    Its tensors have the names of nn.BatchNorm2d's, and the values are those it gives in evaluation mode, to the bit.
+    Its tensors have the names of nn.BatchNorm2d's, and it gives the same bits as nn.BatchNorm2d in evaluation mode.
     """
 
     weight: Tensor
@@ -105,7 +105,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))  # only so that files go both ways
+        self.register_buffer("num_batches_tracked", torch.tensor(0))  # so that a file fits both layers
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) to the same shape."""

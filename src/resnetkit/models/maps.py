@@ -9,9 +9,9 @@ from resnetkit.models.resnet import ResNet
 
 
 def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
-    """Shape (1, channels, height, width) of what each convolution, batch norm and block gives for one picture.
+    """For each convolution, batch norm and block: the shape (1, channels, height, width) of its output for one picture.
 
-    Nothing is computed for it, and no weight is copied.
+    The picture has `size` × `size` pixels. Nothing is computed, and no weight is copied.
     """
     shapes: dict[nn.Module, torch.Size] = {}
     empty = {id(tensor): tensor.detach().to("meta") for tensor in (*net.parameters(), *net.buffers())}
@@ -21,9 +21,9 @@ def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
     def note(module: nn.Module, _: object, out: Tensor) -> None:
         shapes[twins[module]] = out.shape
 
-    blocks = [block for stage in shadow.stages for block in stage.children()]
+    blocks = set(shadow.blocks)
     for module in shadow.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # those of its user were copied, too
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # copies of those that the caller set
             hooks.clear()
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or module in blocks:
             module.register_forward_hook(note)
@@ -33,5 +33,5 @@ def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
 
 
 def map_sizes(net: ResNet, size: int) -> dict[nn.Module, int]:
-    """Numbers in each of those maps."""
+    """How many numbers each of the maps of `map_shapes` has."""
     return {module: shape.numel() for module, shape in map_shapes(net, size).items()}

@@ -1,7 +1,7 @@
 """The blocks of "Identity Mappings in Deep Residual Networks" (He et al. 2016b, arXiv:1603.05027).
 
 The convolutions are those of Fig. 5 of the first paper; normalisation and ReLU come before each of them, and nothing
-comes after the addition, so that the signal gets through unchanged.
+comes after the addition, so the signal passes unchanged.
 """
 
 from typing import ClassVar
@@ -14,7 +14,7 @@ from resnetkit.models.blocks import BasicBlock, Bottleneck
 class PreBasicBlock(BasicBlock):
     """Two 3×3 convolutions, each behind its normalisation and ReLU, beside a shortcut (2016b, Fig. 4e)."""
 
-    relu1_in_place: ClassVar[bool] = False  # behind a norm_layer that does nothing it would change the shortcut
+    relu1_in_place: ClassVar[bool] = False  # in place, behind an identity as norm_layer, it would change the shortcut
 
     @staticmethod
     def normalised(conv: nn.Conv2d) -> int:
@@ -23,11 +23,11 @@ class PreBasicBlock(BasicBlock):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose `weight` scales the residual just before the addition."""
+        """The last layer whose `weight` scales the residual before the addition."""
         return self.conv2
 
     def activate(self, x: Tensor) -> Tensor:
-        """Normalise and cut off what comes in: the same shape."""
+        """Normalise the input and apply the ReLU: the same shape."""
         return self.relu1(self.bn1(x))
 
     def residual(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class PreBasicBlock(BasicBlock):
 class PreBottleneck(Bottleneck):
     """Convolutions of 1×1, 3×3 and 1×1, each behind its normalisation and ReLU, beside a shortcut."""
 
-    relu1_in_place: ClassVar[bool] = False  # behind a norm_layer that does nothing it would change the shortcut
+    relu1_in_place: ClassVar[bool] = False  # in place, behind an identity as norm_layer, it would change the shortcut
 
     @staticmethod
     def normalised(conv: nn.Conv2d) -> int:
@@ -53,11 +53,11 @@ class PreBottleneck(Bottleneck):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose `weight` scales the residual just before the addition."""
+        """The last layer whose `weight` scales the residual before the addition."""
         return self.conv3
 
     def activate(self, x: Tensor) -> Tensor:
-        """Normalise and cut off what comes in: the same shape."""
+        """Normalise the input and apply the ReLU: the same shape."""
         return self.relu1(self.bn1(x))
 
     def residual(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class PreBottleneck(Bottleneck):
 
 
 class SharedPreBasicBlock(PreBasicBlock):
-    """The same, with one activation for both paths: where dimensions change, and first of all."""
+    """A PreBasicBlock whose shortcut starts behind the first ReLU, too: where dimensions change, and as first block."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, planes, ⌈h / stride⌉, ⌈w / stride⌉)."""
@@ -82,7 +82,7 @@ class SharedPreBasicBlock(PreBasicBlock):
 
 
 class SharedPreBottleneck(PreBottleneck):
-    """The same, with one activation for both paths: where dimensions change, and first of all."""
+    """A PreBottleneck whose shortcut starts behind the first ReLU, too: where dimensions change, and as first block."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, 4 · planes, ⌈h / stride⌉, ⌈w / stride⌉)."""

@@ -1,6 +1,6 @@
 """The residual network that a `ModelSpec` describes, and the constructors that people know from torchvision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -37,17 +37,17 @@ PLAIN = {"basic": PlainBasicBlock, "bottleneck": PlainBottleneck}
 PRE = {"basic": PreBasicBlock, "bottleneck": PreBottleneck}
 SHARED_PRE = {"basic": SharedPreBasicBlock, "bottleneck": SharedPreBottleneck}
 
+RunStage = Callable[[nn.Module, Tensor], Tensor]
+"""Computes a stage: its nn.Sequential of blocks and the map that it takes, to the map that it gives."""
+
 
 class ResNet(nn.Module):
     """The network of a spec, with He initialisation (fan-out, as in torchvision).
 
-    With the same seed it has torchvision's tensors: same names, same order, same first values. `norm_layer` makes the
-    normalisations from their channels (default: those of spec.norm). `zero_init_residual` starts every block as its
-    shortcut (arXiv:1706.02677). It raises UsageError where that would stop the signal, as in a plain net, or could
-    never change, as with frozen normalisation.
-
-    A pre-activation net normalises first in its first block, and last behind its last block: the last map of `features`
-    is taken after that and its ReLU, the others are sums as they are.
+    Built with the same seed, it has torchvision's tensors: the same names, order and first values. `norm_layer` makes
+    a normalisation from its number of channels (default: the one that `spec.norm` names). `zero_init_residual` starts
+    every block as its shortcut (arXiv:1706.02677). It raises UsageError where the signal would stop, as in a plain
+    net, or where the zeros could never change, as with frozen normalisation.
     """
 
     def __init__(
@@ -55,9 +55,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if zero_init_residual and spec.shortcut == "none":
-            raise UsageError("zero_init_residual needs shortcuts; without them (shortcut=none) nothing gets through")
+            raise UsageError("`zero_init_residual` needs shortcuts; without them (shortcut=none) nothing gets through")
         if zero_init_residual and spec.norm == "frozen" and spec.order == "post" and norm_layer is None:
-            raise UsageError("zero_init_residual needs normalisation that is trained; norm=frozen stays zero for ever")
+            raise UsageError(
+                "`zero_init_residual` needs a normalisation that is trained; with norm=frozen it would stay zero"
+            )
         norm_layer = norm_layer or NORMS[spec.norm]
         pre = spec.order == "pre"
         self.spec = spec
@@ -65,8 +67,8 @@ class ResNet(nn.Module):
         self.bn1 = nn.Identity() if pre else norm_layer(spec.width)
         self.relu = nn.Identity() if pre else nn.ReLU(inplace=True)
         self.maxpool = _pooling(spec)
-        self._stage_names = [f"layer{number}" for number in range(1, len(spec.depths) + 1)]
-        for name, stage in zip(self._stage_names, spec.stages, strict=True):
+        self.stage_names = tuple(f"layer{number}" for number in range(1, len(spec.depths) + 1))
+        for name, stage in zip(self.stage_names, spec.stages, strict=True):
             self.add_module(name, nn.Sequential(*(_block(spec, row, norm_layer) for row in stage)))
         self.norm = norm_layer(spec.channels[-1]) if pre else nn.Identity()
         self.last_relu = nn.ReLU(inplace=True) if pre else nn.Identity()
@@ -75,39 +77,79 @@ class ResNet(nn.Module):
         _initialise(self, zero_init_residual=zero_init_residual)
 
     @property
+    def parts(self) -> dict[str, tuple[nn.Module, ...]]:
+        """The parts in their order, as in the paper's Table 1: stem, layer1, layer2, ..., head; and their modules.
+
+        A pre-activation net has one more normalisation and ReLU behind its last block. They belong to the last stage
+        ("we adopt an extra activation right after its element-wise addition", arXiv:1603.05027, Appendix).
+        """
+        stages: dict[str, tuple[nn.Module, ...]] = {name: (self.get_submodule(name),) for name in self.stage_names}
+        stages[self.stage_names[-1]] += (self.norm, self.last_relu)
+        return {
+            "stem": (self.conv1, self.bn1, self.relu, self.maxpool),
+            **stages,
+            "head": (self.avgpool, self.fc),
+        }
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The blocks of all stages in their order."""
+        return tuple(block for name in self.stage_names for block in self.get_submodule(name).children())
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each map that `features` returns."""
         return self.spec.channels
 
-    def stem(self, images: Tensor) -> Tensor:
-        """(n, in_channels, h, w) to what the first stage gets: (n, width, ...), after the pooling if there is one."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
-
-    @property
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The stages in their order; each holds its blocks."""
-        return tuple(self.get_submodule(name) for name in self._stage_names)
-
-    def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the last map of each stage: c2 to c5, or c2 to c4 of a CIFAR net.
-
-        `images` has shape (n, in_channels, h, w), any h and w that a blur can reflect (see Blur). Map i has shape
-        (n, channels[i], ⌈h / spec.strides[i]⌉, ⌈w / spec.strides[i]⌉).
-        """
-        x = self.stem(images)
-        maps: list[Tensor] = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return (*maps[:-1], self.last_relu(self.norm(maps[-1])))
-
-    def head(self, x: Tensor) -> Tensor:
-        """Average the last map (n, channels[-1], h, w) over its places and classify it: logits (n, classes)."""
-        return self.fc(torch.flatten(self.avgpool(x), 1))
-
     def forward(self, images: Tensor) -> Tensor:
         """(n, in_channels, h, w) to logits (n, classes)."""
-        return self.head(self.features(images)[-1])
+        return self.run(images)
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what each stage gives: c2 to c5, or c2 to c4 of a CIFAR net.
+
+        `images` has shape (n, in_channels, h, w), any h and w that a blur can reflect (see Blur). Map i has shape
+        (n, channels[i], ⌈h / spec.strides[i]⌉, ⌈w / spec.strides[i]⌉). In a pre-activation net the last map is
+        normalised and has gone through a ReLU; the others are sums as they are.
+        """
+        x = self.run(images, last="stem")
+        maps: list[Tensor] = []
+        for name in self.stage_names:
+            x = self.run(x, first=name, last=name)
+            maps.append(x)
+        return tuple(maps)
+
+    def run(self, x: Tensor, *, first: str = "stem", last: str = "head", run_stage: RunStage | None = None) -> Tensor:
+        """Run the parts from `first` to `last`, both included: names of `parts`.
+
+        The stem takes images (n, in_channels, h, w) and gives a map (n, width, ...), pooled if it has a pooling. A
+        stage takes the map of the part before it and gives its own, as in `features`. The head averages the last map
+        over its places and gives logits (n, classes). `run_stage` computes a stage, given its nn.Sequential of blocks
+        and its input; by default the stage is called. Raises UsageError for a part that the network does not have,
+        and where `last` comes before `first`.
+        """
+        for name in self._between(first, last):
+            if name == "stem":
+                x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            elif name == "head":
+                x = self.fc(torch.flatten(self.avgpool(x), 1))
+            else:
+                stage = self.get_submodule(name)
+                x = run_stage(stage, x) if run_stage else stage(x)
+                if name == self.stage_names[-1]:
+                    x = self.last_relu(self.norm(x))
+        return x
+
+    def _between(self, first: str, last: str) -> tuple[str, ...]:
+        """The names of the parts from `first` to `last`."""
+        names = ("stem", *self.stage_names, "head")
+        for argument, name in (("first", first), ("last", last)):
+            if name not in names:
+                raise UsageError(f"`{argument}` is {name}; the parts of this network are {', '.join(names)}")
+        found = names[names.index(first) : names.index(last) + 1]
+        if not found:
+            raise UsageError(f"`last` is {last}, which comes before {first}; give a part behind it")
+        return found
 
 
 def _stem(spec: ModelSpec, norm_layer: NormLayer) -> nn.Module:

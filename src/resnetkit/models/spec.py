@@ -19,8 +19,8 @@ from resnetkit.models.geometry import (
     ShortcutName,
     StemName,
     StridedKernel,
+    iter_layers,
     least_size,
-    parts,
     stages,
 )
 
@@ -120,7 +120,7 @@ class ModelSpec:
     @property
     def parameters(self) -> int:
         """Trainable numbers, with the two for each channel of a normalisation that is not frozen."""
-        return sum(part.parameters for part in parts(self)) + (self.channels[-1] + 1) * self.classes
+        return sum(part.parameters for part in iter_layers(self)) + (self.channels[-1] + 1) * self.classes
 
     def macs(self, size: int | None = None) -> int:
         """Multiply-adds of convolutions and classifier for one picture of `size` × `size` pixels (default: input_size).
@@ -128,7 +128,7 @@ class ModelSpec:
         The paper calls them FLOPs.
         """
         side = self.input_size if size is None else size
-        return sum(part.macs(side) for part in parts(self)) + self.channels[-1] * self.classes
+        return sum(part.macs(side) for part in iter_layers(self)) + self.channels[-1] * self.classes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them; `from_dict` is the way back."""

@@ -1,4 +1,4 @@
-"""How a network's training step is computed here: by our kernels, by torch.compile, or operation by operation."""
+"""How a training step is computed on this machine: by our kernels, by torch.compile, or one operation at a time."""
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +15,7 @@ from resnetkit.train.fused import FusedNet, why_not
 from resnetkit.train.recipe import Recipe
 
 PAYS_FROM_STEPS, PAYS_FROM_MINUTES = 20_000, 30.0
-"""Length of a run from which torch.compile, a minute of work, is worth it where our kernels can't help."""
+"""The shortest run for which torch.compile, which takes a minute, pays off where our kernels do not serve."""
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -29,10 +29,10 @@ def choose_forward(
     recompute: bool = False,
     steps: int | None = None,
 ) -> tuple[Forward, str]:
-    """The function from normalised images, float32, to logits, with which `net` is trained; and its name for people.
+    """Return the function that training calls, from normalised images (float32) to logits, and its name for people.
 
     `steps` is the length of the whole run, where it is known (`Recipe.total_steps`). Raises UsageError where the recipe
-    asks for what can't serve the network.
+    asks for something that can't compute this network.
     """
     dtype = getattr(torch, precision)
     if recipe.compile in ("auto", "kernels"):
@@ -40,11 +40,11 @@ def choose_forward(
         if reason is None:
             return FusedNet(net, dtype, recompute=recompute), "kernels"
         if recipe.compile == "kernels":
-            raise UsageError(f"--compile kernels can't serve this network: {reason}. Give --compile auto")
+            raise UsageError(f"`compile` kernels can't serve this network: {reason}. Give `compile` auto")
     if recipe.compile == "inductor" and recompute:
         raise UsageError(
-            "--compile inductor can't compute blocks again, by --recompute on or because their maps don't fit into "
-            f"memory. Give --compile auto, or --recompute off and a smaller --batch-size than {recipe.batch_size}"
+            "`compile` inductor can't compute blocks again, by `recompute` on or because their maps don't fit into "
+            f"memory. Give `compile` auto, or `recompute` off and a smaller `batch_size` than {recipe.batch_size}"
         )
     forward: Forward = Recomputed(net) if recompute else net
     name = "eager"
@@ -53,7 +53,8 @@ def choose_forward(
 
     def in_precision(images: Tensor) -> Tensor:
         if name == "torch.compile":
-            # Else a second size of pictures gets code for any size, and a run that goes on after it other bits.
+            # Without this, a second picture size would be compiled for all sizes, and a run that is resumed after it
+            # would get other bits.
             torch._dynamo.mark_static(images, [2, 3])
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return forward(images)
@@ -62,16 +63,16 @@ def choose_forward(
 
 
 def _pays(recipe: Recipe, device: torch.device, steps: int | None) -> bool:
-    """Whether the run is long enough for torch.compile; by recipe and data alone, so that a resumed run does so too."""
+    """Whether the run is long enough for torch.compile. A resumed run decides the same, from recipe and data alone."""
     if device.type == "cpu" and find_compiler() is None:
         return False
     return (steps or 0) >= PAYS_FROM_STEPS or (recipe.minutes or 0) >= PAYS_FROM_MINUTES
 
 
 def refuse_single_values(net: ResNet, *, batch_size: int, size: int) -> None:
-    """Raise UsageError where batch norm would get one number of each channel from a batch of pictures of `size`.
+    """Raise UsageError where a batch of pictures of `size` × `size` has a single value per channel for a batch norm.
 
-    That number is then its own mean: whatever the picture, the norm's bias comes out, and nothing before it learns.
+    That value is its own mean, so the norm's output is its bias for every picture, and no layer before it learns.
     """
     if batch_size > 1:
         return
@@ -80,36 +81,40 @@ def refuse_single_values(net: ResNet, *, batch_size: int, size: int) -> None:
     if any(shapes[norm][2:].numel() == 1 for norm in trained if norm in shapes):
         raise UsageError(
             f"one picture of {size} × {size} in a batch leaves batch norm a single value per channel, so nothing is "
-            "learnt; give a larger --batch-size (with at least as many pictures), or a larger --size"
+            "learnt; give a larger `batch_size` (with at least as many pictures), or a larger `size`"
         )
 
 
 class Recomputed:
-    """A network whose blocks keep only their input for the gradient, and are run again for it (arXiv:1604.06174)."""
+    """A network that keeps only the input of each block for the backward pass, and runs the block again there.
+
+    See arXiv:1604.06174.
+    """
 
     def __init__(self, net: ResNet) -> None:
         self.net = net
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, in_channels, h, w) to logits (n, classes)."""
-        net = self.net
-        x = net.stem(images)
-        for stage in net.stages:
-            for block in stage.children():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda block=block: _contexts(block))
-        return net.head(net.last_relu(net.norm(x)))
+        return self.net.run(images, run_stage=_run_checkpointed)
+
+
+def _run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
+    for block in stage.children():
+        x = checkpoint(block, x, use_reentrant=False, context_fn=lambda block=block: _contexts(block))
+    return x
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The contexts of a block's first run, and of the second one."""
+    """The contexts of a block's first run and of its second one."""
     return nullcontext(), _uncounted(block)
 
 
 @contextmanager
 def _uncounted(block: nn.Module) -> Generator[None]:
-    """Give the batch no weight in the running statistics: the first run has counted it.
+    """Give the batch no weight in the running statistics, since the first run has counted it.
 
-    They are still handed to batch norm, since the second run must keep the same tensors as the first.
+    Batch norm still gets the statistics: the second run must save the same tensors as the first.
     """
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -1,7 +1,7 @@
-"""A network's forward and backward pass by the kernels: what follows a convolution takes one pass over memory.
+"""A network's forward and backward pass by our kernels: all that follows a convolution takes one pass over memory.
 
-Maps stay in one precision and in channels_last memory from the stem to the last stage; parameters, their gradients and
-all sums are float32. The network itself stays what it was: same modules, same parameters, same buffers.
+Maps have one precision and channels_last memory from the stem to the last stage. Parameters, their gradients and all
+sums are float32. The network is not changed: it keeps its modules, parameters and buffers.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,10 @@ class Unit(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a unit's gradient takes: its input, the convolution's output with its statistics, and the unit's output."""
+    """What the backward pass of a unit needs.
+
+    Its input, the convolution's output with its mean and inverse deviation, and the unit's output.
+    """
 
     x: Tensor
     y: Tensor
@@ -39,10 +42,10 @@ class Kept(NamedTuple):
 
 
 class FusedNet:
-    """A network in training, as a function of normalised images. Raises ValueError where `why_not` has a reason.
+    """A network in training, as a function of normalised images. Raises ValueError where `why_not` gives a reason.
 
-    `dtype` is that of the maps, float32 or bfloat16. With `recompute`, a block's inner maps are made anew for its
-    gradient instead of being kept (arXiv:1604.06174).
+    `dtype` is the type of the maps, float32 or bfloat16. With `recompute`, the maps inside a block are computed again
+    in the backward pass instead of being kept (arXiv:1604.06174).
     """
 
     def __init__(self, net: ResNet, dtype: torch.dtype, *, recompute: bool = False) -> None:
@@ -58,11 +61,11 @@ class FusedNet:
         x = self.net.maxpool(self.stem(x))
         for block in self.blocks:
             x = block(x)
-        return self.net.head(x.float())
+        return self.net.run(x.float(), first="head")
 
 
 class FusedBlock:
-    """A block of FUSED_BLOCKS."""
+    """A block, of a class in FUSED_BLOCKS."""
 
     def __init__(self, block: BasicBlock | Bottleneck, *, recompute: bool) -> None:
         units = [_unit(block.conv1, block.bn1), _unit(block.conv2, block.bn2)]
@@ -79,23 +82,23 @@ class FusedBlock:
 
 
 class FusedUnits:
-    """Units one after another; the last adds what is beside them before its ReLU.
+    """Units one after another. The last one adds the shortcut's output before its ReLU.
 
-    `shortcut` is nn.Identity or PadShortcut, which have no parameters, or None.
+    `shortcut` is a shortcut without parameters (nn.Identity or PadShortcut), or None.
     """
 
     def __init__(self, units: Sequence[Unit], *, shortcut: nn.Module | None = None, recompute: bool = False) -> None:
         self.units, self.shortcut, self.recompute = tuple(units), shortcut, recompute
 
     def __call__(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
-        """A map to a map; `beside` stands for the shortcut."""
+        """A map to a map. `beside` is the output of a shortcut that was computed elsewhere."""
         if not self.units[0].norm.training:
             return self.frozen(x, self.shortcut(x) if self.shortcut else beside)
         parameters = [p for conv, norm, _ in self.units for p in (conv.weight, norm.weight, norm.bias)]
         return _Units.apply(self, x, beside, *parameters)
 
     def frozen(self, x: Tensor, beside: Tensor | None) -> Tensor:
-        """The same with the running statistics."""
+        """The same for frozen units, which normalise by their running statistics."""
         for number, (conv, norm, relu) in enumerate(self.units):
             x = norm(_convolve(conv, x).float()).to(x.dtype)
             if beside is not None and number == len(self.units) - 1:
@@ -104,13 +107,13 @@ class FusedUnits:
         return x
 
     def origins(self) -> list[Tensor]:
-        """For each unit, what its moments are summed around: the running mean as it is now."""
+        """For each unit, a copy of its running mean: the value that is subtracted before moments are summed."""
         return [norm.running_mean.clone() for _, norm, _ in self.units if norm.running_mean is not None]
 
     def forward(
         self, x: Tensor, beside: Tensor | None, origins: Sequence[Tensor], *, update: bool = False
     ) -> list[Kept]:
-        """Every unit's maps; `update` counts the batch in the running statistics."""
+        """Compute every unit's maps. `update` counts the batch in the running statistics."""
         if self.shortcut:
             beside = self.shortcut(x)
         if beside is not None:
@@ -133,7 +136,7 @@ class FusedUnits:
     def backward(
         self, number: int, grad: Tensor, kept: Kept, *, adds: bool, input_too: bool, added: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
-        """Gradients of a unit's input (with `added` to it), of what was beside it, and of its parameters."""
+        """Return the gradients of a unit's input (plus `added`), of what was beside it, and of its parameters."""
         (conv, norm, relu), (x, y, mean, inverse_std, z) = self.units[number], kept
         beside = adds and number == len(self.units) - 1
         if kernels.winograd_serves(conv, x):
@@ -148,7 +151,7 @@ class FusedUnits:
 
 
 class _Units(torch.autograd.Function):
-    """FusedUnits with a gradient."""
+    """FusedUnits as an operation that autograd knows."""
 
     @staticmethod
     # pyrefly: ignore[bad-override]
@@ -194,7 +197,7 @@ class _Units(torch.autograd.Function):
 
 
 def why_not(net: ResNet) -> str | None:
-    """Why the kernels can't train this network here, or None if they can."""
+    """Say why the kernels can't train this network on this machine; None if they can."""
     if library() is None:
         return "the kernels are off (resnetkit doctor says why)"
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -222,9 +225,8 @@ def why_not(net: ResNet) -> str | None:
 
 
 def _blocks(net: ResNet) -> list[BasicBlock | Bottleneck]:
-    """The blocks of FUSED_BLOCKS, in their order."""
-    children = [block for stage in net.stages for block in stage.children()]
-    return [block for block in children if isinstance(block, BasicBlock | Bottleneck) and type(block) in FUSED_BLOCKS]
+    """The blocks whose class is in FUSED_BLOCKS, in their order."""
+    return [block for block in net.blocks if isinstance(block, BasicBlock | Bottleneck) and type(block) in FUSED_BLOCKS]
 
 
 def _unit(conv: nn.Module, norm: nn.Module, *, relu: bool = True) -> Unit:
@@ -241,7 +243,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def _convolution_gradients(
     conv: nn.Conv2d, x: Tensor, grad: Tensor, *, input_too: bool, beside: Tensor | None
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the input (if wanted, with `beside` added) and of the weight, from the output's."""
+    """Return the gradients of the input (if wanted, with `beside` added) and of the weight, from the output's."""
     if kernels.strided_serves(conv, x):
         grad_x, grad_weight = kernels.strided_gradients(grad, x, conv, input_too=input_too)
         return grad_x if grad_x is None or beside is None else grad_x.add_(beside), grad_weight

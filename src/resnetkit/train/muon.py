@@ -1,8 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal before each step (Jordan et al. 2024).
+"""Muon: momentum that is made an orthogonal matrix before each step (Jordan et al. 2024).
 
 https://kellerjordan.github.io/posts/muon
 
-torch.optim.Muon takes matrices only; this one takes the weights of convolutions, and goes the way of SGD for the rest.
+torch.optim.Muon takes matrices only. This one takes the weights of convolutions, and trains the others by SGD.
 """
 
 from collections import defaultdict
@@ -16,18 +16,19 @@ from torch.optim.optimizer import ParamsT
 from resnetkit.kernels import operations
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a·x + b·x³ + c·x⁵, which brings singular values from (0, 1] to around 1 in a few steps."""
-ITERATIONS = 3  # fewer than for large matrices: singular values within 0.3 to 1.3 are near enough
+"""Of the polynomial a·x + b·x³ + c·x⁵. Applied a few times, it brings singular values in (0, 1] near 1."""
+ITERATIONS = 3
+"""Fewer than for large matrices: singular values from 0.3 to 1.3 are near enough to 1."""
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum; groups with `orthogonal=True` step along the orthogonal matrix nearest to it.
+    """SGD with Nesterov momentum. In groups with `orthogonal=True`, steps go along the orthogonal matrix nearest to it.
 
-    Their weights (outputs, ...) count as matrices of `outputs` rows, and keep the norm that they have at the first
-    step: batch norm behind a convolution takes every factor out again. The rate `lr × scale` is for weights whose norm
-    is sqrt(outputs), rows of length 1, and goes with the norm. Weights that start at zero have no norm to keep: they
-    take the steps of that one, and grow until they have it. `weight_decay`, an L2 penalty, is for the other groups.
-    `kernels` lets ours make those matrices orthogonal that they take.
+    In these groups a weight (outputs, ...) is taken as a matrix of `outputs` rows. It keeps the norm that it has at the
+    first step, since batch norm behind a convolution cancels every factor. The rate `lr × scale` is for a weight whose
+    norm is sqrt(outputs), which has rows of length 1; other weights get it in proportion to their norm. A weight that
+    starts at zero gets the steps of that norm, and grows until it has it. `weight_decay`, an L2 penalty, is for the
+    other groups. With `kernels`, matrices are made orthogonal by our kernels where these support them.
     """
 
     def __init__(self, params: ParamsT, *, lr: float, momentum: float, kernels: bool = False) -> None:
@@ -37,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyrefly: ignore[bad-override]
-        """Take one step on the gradients there are."""
+        """Take one step for all weights that have gradients."""
         loss = closure() if closure else None
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
@@ -75,7 +76,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(weights, steps, alpha=-rate)
 
     def _orthogonal(self, steps: Sequence[Tensor]) -> list[Tensor]:
-        """`orthogonal`; the kernels, where they are to be used, change what they are given."""
+        """Do what `orthogonal` does. The kernels, where they are used, overwrite `steps`."""
         served = [step for step in steps if self.kernels and operations.orthogonal_serves(step)]
         if served:
             operations.orthogonal(served, coefficients=COEFFICIENTS, iterations=ITERATIONS)
@@ -85,9 +86,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Each tensor, as a matrix of its first dimension against the rest, with singular values near 1: Newton-Schulz.
+    """Return tensors of the same shapes whose singular values are near 1, by Newton-Schulz iterations.
 
-    The iteration x ← (a + b·g + c·g²)·x with g = x·xᵀ multiplies from one side, so only the small g is iterated.
+    Each tensor is taken as a matrix: its first dimension by all others. The iteration x ← (a + b·g + c·g²)·x with
+    g = x·xᵀ multiplies x from one side only, so it is enough to iterate the small matrix g.
     """
     # In channels_last memory the second dimension is the last one; the order of a matrix's columns does not matter.
     given = [tensor.movedim(1, -1) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Which network a recipe trains, with which first weights, and which of its parts learn."""
+"""Which network a recipe trains, and with which first weights."""
 
 from dataclasses import replace
 
@@ -35,14 +35,3 @@ def copy_weights(start: Model, net: ResNet, classes: tuple[str, ...]) -> None:
     if start.header.classes != classes:
         weights |= {name: tensor for name, tensor in net.state_dict().items() if name.startswith("fc.")}
     net.load_state_dict(weights)
-
-
-def freeze(net: ResNet, parts: int) -> None:
-    """Keep the first `parts` (stem, then stages) as they are: no gradients, and running statistics that stay put."""
-    stages = [name for name, _ in net.named_children() if name.startswith("layer")]
-    if parts > 1 + len(stages):
-        raise UsageError(f"`freeze` is {parts}: this network has {1 + len(stages)} parts before its last layer")
-    frozen = ["conv1", "bn1", *stages[: parts - 1]] if parts else []
-    for module in (child for name, child in net.named_children() if name in frozen):
-        module.requires_grad_(False)
-        module.eval()

@@ -1,4 +1,4 @@
-"""The optimiser's parameter groups, and learning rates as pure functions of how far a run is."""
+"""The optimiser's parameter groups, learning rates as pure functions of a run's progress, and how long a run is."""
 
 import math
 from collections import deque
@@ -14,15 +14,15 @@ from resnetkit.train.recipe import Recipe
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe, *, kernels: bool = False) -> torch.optim.Optimizer:
-    """The optimiser over the weights of `net` that are not frozen, with or without decay on batch norm and biases.
+    """Make the optimiser for the weights of `net` that are not frozen, with or without decay on batch norm and biases.
 
-    With muon, convolutions but the first get its steps, and the rest goes by SGD; `kernels` says to use ours.
+    Muon trains all convolutions but the first, and the rest by SGD. With `kernels`, it uses our kernels.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     orthogonal: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
         convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-        # Those with a bias, of squeeze-and-excitation, have no normalisation around them: their scale matters.
+        # Convolutions with a bias (squeeze-and-excitation) have no normalisation behind them: their scale matters.
         free = {id(c.weight) for c in convolutions[1:] if c.bias is None}
         orthogonal = [p for p in trained if id(p) in free]
     taken = set(map(id, orthogonal))
@@ -44,9 +44,10 @@ def make_optimizer(net: nn.Module, recipe: Recipe, *, kernels: bool = False) -> 
 
 @dataclass(frozen=True)
 class Plan:
-    """How steps map to progress, from 0 to 1: straight lines through `knots`, (step, progress), up to (total, 1).
+    """The progress of a run, from 0 to 1, at each step: straight lines through `knots`.
 
-    A run of known length has two knots. A run on the clock gets new ones while it learns how long a step takes.
+    A knot is (step, progress); the last one is (total steps, 1). A run of known length has two knots. A run of a given
+    time gets new ones as it learns how long a step takes.
     """
 
     knots: tuple[tuple[int, float], ...]
@@ -58,24 +59,24 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Steps until the run is done."""
+        """Steps of the whole run."""
         return self.knots[-1][0]
 
     def progress(self, step: int) -> float:
-        """The share of the run that is behind when `step` steps are done, 0 to 1."""
+        """The share of the run that is done after `step` steps, 0 to 1."""
         for (first, start), (last, end) in zip(self.knots, self.knots[1:], strict=False):
             if step < last:
                 return start + (end - start) * (step - first) / (last - first)
         return 1.0
 
     def until(self, total_steps: int, *, step: int) -> "Plan":
-        """The same course up to `step`, and from there a straight line to the new end."""
+        """The same plan up to `step`, and from there a straight line to the new end."""
         behind = tuple(knot for knot in self.knots if knot[0] < step)
         return Plan((*behind, (step, self.progress(step)), (max(total_steps, step + 1), 1.0)))
 
 
 def learning_rate(recipe: Recipe, progress: float, *, drops: int = 0) -> float:
-    """The rate at `progress` (0 to 1) of the run; `drops` is how often a plateau was met so far."""
+    """The learning rate at `progress` (0 to 1) of the run; `drops` is the number of plateaus so far."""
     match recipe.schedule:
         case "one-cycle":
             rising = progress / recipe.peak_at
@@ -92,7 +93,7 @@ def learning_rate(recipe: Recipe, progress: float, *, drops: int = 0) -> float:
 
 
 def plateaus(errors: Sequence[float], *, patience: int) -> int:
-    """How often the error stood still: `patience` evaluations in a row without a new lowest value."""
+    """Count the plateaus: `patience` evaluations in a row without a new lowest error."""
     drops, waited, lowest = 0, 0, float("inf")
     for error in errors:
         if error < lowest:
@@ -106,25 +107,25 @@ def plateaus(errors: Sequence[float], *, patience: int) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What computing takes on this machine."""
+    """How long training and evaluation take on this machine."""
 
     step_seconds: float
-    """A step of the optimiser."""
+    """Seconds for a step of the optimiser."""
     picture_seconds: float
-    """The evaluation of one picture."""
+    """Seconds for evaluating one picture."""
 
 
 class Pace:
-    """Fits a run into a time on the clock: learns what a step costs, and moves the end of the plan accordingly."""
+    """Fits a run into a given time: measures how long a step takes, and moves the end of the plan accordingly."""
 
     UNKNOWN = Plan.of_length(1_000_000_000)
-    """The plan until a step's cost is known: its progress stays at practically zero."""
+    """The plan while the time of a step is not known; its progress stays practically zero."""
     LATELY = 200
-    """Steps over which the cost of one is averaged."""
+    """Number of steps over which the time of a step is averaged."""
     CLOSING_SECONDS = 1.5
-    """What comes after the last evaluation and its files: the curves and the report."""
+    """For the curves and the report, which come after the last evaluation and its files."""
     EVALUATIONS = 0.2
-    """Largest share of the time that goes into the evaluations before the last one."""
+    """Largest share of the time that the evaluations before the last one may take."""
 
     def __init__(
         self,
@@ -136,10 +137,10 @@ class Pace:
         early_cost: float = 1.0,
         step_seconds: float = 0.0,
     ) -> None:
-        """`evaluation_share` is the first guess of an evaluation's cost, as a multiple of a training step's.
+        """`evaluation_share` is the first guess of an evaluation's time, as a multiple of a training step's.
 
-        Steps before the share `early_until` of the run are taken to cost `early_cost` times what the later ones do;
-        once those are there, their own cost counts. `step_seconds` is the first guess of a later step's, 0 for none.
+        Until the share `early_until` of the run is done, a step is assumed to take `early_cost` times as long as a
+        later one; the later ones are then measured. `step_seconds` is the first guess for a later step; 0 is no guess.
         """
         self.budget_seconds = 60 * minutes
         self.steps_per_evaluation = steps_per_evaluation
@@ -152,16 +153,17 @@ class Pace:
         self._fitted: tuple[int, float] | None = None
 
     def begin(self, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
-        """The plan before the first step, by the guess of a step's cost."""
+        """The plan before the first step, from the guess of a step's time."""
         if not self.step_seconds:
             return Pace.UNKNOWN
         self._fitted = 0, elapsed_seconds
         return Plan.of_length(max(self._steps_left(0.0, elapsed_seconds, evaluation_seconds), 1))
 
     def step(self, seconds: float, progress: float = 0.0) -> None:
-        """Note what the training step after `progress` took.
+        """Record how long the training step after `progress` took.
 
-        The first two of a process, and of the later ones, count little: they allocate, and may compile.
+        The first two steps of a process, and the first two of the later ones, are forgotten soon: they allocate memory
+        and may compile.
         """
         early = progress < self.early_until
         if early != self._early:
@@ -174,9 +176,9 @@ class Pace:
         self.step_seconds = mean / self.early_cost if self._early else mean
 
     def fit(self, plan: Plan, step: int, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
-        """The plan for the rest, when `step` steps and `elapsed_seconds` are behind; `plan` itself if it still fits.
+        """The plan for the rest of the run after `step` steps and `elapsed_seconds`; `plan` itself if it still fits.
 
-        `evaluation_seconds` is what the last evaluation took, 0 where there was none yet.
+        `evaluation_seconds` is how long the last evaluation took; 0 where there was none yet.
         """
         known = plan != Pace.UNKNOWN
         if self._fitted is None:
@@ -188,7 +190,7 @@ class Pace:
             )
         else:
             due = sum(self._lately) >= 0.01 * self.budget_seconds
-        # Of steps that take long, the third one must do.
+        # Where steps are long, three of them must be enough.
         measured = self._steps >= 5 or (self._steps >= 3 and sum(self._lately) >= 0.02 * self.budget_seconds)
         over = elapsed_seconds + evaluation_seconds + self.CLOSING_SECONDS >= self.budget_seconds
         if not (due and measured) and not over:
@@ -200,15 +202,15 @@ class Pace:
         return plan.until(total, step=step)
 
     def evaluates(self, plan: Plan, step: int, *, evaluation_seconds: float) -> bool:
-        """Whether the network is evaluated after `step`: at the end, and before as often as there is time for it."""
+        """Whether the network is evaluated after `step`: at the end, and earlier as often as the time allows."""
         every = self._steps_between(evaluation_seconds)
         if step >= plan.total_steps:
             return True
-        # Where evaluations are rare, none shortly before the last one.
+        # Where evaluations are rare, there is none shortly before the last one.
         return step % every == 0 and (every == self.steps_per_evaluation or plan.total_steps - step >= every / 2)
 
     def _steps_between(self, evaluation_seconds: float) -> int:
-        """Steps from one evaluation to the next, a multiple of what the recipe says."""
+        """Steps from one evaluation to the next, a multiple of the number in the recipe."""
         if not self.step_seconds:
             return self.steps_per_evaluation
         least_seconds = evaluation_seconds * (1 - self.EVALUATIONS) / self.EVALUATIONS
@@ -217,17 +219,17 @@ class Pace:
         )
 
     def _steps_left(self, progress: float, elapsed_seconds: float, evaluation_seconds: float) -> int:
-        """Steps that the rest of the time is enough for."""
+        """How many steps fit into the rest of the time."""
         evaluation_seconds = evaluation_seconds or self.evaluation_share * self.step_seconds
         left = self.budget_seconds - elapsed_seconds - evaluation_seconds - self.CLOSING_SECONDS
-        # Of the steps that are left, `early_share` cost less than the others.
+        # The share `early_share` of the remaining steps takes less time than the others.
         early_share = max(self.early_until - progress, 0.0) / max(1 - progress, 1e-9)
         mean_seconds = self.step_seconds * (1 - early_share * (1 - self.early_cost))
         return max(int(left / (mean_seconds + evaluation_seconds / self._steps_between(evaluation_seconds))), 0)
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """The update of an exponential moving average of weights and statistics; counters are copied."""
+    """Make the function that updates an exponential moving average of weights and statistics; counters are copied."""
 
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         for mean, value in zip(averaged, current, strict=True):

@@ -1,4 +1,4 @@
-"""A model as a file that other programs run: ONNX, OpenVINO's, or torch.export's. It is compared before it is kept."""
+"""Export of a model to a file for ONNX Runtime, OpenVINO or torch.export, compared with the model before it is kept."""
 
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from resnetkit.infer.quantizing.quantize import Quantized
 
 MOST_JUDGED = 500
-"""Pictures that judge a file in integers: one of them is 0.2 points."""
+"""Pictures that judge a file in integers; one of 500 is 0.2 percentage points."""
 TOLERANCE = 1e-3
-"""The largest gap of a file that is kept; see Gap. Rounding makes 1e-7 to 1e-5."""
+"""The largest gap (see Gap) of a file that is kept. Rounding alone makes gaps of 1e-7 to 1e-5."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, what it takes and gives, and how far from its source it is."""
+    """A file that was written: its input, its output, and how far its numbers are from the model's."""
 
     path: Path
     files: tuple[Path, ...]
-    """All that belongs together: OpenVINO's .xml has its weights in the .bin beside it."""
+    """All files of the export: OpenVINO's .xml has its weights in the .bin beside it."""
     input: str
     """Name, type and shape: `pixels: uint8 (batch, 32, 32, 3)`."""
     output: str
     """The same: `probabilities: float32 (batch, 10)`."""
     gap: Gap
     integers: "Quantized | None" = None
-    """With 8-bit integers: how many layers stayed in float, and what it costs; the gap is then that of rounding."""
+    """With 8-bit integers: how many layers stayed in float, and the accuracy. `gap` then includes their rounding."""
 
     def __repr__(self) -> str:
         integers = f"int8: {self.integers.verdict}" if self.integers else ""
@@ -73,36 +73,38 @@ def export(
 
     The file takes `images`, float32 (batch, channels, size, size), normalised as the model's Preprocess does, and gives
     `logits`; with `with_preprocess` it takes `pixels`, uint8 (batch, size, size, channels), resized and cropped but
-    not normalised, and gives `probabilities`. `output` asks for another of logits, probabilities, pool and c5 (see
+    not normalised, and gives `probabilities`. `output` asks for another output: logits, probabilities, pool or c5 (see
     ExportOutput). A batch may have any size. All numbers are float32, batch normalisation is folded, and the model's
-    header is in the metadata. `path` is the model's name in the working folder unless it is given.
+    header is in the metadata. By default, `path` is the model's name in the working folder.
 
-    The file is run by what will run it (ONNX Runtime, OpenVINO, torch.export), in float32, on pictures of `check` (any
-    that read_pixels takes; else 16 that come with this package), alone and in batches, and compared with its source.
-    Only where no gap is over `tolerance` is it kept; a file that is there already is only replaced with `force`.
+    The file is run by the program that will run it (ONNX Runtime, OpenVINO, torch.export), in float32, and compared
+    with the model: one picture at a time and in batches. The pictures are those of `check` (whatever read_pixels
+    takes), or 16 that come with this package. The file is kept only if no gap is over `tolerance`. A file that exists
+    already is replaced only with `force`.
 
     With `calibrate` (cifar10, a folder or a CSV file), OpenVINO's file computes in 8-bit integers, whose ranges come
-    from pictures of that. In place of `tolerance` then holds `max_top1_loss`: points of top-1 error on the pictures of
-    `check`, where they have the model's labels, else percent of them that get another best class. Without `check`, a
-    part of `calibrate` is kept apart for it. Layers that cost too much stay in float32 (see quantize).
+    from these pictures. Instead of `tolerance`, `max_top1_loss` then says what is allowed: percentage points of top-1
+    error on the pictures of `check`, if they have the model's labels, else the percentage of them that get another best
+    class. Without `check`, a part of `calibrate` is set aside for it. Layers that lose too much accuracy stay in
+    float32 (see quantize).
 
-    `say` gets a line before each thing that takes more than a moment.
+    `say` gets a line before each step that takes more than a moment.
 
     Raises ExportError for a larger gap, and where the file can't be made or written; UsageError for wrong use and a
     missing extra; ModelFileError and DataError for a model and pictures that can't be read.
     """
     if to not in FILE_FORMATS:
-        raise UsageError(f"--to is {to!r}; it takes {', '.join(FILE_FORMATS)}")
+        raise UsageError(f"`to` is {to!r}; it takes {', '.join(FILE_FORMATS)}")
     check_loss(max_top1_loss)
     target = _target(path, model, to, force=force)
     if missing := [name for name in FILE_FORMATS[to].packages if find_spec(name) is None]:
-        raise UsageError(f"--to {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")
+        raise UsageError(f"`to` {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")
 
     from resnetkit.infer.exports.network import ExportedNetwork, ExportOutput, folded
 
     output = output or ("probabilities" if with_preprocess else "logits")
     if output not in get_args(ExportOutput):
-        raise UsageError(f"--output is {output!r}; it takes {', '.join(get_args(ExportOutput))}")
+        raise UsageError(f"`output` is {output!r}; it takes {', '.join(get_args(ExportOutput))}")
     loaded = model if isinstance(model, Model) else load(model)
     preprocess = loaded.header.preprocess
     if loaded.header.spec.in_channels != preprocess.channels:
@@ -113,7 +115,7 @@ def export(
     tuning_pictures = None
     if calibrate is not None:
         if to != "openvino" or output not in ("logits", "probabilities"):
-            raise UsageError("--int8 is for --to openvino with --output logits or probabilities")
+            raise UsageError("`calibrate` is for `to` openvino with `output` logits or probabilities")
         tuning_pictures = read_tuning_pictures(loaded.header, _text(check), _text(calibrate), most=MOST_JUDGED)
         tolerance = inf
     pixels = tuning_pictures.judged if tuning_pictures else read_pixels(check, preprocess)
@@ -152,7 +154,7 @@ def export(
 
 
 def describe(gap: Gap) -> str:
-    """A gap in words."""
+    """Say in words how large a gap is."""
     parts = []
     if gap.probabilities is not None:
         parts.append(f"probabilities differ by up to {gap.probabilities:.1e}")
@@ -173,31 +175,33 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _target(path: str | Path | None, model: str | Path | Model, to: Format, *, force: bool) -> Path:
-    """Where the file goes; refused before the work and not after it."""
+    """The path of the file. Raises UsageError before any work is done where it can't be written there."""
     first, *others = FILE_FORMATS[to].suffixes
     if path is None:
         if isinstance(model, Model):
-            raise UsageError("a model in memory has no file whose name the new one could have; give a path")
+            raise UsageError("a model in memory has no file name to take over; give a path")
         source = expanded(model)
         stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors")
         path = stem.replace(":", "-") + first
     target = expanded(path)
     if target.is_dir():
-        raise UsageError(f"--out {target} is a folder; give a file, such as {target / f'model{first}'}")
+        raise UsageError(f"{target} is a folder; give a file, such as {target / f'model{first}'}")
     if target.suffix != first:
-        raise UsageError(f"--out {target} ends in {target.suffix or 'nothing'}; {to} is written to a {first} file")
+        raise UsageError(f"{target} ends in {target.suffix or 'nothing'}; {to} is written to a {first} file")
     if not target.parent.is_dir():
-        raise UsageError(f"--out {target}: there is no folder {target.parent}; make it, or give another file")
+        raise UsageError(f"{target}: there is no folder {target.parent}; make it, or give another file")
     if target.exists() and not force:
-        raise UsageError(f"{target} is there already; give another --out, or --force to replace it")
+        raise UsageError(f"{target} is there already; give another file, or `force` to replace it")
     for suffix in others:
         if (other := target.with_suffix(suffix)).exists() and not target.exists():
-            raise UsageError(f"--out {target} brings a file {other}, but something else is there; give another name")
+            raise UsageError(
+                f"{target} needs the file {other} beside it, but something else is there; give another name"
+            )
     return target
 
 
 def _computed(network: "ExportedNetwork", images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the source gives for normalised images, by torch, in float32."""
+    """The model's own output for normalised images, by torch, in float32."""
     import torch
 
     with torch.inference_mode(), exact_float32():
@@ -223,20 +227,20 @@ def _write_integers(
     max_top1_loss: float,
     say: Callable[[str], None],
 ) -> "Quantized":
-    """Write OpenVINO's files in 8-bit integers, judged by `expected`: the source's output for the pictures."""
+    """Write OpenVINO's files in 8-bit integers, and judge them by `expected`, the model's output for the pictures."""
     from resnetkit.infer.quantizing.quantize import quantize
 
     preprocess = network.preprocess
     calibration, judged = tuning_pictures.calibration, tuning_pictures.judged
     assert calibration is not None  # read_tuning_pictures was told what to calibrate with
-    accuracy = AccuracyCheck.of(expected, tuning_pictures.labels, max_top1_loss=max_top1_loss)
+    accuracy_check = AccuracyCheck.of(expected, tuning_pictures.labels, max_top1_loss=max_top1_loss)
 
     def inputs(pixels: NDArray[np.uint8]) -> NDArray[Any]:
         return pixels if network.with_preprocess else preprocess.normalize(pixels)
 
     def judge(path: Path) -> Verdict:
         compute, size = FILE_FORMATS["openvino"].open(path), max(BATCH_SIZES)
-        return accuracy.judge(
+        return accuracy_check.judge(
             np.concatenate([compute(inputs(judged[row : row + size])) for row in range(0, len(judged), size)])
         )
 
@@ -247,18 +251,18 @@ def _write_integers(
     if not made.verdict.passes:
         raise ExportError(
             f"{file.name}: in 8-bit integers, with {len(made.layers_in_float)} of {made.layers} layers left in float: "
-            f"{made.verdict}. --max-top1-loss allows {max_top1_loss:g}, so it was not kept; calibrate with more "
-            "pictures like those it will see, or export it without --int8"
+            f"{made.verdict}. `max_top1_loss` allows {max_top1_loss:g}, so it was not kept; calibrate with more "
+            "pictures like those it will see, or export it in float32, without `calibrate`"
         )
     return made
 
 
 @contextmanager
 def _kept_together(target: Path, *, suffixes: tuple[str, ...]) -> Generator[Path]:
-    """A file in a temporary folder that becomes `target` when the block ends without an error, with those beside it.
+    """Give a path in a temporary folder; files written there with `suffixes` replace `target`'s when the block ends.
 
-    They take their places together or not at all. Of two, the old ones go before the new ones come, so that a crash
-    between can leave a file missing, and never two that don't belong together.
+    After an error nothing is replaced. Of two files, both old ones are moved away before the new ones are moved in, so
+    a crash in between can leave a file missing, but never two files that do not belong together.
     """
     try:
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as made:
@@ -276,7 +280,7 @@ def _kept_together(target: Path, *, suffixes: tuple[str, ...]) -> Generator[Path
 
 
 def _replace(files: Sequence[Path], folder: Path) -> None:
-    """Move files, the one that is opened first, to the places of their names in `folder`: all of them or none."""
+    """Move files to `folder`, all or none. The first is the one that people open, and is moved last."""
     if len(files) == 1:
         files[0].replace(folder / files[0].name)
         return

@@ -1,4 +1,4 @@
-"""The formats of exported files: how each is written, with the model's header in its metadata, and how it is run."""
+"""The formats of exported files: how each is written, with the model's header as metadata, and how it is run."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
 OPSET = 18
-"""Of ONNX's operators. ONNX Runtime knows it since 1.14 and OpenVINO since 2023."""
+"""The version of ONNX's operators. ONNX Runtime knows it since 1.14 and OpenVINO since 2023."""
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """How a format is written and run."""
+    """A format of exported files: how a file is written, and how it is run."""
 
     suffixes: tuple[str, ...]
-    """Of its files; the first is the one that is opened."""
+    """Suffixes of its files; the first is that of the file that is opened."""
     packages: tuple[str, ...]
-    """What writes and runs it, from the extra `export`."""
+    """The packages that write and run it; the extra `export` installs them."""
     write: Callable[["ExportedNetwork", Path, str], None]
-    """Puts a network, and the JSON of its header, into a file and those that belong to it."""
+    """Writes a network and the JSON of its header to a file, and to those that belong to it."""
     open: Callable[[Path], Compute]
-    """Makes ready to run a file, in float32 on the CPU."""
+    """Loads a file, and returns the function that runs it in float32 on the CPU."""
 
 
 def trace(network: "ExportedNetwork") -> "ExportedProgram":
-    """The graph of a network in evaluation mode, for batches of any size."""
+    """Return the graph of a network in evaluation mode, for batches of any size."""
     import torch
 
-    # Of two pictures: a batch of one would be taken for a constant.
+    # Two pictures, since torch.export takes a batch of one for a constant.
     example = torch.zeros(network.input_shape(2), dtype=torch.uint8 if network.with_preprocess else torch.float32)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:
@@ -52,11 +52,11 @@ def trace(network: "ExportedNetwork") -> "ExportedProgram":
 
 
 def to_onnx(network: "ExportedNetwork", header: str) -> "ModelProto":
-    """The graph as an ONNX model of opset OPSET, checked by onnx.checker; its batch dimension is called batch."""
+    """Return the graph as an ONNX model of opset OPSET, checked by onnx.checker. Its first dimension is named batch."""
     import onnx
     import torch
 
-    with warnings.catch_warnings(action="ignore"), unreported():  # of its own innards
+    with warnings.catch_warnings(action="ignore"), unreported():  # warnings about its own code
         program = torch.onnx.export(
             trace(network),
             dynamo=True,
@@ -71,7 +71,7 @@ def to_onnx(network: "ExportedNetwork", header: str) -> "ModelProto":
     model = program.model_proto
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
-        del part.metadata_props[:]  # torch's notes on where a node comes from, a third of a small file
+        del part.metadata_props[:]  # torch's notes on where each node comes from: a third of a small file
     model.producer_name = HEADER_KEY
     model.metadata_props.add(key=HEADER_KEY, value=header)
     onnx.checker.check_model(model, full_check=True)
@@ -96,17 +96,17 @@ def _write_openvino(network: "ExportedNetwork", path: Path, header: str) -> None
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
-    # By way of ONNX: openvino.convert_model may report to Intel, where somebody else has imported it.
+    # Through ONNX, since openvino.convert_model may report to Intel where other code has imported it.
     model = core.read_model(to_onnx(network, header).SerializeToString())
     folding = Manager()
-    folding.register_pass(ConstantFolding())  # or biases have computed shapes, and NNCF takes them for activations
+    folding.register_pass(ConstantFolding())  # else biases have computed shapes, and NNCF takes them for activations
     folding.run_passes(model)
     model.set_rt_info(header, [HEADER_KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def _open_openvino(path: Path) -> Compute:
-    # Without the hint it computes in bfloat16 wherever the processor can.
+    # Without this hint it computes in bfloat16 wherever the processor can.
     compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: compiled(inputs)[0]
 

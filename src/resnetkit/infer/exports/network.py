@@ -1,4 +1,4 @@
-"""What an exported file computes: a network with its normalisations folded, the preprocessing before it on request."""
+"""The network that an exported file computes: its batch normalisation folded, with the preprocessing on request."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,15 +15,16 @@ from resnetkit.models.preactivation import PreBasicBlock, PreBottleneck
 from resnetkit.models.resnet import ResNet
 
 ExportOutput: TypeAlias = Literal["logits", "probabilities", "pool", "c5"]
-"""logits and probabilities (n, classes); pool, the last map averaged over its places (n, channels); c5, that map itself
-(n, channels, h, w): the last one of ResNet.features, which in a CIFAR net is the third."""
+"""logits and probabilities (n, classes); c5, the last map of ResNet.features (n, channels, h, w), which in a CIFAR net
+is that of the third stage; pool, this map averaged over its places (n, channels)."""
 
 
 class ExportedNetwork(nn.Module):
-    """A network from pixels, or from normalised images, to one output. Its weights are those of `net`.
+    """A network together with the normalisation before it and one output behind it, as it is exported.
 
-    With preprocessing it takes uint8 (n, size, size, channels), as Preprocess.pixels gives them, and normalises them as
-    Preprocess.normalize does; without, float32 (n, channels, size, size), already normalised.
+    With preprocessing, it takes pixels as Preprocess.pixels gives them, uint8 (n, size, size, channels), and normalises
+    them as Preprocess.normalize does. Without, it takes normalised images, float32 (n, channels, size, size). `net` is
+    not copied.
     """
 
     mean: Tensor
@@ -43,20 +44,21 @@ class ExportedNetwork(nn.Module):
 
     @property
     def input(self) -> str:
-        """What it takes: pixels or images."""
+        """The name of its input: pixels or images."""
         return "pixels" if self.with_preprocess else "images"
 
     def input_shape(self, batch: int) -> tuple[int, ...]:
-        """Of a batch of so many."""
+        """The shape of its input for a batch of `batch` pictures."""
         channels, size = self.preprocess.channels, self.preprocess.size
         return (batch, size, size, channels) if self.with_preprocess else (batch, channels, size, size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels, or images, to what `output` says, in float32."""
-        last = self.net.features(self.normalize(pixels) if self.with_preprocess else pixels)[-1]
+        """Pixels or images to the output, in float32; the shapes are those of ExportOutput."""
+        images = self.normalize(pixels) if self.with_preprocess else pixels
+        last = self.net.run(images, last=self.net.stage_names[-1])
         if self.output == "c5":
             return last
-        pooled = last.mean((2, 3))  # as ResNet.avgpool computes it, but a single operator in every format
+        pooled = last.mean((2, 3))  # computes what ResNet.avgpool does, and is a single operator in every format
         if self.output == "pool":
             return pooled
         logits = self.net.fc(pooled)
@@ -68,10 +70,10 @@ class ExportedNetwork(nn.Module):
 
 
 def folded(net: ResNet) -> ResNet:
-    """A copy in evaluation mode in which every batch normalisation that follows a convolution has become part of it.
+    """Return a copy in evaluation mode with every batch normalisation that follows a convolution folded into it.
 
-    What the normalisation multiplies by goes into the weights, and what it adds becomes the bias, computed in float64.
-    In a pre-activation net those that come first in a block, behind a sum, stay.
+    The factor of the normalisation goes into the weights, and its offset becomes the bias; both are computed in
+    float64. In a pre-activation net, the first normalisation of a block follows a sum, and stays.
     """
     net = deepcopy(net).eval()
     for owner in list(net.modules()):
@@ -84,7 +86,7 @@ def folded(net: ResNet) -> ResNet:
 
 
 def _normalised(owner: nn.Module) -> Iterator[tuple[nn.Conv2d, str]]:
-    """The convolutions whose output goes nowhere but into a normalisation in `owner`, with the name of that."""
+    """Each convolution whose output is used by one normalisation of `owner` and nothing else, with the name of that."""
     match owner:
         case PreBasicBlock():
             names = [("conv1", "bn2")]
@@ -96,19 +98,19 @@ def _normalised(owner: nn.Module) -> Iterator[tuple[nn.Conv2d, str]]:
             names = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
         case ResNet():
             names = [("conv1", "bn1")]
-        case nn.Sequential():  # projections, and the first convolutions of a deep stem
+        case nn.Sequential():  # projections, and the first two convolutions of a deep stem
             names = list(pairwise(dict(owner.named_children())))
         case _:
             return
     for conv_name, norm_name in names:
         conv = getattr(owner, conv_name)
-        conv = conv[-1] if isinstance(conv, nn.Sequential) and len(conv) else conv  # of a deep stem
+        conv = conv[-1] if isinstance(conv, nn.Sequential) and len(conv) else conv  # the last one of a deep stem
         if isinstance(conv, nn.Conv2d):
             yield conv, norm_name
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
-    """Make conv(x) what norm(conv(x)) was: (W x + b - mean) · gain + shift, with gain = weight / sqrt(var + eps)."""
+    """Make conv(x) equal norm(conv(x)) = (W x + b - mean) · gain + bias, with gain = weight / sqrt(var + eps)."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None

@@ -1,4 +1,4 @@
-"""What a faster way to compute a network may cost: judged by predictions on pictures that nothing was fitted to."""
+"""How much accuracy a faster way to compute a network loses, on pictures that nothing was fitted to."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,21 +9,23 @@ from numpy.typing import NDArray
 from resnetkit.errors import UsageError
 
 LEAST_OVER_CHANCE = 5.0
-"""Points by which float32 must be better than guessing; labels that it knows less of are not the network's."""
+"""Percentage points by which float32 must beat guessing. Otherwise the labels are taken to be of other classes."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How predictions compare with float32's."""
+    """How the predictions of a network in some precision compare with its predictions in float32."""
 
     images: int
+    """Pictures that were predicted."""
     agreement_percent: float
-    """Pictures with the same best class as in float32."""
+    """Share of the pictures with the same best class as in float32, 0 to 100."""
     top1_error_percent: float | None
-    """None without labels."""
+    """0 to 100; None without labels."""
     top1_loss: float | None
-    """Points of top-1 error more than float32 has; negative where it is better. None without labels."""
+    """Top-1 error minus float32's, in percentage points; None without labels."""
     passes: bool
+    """Whether the loss is allowed."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -39,43 +41,45 @@ class Verdict:
 
 
 def check_loss(max_top1_loss: float) -> None:
-    """Raise UsageError for what is no difference of percentages."""
+    """Raise UsageError where `max_top1_loss` is no difference of percentages."""
     if not 0 <= max_top1_loss <= 100:
-        raise UsageError(f"--max-top1-loss is {max_top1_loss:g}; it is a difference of percentages, from 0 to 100")
+        raise UsageError(f"`max_top1_loss` is {max_top1_loss:g}; it is a difference of percentages, from 0 to 100")
 
 
 @dataclass(frozen=True)
 class AccuracyCheck:
-    """Predictions of float32 on some pictures, and how far others may be from them.
+    """Checks that a faster network is nearly as accurate as float32, by predictions on the same pictures.
 
-    With labels, the top-1 error may be `max_top1_loss` points over float32's. Without, the best class must be float32's
-    on all but `max_top1_loss` percent of the pictures: then the error, whatever it is, is no more than that over
-    float32's either.
+    With labels, its top-1 error may be `max_top1_loss` percentage points over float32's. Without labels, its best class
+    may differ from float32's on `max_top1_loss` percent of the pictures. Its error, though unknown, is then not more
+    than that over float32's either.
     """
 
     reference: NDArray[np.float32]
     """float32's logits (n, classes)."""
     labels: NDArray[np.int64] | None
+    """The class of each picture as its index in the logits (n); None where it is not known."""
     max_top1_loss: float
+    """Percentage points, 0 to 100."""
 
     @classmethod
     def of(
         cls, reference: NDArray[np.float32], labels: NDArray[np.int64] | None, *, max_top1_loss: float
     ) -> "AccuracyCheck":
-        """A guard by `labels`, unless float32 gets no more of them right than by chance: they are another set's."""
+        """A check by `labels`, or without them if float32 is hardly better than chance: see LEAST_OVER_CHANCE."""
         known = labels is not None and 100 * (reference.argmax(1) == labels).mean() >= (
             100 / reference.shape[1] + LEAST_OVER_CHANCE
         )
         return cls(reference, labels if known else None, max_top1_loss)
 
     def judge(self, logits: NDArray[np.float32]) -> Verdict:
-        """Compare logits (n, classes) of the same pictures. Logits that are no numbers agree with nothing."""
+        """Compare logits (n, classes) of the same pictures. A picture with a NaN or infinity counts as wrong."""
         finite = np.isfinite(logits).all(axis=1)
         found, expected = np.where(finite, logits.argmax(1), -1), self.reference.argmax(1)
         differing = int((found != expected).sum())
         agreement = 100 * (1 - differing / len(found))
         if self.labels is None:
-            # Counted, and not compared as rounded percentages: 1 of 200 is 0.5 %.
+            # Pictures are counted, since percentages are rounded: 1 of 200 is 0.5 %.
             passes = differing <= self.max_top1_loss / 100 * len(found) + 1e-9
             return Verdict(len(found), agreement, None, None, bool(passes))
         wrong, before = (int((best != self.labels).sum()) for best in (found, expected))

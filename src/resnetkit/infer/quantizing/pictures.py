@@ -27,14 +27,17 @@ SEED = 0
 
 @dataclass(frozen=True)
 class TuningPictures:
-    """Pixels as Preprocess.pixels gives them: uint8 (n, size, size, channels)."""
+    """The pictures for making a network in 8-bit integers, and for judging its accuracy.
+
+    Pixels are uint8 (n, size, size, channels), as Preprocess.pixels gives them.
+    """
 
     calibration: NDArray[np.uint8] | None
-    """None if there are only the pictures of the package."""
+    """From these come the ranges of the activations. None where only the package's own pictures are there."""
     judged: NDArray[np.uint8]
-    """None of them is in `calibration`."""
+    """By these the accuracy is judged. None of them is in `calibration`."""
     labels: NDArray[np.int64] | None
-    """Labels of `judged`, shape (n,): indices into the network's output; None if they are not known."""
+    """The class of each picture in `judged`, as its index in the network's output; None where it is not known."""
     about: tuple[str, ...]
     """Sentences that say which pictures were used for what, and how many were left out."""
 

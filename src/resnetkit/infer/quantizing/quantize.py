@@ -1,4 +1,4 @@
-"""A served graph in 8-bit integers, by NNCF, with as many layers left in float as its accuracy needs."""
+"""A graph in 8-bit integers, made by NNCF, with as many layers left in float as its accuracy needs."""
 
 import logging
 import time
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from openvino import Model as Graph
 
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-"""OpenVINO's names of what is computed in integers."""
+"""OpenVINO's names of the operations that are computed in integers."""
 EXACT = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""Instructions that add products of 8 bits in 32. Others add pairs of them in 16, which may overflow."""
+"""Instructions that add products of 8-bit numbers in 32 bits. Others add pairs of them in 16, which may overflow."""
 RANKED_BY = 8
-"""Pictures by which layers are ranked."""
+"""Number of pictures by which layers are ranked."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph that was made, and what it costs."""
+    """A graph in integers, and how accurate it is."""
 
     layers: int
     """Convolutions and fully connected layers of the network."""
     layers_in_float: tuple[str, ...]
-    """Those that were left so, as the graph calls them: in bfloat16 where the processor has it, else in float32."""
+    """The graph's names of the layers that stay in float: bfloat16 where the processor has it, else float32."""
     verdict: Verdict
 
     def __repr__(self) -> str:
@@ -55,15 +55,15 @@ def quantize(
     seconds: float = 90.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Quantized:
-    """Write the graph at `graph` to `target` (.xml, with a .bin) in integers, and have it judged.
+    """Write the graph at `graph` to `target` (.xml, with a .bin) in integers, and judge it.
 
-    `graph` is float32's of graphs.served_graph, and `calibration` uint8 pixels (n, size, size, channels) of the kind
-    that the network is for: from them come the ranges of the activations. While `judge`, given a graph's file, does
-    not pass it, layers stay in float: the first, then also those with the most noise for their signal, one, two, four
-    and so on, up to half of them.
-    After `seconds`, no other try is begun. The last graph is left at `target` whether it passes or not: see `verdict`.
+    `graph` is a float32 graph of graphs.served_graph. `calibration` are pixels, uint8 (n, size, size, channels), of
+    pictures like those the network is for; they give the ranges of the activations. `judge` takes the file of a graph.
+    While it does not pass, more layers are left in float, and the graph is made again: first the first layer, then also
+    those with the most noise in relation to their signal, in total 1, 2, 4 and so on, up to half of all layers.
+    After `seconds`, no further graph is made. The last one stays at `target` whether it passes or not; see `verdict`.
 
-    The graph is meant for this processor: where sums of products may overflow 16 bits, weights have 7 bits.
+    The graph is for this processor: where sums of products may overflow 16 bits, weights have 7 bits.
     Raises UsageError without NNCF, ExportError where NNCF fails.
     """
     if find_spec("nncf") is None:
@@ -85,22 +85,23 @@ def quantize(
         enough = max(1, 2 * len(kept))
         if verdict.passes or 2 * enough > len(layers) or time.monotonic() - began > seconds:
             return Quantized(len(layers), kept, verdict)
-        # The first layer's noise goes through all others: in float, it alone took a fifth of the logits' error from a
-        # ResNet-50, though others have more for their signal.
+        # The noise of the first layer goes through all others. With only it in float, a ResNet-50's logits had a
+        # fifth less error, though other layers have more noise in relation to their signal.
         ranked = ranked or sorted(rank_by_noise(source, made, calibration[:RANKED_BY]), key=lambda n: n != layers[0])
         kept = tuple(ranked[:enough])
 
 
 def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]) -> list[str]:
-    """Names of the layers of `source`, the noisiest first.
+    """Return the names of the layers of `source`, the noisiest first.
 
-    Noise is the mean square of what a layer of `quantized` gives less what its float weights make of the same input
-    before rounding, by the mean square of that. One run of one graph tells it of all layers.
+    A layer's noise is the difference between its output in `quantized` and the output of its float weights for the same
+    input before rounding. Layers are ranked by the mean square of the noise over that of the float output. One run of
+    one graph gives it for all layers.
     """
     import openvino
     from openvino import opset13 as op
 
-    make: Any = openvino.Model  # whose stubs know no such call
+    make: Any = openvino.Model  # its type stubs lack this call
     floats = {node.get_friendly_name(): node for node in source.get_ops() if _is_layer(node)}
     twins: Any = quantized.clone()
     ratios: list[Any] = []
@@ -125,7 +126,7 @@ def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]
 
 
 def _is_layer(node: Any) -> bool:
-    """Whether it has weights, unlike a product of two activations."""
+    """Whether a node has weights; a product of two activations has none."""
     return node.get_type_name() in LAYERS and node.input_value(1).get_node().get_type_name() == "Constant"
 
 
@@ -135,7 +136,7 @@ def _before_rounding(value: Any) -> Any:
 
 
 def _with_inputs(node: Any, values: Any, weights: Any) -> Any:
-    """A layer like `node`, of other inputs."""
+    """Make a layer like `node` with other inputs."""
     from openvino import opset13 as op
 
     attributes = node.get_attributes()
@@ -163,19 +164,19 @@ def _quantized(graph: "Graph", calibration: NDArray[np.uint8], in_float: Sequenc
                     # NNCF's own choice, 7 bits for the first layer everywhere, changed 8 of 100 photographs' best
                     # classes in ResNet-50; 8 bits changed one or none.
                     overflow_fix=OverflowFix.DISABLE if exact else OverflowFix.ENABLE,
-                    # It takes time and brought nothing: the logits of ResNet-50 are 9.6 % off without
-                    # it and 10.1 % with, those of ResNet-20 14.2 % and 14.5 %.
+                    # It takes time and gains nothing: the logits of ResNet-50 are 9.6 % off without it
+                    # and 10.1 % with it, those of ResNet-20 14.2 % and 14.5 %.
                     disable_bias_correction=True,
                 ),
             )
-        except Exception as error:  # NNCF's and OpenVINO's have no base in common
+        except Exception as error:  # the errors of NNCF and OpenVINO have no common base class
             raise ExportError(f"NNCF can't quantize this network: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what NNCF prints on standard output, and without its reports to Intel."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA compiler
+    """Suppress what NNCF prints on standard output, and its reports to Intel."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # hides that there is no CUDA compiler
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with redirect_stdout(StringIO()), unreported():
         yield
