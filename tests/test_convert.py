@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from resnetkit import modelfile
 from resnetkit.cli import main
-from resnetkit.convert import conversion, known
+from resnetkit.convert import conversion, provenance
 from resnetkit.convert.conversion import convert
 from resnetkit.convert.naming.fitting import find_source, fit, refuse_contradictions, renamed
 from resnetkit.convert.outgoing import write_state_dict
@@ -71,7 +71,7 @@ def test_a_model_file_that_says_where_it_comes_from():
     assert model.header.classes == CIFAR10.classes
     assert model.header.preprocess == PREPROCESSES["cifar10"]
     sha256 = hashlib.sha256(Path("theirs.pth").read_bytes()).hexdigest()
-    assert model.header.recipe == {"converted_from": "theirs.pth", "sha256": sha256, "source": "torchvision or timm"}
+    assert model.header.origin == {"converted_from": "theirs.pth", "sha256": sha256, "source": "torchvision or timm"}
     theirs = torch.load("theirs.pth", weights_only=True)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.net.state_dict().items())
 
@@ -276,8 +276,8 @@ def test_published_files_are_known_by_their_hash(monkeypatch):
     assert done.header.preprocess.resize == 232
     assert done.header.classes[0] == "tench"
     assert done.header.metrics == {"top1_error_percent": 19.142, "top5_error_percent": 4.566}
-    assert done.header.recipe["weights"] == "IMAGENET1K_V2"
-    assert "sha256" in done.header.recipe
+    assert done.header.origin["weights"] == "IMAGENET1K_V2"
+    assert "sha256" in done.header.origin
     assert convert(file, preprocess="imagenet", out="2.safetensors").header.metrics == {}
 
 
@@ -285,7 +285,7 @@ def test_cifar_models_are_known_by_their_hash(monkeypatch):
     file = weights("resnet20_b,classes=100")
     prefix = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     refused(file, UsageError, "--preprocess", classes="cifar100")
-    monkeypatch.setitem(known.CIFAR_MODELS, prefix, ("resnet20_b", "cifar100"))
+    monkeypatch.setitem(provenance.CIFAR_MODELS, prefix, ("resnet20_b", "cifar100"))
     done = convert(file)
     assert (done.known, done.model) == ("chenyaofo/pytorch-cifar-models", "resnet20_b")
     assert done.header.preprocess.std == (0.2673, 0.2564, 0.2761)

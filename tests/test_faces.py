@@ -224,7 +224,7 @@ def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> No
         "from resnetkit.train import recipe; recipe.Recipe",
         "import resnetkit; resnetkit.train; from resnetkit.train import recipe; recipe.Recipe",
         "import importlib; importlib.import_module('resnetkit.train.recipe'); import resnetkit",
-        "from resnetkit.convert.naming import sources; import resnetkit",
+        "from resnetkit.convert.naming import projects; import resnetkit",
         "import resnetkit, pkgutil; list(pkgutil.walk_packages(resnetkit.__path__, 'resnetkit.'))",
     ],
 )

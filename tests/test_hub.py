@@ -105,6 +105,14 @@ def test_the_card_claims_nothing_that_nobody_said() -> None:
     assert yaml.safe_load(licensed.split("---\n")[1])["license"] == "apache-2.0"
 
 
+def test_the_card_says_where_converted_weights_come_from() -> None:
+    origin = {"source": "torchvision", "licence": "BSD-3-Clause", "sha256": "0f"}
+    body = hub.card(replace(HEADER, recipe={}, origin=origin), address="x")
+    assert "## Training" not in body
+    (block,) = re.findall(r"## Origin\n\n```yaml\n(.*?)```", body, re.DOTALL)
+    assert yaml.safe_load(block) == origin
+
+
 def test_many_classes_are_counted() -> None:
     spec = parse_spec("resnet18,depths=1-1-1-1")
     card = hub.card(Header(spec, Preprocess(size=224), tuple(map(str, range(1000)))), address="x")

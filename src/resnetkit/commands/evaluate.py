@@ -56,7 +56,8 @@ def run(argv: Sequence[str]) -> int:
     from resnetkit.data.parts import choose_part, open_as_trained
     from resnetkit.evaluation.evaluate import evaluate
     from resnetkit.evaluation.report import write_report
-    from resnetkit.modelfile import load, short_name
+    from resnetkit.location import short_name
+    from resnetkit.modelfile import load
 
     model = load(given["model"])
     dataset = open_as_trained(given["data"], model.header.data, strict=given["strict"], reading=reading_of(given))

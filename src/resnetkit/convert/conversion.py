@@ -163,8 +163,9 @@ def convert(
         raise UsageError(f"--strict: of {path} would be taken for granted: {'; '.join((*assumed, *guessed))}")
     if found.source is NOBODY:
         _prove(net, where=str(path))
-    recipe = {**known.about, "converted_from": path.name, "sha256": sha256, "source": known.who}
-    header = Header(spec, preset, names, recipe, {} if new_head or chosen or best else known.metrics)
+    origin = {**known.origin, "converted_from": path.name, "sha256": sha256, "source": known.who}
+    metrics = {} if new_head or chosen or best else known.metrics
+    header = Header(spec, preset, names, metrics=metrics, origin=origin)
     save(target, net, header)
     return Conversion(
         target,

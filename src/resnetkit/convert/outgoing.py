@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from resnetkit.convert.conversion import free_target
-from resnetkit.convert.files.configs import PRE_ACTIVATED
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import expanded, write_whole
 from resnetkit.modelfile import load
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
-from resnetkit.models.timm import ARCHITECTURES
+from resnetkit.models.timm import ARCHITECTURES, PRE_ACTIVATED
 
 FORMATS = (".pth", ".pt", ".safetensors")
 # What a network must be for a project to have it; a field that isn't here may be anything. With anything else the

@@ -41,8 +41,8 @@ class Provenance:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What the model file's header keeps of where the weights come from."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What else the model file's header keeps of where the weights come from."""
     assumed: tuple[str, ...] = ()
     """What of it the weights' author usually does, and no file says: preprocess, classes."""
     classes_from: str = ""
@@ -61,7 +61,7 @@ def known_by_hash(sha256: str) -> Provenance | None:
         return None
     model, row = found
     who = f"{row.source} {model}:{row.name}"
-    return Provenance(who, model, row.preprocess, row.classes, identity(row.spec), row.metrics, row.about())
+    return Provenance(who, model, row.preprocess, row.classes, identity(row.spec), row.metrics, row.origin())
 
 
 def known_by_files(

@@ -13,16 +13,17 @@ from shutil import rmtree
 from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
-from resnetkit import __version__
 from resnetkit.data.published.download import digest, locked, say
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import line
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.files import cache_folder, expanded, write_whole
+from resnetkit.files import cache_folder, write_whole
 from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
+from resnetkit.location import HubRepository, LocalFile, Located, PublishedWeights, file_in, locate
 from resnetkit.machine import Machine
-from resnetkit.modelfile import HUB, Header, Model, find, inspect, published_name
+from resnetkit.modelfile import Header, Model, inspect
+from resnetkit.version import __version__
 
 TUNE_FILE = "tune.json"
 FORMAT_VERSION = 1
@@ -43,15 +44,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """A model that lies somewhere, known without its weights."""
+    """A model that is somewhere, known without its weights."""
 
-    model: str
-    """As it was named: a model file, a run folder, NAME:WEIGHTS or hf:OWNER/NAME. modelfile.load takes it."""
+    located: Located
+    """What MODEL names; modelfile.load takes it."""
     fingerprint: str
     """SHA-256 in hex: of the file, or of the name of weights that torchvision publishes."""
     header: Header
     places: tuple[Place, ...]
     """Where its tuning is looked for, and kept in the first that can be written."""
+
+    @property
+    def model(self) -> str:
+        """MODEL: a model file, a run folder, NAME:WEIGHTS or hf:OWNER/NAME."""
+        return self.located.name
 
 
 def open_source(model: str | Path) -> Source:
@@ -59,32 +65,31 @@ def open_source(model: str | Path) -> Source:
 
     Raises what modelfile.inspect raises.
     """
-    if name := published_name(model):
-        network, _, weights = name.partition(":")
-        if "/" in weights:  # a repository of timm's
-            path = fetch_from_hub(weights.removeprefix(HUB), WEIGHTS_FILE)
+    located = locate(model)
+    match located:
+        case LocalFile(path=path, shipped=shipped):
+            places = _places(located.name) if shipped else _places_of_file(path)
+            return Source(located, digest(path, "sha256"), inspect(located), places)
+        case PublishedWeights(network=network, repository=repository) if repository:
+            path = fetch_from_hub(repository, WEIGHTS_FILE)
             fingerprint = sha256(f"{network} {digest(path, 'sha256')}".encode()).hexdigest()
-        else:  # whose files never change under their names; but the name DEFAULT may get another meaning
+        case PublishedWeights():
+            # Their files never change under their names; but another version may have another DEFAULT.
             from importlib.metadata import version
 
-            fingerprint = sha256(f"{name} of torchvision {version('torchvision')}".encode()).hexdigest()
-        return Source(name, fingerprint, _kept_header(name, fingerprint), _places(name.replace(":", "-")))
-    path = find(model)
-    fingerprint = digest(path, "sha256")
-    there = expanded(model).exists()
-    if str(model).startswith(HUB) and not there:
-        return Source(str(model), fingerprint, _kept_header(str(model), fingerprint), _places(str(model)))
-    places = _places_of_file(path) if there else _places(str(model))
-    return Source(str(model), fingerprint, inspect(path), places)
+            fingerprint = sha256(f"{located.name} of torchvision {version('torchvision')}".encode()).hexdigest()
+        case HubRepository(repository=repository):
+            fingerprint = digest(fetch_from_hub(repository, WEIGHTS_FILE), "sha256")
+    return Source(located, fingerprint, _kept_header(located, fingerprint), _places(located.name))
 
 
-def _kept_header(model: str, fingerprint: str) -> Header:
+def _kept_header(located: Located, fingerprint: str) -> Header:
     """The header of weights that others publish, which takes seconds to gather; in the cache after the first time."""
     path = cached_graphs(fingerprint) / "header.json"
     try:
         return Header.from_json(path.read_text(encoding="utf-8"), source=str(path))
     except (OSError, ValueError, ModelFileError):
-        header = inspect(model)
+        header = inspect(located)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, header.to_json())
@@ -95,11 +100,8 @@ def _kept_header(model: str, fingerprint: str) -> Header:
 
 def _places_of_file(path: Path) -> tuple[Place, ...]:
     """Beside the model file: in its folder if that is a run's, whose own file it is; else in one of the file's own."""
-    try:
-        of_folder = find(path.parent) == path
-    except ModelFileError:
-        of_folder = False
     own = path.with_suffix(".tuned")
+    of_folder = file_in(path.parent) == path
     beside = Place(path.parent / TUNE_FILE, path.parent / "tuned") if of_folder else Place(own / TUNE_FILE, own)
     return (beside, *_places(path.stem + "-" + sha256(str(path.resolve()).encode()).hexdigest()[:8]))
 

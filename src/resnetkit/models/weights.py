@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetkit.data.published.download import fetch
-from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
+from resnetkit.data.published.huggingface import HUB, WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import cache_folder
 from resnetkit.models.shipped import shipped, shipped_names
 from resnetkit.models.spec import ModelSpec, parse_spec
+from resnetkit.models.tensors import compare, fill, without_counters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +29,6 @@ IN_TORCHVISION = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
 """Networks that torchvision has weights of: known beforehand, so that asking for another takes no seconds."""
-COUNTER = "num_batches_tracked"
-VARIANCES = ("running_var", "moving_variance")  # as PyTorch and Keras call them
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Published:
     repository: str = ""
     """OWNER/NAME on the Hugging Face Hub; empty for what is elsewhere."""
 
-    def about(self) -> dict[str, Any]:
-        """Where they come from, for a model file's header."""
+    def origin(self) -> dict[str, str]:
+        """Where they come from, as the header of a model file has it; without what is not known."""
         known = {name: getattr(self, name) for name in ("source", "licence", "recipe", "url")}
         return {"weights": self.name} | {name: value for name, value in known.items() if value}
 
@@ -89,10 +88,9 @@ def find_weights(network: str, weights: object) -> Published:
     if isinstance(weights, str) and (Path(weights).is_file() or weights.endswith((".pth", ".pt", ".safetensors"))):
         raise UsageError(f"{weights} is a file: open it with resnetkit.load, after resnetkit convert if it is not ours")
     if isinstance(weights, str) and "/" in weights:
-        weights = weights.removeprefix("hf:")
         from resnetkit.models.timm import timm_weights
 
-        return _fitting(network, timm_weights(weights))
+        return _fitting(network, timm_weights(weights.removeprefix(HUB)))
     known = published(network)
     if not known:
         asked = "" if weights == "DEFAULT" else f" {weights!s}"
@@ -169,55 +167,9 @@ def load_published(net: "ResNet", weights: Published, *, progress: bool = True) 
     """
     check_fits(net.spec, weights)
     tensors = _tensors(weights, progress=progress)
-    if wrong := _wrong_names(net, tensors):
-        raise ModelFileError(f"{weights.name} does not fit: {'; '.join(wrong)}. Get the file anew")
+    if misfit := compare(without_counters(net.state_dict()), without_counters(tensors)):
+        raise ModelFileError(f"{weights.name} does not fit: {misfit}. Get the file anew")
     fill(net, tensors, source=weights.name)
-
-
-def fill(net: "ResNet", tensors: Mapping[str, "Tensor"], *, source: str) -> None:
-    """Put `tensors`, which fit, into `net`, as its own types; a net on the meta device takes them over.
-
-    Raises ModelFileError, with `source`, where a number can't be one of a network: see `wrong_values`.
-    """
-    for name, tensor in tensors.items():
-        if wrong := wrong_values(name, tensor):
-            raise ModelFileError(f"{source}: {name} holds {wrong}; get weights that are whole")
-    types = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-    # Cloned: a file's tensors lie at addresses at which some kernels round otherwise than where torch puts its own.
-    own = {
-        name: tensor.detach().to(types.get(name, tensor.dtype)).clone().contiguous() for name, tensor in tensors.items()
-    }
-    net.load_state_dict(own, assign=next(net.parameters()).is_meta)
-
-
-def wrong_values(name: str, tensor: "Tensor") -> str:
-    """What a tensor holds that no network can compute with: "numbers that are not finite"; empty where all is well.
-
-    That is also whole numbers, but for counters, and variances below 0, of which the root is not a number.
-    """
-    if COUNTER in name:
-        return ""
-    if not tensor.is_floating_point():
-        return f"{str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers"
-    if not tensor.float().isfinite().all():
-        return "numbers that are not finite"
-    if name.endswith(VARIANCES) and tensor.numel() and tensor.float().min() < 0:
-        return "variances below 0"
-    return ""
-
-
-def _wrong_names(net: "ResNet", tensors: Mapping[str, Any]) -> list[str]:
-    """What is missing, left over or of another shape; but for counters, which some normalisations have and some not."""
-    expected = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    kinds = {
-        "missing": [name for name in expected if name not in tensors],
-        "too many": [name for name in tensors if name not in expected],
-        "of another shape": [
-            name for name, shape in expected.items() if name in tensors and getattr(tensors[name], "shape", ()) != shape
-        ],
-    }
-    kinds = {kind: [name for name in names if not name.endswith(COUNTER)] for kind, names in kinds.items()}
-    return [f"{len(names)} tensors {kind}, first {names[0]}" for kind, names in kinds.items() if names]
 
 
 def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
@@ -249,7 +201,7 @@ def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
 def _fitting(network: str, weights: Published) -> Published:
     """The weights, if they are of that network, whatever its classes."""
     if replace(parse_spec(network), classes=1) != replace(weights.spec, classes=1):
-        raise UsageError(f"{weights.name} holds no {network}; load it as hf:{weights.name}")
+        raise UsageError(f"{weights.name} holds no {network}; load it as {HUB}{weights.name}")
     return weights
 
 

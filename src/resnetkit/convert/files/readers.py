@@ -28,7 +28,7 @@ from resnetkit.convert.files.pytorch import Stored, Unread, read_pickles, read_t
 from resnetkit.convert.files.values import AnyTensor, children, kind_of, text_of
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.files import expanded
-from resnetkit.models.weights import wrong_values
+from resnetkit.models.tensors import wrong_values
 
 MOST_EXPANSION = 100
 """How many times its size on the disk a file may become in memory. Weights hardly compress; a bomb does by 1000."""

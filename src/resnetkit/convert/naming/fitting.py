@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from resnetkit.convert.naming.layouts import Tensors, fold_biases
-from resnetkit.convert.naming.networks import COUNTERS, HEAD, contradicted, networks_like
+from resnetkit.convert.naming.networks import HEAD, contradicted, networks_like
 from resnetkit.convert.naming.projects import PROJECTS, Project, recognise
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.models.resnet import build
 from resnetkit.models.spec import ModelSpec
+from resnetkit.models.tensors import COUNTER, Misfit, compare, empty_network, without_counters
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""By the names of tensors."""
 MOST_LISTED = 8
 """Tensors of a kind that an error lists; the rest is counted."""
 KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
@@ -78,18 +80,14 @@ def fit(source: Project, tensors: Tensors, spec: ModelSpec, *, where: str) -> di
     Batch counters that are absent are 0. Raises ModelFileError, naming `where`, with the tensors that are missing, left
     over or of another shape: the first of each kind, and in the error's notes, which --debug shows, all of them.
     """
-    with torch.device("meta"):
-        expected = build(spec).state_dict()
-    counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTERS)}
+    expected = empty_network(spec).state_dict()
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTER)}
     counters |= {name: tensors[name].long() for name in counters if name in tensors and not tensors[name].ndim}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
-    missing = [name for name in expected if name not in tensors and name not in counters]
-    unexpected = [name for name in tensors if name not in expected]
-    misshaped = [name for name in tensors if name in expected and tensors[name].shape != expected[name].shape]
-    if missing or unexpected or misshaped:
-        like = networks_like(tensors, source.implies)
-        error = ModelFileError(_account(where, tensors, expected, missing, unexpected, misshaped, spec, like))
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("another shape", misshaped)):
+    if misfit := compare(without_counters(expected), tensors):
+        error = ModelFileError(_account(where, misfit, spec, networks_like(tensors, source.implies)))
+        kinds = {"missing": misfit.missing, "unexpected": misfit.unexpected, "another shape": misfit.misshaped}
+        for kind, names in kinds.items():
             if len(names) > MOST_LISTED:
                 error.add_note(f"all {kind}: {', '.join(names)}")
         raise error
@@ -97,34 +95,24 @@ def fit(source: Project, tensors: Tensors, spec: ModelSpec, *, where: str) -> di
     return {name: counters[name] if name in counters else ours[name].contiguous() for name in expected}
 
 
-def _account(
-    where: str,
-    tensors: Tensors,
-    expected: Tensors,
-    missing: list[str],
-    unexpected: list[str],
-    misshaped: list[str],
-    spec: ModelSpec,
-    like: list[str],
-) -> str:
+def _account(where: str, misfit: Misfit, spec: ModelSpec, like: list[str]) -> str:
     """The error's text: everything that does not fit, with the nearest match, and what may mend it."""
+    missing, unexpected, misshaped = misfit.missing, misfit.unexpected, misfit.misshaped
     lines = [f"{where} does not fit the network; nothing was written."]
     if missing:
-        lines += _rows("missing", missing, unexpected, tensors, expected)
+        lines += _rows("missing", missing, misfit.expected, unexpected, misfit.found)
     if unexpected:
-        lines += _rows("unexpected", unexpected, missing, expected, tensors)
+        lines += _rows("unexpected", unexpected, misfit.found, missing, misfit.expected)
     if misshaped:
-        lines += _shown(
-            "another shape",
-            [f"{name} {_shape(tensors[name])}, the network's is {_shape(expected[name])}" for name in misshaped],
-        )
+        shapes = [(name, _text(misfit.found[name]), _text(misfit.expected[name])) for name in misshaped]
+        lines += _shown("another shape", [f"{name} {here}, the network's is {ours}" for name, here, ours in shapes])
     if not unexpected and missing == list(HEAD):
         lines.append(
             "The file has no last layer and so no classes; --new-head N makes one for N classes, to be trained: "
             "resnetkit train DATA --init FILE"
         )
     elif not unexpected and set(missing + misshaped) <= set(HEAD):
-        inside = f"{len(tensors[HEAD[1]]):,}" if HEAD[1] in tensors and tensors[HEAD[1]].ndim else "no"
+        inside = f"{misfit.found[HEAD[1]][0]:,}" if misfit.found.get(HEAD[1]) else "no"
         lines.append(
             f"The file has {inside} classes and the network {spec.classes:,}. Give --model NAME,classes=N as in the "
             f"file, --classes with as many names, or --new-head {spec.classes} for a last layer made anew."
@@ -134,14 +122,14 @@ def _account(
     return "\n".join(lines)
 
 
-def _rows(kind: str, names: list[str], others: list[str], there: Tensors, here: Tensors) -> list[str]:
+def _rows(kind: str, names: list[str], shapes: Shapes, others: list[str], other_shapes: Shapes) -> list[str]:
     """Lines for names that only one side has, each with the nearest that only the other side has."""
     texts: list[str] = []
     for name in names[:MOST_LISTED]:
-        shape = _shape(here[name])
-        alike = [other for other in others if there[other].shape == here[name].shape]
+        alike = [other for other in others if other_shapes[other] == shapes[name]]
         near = get_close_matches(name, alike, n=1, cutoff=0.3) or get_close_matches(name, others, n=1, cutoff=0.7)
-        texts.append(f"{name} {shape}" + (f", nearest {near[0]} {_shape(there[near[0]])}" if near else ""))
+        nearest = f", nearest {near[0]} {_text(other_shapes[near[0]])}" if near else ""
+        texts.append(f"{name} {_text(shapes[name])}{nearest}")
     return _shown(kind, [*texts, *names[MOST_LISTED:]])
 
 
@@ -150,8 +138,8 @@ def _shown(kind: str, texts: list[str]) -> list[str]:
     return [f"{kind}:", *(f"  {text}" for text in texts[:MOST_LISTED]), *more]
 
 
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "scalar"
+def _text(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
 
 
 def _listed(names: Iterable[str], most: int) -> str:

@@ -12,11 +12,9 @@ import torch
 from resnetkit.convert.naming.layouts import Tensors
 from resnetkit.errors import UsageError
 from resnetkit.models.geometry import ShortcutName, StridedKernel
-from resnetkit.models.resnet import build
 from resnetkit.models.spec import FIELDS, SPECS, ModelSpec
+from resnetkit.models.tensors import COUNTER, empty_network
 
-COUNTERS = "num_batches_tracked"
-"""A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
 HEAD = ("fc.weight", "fc.bias")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")
 """Our names but for the last layer's."""
@@ -110,17 +108,15 @@ def spec_of(tensors: Tensors) -> ModelSpec | None:
 
 def has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:
     """Whether these are the tensors of a network, whatever its classes and batch counters."""
-    buffers = ("running_mean", "running_var", COUNTERS)
+    buffers = ("running_mean", "running_var", COUNTER)
     trunk = sum(t.numel() for name, t in tensors.items() if name not in HEAD and not name.endswith(buffers))
     if replace(spec, classes=1).parameters - (spec.channels[-1] + 1) != trunk:
         return False  # at less cost than by building it
-    with torch.device("meta"):
-        expected = build(spec).state_dict()
-    return _trunk_shapes(tensors) == _trunk_shapes(expected)
+    return _trunk_shapes(tensors) == _trunk_shapes(empty_network(spec).state_dict())
 
 
 def _trunk_shapes(tensors: Tensors) -> dict[str, torch.Size]:
-    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTERS)}
+    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTER)}
 
 
 def name_of(spec: ModelSpec) -> str:

@@ -6,14 +6,11 @@ from itertools import groupby, product
 from math import prod
 from typing import Any, Literal
 
-import torch
-
 from resnetkit.convert.naming.layouts import Tensors
-from resnetkit.convert.naming.networks import COUNTERS
 from resnetkit.errors import UsageError
 from resnetkit.models.geometry import OrderName, ShortcutName
-from resnetkit.models.resnet import build
 from resnetkit.models.spec import ModelSpec
+from resnetkit.models.tensors import COUNTER, empty_network
 
 Kind = Literal["convolution", "normalisation", "linear"]
 Place = Literal["first", "last", "before the last convolution"]
@@ -73,8 +70,7 @@ def matches(tensors: Tensors, wanted: ModelSpec | None = None) -> list[Match]:
     for spec in [wanted] if wanted else _specs(trunk):
         if replace(spec, classes=1).parameters - spec.channels[-1] - 1 > weights:
             continue  # at less cost than by building it
-        with torch.device("meta"):
-            own = layers_of(build(spec).state_dict()) or []
+        own = layers_of(empty_network(spec).state_dict()) or []
         for place, apart in product(PLACES, (False, True)):
             expected = _arranged(own[:-1], place, norms_apart=apart)
             pairs = list(zip(trunk, expected, strict=False))
@@ -92,7 +88,7 @@ def layers_of(tensors: Tensors) -> list[Layer] | None:
     layers: list[Layer] = []
     for name, group in groupby(tensors, key=lambda name: name.rpartition(".")[0]):
         values = {name.rpartition(".")[2]: tensors[name] for name in group}
-        values.pop(COUNTERS, None)
+        values.pop(COUNTER, None)
         weight = values.pop("weight", None)
         if weight is None or not values.keys() <= {"bias", *STATISTICS}:
             return None
