@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resnetkit.convert.beside import Stated
+from resnetkit.convert.annotations import Stated
 from resnetkit.convert.presets import parse_preprocess
 from resnetkit.data.transforms.preprocess import Preprocess
 
@@ -28,7 +28,7 @@ TRIED = {
         "caffe",
     ),
 }
-"""What people prepare pictures with, as `--preprocess` takes it, by the side in pixels that a network is made for."""
+"""What people prepare pictures with, as `preprocess` takes it, by the side in pixels that a network is made for."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Trial:
     """How often one choice was wrong."""
 
     model: str
-    """The network, as `--model` takes it."""
+    """The network, as `model` takes it."""
     preprocess: str
-    """As `--preprocess` takes it; empty for one that was known already."""
+    """As `preprocess` takes it; empty for one that was known already."""
     error_percent: float
     """Top-1 error."""
     pictures: int

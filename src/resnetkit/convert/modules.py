@@ -34,7 +34,7 @@ def facts_of(modules: Modules, ours: Callable[[str], str], *, where: str) -> dic
         if _side(conv.get("dilation"), 1) > 1:
             raise ModelFileError(
                 f"{where} has a dilation of {_side(conv['dilation'], 1)} at {name}; save its state dict, and convert "
-                "that with --model NAME,output_stride=N"
+                "that with `model` NAME,output_stride=N"
             )
         found = re.fullmatch(r"layer\d+\.\d+\.conv([12])", name)
         if found and _side(conv.get("stride"), 1) == 2:

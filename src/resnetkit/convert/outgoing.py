@@ -63,12 +63,12 @@ def write_state_dict(model: str | Path, *, to: str, out: str | Path | None = Non
     such network: tensors that load are not enough.
     """
     if to not in EXPRESSIBLE:
-        raise UsageError(f"--to is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
+        raise UsageError(f"`to` is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
     source = expanded(model)
     stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors").replace(":", "-")
     target = free_target(source, out or f"{stem}-{to}.pth", force=force)
     if target.suffix not in FORMATS:
-        raise UsageError(f"--out {target} ends in {target.suffix or 'nothing'}; it takes {', '.join(FORMATS)}")
+        raise UsageError(f"`out` {target} ends in {target.suffix or 'nothing'}; it takes {', '.join(FORMATS)}")
     loaded = load(model)
     refuse_inexpressible(loaded.header.spec, to)
     tensors = {

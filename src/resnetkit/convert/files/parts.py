@@ -8,7 +8,7 @@ A file's tensors come in groups: each dictionary that holds some, and each whole
 4. Where one prefix has a whole network and others have other parts (a momentum encoder, a queue, a projector), it is
    taken alone, by the order of TRUNKS; a last layer beside it, one linear layer, stays.
 
-`--part` settles it where this is not what is meant.
+`part` settles it where this is not what is meant.
 """
 
 import re
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from resnetkit.convert.files.pickles import PickleError, Record
-from resnetkit.convert.files.pytorch import Unread
+from resnetkit.convert.files.storages import Unread
 from resnetkit.convert.files.values import (
     MOST_DEPTH,
     MOST_DESCRIBED,
@@ -104,7 +104,7 @@ class Choice:
     group: Group
     """What they lie in."""
     part: str
-    """Where they are: nests and prefixes, with dots; as `--part` takes it."""
+    """Where they are: nests and prefixes, with dots; as `part` takes it."""
     tensors: dict[str, AnyTensor]
     left: list[str]
     """Prefixes in the group that are left out."""
@@ -203,7 +203,7 @@ def _of_part(found: Sequence[Group], part: str) -> Choice:
 
 def _there(found: Sequence[Group]) -> str:
     names = [group.name for group in _networks(found) if group.name]
-    return f"there are {', '.join(names)}" if names else "--list shows what is there"
+    return f"there are {', '.join(names)}" if names else "resnetkit convert --list FILE shows what is there"
 
 
 def _networks(found: Sequence[Group]) -> list[Group]:

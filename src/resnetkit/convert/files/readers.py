@@ -24,7 +24,10 @@ from torch import Tensor
 
 from resnetkit.convert.files.parts import Choice, NoTensorsError, around, choose, groups
 from resnetkit.convert.files.pickles import PickleError, Record
-from resnetkit.convert.files.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
+from resnetkit.convert.files.pytorch import read_pickles, read_zip
+from resnetkit.convert.files.storages import Unread
+from resnetkit.convert.files.tar import read_tar
+from resnetkit.convert.files.tensors import Stored
 from resnetkit.convert.files.values import AnyTensor, children, kind_of, text_of
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.files import expanded
@@ -40,7 +43,7 @@ class Weights:
 
     tensors: Mapping[str, Tensor]
     """By the names that their project gave them, less the wrappers' prefixes."""
-    beside: tuple[str, ...] = ()
+    other_entries: tuple[str, ...] = ()
     """Other entries of a checkpoint, which are left out."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
@@ -99,7 +102,7 @@ def read_weights(path: Path, *, part: str | None = None) -> Weights:
     _check_values(path, tensors)
     return Weights(
         tensors,
-        beside=(*names, *chosen.left),
+        other_entries=(*names, *chosen.left),
         metadata=contents.metadata,
         objects=objects,
         part=chosen.part,

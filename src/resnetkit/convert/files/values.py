@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from resnetkit.convert.files.pickles import Name, Record, Reference
-from resnetkit.convert.files.pytorch import Stored, Unread, numpy_type, raw_of, tensor_of
+from resnetkit.convert.files.storages import Unread
+from resnetkit.convert.files.tensors import Stored, numpy_type, raw_of, tensor_of
 
 MOST_DESCRIBED = 200_000
 """Values that are described of what lies beside them, and as many times TEXT_AS_ONE characters."""

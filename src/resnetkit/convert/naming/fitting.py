@@ -22,40 +22,40 @@ MOST_LISTED = 8
 KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
 
 
-def find_source(tensors: Tensors, beside: Iterable[str] = (), *, where: str) -> Project:
-    """The source whose names these are; ModelFileError where it is none that is known or can be read."""
-    if source := recognise(tensors, beside):
-        for pattern, (networks, why) in source.unread.items():
+def find_project(tensors: Tensors, other_entries: Iterable[str] = (), *, where: str) -> Project:
+    """The project whose names these are; ModelFileError where it is none that is known or can be read."""
+    if project := recognise(tensors, other_entries):
+        for pattern, (networks, why) in project.unread.items():
             if any(re.fullmatch(pattern, name) for name in tensors):
-                raise ModelFileError(f"{where} is {networks} of {source.name}, which is not read: {why}")
-        return source
-    known = ", ".join(source.name for source in PROJECTS)
+                raise ModelFileError(f"{where} is {networks} of {project.name}, which is not read: {why}")
+        return project
+    known = ", ".join(project.name for project in PROJECTS)
     raise ModelFileError(
         f"{where} holds no residual network with names that are known here ({known}); "
         f"its first tensors are {_listed(tensors, 3)}"
     )
 
 
-def renamed(source: Project, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
-    """The tensors under our names and in our layout, less what the source says is no part of the network."""
+def renamed(project: Project, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
+    """The tensors under our names and in our layout, less what the project says is no part of the network."""
     ours: dict[str, Tensor] = {}
-    gone = left_out(source, tensors)
+    gone = left_out(project, tensors)
     for theirs, tensor in tensors.items():
         if theirs in gone:
             continue
-        if (name := source.rename(theirs)) in ours:
+        if (name := project.rename(theirs)) in ours:
             raise ModelFileError(f"{where} has two tensors for {name}, one of them {theirs}; remove one")
         ours[name] = tensor
-    return fold_biases(source.prepare(ours))
+    return fold_biases(project.prepare(ours))
 
 
-def left_out(source: Project, tensors: Tensors) -> dict[str, str]:
+def left_out(project: Project, tensors: Tensors) -> dict[str, str]:
     """The names of tensors that are no part of a network here, and what they are."""
     return {
         name: what
         for name in tensors
-        for pattern, what in source.leaves.items()
-        if source.rename(name) == name and re.fullmatch(pattern, name)
+        for pattern, what in project.leaves.items()
+        if project.rename(name) == name and re.fullmatch(pattern, name)
     }
 
 
@@ -67,31 +67,31 @@ def refuse_contradictions(who: str, facts: Mapping[str, Any], spec: ModelSpec, *
             fits = "resnet50_v1, resnet101_v1, ..." if known == "1x1" else "resnet50, resnet101, ..."
             raise UsageError(
                 f"{where} comes from {who}, whose bottlenecks have the stride {KERNEL_STRIDES[known]}; the network has "
-                f"it {KERNEL_STRIDES[value]}: the weights would load and be wrong. Give --model {fits}"
+                f"it {KERNEL_STRIDES[value]}: the weights would load and be wrong. Give `model` {fits}"
             )
         raise UsageError(
-            f"{where} comes from {who}, with {name}={known}; the network has {name}={value}. Change --model"
+            f"{where} comes from {who}, with {name}={known}; the network has {name}={value}. Change `model`"
         )
 
 
-def fit(source: Project, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
-    """Return the state dict for `build(spec)`, in float32, from tensors of `source` under our names: see `renamed`.
+def fit(project: Project, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
+    """Return the state dict for `build(spec)`, in float32, from tensors of `project` under our names: see `renamed`.
 
     Batch counters that are absent are 0. Raises ModelFileError, naming `where`, with the tensors that are missing, left
-    over or of another shape: the first of each kind, and in the error's notes, which --debug shows, all of them.
+    over or of another shape: the first of each kind, and in the error's notes all of them.
     """
     expected = empty_network(spec).state_dict()
     counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTER)}
     counters |= {name: tensors[name].long() for name in counters if name in tensors and not tensors[name].ndim}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
     if misfit := compare(without_counters(expected), tensors):
-        error = ModelFileError(_account(where, misfit, spec, networks_like(tensors, source.implies)))
+        error = ModelFileError(_account(where, misfit, spec, networks_like(tensors, project.implies)))
         kinds = {"missing": misfit.missing, "unexpected": misfit.unexpected, "another shape": misfit.misshaped}
         for kind, names in kinds.items():
             if len(names) > MOST_LISTED:
                 error.add_note(f"all {kind}: {', '.join(names)}")
         raise error
-    ours = source.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
+    ours = project.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
     return {name: counters[name] if name in counters else ours[name].contiguous() for name in expected}
 
 
@@ -108,14 +108,14 @@ def _account(where: str, misfit: Misfit, spec: ModelSpec, like: list[str]) -> st
         lines += _shown("another shape", [f"{name} {here}, the network's is {ours}" for name, here, ours in shapes])
     if not unexpected and missing == list(HEAD):
         lines.append(
-            "The file has no last layer and so no classes; --new-head N makes one for N classes, to be trained: "
+            "The file has no last layer and so no classes; `new_head` N makes one for N classes, to be trained: "
             "resnetkit train DATA --init FILE"
         )
     elif not unexpected and set(missing + misshaped) <= set(HEAD):
         inside = f"{misfit.found[HEAD[1]][0]:,}" if misfit.found.get(HEAD[1]) else "no"
         lines.append(
-            f"The file has {inside} classes and the network {spec.classes:,}. Give --model NAME,classes=N as in the "
-            f"file, --classes with as many names, or --new-head {spec.classes} for a last layer made anew."
+            f"The file has {inside} classes and the network {spec.classes:,}. Give `model` NAME,classes=N as in the "
+            f"file, `classes` with as many names, or `new_head` {spec.classes} for a last layer made anew."
         )
     elif like:
         lines.append(f"The file's tensors are those of {', '.join(like)}.")
@@ -134,7 +134,11 @@ def _rows(kind: str, names: list[str], shapes: Shapes, others: list[str], other_
 
 
 def _shown(kind: str, texts: list[str]) -> list[str]:
-    more = [f"  and {len(texts) - MOST_LISTED} more; --debug names them"] if len(texts) > MOST_LISTED else []
+    more = (
+        [f"  and {len(texts) - MOST_LISTED} more, named in the notes of this error (resnetkit convert --debug)"]
+        if len(texts) > MOST_LISTED
+        else []
+    )
     return [f"{kind}:", *(f"  {text}" for text in texts[:MOST_LISTED]), *more]
 
 

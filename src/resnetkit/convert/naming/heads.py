@@ -57,7 +57,7 @@ def settle_head(tensors: Tensors, *, new_head: bool, where: str) -> Headed:
             raise ModelFileError(
                 f"{where} does not end in one linear layer behind the average of the last map, but in "
                 f"{_listed(shapes)}{_with_norms(layers, linear)}: networks here have one, and what is between them no "
-                "tensor says. --new-head N takes the trunk and makes a last layer for N classes anew"
+                "tensor says. `new_head` N takes the trunk and makes a last layer for N classes anew"
             )
     if HEAD[0] not in ours or new_head:
         return Headed(ours, tuple(notes))

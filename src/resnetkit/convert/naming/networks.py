@@ -1,4 +1,4 @@
-"""Which network has these tensors? The spec that their names and shapes leave, and its text as `--model` takes it."""
+"""Which network has these tensors? The spec that their names and shapes leave, and its text as `model` takes it."""
 
 import re
 from collections import Counter
