@@ -25,9 +25,9 @@ from resnetkit.data.published.cifar_archives import CIFAR10
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.modelfile import Header
+from resnetkit.models.published import published
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
-from resnetkit.models.weights import published
 
 SMALL = "resnet20,depths=1-1-1,shortcut=B"
 GIVEN = {"model": SMALL, "preprocess": "cifar10", "classes": "cifar10"}

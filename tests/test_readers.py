@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from resnetkit.convert.files.readers import read_weights
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.resnet import build
-from resnetkit.models.weights import fill
+from resnetkit.models.tensors import fill
 
 TENSORS = {
     "conv1.weight": torch.arange(12.0).reshape(1, 3, 2, 2),

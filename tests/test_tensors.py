@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from resnetkit.errors import ModelFileError
+from resnetkit.models.empty import empty_network
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
-from resnetkit.models.tensors import compare, empty_network, fill, without_counters
+from resnetkit.models.tensors import compare, fill, without_counters
 
 EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4), "c.num_batches_tracked": torch.zeros(())}
 

@@ -27,10 +27,11 @@ from resnetkit.cli import main
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.models import weights as registry
+from resnetkit.models.published import IN_TORCHVISION, imagenet_classes, known_file, published
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS, parse_spec
 from resnetkit.models.timm import ARCHITECTURES, preprocess_of, timm_weights
-from resnetkit.models.weights import IN_TORCHVISION, find_weights, imagenet_classes, known_file, published
+from resnetkit.models.weights import find_weights
 from servers import FileHandler, Files, environment, serving
 
 THEIRS = [(name, entry) for name in IN_TORCHVISION for entry in get_model_weights(name)]

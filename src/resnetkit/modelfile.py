@@ -18,14 +18,14 @@ from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
 from resnetkit.location import HubRepository, LocalFile, Located, PublishedWeights, locate, short_name, what_else
 from resnetkit.models.spec import ModelSpec, text_of
-from resnetkit.models.tensors import compare, empty_network, fill
+from resnetkit.models.tensors import compare, fill
 from resnetkit.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnetkit.models.published import Published
     from resnetkit.models.resnet import ResNet
-    from resnetkit.models.weights import Published
 
 FORMAT_VERSION = 1
 """Raised when a reader of the version before would misunderstand a file. A field that may be ignored raises nothing."""
@@ -203,6 +203,8 @@ def save(
     """
     from safetensors.torch import save as to_bytes
 
+    from resnetkit.models.empty import empty_network
+
     path = expanded(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if misfit := compare(empty_network(header.spec).state_dict(), tensors):
@@ -235,6 +237,10 @@ def load(model: str | Path | Located) -> Model:
     Raises ModelFileError for a file that is missing, broken, or does not fit, or holds a number that is not finite;
     UsageError for unknown weights; DataError for a failed download. No random number is drawn.
     """
+    from safetensors.torch import load_file
+
+    from resnetkit.models.empty import empty_network
+
     found = _file_or_weights(model)
     if not isinstance(found, Path):
         from resnetkit.models.weights import load_published
@@ -242,8 +248,6 @@ def load(model: str | Path | Located) -> Model:
         net = empty_network(found.spec)
         load_published(net, found)
         return Model(net.eval(), _header(found))
-    from safetensors.torch import load_file
-
     header = _read_header(found)
     net = empty_network(header.spec)
     tensors = load_file(found)

@@ -89,7 +89,7 @@ def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     if str(classes) in CIFARS:
         return CIFARS[str(classes)].classes
     if str(classes) == "imagenet":
-        from resnetkit.models.weights import imagenet_classes
+        from resnetkit.models.published import imagenet_classes
 
         return imagenet_classes()
     try:

@@ -55,7 +55,7 @@ def known_by_hash(sha256: str) -> Provenance | None:
         model, preset = CIFAR_MODELS[sha256[:8]]
         facts = identity(parse_spec(model))
         return Provenance("chenyaofo/pytorch-cifar-models", model, PREPROCESSES[preset], class_names(preset), facts)
-    from resnetkit.models.weights import known_file
+    from resnetkit.models.published import known_file
 
     if (found := known_file(sha256)) is None:
         return None

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnetkit.models.resnet import ResNet
-    from resnetkit.models.spec import ModelSpec
 
 COUNTER = "num_batches_tracked"
 """A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
@@ -72,21 +71,6 @@ def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
     """The tensors less the counters of batches, which some normalisations have and some not."""
     return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
-
-
-def empty_network(spec: "ModelSpec") -> "ResNet":
-    """A network on the meta device: it takes no memory, and no first values are drawn."""
-    import torch
-
-    from resnetkit.models.layers import Blur
-    from resnetkit.models.resnet import build
-
-    with torch.device("meta"):
-        net = build(spec)
-    for module in net.modules():
-        if isinstance(module, Blur):  # its kernel is the one constant that no file has
-            module.kernel = Blur(len(module.kernel), module.stride).kernel
-    return net
 
 
 def fill(net: "ResNet", tensors: "Mapping[str, Tensor]", *, source: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.published import Published, imagenet_classes
 from resnetkit.models.spec import parse_spec
-from resnetkit.models.weights import Published, imagenet_classes
 
 ARCHITECTURES = {
     **{f"resnet{layers}": f"resnet{layers}" for layers in (18, 34, 50, 101, 152)},

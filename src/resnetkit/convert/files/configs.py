@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnetkit.convert.files.readers import parse_json
+from resnetkit.convert.files.checks import parse_json
 from resnetkit.convert.presets import names_in
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError

@@ -12,8 +12,9 @@ from resnetkit.convert.naming.layouts import Tensors, fold_biases
 from resnetkit.convert.naming.networks import HEAD, contradicted, networks_like
 from resnetkit.convert.naming.projects import PROJECTS, Project, recognise
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.empty import empty_network
 from resnetkit.models.spec import ModelSpec
-from resnetkit.models.tensors import COUNTER, Misfit, compare, empty_network, without_counters
+from resnetkit.models.tensors import COUNTER, Misfit, compare, without_counters
 
 Shapes = Mapping[str, tuple[int, ...]]
 """By the names of tensors."""

@@ -11,9 +11,10 @@ import torch
 
 from resnetkit.convert.naming.layouts import Tensors
 from resnetkit.errors import UsageError
+from resnetkit.models.empty import empty_network
 from resnetkit.models.geometry import ShortcutName, StridedKernel
 from resnetkit.models.spec import FIELDS, SPECS, ModelSpec
-from resnetkit.models.tensors import COUNTER, empty_network
+from resnetkit.models.tensors import COUNTER
 
 HEAD = ("fc.weight", "fc.bias")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")

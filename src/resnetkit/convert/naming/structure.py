@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from resnetkit.convert.naming.layouts import Tensors
 from resnetkit.errors import UsageError
+from resnetkit.models.empty import empty_network
 from resnetkit.models.geometry import OrderName, ShortcutName
 from resnetkit.models.spec import ModelSpec
-from resnetkit.models.tensors import COUNTER, empty_network
+from resnetkit.models.tensors import COUNTER
 
 Kind = Literal["convolution", "normalisation", "linear"]
 Place = Literal["first", "last", "before the last convolution"]
