@@ -133,7 +133,7 @@ def test_the_cards_commands_work(model: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_what_is_there_stays(model: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ModelFileError, match=r"README.md exist already; give another folder, or replace_files=True"):
+    with pytest.raises(ModelFileError, match=r"README.md exist already; give another folder, or `replace_files`"):
         resnetkit.to_hub(model, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     assert not (tmp_path / "model.safetensors").exists()

@@ -164,8 +164,8 @@ def test_known_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pretrained": True, "weights": "DEFAULT"}, "pretrained and weights both say what to load"),
-        ({"pretrained": "IMAGENET1K_V2"}, "pretrained is 'IMAGENET1K_V2'; it takes true or false. Give weights="),
+        ({"pretrained": True, "weights": "DEFAULT"}, "`pretrained` and `weights` both say what to load"),
+        ({"pretrained": "IMAGENET1K_V2"}, "`pretrained` is 'IMAGENET1K_V2'; it takes true or false. Give `weights`="),
         ({"weights": "IMAGENET1K_V2", "num_classes": 10}, "IMAGENET1K_V2 has 1000 classes, not 10. Load it with all"),
         ({"pretrained": True, "num_classes": 10}, "fine-tune with resnetkit train DATA --init"),
         ({"weights": "DEFAULT", "width_per_group": 128}, "IMAGENET1K_V2 is for another network: width_per_group"),

@@ -80,7 +80,7 @@ def from_hub(where: str | Path) -> Model:
 
 
 def network_name(header: Header) -> str:
-    """The row of SPECS that the network is, whatever its classes; else what it is made of."""
+    """The row of SPECS that the network is, whatever its number of classes; else its number of layers."""
     spec = header.spec
     names = [name for name, row in SPECS.items() if replace(row, classes=spec.classes) == spec]
     return names[0] if names else f"residual network of {spec.layers} layers"
@@ -141,7 +141,7 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
 def _write(path: Path, header: Header, folder: Path, *, address: str, licence: str, over: bool) -> None:
     files = [folder / name for name in (WEIGHTS_FILE, CARD)]
     if there := [str(file) for file in files if file.exists() and not over]:
-        raise ModelFileError(f"{' and '.join(there)} exist already; give another folder, or replace_files=True")
+        raise ModelFileError(f"{' and '.join(there)} exist already; give another folder, or `replace_files`")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("rb") as source, whole_file(files[0]) as copy:
@@ -170,5 +170,5 @@ def _block(values: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """A name as it can stand in a line of Markdown."""
+    """A name on one line of Markdown, without code marks."""
     return " ".join(str(text).replace("`", "'").split())

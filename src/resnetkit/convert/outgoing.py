@@ -136,7 +136,7 @@ TIMM_STEMS: dict[tuple[str, str], dict[str, object]] = {
 
 
 def _changed(spec: ModelSpec, field: str, theirs: str) -> dict[str, object]:
-    """A field under a project's name, unless it is what it is by default there and here."""
+    """A field under a project's name for it; nothing at its default value, which is the same there and here."""
     value = getattr(spec, field)
     return {} if value == getattr(ModelSpec, field) else {theirs: value}
 
@@ -155,7 +155,7 @@ def as_named_by(project: str, spec: ModelSpec, tensors: Mapping[str, Tensor]) ->
 
 
 def _to_resnetv2(name: str) -> str:
-    """`layer2.0.bn1.weight` is stages.1.blocks.0.norm1.weight: the inverse of a row in sources."""
+    """`layer2.0.bn1.weight` is stages.1.blocks.0.norm1.weight: the inverse of layouts.from_resnetv2."""
     if found := re.fullmatch(r"layer(\d+)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.\d)\.(.+)", name):
         stage, block, part, index, value = found.groups()
         inner = f"{'conv' if part == 'conv' else 'norm'}{index}" if part else "downsample.conv"

@@ -1,4 +1,4 @@
-"""What a file of weights can't say, in words: preprocessing and class names, as rows and in a short text form."""
+"""Preprocessing and class names, which tensors don't tell: as rows, and in a short text form."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Where the exported graphs of a model are kept and found, and what tuning has said about it. No torch here."""
+"""Where the exported graphs of a model are kept and found, and what tuning found for it. Imports no torch."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from resnetkit.version import __version__
 
 TUNE_FILE = "tune.json"
 FORMAT_VERSION = 1
-"""Of tune.json."""
+"""Version of the format of tune.json."""
 GRAPHS_VERSION = 1
-"""Of the graphs in the cache: with another number they are made anew."""
+"""Version of the graphs in the cache; with another number they are made anew."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Place:
     file: Path
     """Its tune.json."""
     folder: Path
-    """Its graphs, named by graph_name; may not exist yet."""
+    """The folder of its graphs, named by graph_name; it may not exist yet."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is somewhere, known without its weights."""
+    """A model that was located, with its header but without its weights."""
 
     located: Located
     """What MODEL names; modelfile.load takes it."""
@@ -52,7 +52,7 @@ class Source:
     """SHA-256 in hex: of the file, or of the name of weights that torchvision publishes."""
     header: Header
     places: tuple[Place, ...]
-    """Where its tuning is looked for, and kept in the first that can be written."""
+    """Where its tuning is looked for; it is kept in the first place that can be written."""
 
     @property
     def model(self) -> str:
@@ -84,7 +84,7 @@ def open_source(model: str | Path) -> Source:
 
 
 def _kept_header(located: Located, fingerprint: str) -> Header:
-    """The header of weights that others publish, which takes seconds to gather; in the cache after the first time."""
+    """The header of weights that others publish: from the cache, since it takes seconds to gather it the first time."""
     path = cached_graphs(fingerprint) / "header.json"
     try:
         return Header.from_json(path.read_text(encoding="utf-8"), source=str(path))
@@ -99,7 +99,7 @@ def _kept_header(located: Located, fingerprint: str) -> Header:
 
 
 def _places_of_file(path: Path) -> tuple[Place, ...]:
-    """Beside the model file: in its folder if that is a run's, whose own file it is; else in one of the file's own."""
+    """Beside the model file: in its folder, if the file is the model of that folder; else in a folder of its own."""
     own = path.with_suffix(".tuned")
     of_folder = file_in(path.parent) == path
     beside = Place(path.parent / TUNE_FILE, path.parent / "tuned") if of_folder else Place(own / TUNE_FILE, own)
@@ -170,7 +170,7 @@ def served_graph(
 
 
 def _remove(folder: str, process: int) -> None:
-    """Delete a folder at the end of the process that made it, and of none that was forked from it."""
+    """Delete a folder at the end of the process that made it, and not at the end of one that was forked from it."""
     if process == os.getpid():
         rmtree(folder, ignore_errors=True)
 
@@ -197,7 +197,7 @@ def compiled_folder(source: Source) -> Path | None:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files can be made in `folder`, which is made if it is not there."""
+    """Whether files can be written in `folder`, which is made if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -220,7 +220,7 @@ class Tuned:
     "graph" is the file in integers that was judged then, or None. What an earlier run found has a "guard" of its own.
     """
     guard: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked of the predictions the last time, and on which pictures."""
+    """The accuracy that was asked for in the last run, and the pictures that it was judged on."""
     table: Sequence[Mapping[str, Any]] = ()
     """Every choice that was measured for these goals."""
     version: str = __version__
@@ -240,14 +240,14 @@ class Tuned:
             return None
 
     def graphs(self, goal: Goal) -> list[str]:
-        """Names of the graphs in integers that were judged and kept, that for `goal` before that for the other one."""
+        """Names of the int8 graphs that were judged and kept; the one for `goal` comes first."""
         rows = sorted(self.goals.items(), key=lambda row: row[0] != goal)
         # Version 0.1.0 kept one for all goals and did not say its name.
         names = [row.get("graph", graph_name("openvino", "int8", "logits")) for _, row in rows]
         return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
     def fits(self, machine: Machine) -> bool:
-        """Whether it was measured on such a machine: processor, instructions, and cores that may be used."""
+        """Whether it was measured on a machine with the same processor, instructions and usable cores."""
         now = asdict(machine) | {"instructions": list(machine.instructions)}
         names = ("processor", "instructions", "allowed_cores", "quota_cores")
         return all(self.machine.get(name) == now[name] for name in names)
@@ -263,7 +263,7 @@ class Tuned:
 
 
 def _read(file: Path) -> Tuned | None:
-    """tune.json as it was written; None where there is none, with a warning for one that can't be read."""
+    """Read tune.json; None where there is none. Warns about one that can't be read, and returns None."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values["format_version"] > FORMAT_VERSION:
@@ -280,7 +280,7 @@ def _read(file: Path) -> Tuned | None:
 
 
 def find_tuned(source: Source, *, warn: bool = True) -> tuple[Tuned, Place] | None:
-    """What tuning found for this very model, and where; warns of what it found for weights that are gone."""
+    """What tuning found for this model, and where it is kept. Warns where it was found for other weights."""
     for place in source.places:
         found = _read(place.file)
         if found and found.fingerprint == source.fingerprint:

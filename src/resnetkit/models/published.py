@@ -15,12 +15,12 @@ IN_TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
-"""Networks that torchvision has weights of: known beforehand, so that asking for another takes no seconds."""
+"""Networks that torchvision has weights of; listed here, since importing torchvision to ask takes seconds."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that somebody published, and what is known of them without having them."""
+    """Weights that somebody published, and what is known of them before they are downloaded."""
 
     name: str
     """As `weights=` takes it: IMAGENET1K_V2, or timm/resnet50.a1_in1k."""
@@ -29,7 +29,7 @@ class Published:
     classes: tuple[str, ...]
     """Class names, in the order of the logits."""
     source: str
-    """Whose they are."""
+    """Who published them."""
     licence: str
     """What the source says; empty where it says nothing."""
     recipe: str
@@ -39,7 +39,7 @@ class Published:
     metrics: Mapping[str, float]
     """Errors that the source reports, in percent, on one centre crop."""
     url: str
-    """Where the file is; where it is on the Hub, its page."""
+    """Address of the file; for a repository on the Hub, of its page."""
     sha256: str = ""
     """First hex digits of the file's SHA-256; a repository's files are checked by the Hub's own."""
     megabytes: float | None = None

@@ -168,7 +168,7 @@ def preprocess_of(cfg: Mapping[str, Any], *, where: str) -> Preprocess:
 
 
 def _class_names(labels: object, classes: int) -> tuple[str, ...]:
-    """The repository's own names, a list or by index; else ImageNet's for 1,000 classes; else numbers."""
+    """Class names that the repository gives, a list or by index; else ImageNet's for 1,000 classes; else numbers."""
     if isinstance(labels, Mapping):
         labels = [labels.get(str(index), str(index)) for index in range(classes)]
     if isinstance(labels, Sequence) and len(labels) == classes:

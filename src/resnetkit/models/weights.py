@@ -57,13 +57,13 @@ def find_weights(network: str, weights: object) -> Published:
 
 
 def chosen_weights(network: str, *, pretrained: bool, weights: object) -> Published | None:
-    """What a constructor's arguments ask for; `pretrained` means torchvision's first weights, there and here."""
+    """The weights that a constructor's arguments ask for; `pretrained` means torchvision's first ones, as there."""
     if not isinstance(pretrained, bool):
         raise UsageError(
-            f"{network}: pretrained is {pretrained!r}; it takes true or false. Give weights={pretrained!r}"
+            f"{network}: `pretrained` is {pretrained!r}; it takes true or false. Give `weights`={pretrained!r}"
         )
     if pretrained and weights is not None:
-        raise UsageError(f"{network}: pretrained and weights both say what to load; give weights alone")
+        raise UsageError(f"{network}: `pretrained` and `weights` both say what to load; give `weights` alone")
     if pretrained:
         return find_weights(network, "IMAGENET1K_V1")
     return None if weights is None else find_weights(network, weights)
@@ -126,7 +126,7 @@ def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
 
 
 def _fitting(network: str, weights: Published) -> Published:
-    """The weights, if they are of that network, whatever its classes."""
+    """Return the weights if they are of that network, whatever its number of classes. Raises UsageError."""
     if replace(parse_spec(network), classes=1) != replace(weights.spec, classes=1):
         raise UsageError(f"{weights.name} holds no {network}; load it as {HUB}{weights.name}")
     return weights

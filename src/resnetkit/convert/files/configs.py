@@ -13,9 +13,9 @@ from resnetkit.models.spec import ModelSpec, parse_spec
 from resnetkit.models.timm import parse_config
 
 RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic")
-"""By Pillow's numbers, which a preprocessor_config.json has."""
+"""Names by Pillow's numbers, which a preprocessor_config.json has."""
 WARPED_FROM = 384
-"""Pixels from which on transformers' image processor squeezes the whole picture into a square."""
+"""From this size in pixels on, transformers' image processor resizes the whole picture to a square, without a crop."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Facts:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec."""
     who: str = ""
-    """Whose it is, for people, where that is more than the names of the tensors say."""
+    """Whose weights they are, for people, where the file says more than the names of the tensors."""
     model: str | None = None
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
     silent: bool = True
-    """Whether nothing says how pictures are prepared, so that what the project usually does may be assumed."""
+    """Whether nothing says how pictures are prepared, so that the project's usual way may be assumed."""
 
 
 def transformers_facts(weights: Path, classes: int | None) -> Facts:
@@ -86,13 +86,13 @@ def timm_facts(weights: Path, classes: int | None) -> Facts:
 
 
 def identity(spec: ModelSpec) -> dict[str, Any]:
-    """The fields that make it another network; those that may change without other weights are left out."""
+    """The fields of a spec without those that may change while the weights stay the same."""
     free = ("classes", "dilated", "drop_path", "norm")
     return {name: value for name, value in vars(spec).items() if name not in free}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """The object in a JSON file; empty where there is no file or something else in it."""
+    """The object in a JSON file; empty where there is no file, or no object in it."""
     if not path.is_file():
         return {}
     try:

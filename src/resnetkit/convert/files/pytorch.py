@@ -14,11 +14,11 @@ from resnetkit.convert.files.pickles import PickleError, Pickles
 from resnetkit.convert.files.storages import Sequential, Storage, Unread, Zipped, bind, check_size
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""What the form between tar and zip begins with, as a pickle."""
+"""First pickle of a file from PyTorch 0.1.10 to 1.5."""
 
 
 def read_zip(archive: zipfile.ZipFile) -> object:
-    """The value in PyTorch's archive, also in TorchScript's, of which only the tensors' names are read."""
+    """The value in a zip archive of PyTorch or TorchScript; of TorchScript, only tensors and their names are read."""
     names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
     if len(names) != 1:
         raise PickleError(f"it has {len(names)} files data.pkl, and PyTorch would read one")
@@ -34,7 +34,7 @@ def read_zip(archive: zipfile.ZipFile) -> object:
 
 
 def read_pickles(file: BinaryIO, size: int, *, most_steps: int | None = None) -> object:
-    """The value in a file that begins with a pickle, from where it is: PyTorch's form before 1.6, or a bare pickle."""
+    """The value in a file that begins with a pickle, from the current position: of PyTorch before 1.6, or bare."""
     start = file.tell()
     pickles = Pickles(file, size, most_steps=most_steps)
     first = pickles.load()

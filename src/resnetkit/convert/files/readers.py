@@ -37,7 +37,7 @@ class Weights:
     """What a file holds."""
 
     tensors: Mapping[str, Tensor]
-    """By the names that their project gave them, less the wrappers' prefixes."""
+    """By the names that their project gives them, without the prefixes of wrappers."""
     other_entries: tuple[str, ...] = ()
     """Other entries of a checkpoint, which are left out."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Weights:
     {"class": "argparse.Namespace", ...} with its attributes by name; tensors and long lists are left out.
     """
     part: str = ""
-    """Where in the file the tensors were: `state_dict`, `model.encoder_q`; empty where nothing is around them."""
+    """Where in the file the tensors were: `state_dict`, `model.encoder_q`; empty at the top level."""
     others: tuple[str, ...] = ()
     """Other parts that hold a network, as `part` takes them: averaged weights, a teacher."""
     modules: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -61,12 +61,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds, before anything in it is chosen."""
+    """All that a file holds, before the network is chosen."""
 
     root: object
-    """A dictionary, or a record of one or of another object; tensors in it, or what stands for them until read."""
+    """A dictionary or a record. It has tensors in it, or what stands for them until they are read."""
     form: str
-    """Of the file, for people."""
+    """Name of the file's format, for people."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
 
@@ -134,7 +134,7 @@ BROKEN = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError, struct.error, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError),
 )
-"""What reading a damaged or hostile file raises: RuntimeError is PyTorch's, and an archive's that needs a password."""
+"""Errors of reading a damaged or hostile file. RuntimeError comes from PyTorch, and from a zip file with a password."""
 
 
 def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:

@@ -43,11 +43,11 @@ class Blobs(Protocol):
     """Where a file's numbers lie, by key."""
 
     def size(self, key: str) -> int:
-        """Bytes that are there; KeyError where nothing is."""
+        """Number of bytes under `key`. Raises KeyError for an unknown key."""
         ...
 
     def read(self, key: str) -> bytearray:
-        """The bytes."""
+        """The bytes under `key`."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Numbers in a file that tensors are views of; `start` and `count` are in elements of `dtype`."""
+    """Numbers in a file, of which tensors are views; `start` and `count` are in elements of `dtype`."""
 
     blobs: Blobs
     key: str
@@ -98,13 +98,13 @@ def bind(reference: Reference, blobs: Blobs) -> None:
 
 
 def storage_type(kind: Name) -> torch.dtype | None:
-    """By the class's last name: of a device, too."""
+    """The dtype of a storage class, whatever its device; None for an unknown class."""
     name = kind.text.rpartition(".")[2]
     return STORAGES.get(name.removesuffix("Storage").removeprefix("_")) if name.endswith("Storage") else None
 
 
 def numbers_in(value: object, count: int) -> tuple[Any, ...]:
-    """A tuple or list of so many, all but the first whole numbers."""
+    """A tuple or list of `count` values, of which all but the first must be whole numbers from 0."""
     if not isinstance(value, (tuple, list)) or len(value) != count:
         raise PickleError("a storage in it is not what PyTorch writes")
     if not all(isinstance(item, int) and item >= 0 for item in value[1:]):
@@ -131,7 +131,7 @@ class InMemory:
         self.big_endian = big_endian
 
     def size(self, key: str) -> int:
-        """Of them."""
+        """Number of bytes."""
         return len(self.content)
 
     def read(self, key: str) -> bytearray:
@@ -140,10 +140,10 @@ class InMemory:
 
 
 class Sequential:
-    """Storages one after another, each behind the number of its elements."""
+    """Storages that follow one another in a file, each after the number of its elements."""
 
     big_endian = False
-    """Whatever the machine that wrote them was."""
+    """This form has little-endian numbers, whatever the machine that wrote it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -151,7 +151,7 @@ class Sequential:
         self._read: dict[str, bytearray] = {}
 
     def note(self, key: str, at: int, end: int, types: Mapping[str, torch.dtype]) -> int:
-        """Where a storage is, whose count is at `at`; returns where it ends."""
+        """Note the storage whose number of elements is at `at`, and return where it ends."""
         if key not in types or key in self._places or at + 8 > end:
             raise PickleError("it is broken off" if at + 8 > end else "it has numbers of no tensor")
         self._file.seek(at)

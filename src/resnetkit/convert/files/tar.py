@@ -12,7 +12,7 @@ from resnetkit.convert.files.tensors import Stored, checked
 
 
 def read_tar(file: BinaryIO, size: int) -> object:
-    """The value in PyTorch's form before 0.1.10: storages, then tensors, then what refers to them by number."""
+    """The value in a file from before version 0.1.10; its pickle refers to storages and tensors by number."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         parts: dict[str, tuple[IO[bytes], int]] = {}
         for member in tar:

@@ -19,12 +19,12 @@ from resnetkit.convert.files.storages import DTYPES, InMemory, Storage, Unread
 
 MOST_DIMENSIONS = 16
 MOST_STEPS_WITHIN = 200
-"""Instructions of a storage that is a file in a pickle: some forty. There can be as many such files as tensors."""
+"""Most instructions of the pickle in a storage that a pickle holds as a file: it needs about forty."""
 NUMPY = {
     dtype.str[1:]: torch.from_numpy(np.zeros(1, dtype)).dtype
     for dtype in map(np.dtype, ("f2", "f4", "f8", "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
 }
-"""By NumPy's codes, less the order of bytes."""
+"""By NumPy's type codes without the byte order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +36,12 @@ class Stored:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
-    """In elements, from the storage's first."""
+    """In elements, from the first one of the storage."""
     quantised: "Quantised | None" = None
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Bytes that it takes in memory."""
         return prod(self.shape) * (4 if self.quantised else self.dtype.itemsize)
 
     def read(self) -> Tensor:
@@ -62,14 +62,14 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """What whole numbers stand for: scale × (number - zero), with one of each for a tensor or for each channel."""
+    """How whole numbers become real ones: scale × (number - zero), one pair for the tensor or for each channel."""
 
     scales: tuple[float, ...]
     zeros: tuple[float, ...]
     axis: int | None
 
     def numbers(self, tensor: Tensor) -> Tensor:
-        """In float32."""
+        """The real numbers, float32."""
         shape = [-1 if side == self.axis else 1 for side in range(tensor.ndim)] if self.axis is not None else []
         scales, zeros = (torch.tensor(v, dtype=torch.float64).reshape(shape) for v in (self.scales, self.zeros))
         return ((tensor.double() - zeros) * scales).float()
@@ -79,7 +79,7 @@ Leaf = Stored | Unread
 
 
 def tensor_of(value: object) -> Leaf | None:
-    """The tensor that a record would be made into, or None for anything else. PickleError where it can't be one."""
+    """The tensor that a record stands for; None for anything else. Raises PickleError for a broken one."""
     for _ in range(MOST_WRAPPERS):
         match value:
             case Reference(to=Stored() | Unread() as found):
@@ -105,7 +105,7 @@ def tensor_of(value: object) -> Leaf | None:
 
 
 def _view(storage: object, offset: object, size: object, stride: object, *rest: object) -> Leaf:
-    """A view of a storage: every number of it must lie there."""
+    """A view of a storage, all of whose numbers must lie in the storage."""
     metadata = rest[2] if len(rest) > 2 else None
     if isinstance(metadata, Record) and metadata.entries:
         return Unread("a conjugate or negative view", _sizes(size))
@@ -191,7 +191,7 @@ REBUILD: Mapping[str, Callable[..., Leaf]] = {
     "torch._utils._rebuild_tensor_v3": _view_of_type,
     "torch._utils._rebuild_qtensor": _quantised,
 }
-"""What PyTorch's functions that make tensors are taken for; they themselves are never called."""
+"""PyTorch's functions that make tensors -> what makes a Stored of their arguments. They themselves are never called."""
 UNREAD = {
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
@@ -199,15 +199,15 @@ UNREAD = {
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without numbers (meta)",
     "torch._utils._rebuild_wrapper_subclass": "a tensor of another class",
 }
-"""Those that make what is not read, and what that is."""
+"""Functions that make tensors which are not read -> what those are."""
 WRAPPERS = {
     *(f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state", "xla_tensor")),
     *(f"torch._utils._rebuild_device_tensor_from_{kind}" for kind in ("numpy", "cpu_tensor")),
     *("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.autograd.variable.Variable"),
 }
-"""What has a tensor as its first argument."""
+"""Functions and classes whose first argument is the tensor."""
 DERIVED = {f"{module}._rebuild_from_type{v}" for module in ("torch._tensor", "torch.tensor") for v in ("", "_v2")}
-"""What makes a tensor of a derived class: by a function of REBUILD, the class, and arguments."""
+"""Functions that make a tensor of a derived class. Arguments: a function of REBUILD, the class, and its arguments."""
 ARRAYS = {
     *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
     *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
@@ -216,7 +216,7 @@ MOST_WRAPPERS = 8
 
 
 def storage_of(value: object) -> Storage | Unread:
-    """The storage that a reference is to, once its file's `bind` has said where its bytes lie."""
+    """The storage that a reference points to, after `bind` has put it there."""
     if isinstance(value, Record) and value.name == "torch.storage._load_from_bytes":
         return _storage_in_bytes(value)
     if isinstance(value, Reference) and isinstance(value.to, Storage | Unread):
@@ -225,7 +225,7 @@ def storage_of(value: object) -> Storage | Unread:
 
 
 def _storage_in_bytes(record: Record) -> Storage | Unread:
-    """A storage that a plain pickle holds as bytes: a file of PyTorch's in itself."""
+    """A storage that a plain pickle holds as bytes, which are a PyTorch file themselves."""
     content = record.args[0] if isinstance(record.args, tuple) and len(record.args) == 1 else None
     if not isinstance(content, bytes):
         raise PickleError("a tensor in it has no storage")
@@ -236,7 +236,7 @@ def _storage_in_bytes(record: Record) -> Storage | Unread:
 
 
 def raw_of(value: object) -> bytes | str | None:
-    """Bytes as a pickle holds them: as they are, or as text of Python 2, which has as many letters; or None."""
+    """Bytes in a pickle: as bytes, or as text with one character for each byte (Python 2); None for anything else."""
     match value:
         case bytes() | str():
             return value
@@ -248,7 +248,7 @@ def raw_of(value: object) -> bytes | str | None:
 
 
 def _of_numpy(record: Record) -> Leaf | None:
-    """An array of NumPy's; None for one of objects or text."""
+    """A NumPy array as a tensor; None for an array of objects or text."""
     match record:
         case Record(state=(_, size, kind, by_columns, content)):
             pass
@@ -272,7 +272,7 @@ def _of_numpy(record: Record) -> Leaf | None:
 
 
 def numpy_type(value: object) -> tuple[torch.dtype, bool] | None:
-    """The type that a record of numpy.dtype says, and whether it is big-endian; None for others than numbers."""
+    """The dtype in a record of numpy.dtype, and whether it is big-endian; None for other types than numbers."""
     match value:
         case Record(name="numpy.dtype", args=(str() as code, *_), state=state):
             order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"

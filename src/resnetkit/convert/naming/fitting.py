@@ -1,4 +1,4 @@
-"""Whether tensors are those of a network, to the last one: none missing, none left over, none of another shape."""
+"""Tensors of a file into a network: all must be there, none left over, and none of another shape."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from resnetkit.models.spec import ModelSpec
 from resnetkit.models.tensors import COUNTER, Misfit, compare, without_counters
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""By the names of tensors."""
+"""Shapes by the names of tensors."""
 MOST_LISTED = 8
 """Tensors of a kind that an error lists; the rest is counted."""
 KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
@@ -38,7 +38,7 @@ def find_project(tensors: Tensors, other_entries: Iterable[str] = (), *, where: 
 
 
 def renamed(project: Project, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
-    """The tensors under our names and in our layout, less what the project says is no part of the network."""
+    """The tensors under our names and in our layout, without those that the project says are no part of the network."""
     ours: dict[str, Tensor] = {}
     gone = left_out(project, tensors)
     for theirs, tensor in tensors.items():
@@ -61,7 +61,7 @@ def left_out(project: Project, tensors: Tensors) -> dict[str, str]:
 
 
 def refuse_contradictions(who: str, facts: Mapping[str, Any], spec: ModelSpec, *, where: str) -> None:
-    """Raise UsageError where `spec` is not what `facts`, fields that are known, say: tensors alone would not tell."""
+    """Raise UsageError where `spec` contradicts `facts`, fields that are known: the tensors would fit all the same."""
     for name in contradicted(spec, facts):
         known, value = facts[name], getattr(spec, name)
         if name == "downsample_in":

@@ -18,9 +18,9 @@ from resnetkit.models.tensors import COUNTER
 
 HEAD = ("fc.weight", "fc.bias")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")
-"""Our names but for the last layer's."""
+"""Our names of all tensors but the last layer's."""
 STEMS = {7: "imagenet", 3: "cifar"}
-"""By the width of a single first convolution's kernel."""
+"""Stems with one convolution, by the size of its kernel."""
 
 
 def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
@@ -47,7 +47,7 @@ def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
 
 
 def contradicted(spec: ModelSpec, facts: Mapping[str, Any]) -> list[str]:
-    """The fields of `spec` that are not what `facts` say; basic blocks have no say in where the stride is."""
+    """The fields of `spec` that contradict `facts`. Basic blocks have the stride in one place, so theirs never does."""
     basic = spec.block == "basic"
     return [
         name

@@ -1,4 +1,4 @@
-"""Whose names, which layers, which head: a file's tensors under our names, and what was taken for granted."""
+"""A file's tensors under our names, by the names or the shapes that they have, and what was assumed for it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,21 +23,21 @@ UNKNOWN_PROJECT = Project("a project that is not known here", known_by={})
 
 @dataclass(frozen=True)
 class Recognised:
-    """A file's tensors, as far as they say what they are."""
+    """What the tensors of a file are, as far as they tell."""
 
     project: Project
     tensors: dict[str, Tensor]
-    """Under our names, in our layout: the trunk, the last layer if there is one, and what belongs nowhere."""
+    """Under our names, in our layout: the trunk, the last layer if there is one, and tensors that belong to neither."""
     notes: tuple[str, ...] = ()
-    """What was taken for granted, each as half a sentence."""
+    """What was assumed, each as half a sentence."""
     left_out: tuple[str, ...] = ()
-    """What is no part of a network here."""
+    """Names of what no network here has."""
     one_output: bool = False
     """Whether two classes were made of one output."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a spec that the file's own modules settle."""
     taken: int = 0
-    """How many tensors of the file are in it."""
+    """How many tensors of the file were taken."""
     networks: tuple[str, ...] | None = None
     """Where layers were matched by their shapes: the networks that they fit."""
 
