@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from resnetkit import modelfile
 from resnetkit.cli import main
-from resnetkit.convert import conversion, known
+from resnetkit.convert import conversion, provenance
 from resnetkit.convert.conversion import convert
-from resnetkit.convert.naming.fitting import find_source, fit, refuse_contradictions, renamed
+from resnetkit.convert.naming.fitting import find_project, fit, refuse_contradictions, renamed
 from resnetkit.convert.outgoing import write_state_dict
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
 from resnetkit.convert.provenance import known_by_hash
@@ -25,9 +25,9 @@ from resnetkit.data.published.cifar_archives import CIFAR10
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.modelfile import Header
+from resnetkit.models.published import published
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
-from resnetkit.models.weights import published
 
 SMALL = "resnet20,depths=1-1-1,shortcut=B"
 GIVEN = {"model": SMALL, "preprocess": "cifar10", "classes": "cifar10"}
@@ -71,7 +71,7 @@ def test_a_model_file_that_says_where_it_comes_from():
     assert model.header.classes == CIFAR10.classes
     assert model.header.preprocess == PREPROCESSES["cifar10"]
     sha256 = hashlib.sha256(Path("theirs.pth").read_bytes()).hexdigest()
-    assert model.header.recipe == {"converted_from": "theirs.pth", "sha256": sha256, "source": "torchvision or timm"}
+    assert model.header.origin == {"converted_from": "theirs.pth", "sha256": sha256, "source": "torchvision or timm"}
     theirs = torch.load("theirs.pth", weights_only=True)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.net.state_dict().items())
 
@@ -81,7 +81,7 @@ def test_counters_may_be_absent_and_halves_become_singles():
     tensors = {name: t.half() for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save({"state_dict": tensors, "epoch": 3}, "theirs.pth")
     done = convert("theirs.pth", **GIVEN)
-    assert done.beside == ("epoch",)
+    assert done.left_out == ("epoch",)
     ours = modelfile.load(done.path).net.state_dict()
     assert ours["bn1.num_batches_tracked"] == 0
     assert ours["conv1.weight"].dtype == torch.float32
@@ -92,7 +92,7 @@ def test_a_file_that_is_there_stays(here):
     file = weights()
     convert(file, **GIVEN)
     before = Path("theirs.safetensors").read_bytes()
-    refused(file, UsageError, "theirs.safetensors is there already.*--force", **GIVEN)
+    refused(file, UsageError, "theirs.safetensors is there already.*`force`", **GIVEN)
     assert Path("theirs.safetensors").read_bytes() == before
     convert(file, **GIVEN | {"preprocess": "cifar-imagenet"}, force=True)
     assert Path("theirs.safetensors").read_bytes() != before
@@ -106,14 +106,14 @@ def test_a_file_that_is_there_stays(here):
 
 
 def test_every_missing_flag_is_listed_at_once():
-    said = refused(weights("resnet50,width=8"), UsageError, "give --model NAME")
-    assert "its tensors fit resnet50,width=8, resnet50_v1,width=8; --check DATA tries them)" in said
-    assert "--preprocess imagenet|" in said
-    assert "--classes imagenet|cifar10|cifar100|FILE" in said
+    said = refused(weights("resnet50,width=8"), UsageError, "give `model` NAME")
+    assert "its tensors fit resnet50,width=8, resnet50_v1,width=8; `check` DATA tries them)" in said
+    assert "`preprocess` imagenet|" in said
+    assert "`classes` imagenet|cifar10|cifar100|FILE" in said
     said = refused(weights("resnet18"), UsageError, "torchvision or timm", preprocess="imagenet")
-    assert "--model" not in said  # only one row has these tensors
-    assert "--preprocess" not in said
-    said = refused(weights(bn1__bias=None), UsageError, "give --model NAME")
+    assert "`model`" not in said  # only one row has these tensors
+    assert "`preprocess`" not in said
+    said = refused(weights(bn1__bias=None), UsageError, "give `model` NAME")
     assert "fit no row of `resnetkit models`" in said
 
 
@@ -133,13 +133,13 @@ def test_classes_and_last_layer():
     assert convert(file, **given, force=True).header.spec.classes == 4
     assert convert(file, **given | {"model": classes}, force=True).header.classes == names
     Path("theirs.safetensors").unlink()
-    refused(file, ModelFileError, r"4 classes and the network 10.*--new-head 10", **GIVEN)
+    refused(file, ModelFileError, r"4 classes and the network 10.*`new_head` 10", **GIVEN)
     refused(file, ModelFileError, "nothing was written", model=f"{SMALL},classes=10")  # before it asks for the rest
-    refused(file, UsageError, r"give --preprocess .*\|FILE \(4 names\)", model=SMALL)  # as many as in the file
+    refused(file, UsageError, r"give `preprocess` .*\|FILE \(4 names\)", model=SMALL)  # as many as in the file
     refused(file, UsageError, "3 class names for 4 classes", **given | {"model": classes, "classes": names[:3]})
     refused(file, UsageError, "4 class names for 2 classes", **given, new_head=2)
-    refused(file, UsageError, "--new-head is 0", **GIVEN, new_head=0)
-    refused(file, UsageError, "--new-head is 5 and --model has classes=4", model=classes, new_head=5)
+    refused(file, UsageError, "`new_head` is 0", **GIVEN, new_head=0)
+    refused(file, UsageError, "`new_head` is 5 and `model` has classes=4", model=classes, new_head=5)
     assert convert(file, model=classes, preprocess="cifar10", new_head=4).header.classes == tuple("0123")
 
 
@@ -157,7 +157,7 @@ def test_a_new_head_is_made_with_the_seed():
         assert name.startswith("fc.") or torch.equal(one[name], theirs[name])
     assert one["fc.weight"].std() > 0.01
     headless = weights(f"{SMALL},classes=4", fc__weight=None, fc__bias=None)
-    refused(headless, ModelFileError, r"missing:\n  fc.weight 10×64\n  fc.bias 10\n.*no classes.*--new-head", **GIVEN)
+    refused(headless, ModelFileError, r"missing:\n  fc.weight 10×64\n  fc.bias 10\n.*no classes.*`new_head`", **GIVEN)
     assert torch.equal(
         modelfile.load(convert(headless, **given, out="3.safetensors").path).net.fc.weight, one["fc.weight"]
     )
@@ -184,7 +184,7 @@ def test_every_tensor_is_accounted_for():
 def test_a_long_account_is_cut_and_names_what_would_fit():
     file = weights("resnet18")
     said = refused(file, ModelFileError, "nothing was written", model="resnet34", classes="imagenet")
-    assert "and 72 more; --debug names them" in said
+    assert "and 72 more, named in the notes of this error" in said
     assert said.endswith("The file's tensors are those of resnet18.")
     with pytest.raises(ModelFileError) as caught:
         convert(file, model="resnet34", classes="imagenet")
@@ -241,13 +241,13 @@ def test_sources_contradict_a_wrong_network():
     }
 
     def fits(tensors, spec, where):
-        refuse_contradictions((source := find_source(tensors, where=where)).name, source.implies, spec, where=where)
+        refuse_contradictions((source := find_project(tensors, where=where)).name, source.implies, spec, where=where)
         fit(source, renamed(source, tensors, where=where), spec, where=where)
 
     with pytest.raises(UsageError, match=r"from transformers, .* in the 3×3 convolution \(v1\.5\)"):
         fits(tensors, parse_spec("resnet50_v1"), where="w.bin")
     keras = {"conv1_conv/kernel": torch.zeros(7, 7, 3, 64), "conv2_block1_1_conv/kernel": torch.zeros(1, 1, 64, 64)}
-    with pytest.raises(UsageError, match=r"w\.h5 comes from Keras, .*\(v1\); .* Give --model resnet50_v1"):
+    with pytest.raises(UsageError, match=r"w\.h5 comes from Keras, .*\(v1\); .* Give `model` resnet50_v1"):
         fits(keras, parse_spec("resnet50"), where="w.h5")
     akamaster = {"conv1.weight": torch.zeros(16, 3, 3, 3), "linear.weight": torch.zeros(10, 64)}
     with pytest.raises(UsageError, match="shortcut=A; the network has shortcut=none"):
@@ -269,25 +269,25 @@ def test_published_files_are_known_by_their_hash(monkeypatch):
     file = weights(small)
     thin = replace(known, model=small, facts={**known.facts, "width": 8})
     monkeypatch.setattr(conversion, "known_by_hash", lambda sha256: thin)
-    refused(file, UsageError, r"torchvision resnet50:IMAGENET1K_V2.*Give --model resnet50", model="resnet50_v1,width=8")
+    refused(file, UsageError, r"torchvision resnet50:IMAGENET1K_V2.*Give `model` resnet50", model="resnet50_v1,width=8")
     refused(file, UsageError, "with blur=0; the network has blur=3", model="resnet50,width=8,blur=3")
     done = convert(file)
-    assert (done.model, done.known) == (small, known.who)
+    assert (done.model, done.origin) == (small, known.who)
     assert done.header.preprocess.resize == 232
     assert done.header.classes[0] == "tench"
     assert done.header.metrics == {"top1_error_percent": 19.142, "top5_error_percent": 4.566}
-    assert done.header.recipe["weights"] == "IMAGENET1K_V2"
-    assert "sha256" in done.header.recipe
+    assert done.header.origin["weights"] == "IMAGENET1K_V2"
+    assert "sha256" in done.header.origin
     assert convert(file, preprocess="imagenet", out="2.safetensors").header.metrics == {}
 
 
 def test_cifar_models_are_known_by_their_hash(monkeypatch):
     file = weights("resnet20_b,classes=100")
     prefix = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    refused(file, UsageError, "--preprocess", classes="cifar100")
-    monkeypatch.setitem(known.CIFAR_MODELS, prefix, ("resnet20_b", "cifar100"))
+    refused(file, UsageError, "`preprocess`", classes="cifar100")
+    monkeypatch.setitem(provenance.CIFAR_MODELS, prefix, ("resnet20_b", "cifar100"))
     done = convert(file)
-    assert (done.known, done.model) == ("chenyaofo/pytorch-cifar-models", "resnet20_b")
+    assert (done.origin, done.model) == ("chenyaofo/pytorch-cifar-models", "resnet20_b")
     assert done.header.preprocess.std == (0.2673, 0.2564, 0.2761)
     assert done.header.classes[:2] == ("apple", "aquarium_fish")
 
@@ -320,7 +320,7 @@ def test_transformers_says_its_classes_and_pictures():
     file = transformers_weights()
     config = {"model_type": "resnet", "id2label": dict(enumerate(ANIMALS))}
     Path("config.json").write_text(json.dumps(config))
-    refused(file, UsageError, "don't say all; give --preprocess [^ ]*$", model=TINY)
+    refused(file, UsageError, "don't say all; give `preprocess` [^ ]*$", model=TINY)
     processor = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.9, "resample": 3}
     processor |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
     Path("preprocessor_config.json").write_text(json.dumps(processor))
@@ -330,7 +330,7 @@ def test_transformers_says_its_classes_and_pictures():
     done.path.unlink()
     for change in ({"size": 384}, {"feature_extractor_type": "ViTFeatureExtractor"}, {"do_normalize": False}):
         Path("preprocessor_config.json").write_text(json.dumps(processor | change))
-        refused(file, UsageError, "give --preprocess", model=TINY)
+        refused(file, UsageError, "give `preprocess`", model=TINY)
     Path("config.json").write_text(json.dumps(config | {"id2label": {"0": "ant"}}))
     refused(file, UsageError, "config.json says 1 classes and the weights beside it have 5", model=TINY)
 
@@ -347,7 +347,7 @@ def test_timm_says_its_network_classes_and_pictures():
     Path("config.json").write_text(json.dumps(config))
     refused(file, UsageError, "from timm resnetblur18, with blur=3; the network has blur=0", model="resnet18")
     done = convert(file)
-    assert (done.model, done.known, done.assumed) == ("resnet18,blur=3", "timm resnetblur18", ())
+    assert (done.model, done.origin, done.assumed) == ("resnet18,blur=3", "timm resnetblur18", ())
     assert done.header.spec == parse_spec("resnet18,blur=3,classes=5")
     assert done.header.classes == ANIMALS
     assert done.header.preprocess == Preprocess(160, 200, "bicubic", (0.5,) * 3, (0.25,) * 3)
@@ -408,7 +408,7 @@ def test_presets():
         ("imagenet,mean=1,2,3", "'2' is no field=value"),
         ("imagenet,mean=a:b:c", "numbers with colons"),
         ("zzz", r"cifar100\. Or write"),
-        ("imagenet,size=224,size=225", "--preprocess has size twice"),
+        ("imagenet,size=224,size=225", "`preprocess` has size twice"),
         ("imagenet,sise=3", "did you mean size"),
         ("imagenet,size=300", "less than the crop"),
         ("mean=0.5:0.5:0.5", "no size"),
@@ -444,7 +444,7 @@ def test_files_of_class_names():
     Path("names.txt").write_text("crane\nmaillot\ncrane\n")
     assert class_names("names.txt") == ("crane", "maillot", "crane 2")
     for given in (range(10), ["a"] * 10, ["a", ""], [], [b"a"], {"0": 1}):
-        with pytest.raises(UsageError, match="--classes: "):
+        with pytest.raises(UsageError, match="`classes`: "):
             class_names(given)
     with pytest.raises(UsageError, match=r"none\.txt: No such file.*; give imagenet"):
         class_names("none.txt")

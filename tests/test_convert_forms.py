@@ -188,7 +188,7 @@ WEIAICUNZAI = "weiaicunzai/pytorch-cifar100"
 def test_names_of_other_projects(form, model, classes, known, preset):
     net = net_of(model, classes)
     done = convert(saved(form(dict(net.state_dict()))))
-    assert (done.known, done.header.spec) == (known, net.spec)
+    assert (done.origin, done.header.spec) == (known, net.spec)
     assert done.header.preprocess == PREPROCESSES[preset]
     assert done.assumed == ("preprocess", "classes")
     assert_same(done, net)
@@ -198,7 +198,7 @@ def test_names_of_other_projects(form, model, classes, known, preset):
 def test_a_sequential_of_torchvisions_parts(prefix, model):
     net = net_of(model)
     done = convert(saved(children(dict(net.state_dict()), prefix)), preprocess="imagenet", classes=NAMES)
-    assert (done.known, done.header.spec) == ("a Sequential of torchvision's parts", net.spec)
+    assert (done.origin, done.header.spec) == ("a Sequential of torchvision's parts", net.spec)
     assert_same(done, net)
 
 
@@ -262,10 +262,10 @@ def trunk(tensors: Tensors) -> Tensors:
 def test_trunks_without_a_last_layer(form, known, left):
     net = net_of("resnet18,width=8")
     file = saved(form(dict(net.state_dict())))
-    refused(file, (UsageError, ModelFileError), "--new-head N")
+    refused(file, (UsageError, ModelFileError), "`new_head` N")
     done = convert(file, new_head=5, classes=NAMES)
-    assert (done.known, done.new_head, done.model) == (known, True, "resnet18,width=8")
-    assert set(done.beside) == set(left)
+    assert (done.origin, done.new_head, done.model) == (known, True, "resnet18,width=8")
+    assert set(done.left_out) == set(left)
     model = modelfile.load(done.path)
     assert model.header.classes == NAMES
     theirs = trunk(dict(net.state_dict()))
@@ -316,7 +316,7 @@ def test_a_last_layer_behind_dropout_or_by_another_name():
         done = convert(saved(tensors), **GIVEN, force=True)
         assert_same(done, net)
         assert done.guessed == (f"{name} is its last layer, and nothing but dropout or the like is before it",)
-        refused(saved(tensors, "2.pth"), UsageError, f"--strict: .*{name} is its last layer", **GIVEN, strict=True)
+        refused(saved(tensors, "2.pth"), UsageError, f"`strict`: .*{name} is its last layer", **GIVEN, strict=True)
     net.fc.bias.data.zero_()
     done = convert(saved({n: t for n, t in net.state_dict().items() if n != "fc.bias"}), **GIVEN, force=True)
     assert_same(done, net)
@@ -326,7 +326,7 @@ def test_a_last_layer_behind_dropout_or_by_another_name():
 def test_several_last_layers_are_refused_in_words():
     tensors = trunk(dict(net_of(SMALL).state_dict()))
     tensors |= {"fc.0.weight": torch.ones(32, 64), "fc.0.bias": torch.ones(32), "fc.3.weight": torch.ones(5, 32)}
-    words = r"does not end in one linear layer .*fc.0 32×64, fc.3 5×32: .*--new-head N"
+    words = r"does not end in one linear layer .*fc.0 32×64, fc.3 5×32: .*`new_head` N"
     refused(saved(tensors), ModelFileError, words, **GIVEN)
     tensors = trunk(tensors) | {"head.weight": torch.ones(5, 128), "head.bias": torch.ones(5)}  # of a pooling of two
     refused(saved({n: t for n, t in tensors.items() if n[:3] != "fc."}), ModelFileError, "head 5×128", **GIVEN)
@@ -349,7 +349,7 @@ def test_one_output_becomes_two_classes_with_the_sigmoids_probability():
     refused(
         bare, UsageError, "one output, which is two classes: give two names", preprocess="imagenet", classes=["yes"]
     )
-    refused(bare, UsageError, r"--classes .*\(2 names\)", preprocess="imagenet")
+    refused(bare, UsageError, r"`classes` .*\(2 names\)", preprocess="imagenet")
 
 
 # Which network
@@ -390,8 +390,8 @@ def test_what_tensors_cannot_tell_is_asked():
         ),
         ("wide_resnet50_2,width=8", "wide_resnet50_2,width=8, resnet50_v1,width=8,width_per_group=128"),
     ):
-        said = refused(saved(dict(net_of(model).state_dict())), UsageError, "give --model NAME", preprocess="cifar10")
-        assert f"(its tensors fit {like}; --check DATA tries them)" in said
+        said = refused(saved(dict(net_of(model).state_dict())), UsageError, "give `model` NAME", preprocess="cifar10")
+        assert f"(its tensors fit {like}; `check` DATA tries them)" in said
 
 
 def test_pictures_of_one_channel():
@@ -454,20 +454,20 @@ def test_layers_are_told_by_their_shapes_in_order(model, apart, first):
     modes = {"preprocess": "size=32,mean=0.5,std=0.5,mode=L" if spec.in_channels == 1 else "imagenet", "classes": NAMES}
     unsure = spec.block == "bottleneck" or spec.shortcut == "A"
     if unsure:
-        assert name_of(spec) in refused(file, UsageError, "give --model NAME", **modes)
+        assert name_of(spec) in refused(file, UsageError, "give `model` NAME", **modes)
     done = convert(file, **modes, **({"model": name_of(spec)} if unsure else {}))
     assert done.header.spec == spec
-    assert done.known == "a project that is not known here"
+    assert done.origin == "a project that is not known here"
     assert "were told by their shapes in order" in done.guessed[0]
     assert_same(done, net)
-    refused(file, UsageError, "--strict: .*by their shapes", **modes, model=name_of(spec), strict=True, force=True)
+    refused(file, UsageError, "`strict`: .*by their shapes", **modes, model=name_of(spec), strict=True, force=True)
 
 
 def test_names_that_are_nearly_known_are_told_by_their_shapes():
     net = net_of(f"{SMALL},stem=cifar", 10)
     tensors = replaced(dict(net.state_dict()), (r"\.downsample\.", ".identity_downsample."))
     done = convert(saved(tensors), preprocess="cifar10", classes="cifar10")
-    assert done.known == "a project that is not known here"
+    assert done.origin == "a project that is not known here"
     assert_same(done, net)
 
 
@@ -535,17 +535,17 @@ def test_class_names_in_the_file(beside, place, capsys):
 def test_class_names_that_do_not_belong():
     tensors = dict(net_of("resnet18,width=8").state_dict())
     file = saved(tensors, classes=["a", "b"])
-    refused(file, UsageError, r"class names \(2 in classes\) for 5 outputs; give --classes", preprocess="imagenet")
+    refused(file, UsageError, r"class names \(2 in classes\) for 5 outputs; give `classes`", preprocess="imagenet")
     file = saved(tensors, classes=list(NAMES), labels=list("abcde"))
     refused(file, UsageError, "several lists of class names, in classes and labels", preprocess="imagenet")
     file = saved(tensors, classes=5, names="resnet18", labels={"a": 0.5})
-    refused(file, UsageError, "give --classes", preprocess="imagenet")
+    refused(file, UsageError, "give `classes`", preprocess="imagenet")
 
 
 def test_openmmlab_says_where_the_stride_is():
     net = net_of("resnet50_v1,width=8,depths=1-1-1-1")
     file = saved(openmmlab(dict(net.state_dict())), meta={"config": "model = dict(backbone=dict(style='caffe'))"})
-    refused(file, UsageError, r"\(v1\).*Give --model resnet50_v1", model="resnet50,width=8,depths=1-1-1-1", **GIVEN)
+    refused(file, UsageError, r"\(v1\).*Give `model` resnet50_v1", model="resnet50,width=8,depths=1-1-1-1", **GIVEN)
     done = convert(file, **GIVEN)
     assert (done.model, done.guessed) == ("resnet50_v1,depths=1-1-1-1,width=8", ())
     file = saved(openmmlab(dict(net.state_dict())))
@@ -566,7 +566,7 @@ def test_trunks_of_torchvisions_bottlenecks_need_no_more_words():
         children(trunk(dict(net.state_dict()))),
     ):
         file = saved(form)
-        refused(file, UsageError, r"give --new-head N \(it has no last layer", out="2.safetensors")
+        refused(file, UsageError, r"give `new_head` N \(it has no last layer", out="2.safetensors")
         done = convert(file, new_head=2, force=True)
         assert (done.header.spec.downsample_in, done.assumed, done.guessed) == ("3x3", ("preprocess",), (guess,))
         v1 = convert(file, new_head=2, model="resnet50_v1,width=8,depths=1-2-1-1", force=True)
@@ -648,7 +648,7 @@ def test_the_error_that_the_file_states_chooses_the_preprocessing():
         assert (done.trial in done.trials, len(done.trials)) == (True, 6)
     done = convert("theirs.pth", preprocess="cifar100", check=tried({"cifar100": 50.0}), force=True)
     assert [trial.error_percent for trial in done.trials] == [50.0]
-    with pytest.raises(UsageError, match="--check measures the file's own last layer"):
+    with pytest.raises(UsageError, match="`check` measures the file's own last layer"):
         convert("theirs.pth", new_head=3, check=tried(errors), force=True)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnetkit.convert.conversion import convert
-from resnetkit.convert.naming.fitting import find_source, fit, renamed
+from resnetkit.convert.naming.fitting import find_project, fit, renamed
 from resnetkit.convert.outgoing import as_named_by, constructor, refuse_inexpressible, write_state_dict
 from resnetkit.convert.presets import PREPROCESSES
 from resnetkit.errors import UsageError
@@ -66,7 +66,7 @@ def assert_same_logits(ours: nn.Module, theirs, *, size: int = 64) -> None:
 def loaded(model: str, tensors: Mapping[str, Tensor], **changes) -> nn.Module:
     """Our network with the tensors of another project's."""
     net = build(model, **changes)
-    source = find_source(tensors, where="theirs")
+    source = find_project(tensors, where="theirs")
     net.load_state_dict(fit(source, renamed(source, tensors, where="theirs"), net.spec, where="theirs"))
     return net
 
@@ -165,7 +165,7 @@ def test_transformers(name, tmp_path):
     theirs = randomised(transformers.ResNetForImageClassification(config))
     theirs.save_pretrained(tmp_path / "hub")
     done = convert(tmp_path / "hub" / "model.safetensors", out=tmp_path / "ours.safetensors")
-    assert (done.model, done.known, done.header.preprocess.interpolation) == (name, "transformers", "bicubic")
+    assert (done.model, done.origin, done.header.preprocess.interpolation) == (name, "transformers", "bicubic")
     net = build(done.header.spec)
     net.load_state_dict(load_file(done.path))
     assert_same_logits(net, lambda images: theirs(images).logits)
@@ -177,7 +177,7 @@ def test_transformers_with_the_stride_of_v1(tmp_path):
     config = transformers.ResNetConfig(num_labels=1000, downsample_in_bottleneck=True)
     theirs = randomised(transformers.ResNetForImageClassification(config))
     theirs.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"\(v1\); .* Give --model resnet50_v1"):
+    with pytest.raises(UsageError, match=r"\(v1\); .* Give `model` resnet50_v1"):
         convert(tmp_path / "model.safetensors", model="resnet50", out=tmp_path / "ours.safetensors")
     done = convert(tmp_path / "model.safetensors", out=tmp_path / "ours.safetensors")
     assert done.model == "resnet50_v1"
@@ -224,7 +224,7 @@ def test_keras(layers, suffix, keras, tmp_path):
     path = tmp_path / f"theirs{suffix}"
     theirs.save_weights(path) if suffix == ".weights.h5" else theirs.save(path)
     done = convert(path, out=tmp_path / "ours.safetensors")
-    assert (done.model, done.known) == (f"resnet{layers}_v1", "Keras")
+    assert (done.model, done.origin) == (f"resnet{layers}_v1", "Keras")
     net = build(done.header.spec)
     net.load_state_dict(load_file(done.path))
 
@@ -262,7 +262,7 @@ def test_akamaster(layers, tmp_path):
     tensors = {f"module.{name.replace('fc.', 'linear.')}": t for name, t in theirs.state_dict().items()}
     torch.save({"state_dict": tensors, "best_prec1": 91.7}, tmp_path / "theirs.th")
     done = convert(tmp_path / "theirs.th", out=tmp_path / "ours.safetensors")
-    assert (done.model, done.beside) == (f"resnet{layers}", ("best_prec1",))
+    assert (done.model, done.left_out) == (f"resnet{layers}", ("best_prec1",))
     assert done.header.preprocess == PREPROCESSES["cifar-imagenet"]
     assert done.header.classes[3] == "cat"
     net = build(done.header.spec)

@@ -140,7 +140,7 @@ def test_what_is_left_out_is_said(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(CHECKPOINTS["MoCo"][0] | {"epoch": 3, "optimizer": {"lr": 0.1}}, path)
     read = read_weights(path)
-    assert set(read.beside) == {"epoch", "optimizer", "module.encoder_k", "module.queue", "module.queue_ptr"}
+    assert set(read.other_entries) == {"epoch", "optimizer", "module.encoder_k", "module.queue", "module.queue_ptr"}
     assert read.others == ("state_dict.module.encoder_k",)
     torch.save({"model_ema": AVERAGE, "model": NET, "teacher": {"net": under("", factor=3)}}, path)
     assert read_weights(path).others == ("model_ema", "teacher.net")
@@ -245,7 +245,7 @@ def test_what_lies_beside_as_plain_values(form, tmp_path, monkeypatch):
     monkeypatch.undo()
     read = read_weights(path)
     assert list(read.tensors) == list(SMALL)
-    assert set(read.beside) == set(beside)
+    assert set(read.other_entries) == set(beside)
     objects = read.objects
     args = objects["args"]
     assert isinstance(args, dict)

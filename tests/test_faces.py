@@ -224,7 +224,7 @@ def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> No
         "from resnetkit.train import recipe; recipe.Recipe",
         "import resnetkit; resnetkit.train; from resnetkit.train import recipe; recipe.Recipe",
         "import importlib; importlib.import_module('resnetkit.train.recipe'); import resnetkit",
-        "from resnetkit.convert.naming import sources; import resnetkit",
+        "from resnetkit.convert.naming import projects; import resnetkit",
         "import resnetkit, pkgutil; list(pkgutil.walk_packages(resnetkit.__path__, 'resnetkit.'))",
     ],
 )
@@ -243,9 +243,9 @@ def test_convert_goes_both_ways(tmp_path: Path) -> None:
     back = rk.convert(ours.path, to="torchvision", out=tmp_path / "back.pth")
     found = torch.load(back, weights_only=True)
     assert all(torch.equal(found[name], tensor) for name, tensor in net.state_dict().items())
-    with pytest.raises(rk.UsageError, match="leave out model, classes"):
+    with pytest.raises(rk.UsageError, match="leave out `model` `classes`"):
         rk.convert(ours.path, to="timm", model="resnet18", classes="imagenet")  # pyrefly: ignore
-    with pytest.raises(rk.UsageError, match="leave out strict, part"):
+    with pytest.raises(rk.UsageError, match="leave out `strict` `part`"):
         rk.convert(ours.path, to="timm", strict=True, part="model")  # pyrefly: ignore
 
 

@@ -105,6 +105,14 @@ def test_the_card_claims_nothing_that_nobody_said() -> None:
     assert yaml.safe_load(licensed.split("---\n")[1])["license"] == "apache-2.0"
 
 
+def test_the_card_says_where_converted_weights_come_from() -> None:
+    origin = {"source": "torchvision", "licence": "BSD-3-Clause", "sha256": "0f"}
+    body = hub.card(replace(HEADER, recipe={}, origin=origin), address="x")
+    assert "## Training" not in body
+    (block,) = re.findall(r"## Origin\n\n```yaml\n(.*?)```", body, re.DOTALL)
+    assert yaml.safe_load(block) == origin
+
+
 def test_many_classes_are_counted() -> None:
     spec = parse_spec("resnet18,depths=1-1-1-1")
     card = hub.card(Header(spec, Preprocess(size=224), tuple(map(str, range(1000)))), address="x")
@@ -125,7 +133,7 @@ def test_the_cards_commands_work(model: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_what_is_there_stays(model: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ModelFileError, match=r"README.md exist already; give another folder, or replace_files=True"):
+    with pytest.raises(ModelFileError, match=r"README.md exist already; give another folder, or `replace_files`"):
         resnetkit.to_hub(model, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     assert not (tmp_path / "model.safetensors").exists()

@@ -2,8 +2,10 @@
 
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +81,7 @@ def test_models_needs_neither_torch_nor_numpy() -> None:
         "data.samples",
         "data.dataset",
         "modelfile",
+        "location",
         "models.shipped",
         "machine",
         "errors",
@@ -86,6 +89,14 @@ def test_models_needs_neither_torch_nor_numpy() -> None:
 )
 def test_data_without_torch(module: str) -> None:
     assert not heavy_after(f"import resnetkit.{module}") & {"torch", "torchvision"}
+
+
+def test_no_module_imports_the_packages_root() -> None:
+    """What two modules share has a module of its own: the root's names lead back to modules, which makes circles."""
+    folder = Path(resnetkit.__file__).parent
+    of_root = re.compile(r"^ *(from resnetkit import|import resnetkit$)", re.MULTILINE)
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if of_root.search(path.read_text())]
+    assert [name for name in found if not name.startswith("train/")] == []
 
 
 def test_every_public_name_is_there() -> None:

@@ -10,7 +10,7 @@ from resnetkit.data.parts import open_as_trained
 from resnetkit.data.reading import part_of
 from resnetkit.data.samples import Samples
 from resnetkit.errors import DataError, UsageError
-from resnetkit.models.weights import imagenet_classes
+from resnetkit.models.published import imagenet_classes
 
 NO_LABEL = "pictures without class folders: unlabelled, left out"
 

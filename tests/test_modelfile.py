@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from safetensors.torch import save_file
 from resnetkit import modelfile
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.modelfile import HEADER_KEY, Header, find, inspect, load, save
+from resnetkit.modelfile import HEADER_KEY, KINDS, Header, inspect, load
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import parse_spec
+from resnetkit.train.recipe import Recipe
 
 CLASSES = ("cat", "dog", "Möwe")
 
@@ -44,15 +46,6 @@ def test_there_and_back(model, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(model.net.state_dict().values(), net.state_dict().values(), strict=True)
     )
-
-
-def test_a_run_folder_is_its_best_model(tmp_path):
-    modelfile.save(tmp_path / "last.safetensors", build("resnet20,classes=3"), header())
-    assert modelfile.find(tmp_path).name == "last.safetensors"
-    modelfile.save(tmp_path / "best.safetensors", build("resnet20,classes=3"), header())
-    assert modelfile.find(tmp_path).name == "best.safetensors"
-    with pytest.raises(ModelFileError, match=r"expected .*best"):
-        modelfile.find(tmp_path.parent)
 
 
 def in_a_new_process(code: str, path: Path) -> str:
@@ -171,7 +164,12 @@ def write_header(path, **changes):
         ({"preprocess": "x"}, 'preprocess is "x"'),
         ({"format_version": "1"}, 'format_version is "1"'),
         ({"version": 2}, "version is 2"),
-        ({"dropout": 1, "version": "0.9"}, r"written by resnetkit 0\.9, with a field .* not know: dropout\. Upgrade"),
+        ({"origin": "x"}, 'origin is "x"'),
+        ({"kind": 1}, "kind is 1"),
+        (
+            {"kind": "detector", "version": "0.9", "classes": None, "spec": {"rois": 7}},
+            r"holds a detector, written by resnetkit 0\.9; this is .* reads a classifier\. Upgrade to resnetkit 0\.9",
+        ),
         (
             {"spec": {**parse_spec("resnet20,classes=3").to_dict(), "gated": True}, "version": "0.9"},
             r"written by resnetkit 0\.9, with a field .* not know: gated\. Upgrade",
@@ -187,6 +185,45 @@ def test_a_wrong_header_is_an_error_that_names_the_file(changes, words, tmp_path
     for read in (modelfile.inspect, modelfile.load):
         with pytest.raises(ModelFileError, match=f"m.safetensors .*{words}"):
             read(tmp_path / "m.safetensors")
+
+
+def test_a_field_that_only_a_later_version_has_is_ignored(tmp_path):
+    write_header(tmp_path / "m.safetensors", temperature=1.5, version="0.9")
+    assert modelfile.load(tmp_path / "m.safetensors").header == header(version="0.9")
+
+
+def test_earlier_versions_read_a_classifier_that_was_trained_here():
+    """They refuse fields that they do not know."""
+    fields = {"spec", "preprocess", "classes", "recipe", "metrics", "data", "version", "format_version"}
+    assert json.loads(header().to_json()).keys() == fields
+    assert json.loads(header(origin={"source": "x"}).to_json()).keys() == fields | {"origin"}
+
+
+def test_the_origin_that_earlier_versions_wrote_into_the_recipe_is_moved(tmp_path):
+    origin = {"weights": "V1", "source": "x", "licence": "MIT", "recipe": "http", "url": "u", "converted_from": "f"}
+    origin |= {"sha256": "0f"}
+    write_header(tmp_path / "m.safetensors", recipe=origin)
+    read = modelfile.inspect(tmp_path / "m.safetensors")
+    assert (read.origin, read.recipe) == (origin, {})
+    assert Header.from_json(read.to_json(), source="itself") == read
+    write_header(tmp_path / "m.safetensors", recipe={"lr": 0.1, "url": "u"}, origin={"source": "y"})
+    read = modelfile.inspect(tmp_path / "m.safetensors")
+    assert (read.origin, read.recipe) == ({"source": "y"}, {"lr": 0.1, "url": "u"}), "what has an origin is left alone"
+
+
+def test_no_field_of_a_recipe_is_taken_for_the_origin():
+    assert not {field.name for field in fields(Recipe)} & set(modelfile.ORIGIN_FIELDS)
+
+
+def test_another_kind_may_lack_classes(monkeypatch):
+    regressor = Header(parse_spec("resnet20,classes=3"), Preprocess(size=32), kind="regressor")
+    assert "class," not in repr(regressor)
+    with pytest.raises(ModelFileError, match=r"^m holds a regressor, written by resnetkit .* reads a classifier"):
+        Header.from_json(regressor.to_json(), source="m")
+    monkeypatch.setattr(modelfile, "KINDS", (*KINDS, "regressor"))
+    assert Header.from_json(regressor.to_json(), source="m") == regressor
+    with pytest.raises(ModelFileError, match="0 class names for a network with 3 classes"):
+        Header(regressor.spec, regressor.preprocess)
 
 
 def test_null_is_no_header_field(tmp_path):
@@ -274,17 +311,6 @@ def test_what_is_given_in_place_of_a_model_is_named(tmp_path: Path, name: str, w
             reads(tmp_path / name)
 
 
-def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    net = build("resnet20", depths=(1, 1, 1), classes=2)
-    (tmp_path / "run").mkdir()
-    save("~/run/best.safetensors", net, Header(net.spec, Preprocess(size=32), ("a", "b")))
-    assert find("~/run") == tmp_path / "run" / "best.safetensors"
-    assert load("~/run/best.safetensors").header == inspect("~/run")
-    with pytest.raises(ModelFileError, match=r"~nobody-of-that-name/m does not exist"):
-        find("~nobody-of-that-name/m")
-
-
 @pytest.mark.parametrize(
     ("given", "near"),
     [("resnet21", "resnet20"), ("resnet31", "resnet32"), ("resnet49", "resnet50"), ("resnet1000", "resnet1202")],
@@ -292,8 +318,3 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_of_networks_that_differ_in_depth_the_nearest_is_meant(given: str, near: str) -> None:
     with pytest.raises(UsageError, match=f'did you mean "{near}"'):
         parse_spec(given)
-
-
-def test_of_weights_too(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="Did you mean resnet20:cifar10"):
-        find("resnet21:cifar10")

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from resnetkit.convert.files.readers import read_weights
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.resnet import build
-from resnetkit.models.weights import fill
+from resnetkit.models.tensors import fill
 
 TENSORS = {
     "conv1.weight": torch.arange(12.0).reshape(1, 3, 2, 2),
@@ -78,7 +78,7 @@ def test_nests_and_prefixes(tmp_path):
     torch.save({"epoch": 3, "model": {"state_dict": wrapped, "ema": None}, "args": arguments}, path)
     read = read_weights(path)
     assert list(read.tensors) == list(TENSORS)
-    assert set(read.beside) == {"epoch", "args", "ema"}
+    assert set(read.other_entries) == {"epoch", "args", "ema"}
     torch.save({"epoch": 3, "model_ema": {f"model.{name}": tensor for name, tensor in TENSORS.items()}}, path)
     assert list(read_weights(path).tensors) == list(TENSORS)
     # A prefix that not every name has is no wrapper's.
@@ -93,7 +93,7 @@ def test_numbers_of_numpy_beside_the_weights(zipped, tmp_path):
     torch.save({"net": TENSORS} | beside, path, _use_new_zipfile_serialization=zipped)
     read = read_weights(path)
     assert list(read.tensors) == list(TENSORS)
-    assert set(read.beside) == set(beside)
+    assert set(read.other_entries) == set(beside)
     assert read.objects == {"accuracy": pytest.approx(0.9), "epoch": 3, "curve": [1.0] * 3}
     torch.save({"net": TENSORS, "names": np.array([Canary(tmp_path / "canary")], dtype=object)}, path)
     assert read_weights(path).objects["names"] == [{"class": "posix.system", "args": [f"touch {tmp_path}/canary"]}]

@@ -1,5 +1,6 @@
 """The page of a run or an evaluation: what is on it, and that nothing of it runs off a small screen."""
 
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,13 +28,14 @@ def evaluated(count: int, **fields: object) -> Evaluation:
     return result
 
 
-def page(folder: Path, result: Evaluation) -> str:
+def page(folder: Path, result: Evaluation, origin: Mapping[str, str] | None = None) -> str:
     header = Header(
         parse_spec("resnet20", classes=len(result.classes)),
         Preprocess(size=32),
         result.classes,
         {"lr": 0.1},
         data={"name": "/home/me/birds", "split": DRAWN},
+        origin=origin or {},
     )
     write_report(
         folder / "r.html",
@@ -77,6 +79,13 @@ def test_a_page_fits_small_screens_and_dark_ones(tmp_path: Path) -> None:
     assert "Drawn from the set&#x27;s training pictures (seed 7)" in text
     assert text.count("top-5 error") == 2
     assert "<tr><td>lr</td><td>0.05</td></tr>\n<tr><td>flip</td><td>true</td></tr></table>" in text
+
+
+def test_where_converted_weights_come_from_is_on_the_page(tmp_path: Path) -> None:
+    assert "<h2>Origin</h2>" not in page(tmp_path, evaluated(3))
+    text = page(tmp_path, evaluated(3), origin={"source": "torchvision", "url": "https://x/?a&b"})
+    assert "<h2>Origin</h2>" in text
+    assert "<td>url</td><td>https://x/?a&amp;b</td>" in text
 
 
 def test_top5_of_few_classes_is_left_out(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_found_where_it_is(in_package: Path) -> None:
     assert in_package.name == "resnet20-cifar10.safetensors"
-    assert modelfile.find("resnet20:cifar10") == in_package
+    assert modelfile.model_file("resnet20:cifar10") == in_package
     assert (shipped.shipped("resnet20"), shipped.shipped("resnet2"), shipped.shipped("resnet110")) == (
         {"cifar10": in_package},
         {},
@@ -99,7 +99,7 @@ def test_found_where_it_is(in_package: Path) -> None:
 def test_a_file_of_that_name_wins(in_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("resnet20:cifar10").write_bytes((tmp_path / "best.safetensors").read_bytes())
-    assert modelfile.find("resnet20:cifar10") == Path("resnet20:cifar10")
+    assert modelfile.model_file("resnet20:cifar10") == Path("resnet20:cifar10")
     assert modelfile.inspect("resnet20:cifar10").metrics["part"] == "val"
 
 

@@ -27,10 +27,11 @@ from resnetkit.cli import main
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.models import weights as registry
+from resnetkit.models.published import IN_TORCHVISION, imagenet_classes, known_file, published
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS, parse_spec
 from resnetkit.models.timm import ARCHITECTURES, preprocess_of, timm_weights
-from resnetkit.models.weights import IN_TORCHVISION, find_weights, imagenet_classes, known_file, published
+from resnetkit.models.weights import find_weights
 from servers import FileHandler, Files, environment, serving
 
 THEIRS = [(name, entry) for name in IN_TORCHVISION for entry in get_model_weights(name)]
@@ -163,8 +164,8 @@ def test_known_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pretrained": True, "weights": "DEFAULT"}, "pretrained and weights both say what to load"),
-        ({"pretrained": "IMAGENET1K_V2"}, "pretrained is 'IMAGENET1K_V2'; it takes true or false. Give weights="),
+        ({"pretrained": True, "weights": "DEFAULT"}, "`pretrained` and `weights` both say what to load"),
+        ({"pretrained": "IMAGENET1K_V2"}, "`pretrained` is 'IMAGENET1K_V2'; it takes true or false. Give `weights`="),
         ({"weights": "IMAGENET1K_V2", "num_classes": 10}, "IMAGENET1K_V2 has 1000 classes, not 10. Load it with all"),
         ({"pretrained": True, "num_classes": 10}, "fine-tune with resnetkit train DATA --init"),
         ({"weights": "DEFAULT", "width_per_group": 128}, "IMAGENET1K_V2 is for another network: width_per_group"),
@@ -245,7 +246,7 @@ def test_a_right_hash_of_wrong_contents(server: Files, monkeypatch: pytest.Monke
     torch.save(build("resnet34").state_dict(), file)
     publish(file.getvalue())
     with pytest.raises(
-        ModelFileError, match=r"IMAGENET1K_V1 does not fit: 80 tensors too many, first layer1.2.conv1.weight. Get"
+        ModelFileError, match=r"IMAGENET1K_V1 does not fit: 80 of 182 tensors differ, first layer1.2.conv1.weight: not"
     ):
         resnetkit.resnet18(pretrained=True)
     publish(b"cos\nsystem\n(S'touch executed'\ntR.")
@@ -281,7 +282,7 @@ def test_inspect_downloads_nothing(own_cache: Path) -> None:
     assert header.classes[281] == "tabby"
     assert header.metrics == {"top1_error_percent": 19.142, "top5_error_percent": 4.566}
     assert header.data == {"name": "ImageNet-1K"}
-    assert header.recipe["url"] == ResNet50_Weights.IMAGENET1K_V2.url
+    assert header.origin["url"] == ResNet50_Weights.IMAGENET1K_V2.url
     assert not list(own_cache.iterdir())
     modelfile.Header.from_json(header.to_json(), source="itself")
 
@@ -394,7 +395,7 @@ def test_timm_gives_the_same_logits(architecture: str, own_cache: Path) -> None:
 def test_preprocess_equals_timms(model: str, photograph: Image.Image) -> None:
     cfg = timm.get_pretrained_cfg(model).to_dict()
     theirs = create_transform(**resolve_data_config(pretrained_cfg=cfg))
-    assert np.abs(preprocess_of(cfg)(photograph) - theirs(photograph).numpy()).max() < 1e-6
+    assert np.abs(preprocess_of(cfg, where="x")(photograph) - theirs(photograph).numpy()).max() < 1e-6
 
 
 def test_timm_in_every_way(own_cache: Path) -> None:
@@ -421,14 +422,14 @@ def test_timm_in_every_way(own_cache: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "resnet51q"}, "holds a resnet51q, which is no row here; these are: resnet18"),
-        ({"model_args": {"output_stride": 8}}, "holds a resnet18 with output_stride=8; no row here says that"),
-        ({"global_pool": "max"}, "holds a resnet18 with global_pool='max'"),
+        ({"architecture": "resnet51q"}, "describes a resnet51q, which is no row here; these are: resnet18"),
+        ({"model_args": {"output_stride": 8}}, "describes a resnet18 with output_stride=8; no row here says that"),
+        ({"global_pool": "max"}, "describes a resnet18 with global_pool='max'"),
         ({"crop_mode": "squash"}, "x/y: crop_mode is squash; only the centre"),
         ({"input_size": [3, 224, 192]}, "x/y: inputs of 224x192 pixels"),
         ({"interpolation": "random"}, "x/y: `interpolation` is 'random'; choose one of"),
         ({"input_size": None}, "x/y is not what timm writes"),
-        ({"pretrained_cfg": {}}, "x/y is not what timm writes .*config.json lacks or breaks 'num_classes'|input_size"),
+        ({"pretrained_cfg": {}}, "x/y does not say how pictures are prepared .input_size in .*config.json"),
     ],
 )
 def test_what_timm_says_and_no_row_can(config: dict[str, object], message: str, own_cache: Path) -> None:
@@ -450,7 +451,7 @@ def test_timm_file_that_does_not_fit(own_cache: Path) -> None:
     folder = put(timm.create_model("resnet18"), "x/y", own_cache)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architecture": "resnet34"}))
-    with pytest.raises(ModelFileError, match=r"x/y does not fit: 80 tensors missing, first layer1.2.conv1.weight. Get"):
+    with pytest.raises(ModelFileError, match=r"x/y does not fit: 80 of 182 tensors differ, first layer1.2.*: missing"):
         modelfile.load("hf:x/y")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

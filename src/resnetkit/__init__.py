@@ -6,7 +6,7 @@ The names below are imported when they are first used, so `import resnetkit` is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from resnetkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from resnetkit.allocator import keep_memory

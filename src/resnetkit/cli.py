@@ -15,11 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from resnetkit import __version__
 from resnetkit.allocator import keep_memory
 from resnetkit.commands.printing import any_name_printed, on_one_line, printable
 from resnetkit.display import wrong_name
 from resnetkit.errors import ResnetkitError, UsageError
+from resnetkit.version import __version__
 
 VERBS = {
     "models": ("the family: depth, parameters, GMACs, features", "resnetkit.commands.models"),

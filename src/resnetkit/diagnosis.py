@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from resnetkit import __version__
 from resnetkit.allocator import allocator, chosen_by_user, keep_memory
 from resnetkit.data.transforms import resampling
 from resnetkit.files import cache_folder
@@ -18,6 +17,7 @@ from resnetkit.infer.choice import BFLOAT16
 from resnetkit.kernels import library
 from resnetkit.machine import Machine, read_machine
 from resnetkit.native import find_compiler
+from resnetkit.version import __version__
 
 SIDE = 2048  # of the matrices that are multiplied, at most
 LONGEST = 0.5  # seconds that one product may take

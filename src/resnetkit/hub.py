@@ -14,12 +14,11 @@ from typing import Any
 
 import yaml
 
-from resnetkit import modelfile
 from resnetkit.data.published.download import offline
-from resnetkit.data.published.huggingface import WEIGHTS_FILE, check_repository, client, first_line
+from resnetkit.data.published.huggingface import HUB, WEIGHTS_FILE, check_repository, client, first_line
 from resnetkit.errors import DataError, ModelFileError
 from resnetkit.files import whole_file, write_whole
-from resnetkit.modelfile import HUB, Header, Model
+from resnetkit.modelfile import Header, Model, inspect, load, model_file
 from resnetkit.models.spec import SPECS
 
 CARD = "README.md"
@@ -39,8 +38,8 @@ def to_hub(
     Raises ModelFileError for a model file that can't be read or a folder that can't be written, UsageError without the
     extra, DataError where the Hub refuses or can't be reached.
     """
-    path = modelfile.find(model)
-    header = modelfile.inspect(path)
+    path = model_file(model)
+    header = inspect(path)
     if not str(where).startswith(HUB):
         _write(path, header, Path(where), address=f"{where}/{WEIGHTS_FILE}", licence=licence, over=replace_files)
         return str(where)
@@ -73,15 +72,15 @@ def from_hub(where: str | Path) -> Model:
     hf:OWNER/NAME may also hold weights of timm's. Raises as `resnetkit.load` does.
     """
     if str(where).startswith(HUB):
-        return modelfile.load(where)
+        return load(where)
     file = Path(where) / WEIGHTS_FILE
     if not file.is_file():
         raise ModelFileError(f"{file} does not exist; give a folder that to_hub wrote, or {HUB}OWNER/NAME for the Hub")
-    return modelfile.load(file)
+    return load(file)
 
 
 def network_name(header: Header) -> str:
-    """The row of SPECS that the network is, whatever its classes; else what it is made of."""
+    """The row of SPECS that the network is, whatever its number of classes; else its number of layers."""
     spec = header.spec
     names = [name for name, row in SPECS.items() if replace(row, classes=spec.classes) == spec]
     return names[0] if names else f"residual network of {spec.layers} layers"
@@ -98,13 +97,13 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
         "pipeline_tag": "image-classification",
         "tags": ["resnetkit", "resnet", "image-classification"],
     } | ({"license": licence} if licence else {})
-    data = header.data.get("name")
+    trained_on = header.data.get("name")
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {name}{f' on {_plain(data)}' if data else ''}",
+        f"# {name}{f' on {_plain(trained_on)}' if trained_on else ''}",
         "",
         f"A {name} ({spec.layers} layers, {spec.parameters:,} parameters, {spec.block} blocks, shortcuts "
         f"{spec.shortcut}) that tells {spec.classes} classes apart. The file holds the network, its preprocessing and "
@@ -131,8 +130,9 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
         "",
         _classes(header.classes),
     ]
-    about = {name: value for name, value in header.data.items() if name != "pictures"}
-    for title, values in (("Measured", header.metrics), ("Data", about), ("Training", header.recipe)):
+    data = {name: value for name, value in header.data.items() if name != "pictures"}
+    blocks = {"Measured": header.metrics, "Data": data, "Training": header.recipe, "Origin": header.origin}
+    for title, values in blocks.items():
         if values:
             lines += ["", f"## {title}", "", *_block(values)]
     return "\n".join([*lines, "", f"Written by resnetkit {header.version} from the header of `{WEIGHTS_FILE}`.", ""])
@@ -141,7 +141,7 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
 def _write(path: Path, header: Header, folder: Path, *, address: str, licence: str, over: bool) -> None:
     files = [folder / name for name in (WEIGHTS_FILE, CARD)]
     if there := [str(file) for file in files if file.exists() and not over]:
-        raise ModelFileError(f"{' and '.join(there)} exist already; give another folder, or replace_files=True")
+        raise ModelFileError(f"{' and '.join(there)} exist already; give another folder, or `replace_files`")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("rb") as source, whole_file(files[0]) as copy:
@@ -170,5 +170,5 @@ def _block(values: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """A name as it can stand in a line of Markdown."""
+    """A name on one line of Markdown, without code marks."""
     return " ".join(str(text).replace("`", "'").split())

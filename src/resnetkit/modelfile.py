@@ -8,54 +8,58 @@ torchvision gives them.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from resnetkit import __version__
-from resnetkit.data.folders.listing import is_of_runs, is_picture_name, is_utf8
+from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.display import count, cut, line, wrong_name
+from resnetkit.display import count, cut, line
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
-from resnetkit.models.shipped import shipped, shipped_names
-from resnetkit.models.spec import SPECS, ModelSpec, nearest_name, text_of
+from resnetkit.location import HubRepository, LocalFile, Located, PublishedWeights, locate, short_name, what_else
+from resnetkit.models.spec import ModelSpec, text_of
+from resnetkit.models.tensors import compare, fill
+from resnetkit.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnetkit.models.published import Published
     from resnetkit.models.resnet import ResNet
-    from resnetkit.models.weights import Published
 
 FORMAT_VERSION = 1
-IN_FOLDERS = ("best.safetensors", "last.safetensors", "model.safetensors")
-"""Model files by their name in a folder, the first that is there: of a run, and of what to_hub writes."""
+"""Raised when a reader of the version before would misunderstand a file. A field that may be ignored raises nothing."""
+KINDS = ("classifier",)
+"""Kinds of model that this version reads. Every kind has a `spec` and a `preprocess`; a classifier has `classes`."""
 Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
-HUB = "hf:"
-"""Begins the name of a repository on the Hugging Face Hub: hf:OWNER/NAME."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself."""
+    """What a model file says of itself. Raises ModelFileError where a classifier has not one name for each class."""
 
     spec: ModelSpec
+    """The network; of a kind with more parts, the residual network in it."""
     preprocess: Preprocess
-    classes: tuple[str, ...]
-    """Class names, in the order of the logits."""
+    classes: tuple[str, ...] = ()
+    """Class names, in the order of the logits; empty for a kind that has none."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How the weights were trained: a Recipe's fields."""
+    """How the weights were trained: a Recipe's fields. Empty for weights that were not trained here."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """What was measured: step, validation error and the like; errors in percent."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """What the weights were trained on: name, fingerprint, how training and validation were divided, and what
     recognises the pictures wherever they are now (see resnetkit.data.parts)."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where weights that were not trained here come from: ORIGIN_FIELDS. Empty for others."""
+    kind: str = "classifier"
+    """What the model does: one of KINDS."""
     version: str = __version__
     """Version of this package that wrote the file."""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if len(self.classes) != self.spec.classes:
+        if self.kind == "classifier" and len(self.classes) != self.spec.classes:
             raise ModelFileError(_wrong_count(self.classes, self.spec))
 
     def __repr__(self) -> str:
@@ -67,62 +71,95 @@ class Header:
         data, error = self.data.get("name"), self.metrics.get("error_percent")
         return (
             text_of(self.spec, without=["classes"]),
-            count(len(self.classes), "class"),
+            count(len(self.classes), "class") if self.classes else "",
             f"pictures of {self.preprocess.size} pixels",
             f"trained on {cut(short_name(data), 40)}" if isinstance(data, str) else "",
             f"validation error {error:.2f} %" if isinstance(error, float) else "",
         )
 
     def to_json(self) -> str:
-        """The header as one JSON document."""
+        """The header as one JSON document.
+
+        Fields that earlier versions did not have, `kind` and `origin`, are left out at their defaults: version 0.1.0
+        refuses fields that it does not know, and so reads every classifier that was trained here.
+        """
         values = vars(self) | {"spec": self.spec.to_dict(), "preprocess": self.preprocess.to_dict()}
+        if self.kind == "classifier":
+            del values["kind"]
+        if not self.origin:
+            del values["origin"]
         return json.dumps(values, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Header":
-        """Read a header; `source` names the file in errors."""
+        """Read a header; `source` names the file in errors.
+
+        A field that only a later version has is ignored: one that must not be comes with a higher FORMAT_VERSION or
+        with another kind. But an unknown field of the network or of the preprocessing is an error, since it changes
+        what is computed. Raises ModelFileError.
+        """
         try:
             values = json.loads(text)
-            _check_types(values, {"format_version": int, "version": str})
-            if values["format_version"] > FORMAT_VERSION:
-                raise ModelFileError(
-                    f"{source} has format {values['format_version']}, written by resnetkit {values['version']}; "
-                    f"this is {__version__} and reads up to {FORMAT_VERSION}. Upgrade resnetkit."
-                )
-            _check_types(values, _TYPES)
-            _check_types(values.get("data", {}).get("split", {}), _SPLIT_TYPES)
-            for kind, given in ((cls, values), (ModelSpec, values["spec"]), (Preprocess, values["preprocess"])):
-                if unknown := sorted(given.keys() - {field.name for field in fields(kind)}):
-                    raise ModelFileError(
-                        f"{source} was written by resnetkit {values['version']}, with a field that this one "
-                        f"({__version__}) does not know: {unknown[0]}. Upgrade resnetkit."
-                    )
-            read = {
-                "spec": ModelSpec.from_dict(values["spec"]),
-                "preprocess": Preprocess.from_dict(values["preprocess"]),
-                "classes": tuple(values["classes"]),
-            }
-            if len(read["classes"]) != read["spec"].classes:
-                raise ValueError(_wrong_count(read["classes"], read["spec"]))
-            for of, name in (("data", "name"), ("recipe", "init")):  # earlier versions wrote the whole path
-                if Path(path := str(values.get(of, {}).get(name, ""))).is_absolute():
-                    values[of] |= {name: short_name(path)}
-            return cls(**values | read)
+            _refuse_newer(values, source)
+            return cls(**_fields(values))
         except (ValueError, KeyError, TypeError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ModelFileError(f"{source} has a broken header ({reason}); get the file anew") from error
 
 
+ORIGIN_FIELDS = ("source", "weights", "licence", "recipe", "url", "converted_from", "sha256")
+"""Whose the weights are, their name there, the licence, an address where the training is described, where the file is;
+for converted ones the name and the SHA-256 of the file that they were in."""
 _TYPES: Types = {
-    "spec": dict,
-    "preprocess": dict,
     "classes": list,
     "recipe": dict,
     "metrics": dict,
     "data": dict,
+    "origin": dict,
 }
 """What JSON makes of a header's fields."""
 _SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str, "read_as": dict}
+
+
+def _refuse_newer(values: Any, source: str) -> None:
+    """Raise ModelFileError for a header that only a later version of this package understands."""
+    _check_types(values, {"format_version": int, "version": str, "kind": str})
+    wrote = f"written by resnetkit {values['version']}"
+    if values["format_version"] > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{source} has format {values['format_version']}, {wrote}; this is {__version__} and reads up to "
+            f"{FORMAT_VERSION}. Upgrade resnetkit."
+        )
+    if (kind := values.get("kind", "classifier")) not in KINDS:
+        raise ModelFileError(
+            f"{source} holds a {kind}, {wrote}; this is {__version__} and reads a {' or a '.join(KINDS)}. "
+            f"Upgrade to resnetkit {values['version']} or newer."
+        )
+    _check_types(values, {"spec": dict, "preprocess": dict})
+    for part, given in ((ModelSpec, values["spec"]), (Preprocess, values["preprocess"])):
+        if unknown := sorted(given.keys() - {field.name for field in fields(part)}):
+            raise ModelFileError(
+                f"{source} was {wrote}, with a field that this one ({__version__}) does not know: {unknown[0]}. "
+                f"Upgrade resnetkit."
+            )
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Header in what JSON has, as this version writes them; ValueError for what does not fit."""
+    _check_types(values, _TYPES)
+    _check_types(values.get("data", {}).get("split", {}), _SPLIT_TYPES)
+    known = {field.name: values[field.name] for field in fields(Header) if field.name in values}
+    for of, name in (("data", "name"), ("recipe", "init")):  # earlier versions wrote the whole path
+        if Path(path := str(known.get(of, {}).get(name, ""))).is_absolute():
+            known[of] = known[of] | {name: short_name(path)}
+    recipe = known.get("recipe", {})  # into which earlier versions wrote the origin; a Recipe has no such fields
+    if "origin" not in known and (origin := {name: recipe[name] for name in ORIGIN_FIELDS if name in recipe}):
+        known |= {"origin": origin, "recipe": {name: recipe[name] for name in recipe if name not in origin}}
+    spec = ModelSpec.from_dict(known["spec"])
+    if known.get("kind", "classifier") == "classifier" and len(known["classes"]) != spec.classes:
+        raise ValueError(_wrong_count(known["classes"], spec))
+    preprocess, classes = Preprocess.from_dict(known["preprocess"]), tuple(known.get("classes", ()))
+    return known | {"spec": spec, "preprocess": preprocess, "classes": classes}
 
 
 def _check_types(values: object, types: Types) -> None:
@@ -166,11 +203,13 @@ def save(
     """
     from safetensors.torch import save as to_bytes
 
+    from resnetkit.models.empty import empty_network
+
     path = expanded(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    if wrong := _wrong_tensors(_without_weights(header.spec), tensors):
+    if misfit := compare(empty_network(header.spec).state_dict(), tensors):
         raise ModelFileError(
-            f"{path}: the network's tensors are not those of its spec ({wrong}); it can't be saved as that"
+            f"{path}: the network's tensors are not those of its spec ({misfit}); it can't be saved as that"
         )
     if storage == "float16":
         tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
@@ -187,79 +226,79 @@ def _halved(tensor: "Tensor") -> "Tensor":
     return half if half.isfinite().all() else tensor
 
 
-def short_name(name: str | Path) -> str:
-    """What a file may say of where a set or first weights were: the last name of a path, and not where it was.
+def load(model: str | Path | Located) -> Model:
+    """Load the network that MODEL names, in evaluation mode, and its header.
 
-    A model file of a run has its run's name, too. Names that are no paths stay as they are.
+    `model` is a model file; a run folder, for its best one; NAME:WEIGHTS for weights of a row of SPECS, those that come
+    with this package (`resnet56:cifar10`) or published ones (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT);
+    hf:OWNER/NAME for a repository on the Hugging Face Hub that holds a model file or weights of timm's; or what
+    `location.locate` made of one of these. Published weights are downloaded, checked, and kept in the cache.
+
+    Raises ModelFileError for a file that is missing, broken, or does not fit, or holds a number that is not finite;
+    UsageError for unknown weights; DataError for a failed download. No random number is drawn.
     """
-    if str(name).startswith(HUB):
-        return str(name)
-    path = Path(name).absolute()  # "." has a last name, too
-    if path.name == "..":
-        path = path.resolve()
-    return f"{path.parent.name}/{path.name}" if path.name in IN_FOLDERS else path.name or str(name)
+    from safetensors.torch import load_file
+
+    from resnetkit.models.empty import empty_network
+
+    found = _file_or_weights(model)
+    if not isinstance(found, Path):
+        from resnetkit.models.weights import load_published
+
+        net = empty_network(found.spec)
+        load_published(net, found)
+        return Model(net.eval(), _header(found))
+    header = _read_header(found)
+    net = empty_network(header.spec)
+    tensors = load_file(found)
+    if misfit := compare(net.state_dict(), tensors):
+        raise ModelFileError(f"{found}: the weights do not fit the network in its header: {misfit}")
+    fill(net, tensors, source=str(found))
+    return Model(net.eval(), header)
 
 
-EXPORTED = (".onnx", ".xml", ".pt2")
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".txt")
+def inspect(model: str | Path | Located) -> Header:
+    """Read the header of MODEL, as `load` takes it, without its weights; of a file, without torch.
+
+    For published weights it is what their source says of them. A repository on the Hub is downloaded for it.
+    """
+    found = _file_or_weights(model)
+    return _read_header(found) if isinstance(found, Path) else _header(found)
 
 
-def _instead(path: Path) -> str:
-    """The rest of an error about what is given as MODEL: what it is instead, and the mend; empty where nobody knows."""
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        if is_of_runs(path):
-            runs = sorted(run for run in path.iterdir() if is_of_runs(run))
-            return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run that has none yet"
-        files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
-        return (
-            f". It holds pictures: resnetkit train {path}" if any(is_picture_name(file.name) for file in files) else ""
+def model_file(model: str | Path | Located) -> Path:
+    """The model file of MODEL on this disk; one on the Hub is downloaded, unless it is in the cache.
+
+    Raises ModelFileError for weights that others publish: they are in no model file.
+    """
+    found = _file_or_weights(model)
+    if not isinstance(found, Path):
+        raise ModelFileError(
+            f"{found.name} names weights of {found.source}, which are in no model file; save them as one: "
+            "resnetkit.save(path, model.net, model.header) with model = resnetkit.load(...)"
         )
-    if is_picture_name(path.name):
-        return " but a picture; the model comes first"
-    if suffix in EXPORTED:
-        return " but one that other programs run, such as resnetkit export writes; give the model that it was made of"
-    if suffix in TABLES:
-        return " but text; give a .safetensors, a run folder, or NAME:WEIGHTS"
-    return ""
+    return found
 
 
-def find(model: str | Path) -> Path:
-    """The file of MODEL: itself, a run folder's best one, what to_hub wrote, one in this package, or of hf:OWNER/NAME.
+def _file_or_weights(model: str | Path | Located) -> "Path | Published":
+    """The model file that MODEL names, or the weights, of which only what is known of them is read."""
+    match model if isinstance(model, LocalFile | PublishedWeights | HubRepository) else locate(model):
+        case LocalFile(path=path):
+            return path
+        case PublishedWeights(network=network, weights=weights):
+            from resnetkit.models.weights import find_weights
 
-    What exists as a file or a folder is that, whatever its name. Raises ModelFileError where there is nothing.
-    """
-    path = expanded(model)
-    if not is_utf8(str(path)):  # safetensors, OpenVINO and ONNX Runtime open no other
-        raise ModelFileError(f"{path}: the name {wrong_name('; rename it')}")
-    if path.is_dir():
-        for name in IN_FOLDERS:
-            if (path / name).is_file():
-                return path / name
-        raise ModelFileError(f"{path} holds no model file; expected {path}/best.safetensors{_instead(path)}")
-    if path.is_file():
-        return path
-    if str(model).startswith(HUB):
-        from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
+            return find_weights(network, weights)
+        case HubRepository(repository=repository):
+            path = fetch_from_hub(repository, WEIGHTS_FILE)
+            if HEADER_KEY in _metadata(path):
+                return path
+            from resnetkit.models.timm import timm_weights
 
-        return fetch_from_hub(str(model).removeprefix(HUB), WEIGHTS_FILE)
-    network, colon, weights = str(model).partition(":")
-    if network in SPECS and (own := shipped(network).get(weights)):
-        return own
-    ours = [name.partition(":")[0] for name in shipped_names() if name.endswith(f":{weights}")]
-    near = nearest_name(network, ours or SPECS) if colon else None
-    hint = f". Did you mean {near}:{weights}?" if near and near != network else ""
-    raise ModelFileError(f"{path} does not exist; give a model file, a run folder, or NAME:WEIGHTS{hint}")
+            return timm_weights(repository)
 
 
-def inspect(model: str | Path) -> Header:
-    """Read the header of a model file or run folder, without its weights and without torch.
-
-    For published weights (`load` says how they are named) it is what their source says of them.
-    """
-    if weights := _published(model):
-        return _header(weights)
-    path = find(model)
+def _read_header(path: Path) -> Header:
     metadata = _metadata(path)
     if HEADER_KEY not in metadata:
         raise ModelFileError(
@@ -276,98 +315,19 @@ def _metadata(path: Path) -> Mapping[str, str]:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        if instead := _instead(path):
+        if instead := what_else(path):
             raise ModelFileError(f"{path} is no model file{instead}") from error
         ours = path.suffix == ".safetensors"
         hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {path}"
         raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
 
 
-def published_name(model: str | Path) -> str | None:
-    """NAME:WEIGHTS where MODEL names a row of SPECS and no weights in this package: published ones, if there are any.
-
-    None for what exists as a file or a folder, and for hf:OWNER/NAME.
-    """
-    network, colon, name = str(model).partition(":")
-    if expanded(model).exists() or network not in SPECS or name in shipped(network):
-        return None
-    return f"{network}:{name if colon else 'DEFAULT'}"
-
-
-def _published(model: str | Path) -> "Published | None":
-    """The published weights that MODEL names; None for a file, a run folder, or a model file of ours on the Hub."""
-    if named := published_name(model):
-        from resnetkit.models.weights import find_weights
-
-        network, _, name = named.partition(":")
-        return find_weights(network, name)
-    if not str(model).startswith(HUB) or expanded(model).exists() or HEADER_KEY in _metadata(find(model)):
-        return None
-    from resnetkit.models.timm import timm_weights
-
-    return timm_weights(str(model).removeprefix(HUB))
-
-
 def _header(weights: "Published") -> Header:
-    data = {"name": weights.data} if weights.data else {}
-    return Header(weights.spec, weights.preprocess, weights.classes, weights.about(), weights.metrics, data)
-
-
-def load(model: str | Path) -> Model:
-    """Load the network that MODEL names, in evaluation mode, and its header.
-
-    `model` is a model file; a run folder, for its best one; NAME:WEIGHTS for weights of a row of SPECS, those that come
-    with this package (`resnet56:cifar10`) or published ones (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT); or
-    hf:OWNER/NAME for a repository on the Hugging Face Hub that holds a model file or weights of timm's. Published
-    weights are downloaded, checked, and kept in the cache.
-
-    Raises ModelFileError for a file that is missing, broken, or does not fit, or holds a number that is not finite;
-    UsageError for unknown weights; DataError for a failed download. No random number is drawn.
-    """
-    from safetensors.torch import load_file
-
-    from resnetkit.models.weights import fill, load_published
-
-    if weights := _published(model):
-        net = _without_weights(weights.spec)
-        load_published(net, weights)
-        return Model(net.eval(), _header(weights))
-    path = find(model)
-    header = inspect(path)
-    net = _without_weights(header.spec)
-    tensors = load_file(path)
-    if wrong := _wrong_tensors(net, tensors):
-        raise ModelFileError(f"{path}: the weights do not fit the network in its header: {wrong}")
-    fill(net, tensors, source=str(path))
-    return Model(net.eval(), header)
-
-
-def _without_weights(spec: ModelSpec) -> "ResNet":
-    """A network on the meta device: nothing is drawn only to be replaced, and nothing takes memory."""
-    import torch
-
-    from resnetkit.models.layers import Blur
-    from resnetkit.models.resnet import build
-
-    with torch.device("meta"):
-        net = build(spec)
-    for module in net.modules():
-        if isinstance(module, Blur):  # the one constant that no file brings
-            module.kernel = Blur(len(module.kernel), module.stride).kernel
-    return net
-
-
-def _wrong_tensors(net: "ResNet", tensors: Mapping[str, "Tensor"]) -> str:
-    """How many of `tensors` are not those of `net` by name and shape, and the first; empty where all are."""
-    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
-    if not wrong:
-        return ""
-    return f"{len(wrong)} of {len(expected | found)} tensors differ, first {wrong[0]}: " + (
-        "missing"
-        if wrong[0] not in found
-        else "not in the network"
-        if wrong[0] not in expected
-        else f"of shape {found[wrong[0]]}, not {expected[wrong[0]]}"
+    return Header(
+        weights.spec,
+        weights.preprocess,
+        weights.classes,
+        metrics=weights.metrics,
+        data={"name": weights.data} if weights.data else {},
+        origin=weights.origin(),
     )

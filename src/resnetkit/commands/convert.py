@@ -1,32 +1,39 @@
 """`resnetkit convert`: someone else's weights to a model file, and a model file to what torchvision or timm loads."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from resnetkit.commands.parser import Parser, dashed
-from resnetkit.commands.printing import print_json
+from resnetkit.commands.printing import on_one_line, print_json
 from resnetkit.errors import UsageError
 from resnetkit.progress import Advance, bar, ignore
 
 if TYPE_CHECKING:
     from resnetkit.convert.checking import Check
     from resnetkit.convert.conversion import Conversion
+    from resnetkit.convert.files.listing import Listing
     from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.models.resnet import ResNet
 
 MOST_CHECKED, FEW_CHECKED = 10_000, 2_000
-"""Pictures that --check takes, and those it takes with networks of more than CHEAP_MACS multiply-adds."""
+"""Pictures that --check measures on; the second number is for networks of more than CHEAP_MACS multiply-adds."""
 CHEAP_MACS = 300e6
-ONLY_IN = ("model", "preprocess", "classes", "new_head", "check", "part", "strict")
+MOST_LISTED = 20
+"""Most groups without a network, and most objects, that --list prints; JSON has all of them."""
+MOST_WIDE = 100
+"""Characters of an object in a line of --list."""
+NOT_WITH_TO = ("model", "preprocess", "classes", "new_head", "check", "part", "strict")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Convert, and say what was known and from where."""
+    """Convert, and print what was known, what was assumed, and where from."""
     parser = Parser(
         "convert",
         "FILE [options], or resnetkit convert MODEL --to torchvision|timm",
@@ -80,7 +87,9 @@ def run(argv: Sequence[str]) -> int:
     if given["list"]:
         return _list(given["file"], given["part"], as_json=given["json"])
     if given["to"]:
-        if others := [dashed(f"--{name}") for name in ONLY_IN if given[name] is not None and given[name] is not False]:
+        if others := [
+            dashed(f"--{name}") for name in NOT_WITH_TO if given[name] is not None and given[name] is not False
+        ]:
             raise UsageError(f"--to writes what is in the model file; leave out {' '.join(others)}")
         return _export(given["file"], given["to"], given["out"], force=given["force"], as_json=given["json"])
 
@@ -107,12 +116,12 @@ def run(argv: Sequence[str]) -> int:
             {
                 "model": str(done.path),
                 "network": done.model,
-                "source": done.known,
+                "source": done.origin,
                 "part": done.part,
                 "other_parts": list(done.other_parts),
                 "tensors": done.tensors,
                 "new_head": done.new_head,
-                "left_out": list(done.beside),
+                "left_out": list(done.left_out),
                 "assumed": list(done.assumed),
                 "guessed": list(done.guessed),
                 "classes_from": done.classes_from,
@@ -127,7 +136,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     seen = header.preprocess
     shown = ", ".join(header.classes[:3]) + (", ..." if len(header.classes) > 3 else "")
-    print(f"source      {done.known}")
+    print(f"source      {done.origin}")
     print(f"network     {done.model}, {header.spec.parameters:,} parameters; all {done.tensors} tensors fit")
     print(f"pictures    {seen.size} of {seen.shorter_side} pixels, {seen.interpolation}, mean {_numbers(seen.mean)}")
     print(f"            std {_numbers(seen.std)}")
@@ -147,8 +156,8 @@ def run(argv: Sequence[str]) -> int:
         print(f"part        {done.part}")
     if done.other_parts:
         print(f"also in     {', '.join(done.other_parts)}; --part takes the network from there")
-    if done.beside:
-        print(f"left out    {', '.join(done.beside)}")
+    if done.left_out:
+        print(f"left out    {', '.join(done.left_out)}")
     print(f"model       {done.path}")
     return 0
 
@@ -198,8 +207,53 @@ def _list(file: str, part: str | None, *, as_json: bool) -> int:
     if as_json:
         print_json(listing.document())
     else:
-        print("\n".join(listing.lines()))
+        for line in _lines(listing):
+            print(on_one_line(line))
     return 0
+
+
+def _lines(listing: "Listing") -> Iterator[str]:
+    """What is in a file: every tensor of networks, a line for each other group, and each object in short."""
+    from resnetkit.convert.files.listing import dtype_name
+
+    count = sum(map(len, listing.groups.values()))
+    yield f"file        {listing.path}: {listing.form}, {count:,} tensors"
+    if listing.part is not None:
+        yield f"network     in {listing.part or 'the file itself'}"
+    if listing.others:
+        yield f"also in     {', '.join(listing.others)}; --part takes it from there"
+    if listing.left_out:
+        yield f"left out    {', '.join(listing.left_out)}"
+    first, *more = listing.taken_for.splitlines() or [""]
+    yield f"taken for   {first}"
+    yield from (f"            {line}" for line in more)
+    short: list[str] = []
+    for place, tensors in listing.groups.items():
+        numbers = sum(prod(tensor.shape) for tensor in tensors.values())
+        line = f"{place or 'tensors'} ({len(tensors):,} tensors, {numbers:,} numbers)"
+        if place not in listing.networks and len(listing.groups) > 1:
+            short.append(line)
+            continue
+        yield line
+        width = max(map(len, map(on_one_line, tensors)))
+        for name, tensor in tensors.items():
+            shape = "×".join(map(str, tensor.shape)) or "scalar"
+            yield f"  {on_one_line(name).ljust(width)}  {shape} {dtype_name(tensor)}"
+    yield from _cut(short)
+    if listing.objects:
+        yield "objects"
+        yield from _cut([f"  {name}  {_short(value)}" for name, value in listing.objects.items()])
+
+
+def _short(value: object) -> str:
+    text = on_one_line(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= MOST_WIDE else text[: MOST_WIDE - 3] + "..."
+
+
+def _cut(lines: list[str]) -> Iterator[str]:
+    yield from lines[:MOST_LISTED]
+    if len(lines) > MOST_LISTED:
+        yield f"  and {len(lines) - MOST_LISTED:,} more; --json has them all"
 
 
 def _export(model: str, to: str, out: str | None, *, force: bool, as_json: bool) -> int:

@@ -68,7 +68,8 @@ def run(argv: Sequence[str]) -> int:
     from resnetkit.evaluation.evaluate import evaluate
     from resnetkit.evaluation.records import write_records
     from resnetkit.evaluation.report import write_report
-    from resnetkit.modelfile import load, short_name
+    from resnetkit.location import short_name
+    from resnetkit.modelfile import load
     from resnetkit.train.effects import effective_fields
 
     model = load(given["model"])

@@ -92,7 +92,7 @@ def _weights(name: str) -> list[dict[str, Any]]:
     """What is known of the published weights of a row; a row with changes has none."""
     if name not in SPECS:
         return []
-    from resnetkit.models.weights import published
+    from resnetkit.models.published import published
 
     return [
         {"name": row.name, "model": f"{name}:{row.name}"}

@@ -49,19 +49,20 @@ def convert(
     check: "Check | None" = None,
     part: str | None = None,
 ) -> "Conversion | Path":
-    """Write someone else's weights as a model file, or, with `to`, a model file as what that project loads.
+    """Write someone else's weights as a model file; or, with `to`, a model file as weights that another project loads.
 
         rk.convert("resnet50.pth", out="resnet50.safetensors").path
         rk.convert("runs/birds", to="torchvision")
 
-    `file` is .pth, .pt, .th, .bin, .safetensors, .h5, .keras or .npz; no code in it is run. What neither it nor its
-    hash nor a config.json beside it says must be given: `model` (a name in SPECS, with changes), `preprocess`
-    (imagenet, cifar10, ... with changes, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file, or the
-    names). `new_head` makes the last layer anew for so many classes. `out` is by default the file's stem in the working
-    folder; a file that is there already is only replaced with `force`. `strict` refuses what would be taken for
-    granted. With `check`, labelled pictures choose the preprocessing, and the network where several fit, unless they
-    are given or known. `part` says which network of several in the file: its nested name, and prefixes, with dots.
-    Returns what came of it.
+    `file` is .pth, .pt, .th, .bin, .safetensors, .h5, .keras or .npz; no code in it is run. Give what neither the file
+    nor its hash nor a config.json beside it says: `model` (a name in SPECS, with changes), `preprocess` (imagenet,
+    cifar10, ... with changes, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file, or the names).
+    `new_head` is a number of classes: the last layer is left out, and one with first values takes its place. `out` is
+    by default the file's stem in the working folder; an existing file is only replaced with `force`. `strict` refuses
+    what would be assumed. With `check`, labelled pictures choose the preprocessing, and the network where several fit,
+    unless they are given or known. `part` says which of several networks in the file is meant: its nested name and
+    prefixes, joined by dots. Returns what was converted, and what was assumed; the header's `origin` says where the
+    weights come from.
 
     With `to` (torchvision or timm), `file` is a model file or a run folder, its tensors are written as that project
     names them, and the path of the new file is returned.
@@ -76,7 +77,7 @@ def convert(
         given = {"model": model, "preprocess": preprocess, "classes": classes, "new_head": new_head}
         given |= {"strict": strict or None, "check": check, "part": part}
         if others := [name for name, value in given.items() if value is not None]:
-            raise UsageError(f"to={to!r} writes what is in the model file; leave out {', '.join(others)}")
+            raise UsageError(f"`to` writes what is in the model file; leave out {' '.join(f'`{it}`' for it in others)}")
         return write_state_dict(file, to=to, out=out, force=force)
     from resnetkit.convert.conversion import convert
 

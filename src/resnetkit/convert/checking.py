@@ -1,10 +1,10 @@
-"""Which preprocessing, and which of several networks, was meant: tried on labelled pictures, with their errors."""
+"""Try preprocessings, and networks where several fit, on labelled pictures: the lowest error tells which was meant."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resnetkit.convert.beside import Stated
+from resnetkit.convert.annotations import Stated
 from resnetkit.convert.presets import parse_preprocess
 from resnetkit.data.transforms.preprocess import Preprocess
 
@@ -28,7 +28,7 @@ TRIED = {
         "caffe",
     ),
 }
-"""What people prepare pictures with, as `--preprocess` takes it, by the side in pixels that a network is made for."""
+"""Usual preprocessings, as `preprocess` takes them, by the picture size in pixels that a network is made for."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,23 @@ class Check:
     pictures: int
     """How many there are."""
     classes: tuple[str, ...]
-    """Their classes, in which order the outputs are taken to be where nothing else says it."""
+    """Their classes; the outputs are taken to be in this order where nothing else says it."""
     measure: Callable[["ResNet", Preprocess, tuple[str, ...]], tuple[float, int]]
-    """Measures the top-1 error in percent of a network whose outputs are of these classes, on so many of them."""
+    """(network, preprocessing, classes of its outputs) -> top-1 error in percent, and number of pictures measured."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How often one choice was wrong."""
+    """The error of one choice."""
 
     model: str
-    """The network, as `--model` takes it."""
+    """The network, as `model` takes it."""
     preprocess: str
-    """As `--preprocess` takes it; empty for one that was known already."""
+    """As `preprocess` takes it; empty where it was known already."""
     error_percent: float
     """Top-1 error."""
     pictures: int
-    """On how many it was measured."""
+    """Number of pictures that it was measured on."""
 
 
 def try_all(

@@ -1,4 +1,4 @@
-"""Other people's weights to a model file, where every tensor fits and nothing is left to guess."""
+"""Other people's weights to a model file: written if every tensor fits, and nothing is guessed without saying so."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from resnetkit.convert.beside import Stated, stated_error
+from resnetkit.convert.annotations import Stated, stated_error
 from resnetkit.convert.checking import Check, Trial, nearest, presets_for, try_all
 from resnetkit.convert.files.readers import read_weights, weights_file
 from resnetkit.convert.naming.fitting import fit, refuse_contradictions
 from resnetkit.convert.naming.networks import HEAD
 from resnetkit.convert.naming.projects import Project
-from resnetkit.convert.naming.recognition import NOBODY, Recognised, recognised
+from resnetkit.convert.naming.recognition import UNKNOWN_PROJECT, Recognised, recognised
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
-from resnetkit.convert.provenance import Provenance, known_by_files, known_by_hash, usual_of
+from resnetkit.convert.provenance import Provenance, known_by_files, known_by_hash, usual_choices
 from resnetkit.data.published.download import digest
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count, line
@@ -37,25 +37,25 @@ class Conversion:
     """The model file."""
     header: Header
     model: str
-    """The network, as `--model` takes it."""
-    known: str
-    """Whose names the file has or, by its hash, which published weights it is."""
+    """The network, as `model` takes it."""
+    origin: str
+    """The project whose names the file has or, if its hash is known, which published weights it is."""
     tensors: int
-    """How many of the file's were taken."""
+    """How many tensors of the file were taken."""
     new_head: bool
     """Whether the last layer was made anew, and so predicts nothing yet."""
-    beside: tuple[str, ...]
+    left_out: tuple[str, ...]
     """What else the file held, and is left out."""
     assumed: tuple[str, ...] = ()
-    """What was neither given nor known from a file or its hash, but is as its author publishes: preprocess, classes."""
+    """Which of preprocess and classes nobody gave and no file says: they are as the weights' author publishes them."""
     guessed: tuple[str, ...] = ()
-    """What else was taken for granted, each as half a sentence."""
+    """What else was assumed, each as half a sentence."""
     classes_from: str = ""
-    """Where the class names come from, if they are the file's own: `class_to_idx`, `hyper_parameters.classes`."""
+    """Where in the file the class names are, if it has them: `class_to_idx`, `hyper_parameters.classes`."""
     stated: Stated | None = None
     """The error that the file states of itself."""
     trials: tuple[Trial, ...] = ()
-    """What was measured with each choice, where pictures were given to choose by."""
+    """The error with each choice, where labelled pictures were given to choose by."""
     trial: Trial | None = None
     """The one of them that was taken."""
     part: str = ""
@@ -64,7 +64,7 @@ class Conversion:
     """Where else in it there is one."""
 
     def __repr__(self) -> str:
-        return line(type(self), str(self.path), self.model, f"from {self.known}", count(self.tensors, "tensor"))
+        return line(type(self), str(self.path), self.model, f"from {self.origin}", count(self.tensors, "tensor"))
 
 
 def convert(
@@ -80,34 +80,25 @@ def convert(
     check: Check | None = None,
     part: str | None = None,
 ) -> Conversion:
-    """Write someone else's weights as a model file, to `out` or `<stem of file>.safetensors` in the working folder.
+    """Write someone else's weights as a model file; arguments and errors are those of `resnetkit.convert`.
 
-    What neither the file nor its hash nor a config.json beside it says must be given: `model` (a name in SPECS with
-    changes), `preprocess` (the text form of presets, or a Preprocess), `classes` (imagenet, cifar10, cifar100, a file,
-    or the names). The number of classes is the file's, unless `model` or `classes` says another. `new_head` makes the
-    last layer anew (seed 0) for so many classes. A file that is there already is only replaced with `force`. `strict`
-    refuses what would be taken for granted. With `check`, labelled pictures choose the preprocessing, and the network
-    where the tensors are those of several, unless they are given or known.
-    `part` says which network of several in the file: its nested name, and prefixes, with dots.
-
-    Raises UsageError for what is missing or contradicts what is known (v1 or v1.5), ModelFileError for a file that is
-    broken, hostile or does not fit. Nothing is written then.
+    A function of its own, since the verb must be there before torch is imported. A new last layer has seed 0.
     """
     path = weights_file(file)
     target = free_target(path, out or f"{path.stem.removesuffix('.weights')}.safetensors", force=force)
     if new_head is not None and new_head < 1:
-        raise UsageError(f"--new-head is {new_head}; it takes the number of classes")
+        raise UsageError(f"`new_head` is {new_head}; it takes the number of classes")
     asked = _classes_in(model) if model else None
     if new_head and asked not in (None, new_head):
-        raise UsageError(f"--new-head is {new_head} and --model has classes={asked}; leave one of them out")
+        raise UsageError(f"`new_head` is {new_head} and `model` has classes={asked}; leave one of them out")
     if new_head and check:
-        raise UsageError("--check measures the file's own last layer, and --new-head leaves it out; give one of them")
+        raise UsageError("`check` measures the file's own last layer, and `new_head` leaves it out; give one of them")
     names = None if classes is None else class_names(classes)
     chosen = None if preprocess is None else parse_preprocess(preprocess)
 
     weights = read_weights(path, part=part)
     if HEADER_KEY in weights.metadata:
-        raise UsageError(f"{path} is a model file already; use it as it is, or give --to torchvision or timm")
+        raise UsageError(f"{path} is a model file already; use it as it is, or give `to` torchvision or timm")
     wanted = parse_spec(model) if model else None
     found = recognised(weights, wanted, new_head=bool(new_head), where=str(path))
     if found.one_output:
@@ -117,18 +108,18 @@ def convert(
                 f"{path} has one output, which is two classes: give two names, that of an output below 0 first"
             )
     sha256 = digest(path, "sha256")
-    known = (known_by_hash(sha256) if found.source.registered else None) or known_by_files(
+    provenance = (known_by_hash(sha256) if found.project.registered else None) or known_by_files(
         found, weights.objects, new_head or found.classes, path, names_given=names is not None
     )
-    like = [known.model] if known.model else found.like({**found.source.usual, **known.facts})
-    preset = chosen or known.preprocess
+    like = [provenance.model] if provenance.model else found.like({**found.project.usual_fields, **provenance.facts})
+    preset = chosen or provenance.preprocess
     stated = stated_error(weights.objects)
     trials: list[Trial] = []
     best: Trial | None = None
     if check:
-        labels = names or known.classes or check.classes
+        labels = names or provenance.classes or check.classes
         models = [model] if model else like
-        open_to_choice = chosen is None and (known.preprocess is None or "preprocess" in known.assumed)
+        open_to_choice = chosen is None and (provenance.preprocess is None or "preprocess" in provenance.assumed)
         trials = _tried(check, found, models, None if open_to_choice else preset, labels, path)
         best = nearest(trials, check, stated) if trials else None
     if best and best.preprocess:
@@ -136,47 +127,48 @@ def convert(
     network = model or (best.model if best else None) or (like[0] if len(like) == 1 else None)
     headless = found.classes is None and not new_head
     if network is None or (headless and model is None):
-        raise _question(path, known, like, network, preset, names or known.classes, found, new_head)
+        raise _question(path, provenance, like, network, preset, names or provenance.classes, found, new_head)
 
     if new_head and not names:
-        names = known.classes if known.classes_from else tuple(map(str, range(new_head)))
-    if check and names is None and known.classes is None and found.classes == len(check.classes):
+        names = provenance.classes if provenance.classes_from else tuple(map(str, range(new_head)))
+    if check and names is None and provenance.classes is None and found.classes == len(check.classes):
         names = check.classes
     counted = new_head or asked or (len(names) if names else found.classes)
     spec = replace(parse_spec(network), classes=counted) if counted else parse_spec(network)
     if names and len(names) != spec.classes:
-        raise UsageError(f"{len(names)} class names for {spec.classes} classes; give --classes as many, or none")
-    refuse_contradictions(known.who, known.facts, spec, where=str(path))
-    net = _network(found.source, found.tensors, spec, new_head=bool(new_head), where=str(path))
+        raise UsageError(f"{len(names)} class names for {spec.classes} classes; give `classes` as many, or none")
+    refuse_contradictions(provenance.who, provenance.facts, spec, where=str(path))
+    net = _network(found.project, found.tensors, spec, new_head=bool(new_head), where=str(path))
     taken = {"preprocess": chosen or best, "classes": names}
-    assumed = tuple(name for name, value in taken.items() if name in known.assumed and value is None)
-    names = names or known.classes
+    assumed = tuple(name for name, value in taken.items() if name in provenance.assumed and value is None)
+    names = names or provenance.classes
     if preset is None or names is None:
-        raise _question(path, known, like, network, preset, names, found, new_head)
+        raise _question(path, provenance, like, network, preset, names, found, new_head)
     if spec.in_channels != preset.channels:
-        grey = "; give --preprocess size=N,mean=M,std=S,mode=L" if spec.in_channels == 1 else ""
+        grey = "; give `preprocess` size=N,mean=M,std=S,mode=L" if spec.in_channels == 1 else ""
         raise UsageError(
             f"the network takes {spec.in_channels} channels and the preprocessing makes {preset.channels}{grey}"
         )
-    guessed = found.notes + (() if model or best else usual_of(found.source, known, spec))
+    guessed = found.notes + (() if model or best else usual_choices(found.project, provenance, spec))
     if strict and (guessed or assumed):
-        raise UsageError(f"--strict: of {path} would be taken for granted: {'; '.join((*assumed, *guessed))}")
-    if found.source is NOBODY:
+        raise UsageError(f"`strict`: of {path} would be taken for granted: {'; '.join((*assumed, *guessed))}")
+    if found.project is UNKNOWN_PROJECT:
         _prove(net, where=str(path))
-    recipe = {**known.about, "converted_from": path.name, "sha256": sha256, "source": known.who}
-    header = Header(spec, preset, names, recipe, {} if new_head or chosen or best else known.metrics)
+    origin = {**provenance.origin, "converted_from": path.name, "sha256": sha256, "source": provenance.who}
+    metrics = {} if new_head or chosen or best else provenance.metrics
+    header = Header(spec, preset, names, metrics=metrics, origin=origin)
     save(target, net, header)
     return Conversion(
         target,
         header,
         network,
-        known.who,
+        provenance.who,
         tensors=found.taken,
         new_head=bool(new_head),
-        beside=weights.beside + found.left_out,
+        left_out=weights.other_entries + found.left_out,
         assumed=assumed,
         guessed=guessed,
-        classes_from=known.classes_from if names == known.classes else "",
+        classes_from=provenance.classes_from if names == provenance.classes else "",
         stated=stated,
         trials=tuple(trials),
         trial=best,
@@ -189,11 +181,11 @@ def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
     """The file to write, if it may be written."""
     target = expanded(out)
     if target.exists() and source.exists() and target.samefile(source):
-        raise UsageError(f"{target} is what is read; give another --out")
+        raise UsageError(f"{target} is what is read; give another `out`")
     if target.is_dir():
-        raise UsageError(f"{target} is a folder; give --out a file's name")
+        raise UsageError(f"{target} is a folder; give `out` a file's name")
     if target.exists() and not force:
-        raise UsageError(f"{target} is there already; give another --out, or --force to replace it")
+        raise UsageError(f"{target} is there already; give another `out`, or `force` to replace it")
     return target
 
 
@@ -202,11 +194,11 @@ def _tried(
 ) -> list[Trial]:
     """What is measured with each network, and with each preprocessing or with `preset`."""
     if found.classes != len(labels):
-        raise UsageError(f"--check: {path} has {found.classes or 'no'} outputs, and there are {len(labels)} classes")
+        raise UsageError(f"`check`: {path} has {found.classes or 'no'} outputs, and there are {len(labels)} classes")
     nets: list[tuple[str, ResNet]] = []
     for model in models:
         spec = replace(parse_spec(model), classes=len(labels))
-        nets.append((model, _network(found.source, found.tensors, spec, new_head=False, where=str(path))))
+        nets.append((model, _network(found.project, found.tensors, spec, new_head=False, where=str(path))))
     if not nets:
         return []
     spec = nets[0][1].spec
@@ -230,7 +222,7 @@ def _prove(net: "ResNet", *, where: str) -> None:
 
 def _question(
     path: Path,
-    known: Provenance,
+    provenance: Provenance,
     like: list[str],
     network: str | None,
     preset: Preprocess | None,
@@ -239,17 +231,17 @@ def _question(
     new_head: int | None,
 ) -> UsageError:
     """The error that asks for every flag that is missing, with what it takes."""
-    tries = "; --check DATA tries them" if len(like) > 1 and found.classes else ""
+    tries = "; `check` DATA tries them" if len(like) > 1 and found.classes else ""
     none = "its tensors fit no row of `resnetkit models`, nor a change"
     fits = f"its tensors fit {', '.join(like)}{tries}" if like else none
-    needed = [f"--model NAME ({fits})"] if network is None else []
-    needed += [f"--preprocess {'|'.join(PREPROCESSES)}"] if preset is None else []
+    needed = [f"`model` NAME ({fits})"] if network is None else []
+    needed += [f"`preprocess` {'|'.join(PREPROCESSES)}"] if preset is None else []
     if found.classes is None and new_head is None:
-        needed += ["--new-head N (it has no last layer; one for N classes is made, for train --init)"]
+        needed += ["`new_head` N (it has no last layer; one for N classes is made, for resnetkit train --init)"]
     elif names is None and new_head is None:
         many = f" ({found.classes:,} names)" if found.classes else ""
-        needed += [f"--classes {'|'.join(CLASS_LISTS)}|FILE{many}"]
-    return UsageError(f"{path} has the names of {known.who}, which don't say all; give {', and '.join(needed)}")
+        needed += [f"`classes` {'|'.join(CLASS_LISTS)}|FILE{many}"]
+    return UsageError(f"{path} has the names of {provenance.who}, which don't say all; give {', and '.join(needed)}")
 
 
 def _classes_in(network: str) -> int | None:
@@ -259,7 +251,7 @@ def _classes_in(network: str) -> int | None:
 
 
 def _network(
-    source: Project, tensors: Mapping[str, Tensor], spec: ModelSpec, *, new_head: bool, where: str
+    project: Project, tensors: Mapping[str, Tensor], spec: ModelSpec, *, new_head: bool, where: str
 ) -> "ResNet":
     """The network with the file's tensors; its last layer with first values instead, where `new_head` says so."""
     from resnetkit.models.resnet import build
@@ -268,5 +260,5 @@ def _network(
         torch.manual_seed(0)
         net = build(spec)
     head = {name: net.state_dict()[name].clone() for name in HEAD} if new_head else {}
-    net.load_state_dict(fit(source, {**tensors, **head}, spec, where=where) | head)
+    net.load_state_dict(fit(project, {**tensors, **head}, spec, where=where) | head)
     return net

@@ -1,4 +1,4 @@
-"""What the modules of a network that was saved whole say, and no tensor does: strides, pooling, activations, ε."""
+"""What only the modules of a network that was saved whole tell: strides, pooling, activations, ε."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from resnetkit.convert.naming.layouts import EPSILON, Tensors
 from resnetkit.errors import ModelFileError
 
 Modules = Mapping[str, Mapping[str, object]]
-"""By a module's name its class and its plain attributes."""
+"""A module's name -> its class and its plain attributes."""
 OTHER_ACTIVATIONS = (
     *("LeakyReLU", "ReLU6", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Swish", "Mish", "Hardswish"),
     *("Softplus", "Tanh", "FReLU"),
@@ -34,7 +34,7 @@ def facts_of(modules: Modules, ours: Callable[[str], str], *, where: str) -> dic
         if _side(conv.get("dilation"), 1) > 1:
             raise ModelFileError(
                 f"{where} has a dilation of {_side(conv['dilation'], 1)} at {name}; save its state dict, and convert "
-                "that with --model NAME,output_stride=N"
+                "that with `model` NAME,output_stride=N"
             )
         found = re.fullmatch(r"layer\d+\.\d+\.conv([12])", name)
         if found and _side(conv.get("stride"), 1) == 2:
@@ -56,7 +56,7 @@ def facts_of(modules: Modules, ours: Callable[[str], str], *, where: str) -> dic
 
 
 def with_our_epsilon(tensors: Tensors, modules: Modules, ours: Callable[[str], str]) -> Tensors:
-    """The tensors with running variances that make up for another ε than ours, in double precision."""
+    """The tensors with running variances that make up for an ε other than ours; computed in float64."""
     changed = dict(tensors)
     for name, module in modules.items():
         epsilon = module.get("eps")
@@ -72,7 +72,7 @@ def _pooling(pool: Mapping[str, object]) -> tuple[int, int, int, bool]:
 
 
 def _side(value: object, default: int) -> int:
-    """Of a kernel, a stride or a dilation: a number, or one for each side."""
+    """The size of a kernel, stride or dilation, which is one number or one for each side."""
     if isinstance(value, list | tuple):  # pyrefly: ignore
         value = next(iter(value), default)
     return value if isinstance(value, int) else default

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from resnetkit.convert.conversion import free_target
-from resnetkit.convert.files.configs import PRE_ACTIVATED
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import expanded, write_whole
 from resnetkit.modelfile import load
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
-from resnetkit.models.timm import ARCHITECTURES
+from resnetkit.models.timm import ARCHITECTURES, PRE_ACTIVATED
 
 FORMATS = (".pth", ".pt", ".safetensors")
 # What a network must be for a project to have it; a field that isn't here may be anything. With anything else the
@@ -64,12 +63,12 @@ def write_state_dict(model: str | Path, *, to: str, out: str | Path | None = Non
     such network: tensors that load are not enough.
     """
     if to not in EXPRESSIBLE:
-        raise UsageError(f"--to is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
+        raise UsageError(f"`to` is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
     source = expanded(model)
     stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors").replace(":", "-")
     target = free_target(source, out or f"{stem}-{to}.pth", force=force)
     if target.suffix not in FORMATS:
-        raise UsageError(f"--out {target} ends in {target.suffix or 'nothing'}; it takes {', '.join(FORMATS)}")
+        raise UsageError(f"`out` {target} ends in {target.suffix or 'nothing'}; it takes {', '.join(FORMATS)}")
     loaded = load(model)
     refuse_inexpressible(loaded.header.spec, to)
     tensors = {
@@ -137,7 +136,7 @@ TIMM_STEMS: dict[tuple[str, str], dict[str, object]] = {
 
 
 def _changed(spec: ModelSpec, field: str, theirs: str) -> dict[str, object]:
-    """A field under a project's name, unless it is what it is by default there and here."""
+    """A field under a project's name for it; nothing at its default value, which is the same there and here."""
     value = getattr(spec, field)
     return {} if value == getattr(ModelSpec, field) else {theirs: value}
 
@@ -156,7 +155,7 @@ def as_named_by(project: str, spec: ModelSpec, tensors: Mapping[str, Tensor]) ->
 
 
 def _to_resnetv2(name: str) -> str:
-    """`layer2.0.bn1.weight` is stages.1.blocks.0.norm1.weight: the inverse of a row in sources."""
+    """`layer2.0.bn1.weight` is stages.1.blocks.0.norm1.weight: the inverse of layouts.from_resnetv2."""
     if found := re.fullmatch(r"layer(\d+)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.\d)\.(.+)", name):
         stage, block, part, index, value = found.groups()
         inner = f"{'conv' if part == 'conv' else 'norm'}{index}" if part else "downsample.conv"

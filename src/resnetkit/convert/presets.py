@@ -1,4 +1,4 @@
-"""What a file of weights can't say, in words: preprocessing and class names, as rows and in a short text form."""
+"""Preprocessing and class names, which tensors don't tell: as rows, and in a short text form."""
 
 import json
 from collections import Counter
@@ -43,7 +43,7 @@ def parse_preprocess(text: str | Preprocess) -> Preprocess:
         try:
             return Preprocess.from_dict(json.loads(text))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise UsageError(f"--preprocess is no JSON ({error}); write {GRAMMAR}") from None
+            raise UsageError(f"`preprocess` is no JSON ({error}); write {GRAMMAR}") from None
     first, *settings = (part.strip() for part in text.split(","))
     fields: dict[str, Any] = {}
     if "=" in first:
@@ -53,14 +53,14 @@ def parse_preprocess(text: str | Preprocess) -> Preprocess:
     else:
         near = get_close_matches(first, PREPROCESSES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREPROCESSES)}."
-        raise UsageError(f"--preprocess {first!r} is unknown; {hint} Or write {GRAMMAR}")
+        raise UsageError(f"`preprocess` {first!r} is unknown; {hint} Or write {GRAMMAR}")
     changed: set[str] = set()
     for setting in settings:
         name, equals, value = (part.strip() for part in setting.partition("="))
         if not equals:
-            raise UsageError(f"--preprocess: {setting!r} is no field=value; write {GRAMMAR}")
+            raise UsageError(f"`preprocess`: {setting!r} is no field=value; write {GRAMMAR}")
         if name in changed:
-            raise UsageError(f"--preprocess has {name} twice; give it once")
+            raise UsageError(f"`preprocess` has {name} twice; give it once")
         changed.add(name)
         fields[name] = _value(name, value)
     return Preprocess.from_dict(fields)
@@ -73,7 +73,7 @@ def _value(name: str, text: str) -> Any:
         return int(text) if name in ("size", "resize") else text
     except ValueError:
         form = "numbers with colons: 0.5:0.5:0.5" if name in ("mean", "std") else "a whole number"
-        raise UsageError(f"--preprocess: {name} is {text!r}; it takes {form}") from None
+        raise UsageError(f"`preprocess`: {name} is {text!r}; it takes {form}") from None
 
 
 def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
@@ -84,12 +84,12 @@ def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     ImageNet's, the second becomes "crane 2"; three times are a mistake. Raises UsageError.
     """
     if not isinstance(classes, str | Path):
-        return names_in(classes, where="--classes")
+        return names_in(classes, where="`classes`")
     path = Path(classes)
     if str(classes) in CIFARS:
         return CIFARS[str(classes)].classes
     if str(classes) == "imagenet":
-        from resnetkit.models.weights import imagenet_classes
+        from resnetkit.models.published import imagenet_classes
 
         return imagenet_classes()
     try:
@@ -97,9 +97,9 @@ def class_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
         raise UsageError(
-            f"--classes {path}: {said}; give {', '.join(CLASS_LISTS)}, or a file with a name on each line"
+            f"`classes` {path}: {said}; give {', '.join(CLASS_LISTS)}, or a file with a name on each line"
         ) from None
-    where = f"--classes {path}"
+    where = f"`classes` {path}"
     if text.lstrip()[:1] not in ("[", "{"):
         return names_in([name for name in text.splitlines() if name.strip()], where=where)
     try:

@@ -1,11 +1,11 @@
-"""What is known of a file from its hash, its names and what lies beside its tensors, and what is usual for its kind."""
+"""What is known of a file: from its hash, from its names, and from what is in it or next to it beside the tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnetkit.convert.beside import class_names_in, strided_kernel
+from resnetkit.convert.annotations import class_names_in, strided_kernel
 from resnetkit.convert.files.configs import Facts, identity, timm_facts, transformers_facts
 from resnetkit.convert.naming.fitting import KERNEL_STRIDES
 from resnetkit.convert.naming.networks import spec_of
@@ -31,7 +31,7 @@ CIFAR_MODELS = {
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a file from its hash or its source; None or empty for what is not."""
+    """What is known of a file from its hash or its project; None or empty for what is not."""
 
     who: str
     """Whose it is, for people."""
@@ -41,10 +41,10 @@ class Provenance:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What the model file's header keeps of where the weights come from."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What else the model file's header keeps of where the weights come from."""
     assumed: tuple[str, ...] = ()
-    """What of it the weights' author usually does, and no file says: preprocess, classes."""
+    """Which of preprocess and classes no file says, so that what the author usually publishes is assumed."""
     classes_from: str = ""
     """Where in the file the class names are; empty where they are not from there."""
 
@@ -55,55 +55,62 @@ def known_by_hash(sha256: str) -> Provenance | None:
         model, preset = CIFAR_MODELS[sha256[:8]]
         facts = identity(parse_spec(model))
         return Provenance("chenyaofo/pytorch-cifar-models", model, PREPROCESSES[preset], class_names(preset), facts)
-    from resnetkit.models.weights import known_file
+    from resnetkit.models.published import known_file
 
     if (found := known_file(sha256)) is None:
         return None
     model, row = found
     who = f"{row.source} {model}:{row.name}"
-    return Provenance(who, model, row.preprocess, row.classes, identity(row.spec), row.metrics, row.about())
+    return Provenance(who, model, row.preprocess, row.classes, identity(row.spec), row.metrics, row.origin())
 
 
 def known_by_files(
     found: Recognised, objects: Mapping[str, object], classes: int | None, path: Path, *, names_given: bool
 ) -> Provenance:
-    """What names, the values beside the tensors, and the files beside it say; then what their author publishes.
+    """What the names say, the other values in the file and the files next to it; then what its author publishes.
 
     `classes` is how many the model file will have.
     """
-    beside, source = Facts(), found.source
-    if source.name == "transformers":
-        beside = transformers_facts(path, found.classes)
-    elif source.name in ("torchvision or timm", "timm (resnetv2)"):
-        beside = timm_facts(path, found.classes)
+    config, project = Facts(), found.project
+    if project.name == "transformers":
+        config = transformers_facts(path, found.classes)
+    elif project.name in ("torchvision or timm", "timm (resnetv2)"):
+        config = timm_facts(path, found.classes)
     own = None
-    if not (names_given or beside.classes):
+    if not (names_given or config.classes):
         own = class_names_in(objects, classes, where=str(path), strict=classes == found.classes)
-    preset, names = source.published.get(found.classes or 0, (None, None))
-    if beside.model and found.classes == 1000:  # timm names no classes where they are ImageNet's
+    preset, names = project.published.get(found.classes or 0, (None, None))
+    if config.model and found.classes == 1000:  # timm names no classes where they are ImageNet's
         names = "imagenet"
-    usual = PREPROCESSES[preset] if preset and beside.silent else None
+    usual_preprocess = PREPROCESSES[preset] if preset and config.silent else None
     spec = spec_of(found.tensors)
-    if usual and spec and (usual.size, usual.channels) != (spec.input_size, spec.in_channels):
-        usual = names = None  # the author's weights with as many classes are of another network
-    certain = beside.classes or (own.names if own else None)
-    assumed = {"preprocess": usual if beside.preprocess is None else None, "classes": None if certain else names}
+    if (
+        usual_preprocess
+        and spec
+        and (usual_preprocess.size, usual_preprocess.channels) != (spec.input_size, spec.in_channels)
+    ):
+        usual_preprocess = names = None  # the author's weights with as many classes are of another network
+    certain = config.classes or (own.names if own else None)
+    assumed = {
+        "preprocess": usual_preprocess if config.preprocess is None else None,
+        "classes": None if certain else names,
+    }
     kernel = strided_kernel(objects)
     return Provenance(
-        beside.who or source.name,
-        beside.model,
-        beside.preprocess or usual,
+        config.who or project.name,
+        config.model,
+        config.preprocess or usual_preprocess,
         certain or (class_names(names) if names else None),
-        {**source.implies, **({"downsample_in": kernel} if kernel else {}), **found.facts, **beside.fields},
+        {**project.implies, **({"downsample_in": kernel} if kernel else {}), **found.facts, **config.fields},
         assumed=tuple(name for name, value in assumed.items() if value),
         classes_from=own.place if own else "",
     )
 
 
-def usual_of(source: Project, known: Provenance, spec: ModelSpec) -> tuple[str, ...]:
-    """What no tensor says of the network, and nobody, but is so in most."""
+def usual_choices(project: Project, known: Provenance, spec: ModelSpec) -> tuple[str, ...]:
+    """Choices of the network that nothing states, and that are assumed as most networks have them, in words."""
     guessed: list[str] = []
-    if spec.block == "bottleneck" and "downsample_in" in source.usual and "downsample_in" not in known.facts:
+    if spec.block == "bottleneck" and "downsample_in" in project.usual_fields and "downsample_in" not in known.facts:
         guessed.append(f"its bottlenecks have the stride {KERNEL_STRIDES[spec.downsample_in]}, as most with such names")
     if spec.stem == "cifar" and len(spec.depths) > 3 and not known.model and "stem" not in known.facts:
         guessed.append("its first convolution of 3×3 has a stride of 1, and no pooling behind it")

@@ -10,7 +10,8 @@ from resnetkit.data.parts import drawn
 from resnetkit.display import count, middle_cut, table
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import write_whole
-from resnetkit.modelfile import Header, short_name
+from resnetkit.location import short_name
+from resnetkit.modelfile import Header
 
 MOST_CLASSES = 30  # nobody can read a larger table of confusions; of more classes, the most frequent ones are listed
 MOST_FILES = 200  # unreadable files that are named
@@ -75,6 +76,9 @@ def write_report(
     if recipe:
         rows = [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in recipe.items()]
         parts += ["<h2>Recipe</h2>", _scrolled(table(("field", "value"), rows, kind="words"))]
+    if header.origin:
+        rows = [(name, str(value)) for name, value in header.origin.items()]
+        parts += ["<h2>Origin</h2>", _scrolled(table(("field", "value"), rows, kind="words"))]
     write_whole(
         path,
         '<!doctype html><html lang="en"><meta charset="utf-8">'

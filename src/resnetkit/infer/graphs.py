@@ -1,4 +1,4 @@
-"""Where the exported graphs of a model are kept and found, and what tuning has said about it. No torch here."""
+"""Where the exported graphs of a model are kept and found, and what tuning found for it. Imports no torch."""
 
 import json
 import os
@@ -13,22 +13,23 @@ from shutil import rmtree
 from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
-from resnetkit import __version__
 from resnetkit.data.published.download import digest, locked, say
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import line
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.files import cache_folder, expanded, write_whole
+from resnetkit.files import cache_folder, write_whole
 from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
+from resnetkit.location import HubRepository, LocalFile, Located, PublishedWeights, file_in, locate
 from resnetkit.machine import Machine
-from resnetkit.modelfile import HUB, Header, Model, find, inspect, published_name
+from resnetkit.modelfile import Header, Model, inspect
+from resnetkit.version import __version__
 
 TUNE_FILE = "tune.json"
 FORMAT_VERSION = 1
-"""Of tune.json."""
+"""Version of the format of tune.json."""
 GRAPHS_VERSION = 1
-"""Of the graphs in the cache: with another number they are made anew."""
+"""Version of the graphs in the cache; with another number they are made anew."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,25 @@ class Place:
     file: Path
     """Its tune.json."""
     folder: Path
-    """Its graphs, named by graph_name; may not exist yet."""
+    """The folder of its graphs, named by graph_name; it may not exist yet."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that lies somewhere, known without its weights."""
+    """A model that was located, with its header but without its weights."""
 
-    model: str
-    """As it was named: a model file, a run folder, NAME:WEIGHTS or hf:OWNER/NAME. modelfile.load takes it."""
+    located: Located
+    """What MODEL names; modelfile.load takes it."""
     fingerprint: str
     """SHA-256 in hex: of the file, or of the name of weights that torchvision publishes."""
     header: Header
     places: tuple[Place, ...]
-    """Where its tuning is looked for, and kept in the first that can be written."""
+    """Where its tuning is looked for; it is kept in the first place that can be written."""
+
+    @property
+    def model(self) -> str:
+        """MODEL: a model file, a run folder, NAME:WEIGHTS or hf:OWNER/NAME."""
+        return self.located.name
 
 
 def open_source(model: str | Path) -> Source:
@@ -59,32 +65,31 @@ def open_source(model: str | Path) -> Source:
 
     Raises what modelfile.inspect raises.
     """
-    if name := published_name(model):
-        network, _, weights = name.partition(":")
-        if "/" in weights:  # a repository of timm's
-            path = fetch_from_hub(weights.removeprefix(HUB), WEIGHTS_FILE)
+    located = locate(model)
+    match located:
+        case LocalFile(path=path, shipped=shipped):
+            places = _places(located.name) if shipped else _places_of_file(path)
+            return Source(located, digest(path, "sha256"), inspect(located), places)
+        case PublishedWeights(network=network, repository=repository) if repository:
+            path = fetch_from_hub(repository, WEIGHTS_FILE)
             fingerprint = sha256(f"{network} {digest(path, 'sha256')}".encode()).hexdigest()
-        else:  # whose files never change under their names; but the name DEFAULT may get another meaning
+        case PublishedWeights():
+            # Their files never change under their names; but another version may have another DEFAULT.
             from importlib.metadata import version
 
-            fingerprint = sha256(f"{name} of torchvision {version('torchvision')}".encode()).hexdigest()
-        return Source(name, fingerprint, _kept_header(name, fingerprint), _places(name.replace(":", "-")))
-    path = find(model)
-    fingerprint = digest(path, "sha256")
-    there = expanded(model).exists()
-    if str(model).startswith(HUB) and not there:
-        return Source(str(model), fingerprint, _kept_header(str(model), fingerprint), _places(str(model)))
-    places = _places_of_file(path) if there else _places(str(model))
-    return Source(str(model), fingerprint, inspect(path), places)
+            fingerprint = sha256(f"{located.name} of torchvision {version('torchvision')}".encode()).hexdigest()
+        case HubRepository(repository=repository):
+            fingerprint = digest(fetch_from_hub(repository, WEIGHTS_FILE), "sha256")
+    return Source(located, fingerprint, _kept_header(located, fingerprint), _places(located.name))
 
 
-def _kept_header(model: str, fingerprint: str) -> Header:
-    """The header of weights that others publish, which takes seconds to gather; in the cache after the first time."""
+def _kept_header(located: Located, fingerprint: str) -> Header:
+    """The header of weights that others publish: from the cache, since it takes seconds to gather it the first time."""
     path = cached_graphs(fingerprint) / "header.json"
     try:
         return Header.from_json(path.read_text(encoding="utf-8"), source=str(path))
     except (OSError, ValueError, ModelFileError):
-        header = inspect(model)
+        header = inspect(located)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, header.to_json())
@@ -94,12 +99,9 @@ def _kept_header(model: str, fingerprint: str) -> Header:
 
 
 def _places_of_file(path: Path) -> tuple[Place, ...]:
-    """Beside the model file: in its folder if that is a run's, whose own file it is; else in one of the file's own."""
-    try:
-        of_folder = find(path.parent) == path
-    except ModelFileError:
-        of_folder = False
+    """Beside the model file: in its folder, if the file is the model of that folder; else in a folder of its own."""
     own = path.with_suffix(".tuned")
+    of_folder = file_in(path.parent) == path
     beside = Place(path.parent / TUNE_FILE, path.parent / "tuned") if of_folder else Place(own / TUNE_FILE, own)
     return (beside, *_places(path.stem + "-" + sha256(str(path.resolve()).encode()).hexdigest()[:8]))
 
@@ -168,7 +170,7 @@ def served_graph(
 
 
 def _remove(folder: str, process: int) -> None:
-    """Delete a folder at the end of the process that made it, and of none that was forked from it."""
+    """Delete a folder at the end of the process that made it, and not at the end of one that was forked from it."""
     if process == os.getpid():
         rmtree(folder, ignore_errors=True)
 
@@ -195,7 +197,7 @@ def compiled_folder(source: Source) -> Path | None:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files can be made in `folder`, which is made if it is not there."""
+    """Whether files can be written in `folder`, which is made if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -238,14 +240,14 @@ class Tuned:
             return None
 
     def graphs(self, goal: Goal) -> list[str]:
-        """Names of the graphs in integers that were judged and kept, that for `goal` before that for the other one."""
+        """Names of the int8 graphs that were judged and kept; the one for `goal` comes first."""
         rows = sorted(self.goals.items(), key=lambda row: row[0] != goal)
         # Version 0.1.0 kept one for all goals and did not say its name.
         names = [row.get("graph", graph_name("openvino", "int8", "logits")) for _, row in rows]
         return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
     def fits(self, machine: Machine) -> bool:
-        """Whether it was measured on such a machine: processor, instructions, and cores that may be used."""
+        """Whether it was measured on a machine with the same processor, instructions and usable cores."""
         now = asdict(machine) | {"instructions": list(machine.instructions)}
         names = ("processor", "instructions", "allowed_cores", "quota_cores")
         return all(self.machine.get(name) == now[name] for name in names)
@@ -261,7 +263,7 @@ class Tuned:
 
 
 def _read(file: Path) -> Tuned | None:
-    """tune.json as it was written; None where there is none, with a warning for one that can't be read."""
+    """Read tune.json; None where there is none. Warns about one that can't be read, and returns None."""
     try:
         values = _renamed(json.loads(file.read_text(encoding="utf-8")))
         if values["format_version"] > FORMAT_VERSION:
@@ -288,7 +290,7 @@ def _with_accuracy(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_tuned(source: Source, *, warn: bool = True) -> tuple[Tuned, Place] | None:
-    """What tuning found for this very model, and where; warns of what it found for weights that are gone."""
+    """What tuning found for this model, and where it is kept. Warns where it was found for other weights."""
     for place in source.places:
         found = _read(place.file)
         if found and found.fingerprint == source.fingerprint:

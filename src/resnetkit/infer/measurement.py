@@ -57,7 +57,7 @@ class Trial:
             return open_backend(choice, self.int8)
         if choice.backend in GRAPHS:
             return open_backend(choice, self.graph(choice.backend))
-        self._model = self._model or load(self.source.model)
+        self._model = self._model or load(self.source.located)
         return open_backend(choice, self._model)
 
     def close(self) -> None:

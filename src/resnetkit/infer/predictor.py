@@ -225,7 +225,7 @@ class Predictor:
     def _load(self) -> Model:
         assert isinstance(self._origin, Source)
         with self._here.lock:
-            self._loaded = self._loaded or load(self._origin.model)
+            self._loaded = self._loaded or load(self._origin.located)
             return self._loaded
 
     @property

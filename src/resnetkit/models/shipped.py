@@ -1,4 +1,4 @@
-"""The models that come with this package: trained here, in its folder, so that no network is needed to use them."""
+"""The models that come with this package. They were trained here, and need no download."""
 
 import json
 from pathlib import Path

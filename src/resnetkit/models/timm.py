@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
+from resnetkit.models.published import Published, imagenet_classes
 from resnetkit.models.spec import parse_spec
-from resnetkit.models.weights import Published, imagenet_classes
 
 ARCHITECTURES = {
     **{f"resnet{layers}": f"resnet{layers}" for layers in (18, 34, 50, 101, 152)},
@@ -44,75 +45,130 @@ ARCHITECTURES = {
     "wide_resnet50_2": "wide_resnet50_2",
     "wide_resnet101_2": "wide_resnet101_2",
 }
-"""timm's architecture -> the same network here. The tensors of all of them have the same names and shapes on both
-sides; timm's pre-activation nets (resnetv2) have other names and come in with `resnetkit convert`."""
+"""timm's architecture -> the same network here, whose tensors have the same names and shapes."""
+
+
+PRE_ACTIVATED = {
+    f"resnetv2_{layers}{deep}": f"preact_resnet{layers}{changes}"
+    for layers in (18, 34, 50, 101, 152)
+    for deep, changes in (("", ""), ("d", ",stem=deep,pooled_shortcut=true"))
+}
+"""timm's pre-activation architecture -> the same network here; their tensors have other names."""
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """What a config.json that timm writes beside its weights says."""
+
+    architecture: str
+    """A name in ARCHITECTURES or PRE_ACTIVATED."""
+    classes: int
+    """0 for a network without a last layer."""
+    channels: int
+    preprocess: Preprocess | None
+    """None where it says nothing of pictures."""
+    labels: object
+    """Class names, a list or by index; None where it names none."""
+    pretrained: Mapping[str, Any]
+    """All of its pretrained_cfg: licence, tag, address of the training and more."""
+
+    @property
+    def row(self) -> str:
+        """The same network here, as `parse_spec` takes it."""
+        row = (ARCHITECTURES | PRE_ACTIVATED)[self.architecture]
+        return row + (f",in_channels={self.channels}" if self.channels != 3 else "")
+
+
+def parse_config(config: Mapping[str, Any], *, where: str) -> TimmConfig:
+    """Read the content of a config.json of timm's; `where` names it in errors.
+
+    Raises UsageError for a network that is no row here, or is changed in a way that no row says; ModelFileError for
+    what timm does not write.
+    """
+    try:
+        architecture, cfg = config["architecture"], config.get("pretrained_cfg") or {}
+        known = isinstance(architecture, str) and architecture in ARCHITECTURES | PRE_ACTIVATED
+        if not known:
+            rows = ", ".join(ARCHITECTURES | PRE_ACTIVATED)
+            raise UsageError(f"{where} describes a {architecture}, which is no row here; these are: {rows}")
+        parsed = TimmConfig(
+            architecture,
+            classes=int(config.get("num_classes", cfg.get("num_classes", 1000))),
+            channels=int(cfg["input_size"][0]) if "input_size" in cfg else 3,
+            preprocess=preprocess_of(cfg, where=where) if "input_size" in cfg else None,
+            labels=config.get("label_names") or cfg.get("label_names"),
+            pretrained=cfg,
+        )
+        changes = [("global_pool", config.get("global_pool")), ("label_offset", cfg.get("label_offset"))]
+        changes += (config.get("model_args") or {}).items()
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ModelFileError(
+            f"{where} is not what timm writes (it lacks or breaks {error}); give one that timm wrote"
+        ) from error
+    for name, value in changes:
+        if name not in ("num_classes", "in_chans") and value not in (None, 0, "", "avg"):
+            raise UsageError(f"{where} describes a {architecture} with {name}={value!r}; no row here says that")
+    return parsed
 
 
 def timm_weights(repository: str) -> Published:
     """Read what `repository` (OWNER/NAME on the Hub) says of its weights; they are not downloaded yet.
 
-    Raises UsageError for a network that is no row here or is changed in a way that no row says, DataError where the
-    repository can't be had, ModelFileError for one that timm did not write.
+    Raises what `parse_config` raises, and DataError where the repository can't be had.
     """
     path = fetch_from_hub(repository, "config.json")
     try:
-        config = json.loads(path.read_bytes())
-        architecture, cfg = config["architecture"], config["pretrained_cfg"]
-        classes = int(config.get("num_classes", cfg["num_classes"]))
-        channels = int(cfg["input_size"][0])
-        preprocess = preprocess_of(cfg)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        if isinstance(error, UsageError):
-            raise UsageError(f"{repository}: {error}") from error
-        raise ModelFileError(
-            f"{repository} is not what timm writes ({path} lacks or breaks {error}); give a repository of timm's"
-        ) from error
-    if architecture not in ARCHITECTURES:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelFileError(f"{path} is no JSON ({error}); get it anew") from error
+    config = parse_config(content, where=repository)
+    if config.architecture in PRE_ACTIVATED:
         raise UsageError(
-            f"{repository} holds a {architecture}, which is no row here; these are: {', '.join(ARCHITECTURES)}. "
-            f"Pre-activation nets (resnetv2) come in with resnetkit convert {WEIGHTS_FILE}"
+            f"{repository} holds a {config.architecture}, whose tensors have other names than here; download its "
+            f"{WEIGHTS_FILE} and config.json into a folder, and: resnetkit convert {WEIGHTS_FILE}"
         )
-    said = [("global_pool", config.get("global_pool")), ("label_offset", cfg.get("label_offset"))]
-    for name, value in [*said, *(config.get("model_args") or {}).items()]:
-        if name not in ("num_classes", "in_chans") and value not in (None, 0, "", "avg"):
-            raise UsageError(f"{repository} holds a {architecture} with {name}={value!r}; no row here says that")
+    if config.preprocess is None:
+        raise ModelFileError(
+            f"{repository} does not say how pictures are prepared (input_size in {path}); give another"
+        )
     return Published(
         name=repository,
-        spec=parse_spec(ARCHITECTURES[architecture], classes=classes, in_channels=channels),
-        preprocess=preprocess,
-        classes=_class_names(config.get("label_names") or cfg.get("label_names"), classes),
+        spec=parse_spec(config.row, classes=config.classes),
+        preprocess=config.preprocess,
+        classes=_class_names(config.labels, config.classes),
         source=repository.partition("/")[0],
-        licence=str(cfg.get("license") or ""),
-        recipe=str(cfg.get("origin_url") or ""),
-        data=str(cfg.get("tag") or ""),
+        licence=str(config.pretrained.get("license") or ""),
+        recipe=str(config.pretrained.get("origin_url") or ""),
+        data=str(config.pretrained.get("tag") or ""),
         metrics={},
         url=f"https://huggingface.co/{repository}",
         repository=repository,
     )
 
 
-def preprocess_of(cfg: Mapping[str, Any]) -> Preprocess:
+def preprocess_of(cfg: Mapping[str, Any], *, where: str) -> Preprocess:
     """The preprocessing of a `pretrained_cfg`, as timm's own validation does it at the size of the training.
 
-    Raises UsageError for what Preprocess can't say: other crops than the centre's, inputs that are not square.
+    Raises UsageError for what Preprocess can't say: other crops than the centre's, inputs that are not square;
+    ValueError, KeyError or TypeError for what timm does not write.
     """
     channels, height, width = cfg["input_size"]
     if height != width:
-        raise UsageError(f"inputs of {height}x{width} pixels; only squares can be made")
+        raise UsageError(f"{where}: inputs of {height}x{width} pixels; only squares can be made")
     if cfg.get("crop_mode", "center") != "center":
-        raise UsageError(f"crop_mode is {cfg['crop_mode']}; only the centre can be cut")
-    return Preprocess(
-        size=height,
-        resize=math.floor(height / cfg["crop_pct"]),
-        interpolation=cfg["interpolation"],
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        mode="L" if channels == 1 else "RGB",
-    )
+        raise UsageError(f"{where}: crop_mode is {cfg['crop_mode']}; only the centre can be cut")
+    resize = math.floor(height / cfg["crop_pct"])
+    mean, std, mode = tuple(cfg["mean"]), tuple(cfg["std"]), "L" if channels == 1 else "RGB"
+    try:
+        return Preprocess(height, resize, cfg["interpolation"], mean, std, mode=mode)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _class_names(labels: object, classes: int) -> tuple[str, ...]:
-    """The repository's own names, a list or by index; else ImageNet's for 1,000 classes; else numbers."""
+    """Class names that the repository gives, a list or by index; else ImageNet's for 1,000 classes; else numbers."""
     if isinstance(labels, Mapping):
         labels = [labels.get(str(index), str(index)) for index in range(classes)]
     if isinstance(labels, Sequence) and len(labels) == classes:

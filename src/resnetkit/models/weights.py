@@ -1,83 +1,25 @@
-"""Published weights: which there are, what is known of them, and how they come into a network.
-
-torchvision's own metadata says where its weights are, their hash, accuracy and preprocessing; nothing of it is repeated
-here. It is imported when weights are asked for, since that takes seconds. timm's are in `models.timm`.
-"""
+"""Published weights into a network: found by name, downloaded, checked, and refused where they do not fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnetkit.data.published.download import fetch
-from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
-from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.data.published.huggingface import HUB, WEIGHTS_FILE, fetch_from_hub
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import cache_folder
+from resnetkit.models.published import IN_TORCHVISION, Published, published
 from resnetkit.models.shipped import shipped, shipped_names
 from resnetkit.models.spec import ModelSpec, parse_spec
+from resnetkit.models.tensors import compare, fill, without_counters
+from resnetkit.models.timm import timm_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from resnetkit.models.resnet import ResNet
-
-IN_TORCHVISION = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
-)
-"""Networks that torchvision has weights of: known beforehand, so that asking for another takes no seconds."""
-COUNTER = "num_batches_tracked"
-VARIANCES = ("running_var", "moving_variance")  # as PyTorch and Keras call them
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that somebody published, and what is known of them without having them."""
-
-    name: str
-    """As `weights=` takes it: IMAGENET1K_V2, or timm/resnet50.a1_in1k."""
-    spec: ModelSpec
-    preprocess: Preprocess
-    classes: tuple[str, ...]
-    """Class names, in the order of the logits."""
-    source: str
-    """Whose they are."""
-    licence: str
-    """What the source says; empty where it says nothing."""
-    recipe: str
-    """Address where the training is described; empty where none is known."""
-    data: str
-    """What they were trained on."""
-    metrics: Mapping[str, float]
-    """Errors that the source reports, in percent, on one centre crop."""
-    url: str
-    """Where the file is; where it is on the Hub, its page."""
-    sha256: str = ""
-    """First hex digits of the file's SHA-256; a repository's files are checked by the Hub's own."""
-    megabytes: float | None = None
-    """Size of the file, in 10^6 bytes."""
-    repository: str = ""
-    """OWNER/NAME on the Hugging Face Hub; empty for what is elsewhere."""
-
-    def about(self) -> dict[str, Any]:
-        """Where they come from, for a model file's header."""
-        known = {name: getattr(self, name) for name in ("source", "licence", "recipe", "url")}
-        return {"weights": self.name} | {name: value for name, value in known.items() if value}
-
-
-def published(network: str) -> dict[str, Published]:
-    """Return torchvision's weights of a row of SPECS, by name, the oldest first; empty where it has none.
-
-    Raises UsageError for an unknown network.
-    """
-    spec = parse_spec(network)
-    if network not in IN_TORCHVISION:
-        return {}
-    from torchvision.models import get_model_weights
-
-    return {entry.name: _of_torchvision(spec, entry) for entry in get_model_weights(network)}
 
 
 def find_weights(network: str, weights: object) -> Published:
@@ -89,10 +31,7 @@ def find_weights(network: str, weights: object) -> Published:
     if isinstance(weights, str) and (Path(weights).is_file() or weights.endswith((".pth", ".pt", ".safetensors"))):
         raise UsageError(f"{weights} is a file: open it with resnetkit.load, after resnetkit convert if it is not ours")
     if isinstance(weights, str) and "/" in weights:
-        weights = weights.removeprefix("hf:")
-        from resnetkit.models.timm import timm_weights
-
-        return _fitting(network, timm_weights(weights))
+        return _fitting(network, timm_weights(weights.removeprefix(HUB)))
     known = published(network)
     if not known:
         asked = "" if weights == "DEFAULT" else f" {weights!s}"
@@ -118,30 +57,16 @@ def find_weights(network: str, weights: object) -> Published:
 
 
 def chosen_weights(network: str, *, pretrained: bool, weights: object) -> Published | None:
-    """What a constructor's arguments ask for; `pretrained` means torchvision's first weights, there and here."""
+    """The weights that a constructor's arguments ask for; `pretrained` means torchvision's first ones, as there."""
     if not isinstance(pretrained, bool):
         raise UsageError(
-            f"{network}: pretrained is {pretrained!r}; it takes true or false. Give weights={pretrained!r}"
+            f"{network}: `pretrained` is {pretrained!r}; it takes true or false. Give `weights`={pretrained!r}"
         )
     if pretrained and weights is not None:
-        raise UsageError(f"{network}: pretrained and weights both say what to load; give weights alone")
+        raise UsageError(f"{network}: `pretrained` and `weights` both say what to load; give `weights` alone")
     if pretrained:
         return find_weights(network, "IMAGENET1K_V1")
     return None if weights is None else find_weights(network, weights)
-
-
-def known_file(sha256: str) -> tuple[str, Published] | None:
-    """The network and the weights of torchvision whose file has this SHA-256 (64 hex digits); None for any other."""
-    for network in IN_TORCHVISION:
-        for row in published(network).values():
-            if sha256.startswith(row.sha256):
-                return network, row
-    return None
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """ImageNet's 1,000 class names as torchvision gives them, in the order that every published weight has."""
-    return published("resnet18")["IMAGENET1K_V1"].classes
 
 
 def check_fits(spec: ModelSpec, weights: Published) -> None:
@@ -169,55 +94,9 @@ def load_published(net: "ResNet", weights: Published, *, progress: bool = True) 
     """
     check_fits(net.spec, weights)
     tensors = _tensors(weights, progress=progress)
-    if wrong := _wrong_names(net, tensors):
-        raise ModelFileError(f"{weights.name} does not fit: {'; '.join(wrong)}. Get the file anew")
+    if misfit := compare(without_counters(net.state_dict()), without_counters(tensors)):
+        raise ModelFileError(f"{weights.name} does not fit: {misfit}. Get the file anew")
     fill(net, tensors, source=weights.name)
-
-
-def fill(net: "ResNet", tensors: Mapping[str, "Tensor"], *, source: str) -> None:
-    """Put `tensors`, which fit, into `net`, as its own types; a net on the meta device takes them over.
-
-    Raises ModelFileError, with `source`, where a number can't be one of a network: see `wrong_values`.
-    """
-    for name, tensor in tensors.items():
-        if wrong := wrong_values(name, tensor):
-            raise ModelFileError(f"{source}: {name} holds {wrong}; get weights that are whole")
-    types = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-    # Cloned: a file's tensors lie at addresses at which some kernels round otherwise than where torch puts its own.
-    own = {
-        name: tensor.detach().to(types.get(name, tensor.dtype)).clone().contiguous() for name, tensor in tensors.items()
-    }
-    net.load_state_dict(own, assign=next(net.parameters()).is_meta)
-
-
-def wrong_values(name: str, tensor: "Tensor") -> str:
-    """What a tensor holds that no network can compute with: "numbers that are not finite"; empty where all is well.
-
-    That is also whole numbers, but for counters, and variances below 0, of which the root is not a number.
-    """
-    if COUNTER in name:
-        return ""
-    if not tensor.is_floating_point():
-        return f"{str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers"
-    if not tensor.float().isfinite().all():
-        return "numbers that are not finite"
-    if name.endswith(VARIANCES) and tensor.numel() and tensor.float().min() < 0:
-        return "variances below 0"
-    return ""
-
-
-def _wrong_names(net: "ResNet", tensors: Mapping[str, Any]) -> list[str]:
-    """What is missing, left over or of another shape; but for counters, which some normalisations have and some not."""
-    expected = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    kinds = {
-        "missing": [name for name in expected if name not in tensors],
-        "too many": [name for name in tensors if name not in expected],
-        "of another shape": [
-            name for name, shape in expected.items() if name in tensors and getattr(tensors[name], "shape", ()) != shape
-        ],
-    }
-    kinds = {kind: [name for name in names if not name.endswith(COUNTER)] for kind, names in kinds.items()}
-    return [f"{len(names)} tensors {kind}, first {names[0]}" for kind, names in kinds.items() if names]
 
 
 def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
@@ -247,37 +126,7 @@ def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
 
 
 def _fitting(network: str, weights: Published) -> Published:
-    """The weights, if they are of that network, whatever its classes."""
+    """Return the weights if they are of that network, whatever its number of classes. Raises UsageError."""
     if replace(parse_spec(network), classes=1) != replace(weights.spec, classes=1):
-        raise UsageError(f"{weights.name} holds no {network}; load it as hf:{weights.name}")
+        raise UsageError(f"{weights.name} holds no {network}; load it as {HUB}{weights.name}")
     return weights
-
-
-def _of_torchvision(spec: ModelSpec, entry: Any) -> Published:
-    """A row from a member of one of torchvision's enumerations."""
-    meta, transforms = entry.meta, entry.transforms()
-    (data, accuracies), *_ = meta["_metrics"].items()
-    return Published(
-        name=entry.name,
-        spec=replace(spec, classes=len(meta["categories"])),
-        preprocess=Preprocess(
-            size=transforms.crop_size[0],
-            resize=transforms.resize_size[0],
-            interpolation=transforms.interpolation.value,
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-        ),
-        classes=tuple(meta["categories"]),
-        source="torchvision",
-        licence="BSD-3-Clause (torchvision); terms of the data may apply",  # so says its README
-        recipe=meta["recipe"],
-        data=data,
-        metrics={
-            "top1_error_percent": round(100 - accuracies["acc@1"], 3),
-            "top5_error_percent": round(100 - accuracies["acc@5"], 3),
-        },
-        url=entry.url,
-        # resnet50-11ad3fa6.pth: torchvision's file names end with the first digits of their SHA-256.
-        sha256=entry.url.rpartition("-")[2].removesuffix(".pth"),
-        megabytes=meta["_file_size"] * 1.048576,
-    )

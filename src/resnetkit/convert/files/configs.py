@@ -5,23 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnetkit.convert.files.readers import parse_json
+from resnetkit.convert.files.checks import parse_json
 from resnetkit.convert.presets import names_in
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.spec import ModelSpec, parse_spec
-from resnetkit.models.timm import ARCHITECTURES, preprocess_of
+from resnetkit.models.timm import parse_config
 
-PRE_ACTIVATED = {
-    f"resnetv2_{layers}{deep}": f"preact_resnet{layers}{changes}"
-    for layers in (18, 34, 50, 101, 152)
-    for deep, changes in (("", ""), ("d", ",stem=deep,pooled_shortcut=true"))
-}
-"""timm's pre-activation architecture -> the same network here."""
 RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic")
-"""By Pillow's numbers, which a preprocessor_config.json has."""
+"""Names by Pillow's numbers, which a preprocessor_config.json has."""
 WARPED_FROM = 384
-"""Pixels from which on transformers' image processor squeezes the whole picture into a square."""
+"""From this size in pixels on, transformers' image processor resizes the whole picture to a square, without a crop."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +25,12 @@ class Facts:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's spec."""
     who: str = ""
-    """Whose it is, for people, where that is more than the names of the tensors say."""
+    """Whose weights they are, for people, where the file says more than the names of the tensors."""
     model: str | None = None
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
     silent: bool = True
-    """Whether nothing says how pictures are prepared, so that what the project usually does may be assumed."""
+    """Whether nothing says how pictures are prepared, so that the project's usual way may be assumed."""
 
 
 def transformers_facts(weights: Path, classes: int | None) -> Facts:
@@ -69,48 +63,36 @@ def transformers_facts(weights: Path, classes: int | None) -> Facts:
 def timm_facts(weights: Path, classes: int | None) -> Facts:
     """What the config.json that timm writes beside its weights says; empty without one.
 
-    `classes` is what the file of weights has. Raises UsageError for a network that is no row here, for one that is
-    changed in a way that no row says, and for other classes; ModelFileError for a broken file.
+    `classes` is what the file of weights has. Raises UsageError for other classes, and what `timm.parse_config` raises.
     """
     path = weights.with_name("config.json")
-    config = _read(path)
-    if "architecture" not in config:
+    content = _read(path)
+    if "architecture" not in content:
         return Facts()
-    architecture, rows = config["architecture"], ARCHITECTURES | PRE_ACTIVATED
-    if not isinstance(architecture, str) or architecture not in rows:
-        raise UsageError(f"{path} describes a {architecture}, which is no row here; these are: {', '.join(rows)}")
-    try:
-        cfg = config.get("pretrained_cfg") or {}
-        count = int(config.get("num_classes", cfg.get("num_classes", 1000)))
-        channels = int(cfg["input_size"][0]) if "input_size" in cfg else 3
-        preprocess = preprocess_of(cfg) if "input_size" in cfg else None
-        said = [("global_pool", config.get("global_pool")), ("label_offset", cfg.get("label_offset"))]
-        said += (config.get("model_args") or {}).items()
-        labels = config.get("label_names") or cfg.get("label_names")
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ModelFileError(f"{path} is not what timm writes (it lacks or breaks {error}); get it anew") from error
-    for name, value in said:
-        if name not in ("num_classes", "in_chans") and value not in (None, 0, "", "avg"):
-            raise UsageError(f"{path} describes a {architecture} with {name}={value!r}; no row here says that")
-    if count:  # without a last layer there is nothing to compare
-        _same_classes(path, count, classes)
-    names = names_in(labels, where=str(path)) if labels else None
+    config = parse_config(content, where=str(path))
+    if config.classes:  # without a last layer there is nothing to compare
+        _same_classes(path, config.classes, classes)
+    names = names_in(config.labels, where=str(path)) if config.labels else None
     if names:
         _same_classes(path, len(names), classes)
-    model = rows[architecture] + (f",in_channels={channels}" if channels != 3 else "")
-    return Facts(identity(parse_spec(model)), f"timm {architecture}", model, preprocess, names, preprocess is None)
+    return Facts(
+        identity(parse_spec(config.row)),
+        f"timm {config.architecture}",
+        config.row,
+        config.preprocess,
+        names,
+        silent=config.preprocess is None,
+    )
 
 
 def identity(spec: ModelSpec) -> dict[str, Any]:
-    """The fields that make it another network; those that may change without other weights are left out."""
+    """The fields of a spec without those that may change while the weights stay the same."""
     free = ("classes", "dilated", "drop_path", "norm")
     return {name: value for name, value in vars(spec).items() if name not in free}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """The object in a JSON file; empty where there is no file or something else in it."""
+    """The object in a JSON file; empty where there is no file, or no object in it."""
     if not path.is_file():
         return {}
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetkit.convert.files.readers import check_expansion, parse_json
+from resnetkit.convert.files.checks import check_expansion, parse_json
 from resnetkit.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ A file's tensors come in groups: each dictionary that holds some, and each whole
 4. Where one prefix has a whole network and others have other parts (a momentum encoder, a queue, a projector), it is
    taken alone, by the order of TRUNKS; a last layer beside it, one linear layer, stays.
 
-`--part` settles it where this is not what is meant.
+`part` settles it where this is not what is meant.
 """
 
 import re
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from resnetkit.convert.files.pickles import PickleError, Record
-from resnetkit.convert.files.pytorch import Unread
+from resnetkit.convert.files.storages import Unread
 from resnetkit.convert.files.values import (
     MOST_DEPTH,
     MOST_DESCRIBED,
@@ -42,36 +42,36 @@ AVERAGES = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "ema_state", "swa_model", "averaged_model"),
     *("teacher", "target_network"),
 )
-"""Where they keep a moving average of it: read where nothing else is there."""
+"""Where they keep a moving average of it, which is read only where there is nothing else."""
 PREFIXES = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "encoder_q", "student", "teacher")
-"""What wrappers put before every name: DataParallel, torch.compile, Lightning and many scripts."""
+"""Prefixes that wrappers put before every name: DataParallel, torch.compile, Lightning and many scripts."""
 INFIXES = frozenset({"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
-"""What wrappers put into the middle of names."""
+"""Parts that wrappers put into the middle of names."""
 TRUNKS = (
     *("backbone", "encoder_q", "base_encoder", "student", "online_encoder", "online_network", "online", "module"),
     *("model", "net", "network", "encoder", "trunk", "resnet", "feature_extractor", "features", "base_model"),
     *("image_encoder", "visual", "cnn"),
 )
-"""Prefixes of the network among other parts, the first before the others."""
+"""Prefixes of the network where there are other parts; earlier ones are preferred."""
 AVERAGED = ("momentum", "target", "teacher", "ema", "encoder_k", "swa", "averaged")
-"""What prefixes of its moving averages have in them."""
+"""Words in the prefixes of moving averages."""
 HEADS = (
     *("head", "fc", "classifier", "linear", "last_linear", "cls_head", "logits", "out", "output", "cls", "classify"),
     *("final", "last", "last_layer", "dense", "top", "fc1", "fc_out", "clf", "classification_head", "prediction"),
 )
-"""Prefixes of a last layer beside the network."""
+"""Prefixes of a last layer that lies beside the network."""
 COUNT_OF_AVERAGED = "n_averaged"
-"""What torch.optim.swa_utils.AveragedModel keeps beside its module."""
+"""The counter that torch.optim.swa_utils.AveragedModel keeps beside its module."""
 FEWEST_CONVOLUTIONS = 5
-"""Of a network; deep stems have three."""
+"""Least number of convolutions of a network; a deep stem alone has three."""
 MOST_CHANNELS = 4
-"""Of a picture."""
+"""Most channels of a picture."""
 MOST_WORK = 5_000_000
-"""Values that are looked at to find the groups: more than a pickle can have, unless it has the same ones many times."""
+"""Most values that are visited to find the groups: only a pickle that repeats the same objects has more."""
 MOST_MODULES = 20_000
 
 QUANTISED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?(quantized|quantizable)\.")
-"""Modules whose weights are packed for some processor."""
+"""Modules whose weights are packed for one kind of processor."""
 
 
 @dataclass
@@ -79,12 +79,12 @@ class Group:
     """Tensors that lie together in a file."""
 
     path: tuple[str, ...]
-    """The names of what they lie in, from the outside."""
+    """The names of what they are nested in, from the outside."""
     tensors: dict[str, AnyTensor]
     others: list[tuple[object, object]] = field(default_factory=list)
-    """What lies beside them, by key; also tensors whose key is no text."""
+    """What lies beside them, with its key; tensors whose key is no text are here, too."""
     modules: dict[str, dict[str, object]] = field(default_factory=dict)
-    """Of a whole network, its modules' plain attributes by the module's name."""
+    """Where the file holds a whole network: the plain attributes of its modules, by the module's name."""
 
     @property
     def name(self) -> str:
@@ -102,9 +102,9 @@ class Choice:
     """The network's tensors, and what was left out."""
 
     group: Group
-    """What they lie in."""
+    """The group that they are in."""
     part: str
-    """Where they are: nests and prefixes, with dots; as `--part` takes it."""
+    """Where they are: nested names and prefixes, joined by dots, as `part` takes it."""
     tensors: dict[str, AnyTensor]
     left: list[str]
     """Prefixes in the group that are left out."""
@@ -114,11 +114,11 @@ class Choice:
 
 
 class NoTensorsError(ValueError):
-    """No tensors by name, none of the part that was asked for, or something else among them: says what."""
+    """There are no tensors by name, or not in the part that was asked for, or other things are among them."""
 
 
 def groups(root: object) -> list[Group]:
-    """All groups of tensors, in the file's order; what lies too deep or is too much is left out."""
+    """All groups of tensors, in the file's order. What is nested too deeply is left out."""
     found: list[Group] = []
     seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], object]] = [((), root)]
@@ -184,7 +184,7 @@ def choose(found: Sequence[Group], part: str | None = None) -> Choice:
 
 
 def _of_part(found: Sequence[Group], part: str) -> Choice:
-    """What `part` names: a group, or what has a prefix in one."""
+    """The tensors that `part` names: a group, or those with a prefix in one."""
     for group in sorted(found, key=lambda group: -len(group.path)):
         prefix = part.removeprefix(group.name).strip(".") if part.startswith(group.name) else None
         if prefix is None:
@@ -203,11 +203,11 @@ def _of_part(found: Sequence[Group], part: str) -> Choice:
 
 def _there(found: Sequence[Group]) -> str:
     names = [group.name for group in _networks(found) if group.name]
-    return f"there are {', '.join(names)}" if names else "--list shows what is there"
+    return f"there are {', '.join(names)}" if names else "resnetkit convert --list FILE shows what is there"
 
 
 def _networks(found: Sequence[Group]) -> list[Group]:
-    """The groups that hold networks; lists of tensors, as an optimiser has its parameters, where no other does."""
+    """The groups that hold networks. Lists of tensors, such as an optimiser's, count only where no other group does."""
     networks = [group for group in found if group.network]
     return [group for group in networks if not all(map(str.isdecimal, group.tensors))] or networks
 
@@ -278,7 +278,7 @@ def _by_first(tensors: Mapping[str, AnyTensor]) -> dict[str, dict[str, AnyTensor
 
 
 def _holds_network(name: str, inside: Mapping[str, AnyTensor]) -> bool:
-    """Whether a prefix is one of a whole network; a number is a place in a Sequential, which belongs to the name."""
+    """Whether a whole network is under a prefix. A number is no prefix: it is a place in a Sequential."""
     return bool(name) and not name.isdecimal() and _is_network(inside)
 
 
@@ -309,7 +309,7 @@ def _renamed(modules: Mapping[str, dict[str, object]], prefixes: Sequence[str]) 
 
 
 def is_module(value: object) -> TypeGuard[Record]:
-    """Whether a record is one of a torch.nn.Module, or of TorchScript's modules."""
+    """Whether a record is a torch.nn.Module or a module of TorchScript."""
     if not isinstance(value, Record):
         return False
     names = [key for key, _ in attributes_of(value)]
@@ -319,7 +319,7 @@ def is_module(value: object) -> TypeGuard[Record]:
 def _module_tensors(
     module: Record, start: str, modules: dict[str, dict[str, object]], budget: list[int], depth: int
 ) -> Iterator[tuple[str, AnyTensor]]:
-    """A module's parameters and buffers, and then its modules', under the names of its state dict."""
+    """The parameters and buffers of a module and of the modules in it, under the names of its state dict."""
     if depth > 4 * MOST_DEPTH or len(modules) > MOST_MODULES:
         raise PickleError("its modules are more than any network's")
     attributes = attributes_of(module)
@@ -354,7 +354,7 @@ def _module_tensors(
 
 
 def around(root: object, group: Group) -> tuple[list[str], dict[str, object]]:
-    """What lies in the file around and in a group that are not its tensors: names, and plain values by nested name."""
+    """What the file holds beside the tensors of a group: names, and plain values by nested name."""
     names: list[str] = []
     objects: dict[str, object] = {}
     budget = [MOST_DESCRIBED]

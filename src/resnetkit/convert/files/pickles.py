@@ -14,17 +14,17 @@ from typing import IO, TypeVar
 Item = TypeVar("Item")
 
 MOST_STEPS = 3_000_000
-"""Instructions that the pickles of one file may have: seconds of work. Checkpoints have some ten thousand."""
+"""Most instructions of all pickles in a file, which take seconds. A checkpoint has about ten thousand."""
 MOST_RECORDS = 1_000_000
 """Lists, tuples and records that they may make, and half of what they may keep to refer to: some hundred megabytes."""
 MOST_MARKS = 10_000
-"""How deep one may begin in another."""
+"""Deepest nesting of marks."""
 MOST_DIGITS = 1000
 """Digits of a whole number in text; in bytes, a quarter of it. Turning longer ones into text takes long."""
 
 
 class PickleError(ValueError):
-    """What is no pickle, is broken off, or asks for more than any checkpoint needs."""
+    """The file is no pickle, is cut off, or asks for more than any checkpoint needs."""
 
 
 class Name:
@@ -37,7 +37,7 @@ class Name:
 
 
 class Reference:
-    """What a pickle leaves to who reads it (a persistent id): PyTorch's storages, for one."""
+    """What a pickle leaves to its reader (a persistent id), such as PyTorch's storages."""
 
     __slots__ = ("to",)
 
@@ -52,15 +52,15 @@ class Record:
 
     def __init__(self, name: str, args: object = ()) -> None:
         self.name = name
-        """Of its class, or of the function that would make it."""
+        """Name of its class, or of the function that would make it."""
         self.args = args
-        """What would be passed to that."""
+        """Arguments that would be passed to it."""
         self.state: object = None
-        """What would be set afterwards: mostly a dictionary of attributes."""
+        """State that would be set afterwards: mostly a dictionary of attributes."""
         self.items: Sequence[object] = ()
-        """What would be appended or added: of lists and sets."""
+        """Items that would be appended or added, of lists and sets."""
         self.entries: Sequence[tuple[object, object]] = ()
-        """Keys and values, in their order: of dictionaries."""
+        """Keys and values in their order, of dictionaries."""
 
 
 # Instructions by what follows them: so many bytes of a number, or of a length and then so many bytes.
@@ -77,7 +77,7 @@ EXTENSIONS = {b"\x82": 1, b"\x83": 2, b"\x84": 4}
 
 
 class Pickles:
-    """Reads one pickle after another from a file's `left` bytes from where it is."""
+    """Reads one pickle after another from the next `left` bytes of a file."""
 
     def __init__(self, file: IO[bytes], left: int, *, most_steps: int | None = None) -> None:
         self.references: list[Reference] = []
@@ -113,7 +113,7 @@ class Pickles:
             raise PickleError(f"its instruction {code!r} has nothing to work on") from error
 
     def read(self, count: int) -> bytes:
-        """So many bytes, or PickleError; none are reserved before it is known that they are there."""
+        """The next bytes. Raises PickleError, before any memory is reserved, where there are not so many."""
         if count < 0 or count > self.left:
             raise PickleError("it is broken off")
         content = self._file.read(count)
@@ -136,7 +136,7 @@ class Pickles:
         return int.from_bytes(self.read(size), "little")
 
     def _do(self, code: bytes) -> None:
-        """One instruction."""
+        """Carry out one instruction."""
         if code in GETS:
             self._stack.append(self._memo[self._number(GETS[code])])
         elif code in PUTS:

@@ -5,7 +5,6 @@ ModelFileError that names it, and memory stays in proportion to its size: a head
 """
 
 import io
-import json
 import lzma
 import math
 import struct
@@ -16,22 +15,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from resnetkit.convert.files.checks import check_expansion, check_kinds, check_values
 from resnetkit.convert.files.parts import Choice, NoTensorsError, around, choose, groups
 from resnetkit.convert.files.pickles import PickleError, Record
-from resnetkit.convert.files.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
-from resnetkit.convert.files.values import AnyTensor, children, kind_of, text_of
+from resnetkit.convert.files.pytorch import read_pickles, read_zip
+from resnetkit.convert.files.tar import read_tar
+from resnetkit.convert.files.tensors import Stored
+from resnetkit.convert.files.values import children, kind_of, text_of
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.files import expanded
-from resnetkit.models.weights import wrong_values
-
-MOST_EXPANSION = 100
-"""How many times its size on the disk a file may become in memory. Weights hardly compress; a bomb does by 1000."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Weights:
     """What a file holds."""
 
     tensors: Mapping[str, Tensor]
-    """By the names that their project gave them, less the wrappers' prefixes."""
-    beside: tuple[str, ...] = ()
+    """By the names that their project gives them, without the prefixes of wrappers."""
+    other_entries: tuple[str, ...] = ()
     """Other entries of a checkpoint, which are left out."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
@@ -51,7 +49,7 @@ class Weights:
     {"class": "argparse.Namespace", ...} with its attributes by name; tensors and long lists are left out.
     """
     part: str = ""
-    """Where in the file the tensors were: `state_dict`, `model.encoder_q`; empty where nothing is around them."""
+    """Where in the file the tensors were: `state_dict`, `model.encoder_q`; empty at the top level."""
     others: tuple[str, ...] = ()
     """Other parts that hold a network, as `part` takes them: averaged weights, a teacher."""
     modules: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -63,12 +61,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds, before anything in it is chosen."""
+    """All that a file holds, before the network is chosen."""
 
     root: object
-    """A dictionary, or a record of one or of another object; tensors in it, or what stands for them until read."""
+    """A dictionary or a record. It has tensors in it, or what stands for them until they are read."""
     form: str
-    """Of the file, for people."""
+    """Name of the file's format, for people."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The text in a .safetensors header."""
 
@@ -91,15 +89,15 @@ def read_weights(path: Path, *, part: str | None = None) -> Weights:
     with opened(path) as contents:
         chosen = choice(path, contents, part)
         names, objects = around(contents.root, chosen.group)
-        _check_kinds(path, chosen.tensors)
+        check_kinds(path, chosen.tensors)
         tensors = {
             name: tensor.read() if isinstance(tensor, Stored) else tensor for name, tensor in chosen.tensors.items()
         }
     tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
-    _check_values(path, tensors)
+    check_values(path, tensors)
     return Weights(
         tensors,
-        beside=(*names, *chosen.left),
+        other_entries=(*names, *chosen.left),
         metadata=contents.metadata,
         objects=objects,
         part=chosen.part,
@@ -136,7 +134,7 @@ BROKEN = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError, struct.error, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError),
 )
-"""What reading a damaged or hostile file raises: RuntimeError is PyTorch's, and an archive's that needs a password."""
+"""Errors of reading a damaged or hostile file. RuntimeError comes from PyTorch, and from a zip file with a password."""
 
 
 def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:
@@ -274,56 +272,6 @@ def _array(path: Path, name: str, content: bytes) -> Tensor:
     return torch.from_numpy(np.array(array, dtype.newbyteorder("="), order="C"))
 
 
-def check_expansion(path: Path, claimed_bytes: int) -> None:
-    """Refuse what would take far more memory than its size suggests; before any of it is read."""
-    if claimed_bytes > MOST_EXPANSION * path.stat().st_size:
-        raise ModelFileError(
-            f"{path} has {path.stat().st_size:,} bytes but claims {claimed_bytes:,} when unpacked, as a zip bomb does; "
-            "get it from a source you trust"
-        )
-
-
 def _broken(path: Path, kind: str, error: Exception) -> ModelFileError:
     said = (str(error) or type(error).__name__).strip().splitlines()[0]
     return ModelFileError(f"{path} is not a whole {kind} file ({said[:200]}); get it anew")
-
-
-def _check_kinds(path: Path, tensors: Mapping[str, AnyTensor]) -> None:
-    """Refuse tensors that are no plain numbers or are bigger than the file; before any is read."""
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Unread):
-            raise ModelFileError(
-                f"{path}: {name} is no plain tensor of real numbers, but {tensor.what}; save dense ones"
-            )
-        if tensor.dtype.is_complex:
-            raise ModelFileError(f"{path}: {name} is no plain tensor of real numbers, but complex; save float tensors")
-    check_expansion(path, sum(tensor.nbytes for tensor in tensors.values()))
-
-
-def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse values that no network can have."""
-    broken = {name: wrong for name, tensor in tensors.items() if (wrong := _not_finite(tensor))}
-    if broken:
-        first = next(iter(broken))
-        raise ModelFileError(
-            f"{path}: {first} has {broken[first]:,} values that are not finite"
-            f"{f', and so have {len(broken) - 1} other tensors' if len(broken) > 1 else ''}; "
-            "the training diverged or the file is damaged: get another"
-        )
-    for name, tensor in tensors.items():
-        if wrong := wrong_values(name, tensor):
-            raise ModelFileError(f"{path}: {name} holds {wrong}; the file is damaged or quantised: get another")
-
-
-def _not_finite(tensor: Tensor) -> int:
-    if not tensor.is_floating_point():
-        return 0
-    return tensor.numel() - int(torch.isfinite(tensor.float()).sum())
-
-
-def parse_json(path: Path, what: str, text: bytes | str) -> Any:
-    """Read JSON out of a file of weights."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} has a broken {what} ({error}); get it anew") from error

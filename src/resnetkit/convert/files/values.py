@@ -1,4 +1,4 @@
-"""What a file's values say: what an object holds, by name; and all of it as plain values, within bounds."""
+"""The values in a file: what an object holds, by name, and all of it as plain values, up to a limit."""
 
 import codecs
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from resnetkit.convert.files.pickles import Name, Record, Reference
-from resnetkit.convert.files.pytorch import Stored, Unread, numpy_type, raw_of, tensor_of
+from resnetkit.convert.files.storages import Unread
+from resnetkit.convert.files.tensors import Stored, numpy_type, raw_of, tensor_of
 
 MOST_DESCRIBED = 200_000
-"""Values that are described of what lies beside them, and as many times TEXT_AS_ONE characters."""
+"""Most values beside the tensors that are described; TEXT_AS_ONE characters of text count as one."""
 TEXT_AS_ONE = 20
 MOST_DEPTH = 12
 MOST_LETTERS = 1000
-"""Of a tensor's name."""
+"""Most letters of a tensor's name."""
 MOST_NUMBERS_SHOWN = 16
 AnyTensor = Tensor | Stored | Unread
 DICTIONARIES = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict", "collections.Counter")
@@ -39,7 +40,7 @@ def children(value: object) -> Sequence[tuple[object, object]]:
 
 
 def _entries(record: Record) -> Sequence[tuple[object, object]]:
-    """Of a dictionary or what is derived from it; Python 2 passes the pairs as a list."""
+    """The entries of a dictionary or of a class derived from it; Python 2 passes the pairs as a list."""
     if record.entries:
         return record.entries
     match record.args:
@@ -51,7 +52,7 @@ def _entries(record: Record) -> Sequence[tuple[object, object]]:
 
 
 def items_of(record: Record) -> Sequence[object]:
-    """Of a set or what is derived from a list; sets are passed a list."""
+    """The items of a set, or of a class derived from a list."""
     match record:
         case Record(name="builtins.set" | "builtins.frozenset" | "__builtin__.set", args=(list() as items,)):
             return items
@@ -59,7 +60,7 @@ def items_of(record: Record) -> Sequence[object]:
 
 
 def attributes_of(record: Record) -> list[tuple[object, object]]:
-    """Of an object: a dictionary, or one and another of slots."""
+    """The attributes of an object: from its dictionary, and from its slots."""
     states = record.state if isinstance(record.state, tuple) and len(record.state) == 2 else (record.state,)
     return [entry for state in states if isinstance(state, Record) for entry in state.entries]
 
@@ -119,7 +120,7 @@ def plain(value: object, budget: list[int], depth: int) -> object:
 
 
 def _first(items: Sequence[object], budget: list[int]) -> Sequence[object]:
-    """As many as there is work left for."""
+    """The first values, as many as the limit allows."""
     return items if len(items) <= budget[0] else [*items[: max(budget[0], 0)], "..."]
 
 
@@ -176,7 +177,7 @@ def _plain_scalar(kind: object, content: bytes | str | None) -> object:
 
 
 def _plain_array(code: str, content: object, inner: object) -> object:
-    """An array of objects or of text, as class names are; numbers are tensors."""
+    """An array of objects or text, such as class names; arrays of numbers are tensors."""
     if isinstance(content, list) and callable(inner):
         return inner(content)
     values = content if isinstance(content, bytes) else b""
@@ -189,7 +190,7 @@ def _plain_array(code: str, content: object, inner: object) -> object:
 
 
 def _plain_tensor(tensor: AnyTensor) -> object:
-    """The numbers of a small one, as accuracies and means are."""
+    """The numbers of a small tensor, such as an accuracy or a mean."""
     if isinstance(tensor, Unread):
         return {"class": "torch.Tensor", "shape": list(tensor.shape), "what": tensor.what}
     small = tensor.shape.numel() if isinstance(tensor, Tensor) else _count(tensor)
@@ -200,5 +201,5 @@ def _plain_tensor(tensor: AnyTensor) -> object:
 
 
 def _count(tensor: Stored) -> int:
-    """Of its numbers, or of its storage's, which are read with them."""
+    """Bytes of its numbers, or of its storage, which is read with them."""
     return max(tensor.nbytes // tensor.dtype.itemsize, tensor.storage.count // 64)

@@ -1,4 +1,4 @@
-"""Whether tensors are those of a network, to the last one: none missing, none left over, none of another shape."""
+"""Tensors of a file into a network: all must be there, none left over, and none of another shape."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,149 +9,142 @@ import torch
 from torch import Tensor
 
 from resnetkit.convert.naming.layouts import Tensors, fold_biases
-from resnetkit.convert.naming.networks import COUNTERS, HEAD, contradicted, networks_like
+from resnetkit.convert.naming.networks import HEAD, contradicted, networks_like
 from resnetkit.convert.naming.projects import PROJECTS, Project, recognise
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.models.resnet import build
+from resnetkit.models.empty import empty_network
 from resnetkit.models.spec import ModelSpec
+from resnetkit.models.tensors import COUNTER, Misfit, compare, without_counters
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes by the names of tensors."""
 MOST_LISTED = 8
 """Tensors of a kind that an error lists; the rest is counted."""
 KERNEL_STRIDES = {"1x1": "in the first 1×1 convolution (v1)", "3x3": "in the 3×3 convolution (v1.5)"}
 
 
-def find_source(tensors: Tensors, beside: Iterable[str] = (), *, where: str) -> Project:
-    """The source whose names these are; ModelFileError where it is none that is known or can be read."""
-    if source := recognise(tensors, beside):
-        for pattern, (networks, why) in source.unread.items():
+def find_project(tensors: Tensors, other_entries: Iterable[str] = (), *, where: str) -> Project:
+    """The project whose names these are; ModelFileError where it is none that is known or can be read."""
+    if project := recognise(tensors, other_entries):
+        for pattern, (networks, why) in project.unread.items():
             if any(re.fullmatch(pattern, name) for name in tensors):
-                raise ModelFileError(f"{where} is {networks} of {source.name}, which is not read: {why}")
-        return source
-    known = ", ".join(source.name for source in PROJECTS)
+                raise ModelFileError(f"{where} is {networks} of {project.name}, which is not read: {why}")
+        return project
+    known = ", ".join(project.name for project in PROJECTS)
     raise ModelFileError(
         f"{where} holds no residual network with names that are known here ({known}); "
         f"its first tensors are {_listed(tensors, 3)}"
     )
 
 
-def renamed(source: Project, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
-    """The tensors under our names and in our layout, less what the source says is no part of the network."""
+def renamed(project: Project, tensors: Tensors, *, where: str) -> dict[str, Tensor]:
+    """The tensors under our names and in our layout, without those that the project says are no part of the network."""
     ours: dict[str, Tensor] = {}
-    gone = left_out(source, tensors)
+    gone = left_out(project, tensors)
     for theirs, tensor in tensors.items():
         if theirs in gone:
             continue
-        if (name := source.rename(theirs)) in ours:
+        if (name := project.rename(theirs)) in ours:
             raise ModelFileError(f"{where} has two tensors for {name}, one of them {theirs}; remove one")
         ours[name] = tensor
-    return fold_biases(source.prepare(ours))
+    return fold_biases(project.prepare(ours))
 
 
-def left_out(source: Project, tensors: Tensors) -> dict[str, str]:
+def left_out(project: Project, tensors: Tensors) -> dict[str, str]:
     """The names of tensors that are no part of a network here, and what they are."""
     return {
         name: what
         for name in tensors
-        for pattern, what in source.leaves.items()
-        if source.rename(name) == name and re.fullmatch(pattern, name)
+        for pattern, what in project.leaves.items()
+        if project.rename(name) == name and re.fullmatch(pattern, name)
     }
 
 
 def refuse_contradictions(who: str, facts: Mapping[str, Any], spec: ModelSpec, *, where: str) -> None:
-    """Raise UsageError where `spec` is not what `facts`, fields that are known, say: tensors alone would not tell."""
+    """Raise UsageError where `spec` contradicts `facts`, fields that are known: the tensors would fit all the same."""
     for name in contradicted(spec, facts):
         known, value = facts[name], getattr(spec, name)
         if name == "downsample_in":
             fits = "resnet50_v1, resnet101_v1, ..." if known == "1x1" else "resnet50, resnet101, ..."
             raise UsageError(
                 f"{where} comes from {who}, whose bottlenecks have the stride {KERNEL_STRIDES[known]}; the network has "
-                f"it {KERNEL_STRIDES[value]}: the weights would load and be wrong. Give --model {fits}"
+                f"it {KERNEL_STRIDES[value]}: the weights would load and be wrong. Give `model` {fits}"
             )
         raise UsageError(
-            f"{where} comes from {who}, with {name}={known}; the network has {name}={value}. Change --model"
+            f"{where} comes from {who}, with {name}={known}; the network has {name}={value}. Change `model`"
         )
 
 
-def fit(source: Project, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
-    """Return the state dict for `build(spec)`, in float32, from tensors of `source` under our names: see `renamed`.
+def fit(project: Project, tensors: Tensors, spec: ModelSpec, *, where: str) -> dict[str, Tensor]:
+    """Return the state dict for `build(spec)`, in float32, from tensors of `project` under our names: see `renamed`.
 
     Batch counters that are absent are 0. Raises ModelFileError, naming `where`, with the tensors that are missing, left
-    over or of another shape: the first of each kind, and in the error's notes, which --debug shows, all of them.
+    over or of another shape: the first of each kind, and in the error's notes all of them.
     """
-    with torch.device("meta"):
-        expected = build(spec).state_dict()
-    counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTERS)}
+    expected = empty_network(spec).state_dict()
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith(COUNTER)}
     counters |= {name: tensors[name].long() for name in counters if name in tensors and not tensors[name].ndim}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
-    missing = [name for name in expected if name not in tensors and name not in counters]
-    unexpected = [name for name in tensors if name not in expected]
-    misshaped = [name for name in tensors if name in expected and tensors[name].shape != expected[name].shape]
-    if missing or unexpected or misshaped:
-        like = networks_like(tensors, source.implies)
-        error = ModelFileError(_account(where, tensors, expected, missing, unexpected, misshaped, spec, like))
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("another shape", misshaped)):
+    if misfit := compare(without_counters(expected), tensors):
+        error = ModelFileError(_account(where, misfit, spec, networks_like(tensors, project.implies)))
+        kinds = {"missing": misfit.missing, "unexpected": misfit.unexpected, "another shape": misfit.misshaped}
+        for kind, names in kinds.items():
             if len(names) > MOST_LISTED:
                 error.add_note(f"all {kind}: {', '.join(names)}")
         raise error
-    ours = source.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
+    ours = project.reorder({name: tensor.float() for name, tensor in tensors.items()}, spec)
     return {name: counters[name] if name in counters else ours[name].contiguous() for name in expected}
 
 
-def _account(
-    where: str,
-    tensors: Tensors,
-    expected: Tensors,
-    missing: list[str],
-    unexpected: list[str],
-    misshaped: list[str],
-    spec: ModelSpec,
-    like: list[str],
-) -> str:
+def _account(where: str, misfit: Misfit, spec: ModelSpec, like: list[str]) -> str:
     """The error's text: everything that does not fit, with the nearest match, and what may mend it."""
+    missing, unexpected, misshaped = misfit.missing, misfit.unexpected, misfit.misshaped
     lines = [f"{where} does not fit the network; nothing was written."]
     if missing:
-        lines += _rows("missing", missing, unexpected, tensors, expected)
+        lines += _rows("missing", missing, misfit.expected, unexpected, misfit.found)
     if unexpected:
-        lines += _rows("unexpected", unexpected, missing, expected, tensors)
+        lines += _rows("unexpected", unexpected, misfit.found, missing, misfit.expected)
     if misshaped:
-        lines += _shown(
-            "another shape",
-            [f"{name} {_shape(tensors[name])}, the network's is {_shape(expected[name])}" for name in misshaped],
-        )
+        shapes = [(name, _text(misfit.found[name]), _text(misfit.expected[name])) for name in misshaped]
+        lines += _shown("another shape", [f"{name} {here}, the network's is {ours}" for name, here, ours in shapes])
     if not unexpected and missing == list(HEAD):
         lines.append(
-            "The file has no last layer and so no classes; --new-head N makes one for N classes, to be trained: "
+            "The file has no last layer and so no classes; `new_head` N makes one for N classes, to be trained: "
             "resnetkit train DATA --init FILE"
         )
     elif not unexpected and set(missing + misshaped) <= set(HEAD):
-        inside = f"{len(tensors[HEAD[1]]):,}" if HEAD[1] in tensors and tensors[HEAD[1]].ndim else "no"
+        inside = f"{misfit.found[HEAD[1]][0]:,}" if misfit.found.get(HEAD[1]) else "no"
         lines.append(
-            f"The file has {inside} classes and the network {spec.classes:,}. Give --model NAME,classes=N as in the "
-            f"file, --classes with as many names, or --new-head {spec.classes} for a last layer made anew."
+            f"The file has {inside} classes and the network {spec.classes:,}. Give `model` NAME,classes=N as in the "
+            f"file, `classes` with as many names, or `new_head` {spec.classes} for a last layer made anew."
         )
     elif like:
         lines.append(f"The file's tensors are those of {', '.join(like)}.")
     return "\n".join(lines)
 
 
-def _rows(kind: str, names: list[str], others: list[str], there: Tensors, here: Tensors) -> list[str]:
+def _rows(kind: str, names: list[str], shapes: Shapes, others: list[str], other_shapes: Shapes) -> list[str]:
     """Lines for names that only one side has, each with the nearest that only the other side has."""
     texts: list[str] = []
     for name in names[:MOST_LISTED]:
-        shape = _shape(here[name])
-        alike = [other for other in others if there[other].shape == here[name].shape]
+        alike = [other for other in others if other_shapes[other] == shapes[name]]
         near = get_close_matches(name, alike, n=1, cutoff=0.3) or get_close_matches(name, others, n=1, cutoff=0.7)
-        texts.append(f"{name} {shape}" + (f", nearest {near[0]} {_shape(there[near[0]])}" if near else ""))
+        nearest = f", nearest {near[0]} {_text(other_shapes[near[0]])}" if near else ""
+        texts.append(f"{name} {_text(shapes[name])}{nearest}")
     return _shown(kind, [*texts, *names[MOST_LISTED:]])
 
 
 def _shown(kind: str, texts: list[str]) -> list[str]:
-    more = [f"  and {len(texts) - MOST_LISTED} more; --debug names them"] if len(texts) > MOST_LISTED else []
+    more = (
+        [f"  and {len(texts) - MOST_LISTED} more, named in the notes of this error (resnetkit convert --debug)"]
+        if len(texts) > MOST_LISTED
+        else []
+    )
     return [f"{kind}:", *(f"  {text}" for text in texts[:MOST_LISTED]), *more]
 
 
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "scalar"
+def _text(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
 
 
 def _listed(names: Iterable[str], most: int) -> str:

@@ -1,4 +1,4 @@
-"""The last layer, whatever it is called and whatever lies around it: ours if it is a linear one, else left out."""
+"""The last layer, whatever its name and its surroundings: it is taken if it is linear, and else left out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Headed:
     """Tensors with the last layer in its place."""
 
     tensors: dict[str, Tensor]
-    """Under our names: the trunk, the last layer if there is one, and what belongs nowhere."""
+    """Under our names: the trunk, the last layer if there is one, and tensors that belong to neither."""
     notes: tuple[str, ...] = ()
-    """What was taken for granted of the last layer."""
+    """What was assumed of the last layer."""
     left_out: tuple[str, ...] = ()
     """Layers that are not kept, since a new last layer takes their place."""
     tensors_left_out: int = 0
@@ -57,7 +57,7 @@ def settle_head(tensors: Tensors, *, new_head: bool, where: str) -> Headed:
             raise ModelFileError(
                 f"{where} does not end in one linear layer behind the average of the last map, but in "
                 f"{_listed(shapes)}{_with_norms(layers, linear)}: networks here have one, and what is between them no "
-                "tensor says. --new-head N takes the trunk and makes a last layer for N classes anew"
+                "tensor says. `new_head` N takes the trunk and makes a last layer for N classes anew"
             )
     if HEAD[0] not in ours or new_head:
         return Headed(ours, tuple(notes))

@@ -1,4 +1,4 @@
-"""How other projects name and lay out tensors: the functions behind the rows of PROJECTS, from their form to ours."""
+"""How other projects name and lay out tensors: the functions in the rows of PROJECTS, from their form to ours."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from resnetkit.models.spec import ModelSpec
 Tensors = Mapping[str, Tensor]
 
 KERAS_EPSILON = 1.001e-5
-"""What Keras' residual networks add to a variance; PyTorch's batch normalisation adds EPSILON."""
+"""ε of the batch normalisation in Keras' residual networks; PyTorch's is EPSILON."""
 EPSILON = 1e-5
 KERAS_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
@@ -130,7 +130,7 @@ def fold_biases(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _norms_behind(conv: str) -> tuple[str, ...]:
-    """What the normalisation behind a convolution may be called, where normalisation comes behind convolutions."""
+    """Possible names of the normalisation after a convolution, in networks that normalise after convolutions."""
     parent, _, part = conv.rpartition(".")
     if part.isdecimal():  # of a projection or a deep stem, whose last convolution has bn1 behind it
         return f"{parent}.{int(part) + 1}", "bn1"
@@ -181,7 +181,7 @@ def turn_channels(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def settle_caffe2(tensors: Tensors) -> dict[str, Tensor]:
-    """Turn the channels, and give normalisations that are a scale and an offset the statistics that change nothing."""
+    """Reverse the input channels, and give normalisations of scale and offset alone statistics that change nothing."""
     ours = turn_channels(tensors)
     for name, scale in tensors.items():
         norm, _, kind = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Which network has these tensors? The spec that their names and shapes leave, and its text as `--model` takes it."""
+"""Which network has these tensors? The spec that their names and shapes leave, and its text as `model` takes it."""
 
 import re
 from collections import Counter
@@ -11,17 +11,16 @@ import torch
 
 from resnetkit.convert.naming.layouts import Tensors
 from resnetkit.errors import UsageError
+from resnetkit.models.empty import empty_network
 from resnetkit.models.geometry import ShortcutName, StridedKernel
-from resnetkit.models.resnet import build
 from resnetkit.models.spec import FIELDS, SPECS, ModelSpec
+from resnetkit.models.tensors import COUNTER
 
-COUNTERS = "num_batches_tracked"
-"""A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
 HEAD = ("fc.weight", "fc.bias")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")
-"""Our names but for the last layer's."""
+"""Our names of all tensors but the last layer's."""
 STEMS = {7: "imagenet", 3: "cifar"}
-"""By the width of a single first convolution's kernel."""
+"""Stems with one convolution, by the size of its kernel."""
 
 
 def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
@@ -48,7 +47,7 @@ def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
 
 
 def contradicted(spec: ModelSpec, facts: Mapping[str, Any]) -> list[str]:
-    """The fields of `spec` that are not what `facts` say; basic blocks have no say in where the stride is."""
+    """The fields of `spec` that contradict `facts`. Basic blocks have the stride in one place, so theirs never does."""
     basic = spec.block == "basic"
     return [
         name
@@ -110,17 +109,15 @@ def spec_of(tensors: Tensors) -> ModelSpec | None:
 
 def has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:
     """Whether these are the tensors of a network, whatever its classes and batch counters."""
-    buffers = ("running_mean", "running_var", COUNTERS)
+    buffers = ("running_mean", "running_var", COUNTER)
     trunk = sum(t.numel() for name, t in tensors.items() if name not in HEAD and not name.endswith(buffers))
     if replace(spec, classes=1).parameters - (spec.channels[-1] + 1) != trunk:
         return False  # at less cost than by building it
-    with torch.device("meta"):
-        expected = build(spec).state_dict()
-    return _trunk_shapes(tensors) == _trunk_shapes(expected)
+    return _trunk_shapes(tensors) == _trunk_shapes(empty_network(spec).state_dict())
 
 
 def _trunk_shapes(tensors: Tensors) -> dict[str, torch.Size]:
-    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTERS)}
+    return {name: t.shape for name, t in tensors.items() if name not in HEAD and not name.endswith(COUNTER)}
 
 
 def name_of(spec: ModelSpec) -> str:

@@ -1,4 +1,4 @@
-"""Whose names are they? A source is a row: how to know its files, what its names are in ours, and what else it implies.
+"""Whose names are they? A project is a row: how to know its files, what its names are here, and what else it implies.
 
 Our names are torchvision's, and timm's for what torchvision has not.
 """
@@ -15,7 +15,7 @@ from resnetkit.convert.naming.layouts import Tensors
 from resnetkit.models.spec import ModelSpec
 
 LONGEST_NAME = 200
-"""Characters; what is longer was made to do harm, and belongs to no project."""
+"""Characters; a longer name is an attack, and belongs to no project."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,27 @@ class Project:
     """Patterns of names that its files have, with the tensors' shapes: None fits any side, () any shape."""
     without: tuple[str, ...] = ()
     """Patterns of names that none of its files has."""
-    beside: tuple[str, ...] = ()
-    """Patterns of parts of a file, beside the network, of which it has one."""
+    entries: tuple[str, ...] = ()
+    """Patterns of other entries of a checkpoint, of which its files have at least one."""
     rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     """Patterns of its names, and what each is in ours; the first that fits a whole name holds."""
     prepare: Callable[[Tensors], dict[str, Tensor]] = dict
-    """Values, under our names, in its layout to values in ours; whatever the network."""
+    """Turns tensors in its layout into ours, under our names; the same for all of its networks."""
     reorder: Callable[[Tensors, ModelSpec], dict[str, Tensor]] = lambda tensors, _: dict(tensors)
-    """The same for what depends on the network; only called with every tensor of the network in place."""
+    """The same where it depends on the network; only called with every tensor of the network in place."""
     implies: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a spec that hold for all of its networks."""
-    usual: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a spec that hold for most of them: taken for granted, and said, unless another network is given."""
+    usual_fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a spec that hold for most of them: assumed, and said, unless another network is given."""
     notes: tuple[str, ...] = ()
-    """What else is taken for granted, and said."""
+    """What else is assumed, and said."""
     published: Mapping[int, tuple[str, str | None]] = field(default_factory=dict)
     """Number of classes -> the names, in presets, of preprocessing and classes (or none) of the weights that it
     publishes; 0 is for those without a last layer."""
     leaves: Mapping[str, str] = field(default_factory=dict)
-    """Patterns of names -> what they are, that is no part of a network here and is left out."""
+    """Patterns of names of tensors that no network here has -> what they are; they are left out."""
     unread: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Patterns of names -> which of its networks have them, that begin alike and can't be read, and why."""
+    """Patterns of names that only networks have which can't be read -> which networks those are, and why."""
     registered: bool = False
     """Whether some files with its names are known by their hash."""
 
@@ -61,20 +61,20 @@ class Project:
         return name
 
 
-def recognise(tensors: Tensors, beside: Iterable[str] = ()) -> Project | None:
-    """The first row of PROJECTS whose tensors are there, and one of whose other parts is `beside` them, or None."""
-    names = [name.rpartition(".")[2] for name in beside]
-    return next((source for source in PROJECTS if _has_all(source, tensors, names)), None)
+def recognise(tensors: Tensors, other_entries: Iterable[str] = ()) -> Project | None:
+    """The first row of PROJECTS whose tensors are there, and one of whose entries is among `other_entries`, or None."""
+    names = [name.rpartition(".")[2] for name in other_entries]
+    return next((project for project in PROJECTS if _has_all(project, tensors, names)), None)
 
 
-def _has_all(source: Project, tensors: Tensors, beside: list[str]) -> bool:
-    if source.beside and not any(re.fullmatch(pattern, name) for pattern in source.beside for name in beside):
+def _has_all(project: Project, tensors: Tensors, entries: list[str]) -> bool:
+    if project.entries and not any(re.fullmatch(pattern, name) for pattern in project.entries for name in entries):
         return False
     has = all(
         any(re.fullmatch(pattern, name) and _fits(tensors[name].shape, shape) for name in tensors)
-        for pattern, shape in source.known_by.items()
+        for pattern, shape in project.known_by.items()
     )
-    return has and not any(re.fullmatch(pattern, name) for pattern in source.without for name in tensors)
+    return has and not any(re.fullmatch(pattern, name) for pattern in project.without for name in tensors)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -182,7 +182,7 @@ PROJECTS = (
         known_by={r"0\.0\.(0\.)?weight": MAP, r"0\.4\.0\.conv1\.weight": MAP},
         rules=((rf"0\.{PARTS}", layouts.from_children), (r"1\.(.+)", r"head.\1")),
         implies={"downsample_in": "3x3", "order": "post"},
-        usual={"blur": 0},
+        usual_fields={"blur": 0},
         published={0: ("imagenet", None)},
     ),
     Project(
@@ -190,7 +190,7 @@ PROJECTS = (
         known_by={r"(features\.)?0\.(0\.)?weight": MAP, r"(features\.)?4\.0\.conv1\.weight": MAP},
         rules=((rf"features\.{PARTS}", layouts.from_children), (PARTS, layouts.from_children)),
         implies={"order": "post"},
-        usual={"downsample_in": "3x3", "blur": 0},
+        usual_fields={"downsample_in": "3x3", "blur": 0},
         published={0: ("imagenet", None)},
     ),
     Project(
@@ -225,7 +225,7 @@ PROJECTS = (
         ),
         prepare=layouts.settle_caffe2,
         implies={"order": "post", "blur": 0},
-        usual={"downsample_in": "1x1"},
+        usual_fields={"downsample_in": "1x1"},
         notes=("its network takes blue, green and red, as Caffe's do: the first layer is turned round",),
         published={1000: ("caffe", "imagenet"), 0: ("caffe", None)},
         leaves={r".+_momentum|(rpn|fpn|bbox|cls|fc[67]|mask|kps|roi)_?.*|lr|weight_order": "the detector"},
@@ -271,25 +271,25 @@ PROJECTS = (
             (r"head\.fc\.(.+)", r"fc.\1"),
         ),
         implies={"order": "post", "blur": 0},
-        usual={"downsample_in": "3x3"},
+        usual_fields={"downsample_in": "3x3"},
         published={1000: ("imagenet", "imagenet"), **CIFARS},
         leaves={r"data_preprocessor\..+": "its preprocessing's constants"},
     ),
     Project(
         "MoCo",
         known_by={r"layer1\.0\.conv1\.weight": MAP},
-        beside=(r"queue",),
+        entries=(r"queue",),
         implies={"order": "post", "blur": 0},
-        usual={"downsample_in": "3x3"},
+        usual_fields={"downsample_in": "3x3"},
         published={0: ("imagenet", None)},
         leaves={r"fc\..+": "the projection that only its training needs"},
     ),
     Project(
         "torchvision's detection or segmentation",
         known_by={r"layer1\.0\.conv1\.weight": MAP},
-        beside=(r"rpn|aux_classifier|roi_heads",),
+        entries=(r"rpn|aux_classifier|roi_heads",),
         implies={"order": "post", "blur": 0},
-        usual={"downsample_in": "3x3"},
+        usual_fields={"downsample_in": "3x3"},
         published={0: ("imagenet", None)},
     ),
     Project(

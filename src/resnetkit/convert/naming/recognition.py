@@ -1,4 +1,4 @@
-"""Whose names, which layers, which head: a file's tensors under our names, and what was taken for granted."""
+"""A file's tensors under our names, by the names or the shapes that they have, and what was assumed for it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from resnetkit.convert.files.readers import Weights
 from resnetkit.convert.modules import facts_of, with_our_epsilon
-from resnetkit.convert.naming.fitting import find_source, left_out, renamed
+from resnetkit.convert.naming.fitting import find_project, left_out, renamed
 from resnetkit.convert.naming.heads import Headed, settle_head
 from resnetkit.convert.naming.layouts import Tensors, fold_biases
 from resnetkit.convert.naming.networks import has_tensors_of, networks_like, spec_of
@@ -17,27 +17,27 @@ from resnetkit.convert.naming.structure import Match, keeps_order, matches
 from resnetkit.errors import ModelFileError
 from resnetkit.models.spec import ModelSpec
 
-NOBODY = Project("a project that is not known here", known_by={})
-"""Whose layers were matched by their shapes."""
+UNKNOWN_PROJECT = Project("a project that is not known here", known_by={})
+"""Stands for the project of a file whose layers were matched by their shapes."""
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A file's tensors, as far as they say what they are."""
+    """What the tensors of a file are, as far as they tell."""
 
-    source: Project
+    project: Project
     tensors: dict[str, Tensor]
-    """Under our names, in our layout: the trunk, the last layer if there is one, and what belongs nowhere."""
+    """Under our names, in our layout: the trunk, the last layer if there is one, and tensors that belong to neither."""
     notes: tuple[str, ...] = ()
-    """What was taken for granted, each as half a sentence."""
+    """What was assumed, each as half a sentence."""
     left_out: tuple[str, ...] = ()
-    """What is no part of a network here."""
+    """Names of what no network here has."""
     one_output: bool = False
     """Whether two classes were made of one output."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a spec that the file's own modules settle."""
     taken: int = 0
-    """How many tensors of the file are in it."""
+    """How many tensors of the file were taken."""
     networks: tuple[str, ...] | None = None
     """Where layers were matched by their shapes: the networks that they fit."""
 
@@ -48,7 +48,7 @@ class Recognised:
         return len(last) if last is not None and last.ndim else None
 
     def like(self, facts: Mapping[str, Any]) -> list[str]:
-        """The networks that the tensors fit and `facts` allow, as `--model` takes them."""
+        """The networks that the tensors fit and `facts` allow, as `model` takes them."""
         return networks_like(self.tensors, facts) if self.networks is None else list(self.networks)
 
 
@@ -59,8 +59,8 @@ def recognised(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, wh
     known and can't be read.
     """
     tensors = weights.tensors
-    source = recognise(tensors, weights.beside)
-    by_names = None if source is None else _by_names(weights, new_head=new_head, where=where)
+    project = recognise(tensors, weights.other_entries)
+    by_names = None if project is None else _by_names(weights, new_head=new_head, where=where)
     if by_names and _is_whole(by_names.tensors, wanted):
         return by_names
     by_shapes = _by_shapes(weights, wanted, new_head=new_head, where=where)
@@ -69,29 +69,29 @@ def recognised(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, wh
     if by_names:
         return by_names
     try:
-        find_source(tensors, where=where)
+        find_project(tensors, where=where)
     except ModelFileError as error:
         if keeps_order(tensors):
             raise
         raise ModelFileError(
             f"{error}. They are in the order of the alphabet, so their shapes don't tell either: a .pth file would"
         ) from None
-    raise AssertionError("a source that is there and was not found")
+    raise AssertionError("a project that is there and was not found")
 
 
 def _by_names(weights: Weights, *, new_head: bool, where: str) -> Recognised:
     tensors = weights.tensors
-    source = find_source(tensors, weights.beside, where=where)
-    gone = left_out(source, tensors)
-    ours = with_our_epsilon(renamed(source, tensors, where=where), weights.modules, source.rename)
+    project = find_project(tensors, weights.other_entries, where=where)
+    gone = left_out(project, tensors)
+    ours = with_our_epsilon(renamed(project, tensors, where=where), weights.modules, project.rename)
     headed = settle_head(ours, new_head=new_head, where=where)
     return Recognised(
-        source,
+        project,
         headed.tensors,
-        source.notes + headed.notes,
+        project.notes + headed.notes,
         (*_counted(gone.values()), *headed.left_out),
         headed.one_output,
-        facts_of(weights.modules, source.rename, where=where),
+        facts_of(weights.modules, project.rename, where=where),
         len(tensors) - len(gone) - headed.tensors_left_out,
     )
 
@@ -113,13 +113,13 @@ def _by_shapes(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, wh
     networks = dict.fromkeys(name for one in headed for name in networks_like(one.tensors, facts))
     first, layers = headed[0], len(found[0].ours)
     told = f"its names are not known here: its {layers} layers were told by their shapes in order, which fit in one way"
-    notes = [f"{told}; --check DATA measures whether that is right"]
+    notes = [f"{told}; `check` DATA measures whether that is right"]
     if found[0].spec.shortcut == "A":
         notes.append("where its shortcuts add channels, those are behind the others")
     if found[0].spec.order == "pre":
         notes.append("where dimensions change, its shortcuts start behind the first normalisation, as the paper's do")
     return Recognised(
-        NOBODY,
+        UNKNOWN_PROJECT,
         first.tensors,
         (*notes, *first.notes),
         first.left_out,

@@ -6,14 +6,12 @@ from itertools import groupby, product
 from math import prod
 from typing import Any, Literal
 
-import torch
-
 from resnetkit.convert.naming.layouts import Tensors
-from resnetkit.convert.naming.networks import COUNTERS
 from resnetkit.errors import UsageError
+from resnetkit.models.empty import empty_network
 from resnetkit.models.geometry import OrderName, ShortcutName
-from resnetkit.models.resnet import build
 from resnetkit.models.spec import ModelSpec
+from resnetkit.models.tensors import COUNTER
 
 Kind = Literal["convolution", "normalisation", "linear"]
 Place = Literal["first", "last", "before the last convolution"]
@@ -24,18 +22,18 @@ STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Layer:
-    """Tensors with a common name, which are one layer's."""
+    """One layer: the tensors whose names differ only in their last part."""
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
-    """Of its weight."""
+    """Shape of its weight."""
     values: frozenset[str]
-    """What it has, but for biases of convolutions and counters."""
+    """Last parts of its tensors' names, without biases of convolutions and counters."""
 
     @property
     def form(self) -> tuple[object, ...]:
-        """What must be equal in layers that may stand for one another."""
+        """What two layers must have in common to be matched."""
         return self.kind, self.shape, self.values
 
 
@@ -44,12 +42,12 @@ class Match:
     """A network whose layers have the file's shapes in the file's order."""
 
     spec: ModelSpec
-    """Of one class."""
+    """The network, with one class."""
     ours: Mapping[str, str]
-    """Name of a layer in the file -> our name."""
+    """Name of a layer in the file -> our name of it."""
 
     def rename(self, name: str) -> str:
-        """Our name for one of the file's; one of no layer of the trunk stays what it is."""
+        """Our name for a tensor of the file; a name outside the trunk stays as it is."""
         layer, dot, value = name.rpartition(".")
         return f"{self.ours.get(layer, layer)}{dot}{value}"
 
@@ -73,8 +71,7 @@ def matches(tensors: Tensors, wanted: ModelSpec | None = None) -> list[Match]:
     for spec in [wanted] if wanted else _specs(trunk):
         if replace(spec, classes=1).parameters - spec.channels[-1] - 1 > weights:
             continue  # at less cost than by building it
-        with torch.device("meta"):
-            own = layers_of(build(spec).state_dict()) or []
+        own = layers_of(empty_network(spec).state_dict()) or []
         for place, apart in product(PLACES, (False, True)):
             expected = _arranged(own[:-1], place, norms_apart=apart)
             pairs = list(zip(trunk, expected, strict=False))
@@ -92,7 +89,7 @@ def layers_of(tensors: Tensors) -> list[Layer] | None:
     layers: list[Layer] = []
     for name, group in groupby(tensors, key=lambda name: name.rpartition(".")[0]):
         values = {name.rpartition(".")[2]: tensors[name] for name in group}
-        values.pop(COUNTERS, None)
+        values.pop(COUNTER, None)
         weight = values.pop("weight", None)
         if weight is None or not values.keys() <= {"bias", *STATISTICS}:
             return None
@@ -108,7 +105,7 @@ def layers_of(tensors: Tensors) -> list[Layer] | None:
 
 
 def _arranged(layers: list[Layer], place: Place, *, norms_apart: bool) -> list[Layer]:
-    """Our layers in the order of somebody's who defines those of a block in this way."""
+    """Our layers in the order of a project that defines the layers of a block in this way."""
     arranged: list[Layer] = []
     for _, group in groupby(layers, key=lambda layer: _block(layer.name)):
         block = list(group)
@@ -132,7 +129,7 @@ def _block(name: str) -> tuple[str, ...]:
 
 
 def _specs(layers: list[Layer]) -> Iterator[ModelSpec]:
-    """The networks, of one class, that have as many convolutions of these shapes; which of them fit is seen later."""
+    """Networks, of one class, that may have these layers; which of them fit is checked later."""
     convs = [layer.shape for layer in layers if layer.kind == "convolution"]
     statistics = any("running_var" in layer.values for layer in layers)
     for stem, count, kernel in (("imagenet", 1, 7), ("cifar", 1, 3), ("deep", 3, 3)):

@@ -9,6 +9,8 @@ from resnetkit.data.published.download import digest, offline
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import cache_folder
 
+HUB = "hf:"
+"""Begins the name of a repository: hf:OWNER/NAME."""
 WEIGHTS_FILE = "model.safetensors"
 """What a repository's weights are called, timm's and ours alike."""
 OWNER_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

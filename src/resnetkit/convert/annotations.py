@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its tensors: class names, the accuracy that was measured, where bottlenecks stride."""
+"""What a checkpoint holds beside tensors: class names, the measured accuracy, which convolution has the stride."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,15 +9,15 @@ from resnetkit.errors import UsageError
 from resnetkit.models.geometry import StridedKernel
 
 DEEPEST = 4
-"""Levels of nested values that are looked into: Lightning's hyperparameters may hold a configuration with a part."""
+"""Levels of nested values that are searched: Lightning's hyperparameters may hold a nested configuration."""
 CLASS_LISTS = ("classes", "class_names", "label_names", "labels", "class_list", "names", "vocab", "categories")
 OFTEN_OTHERS = ("labels", "names", "categories")
-"""Those that also name other things, so that another number of them means nothing."""
+"""Names of CLASS_LISTS that also stand for other things: a list of another length is ignored."""
 TO_NUMBERS = ("class_to_idx", "class_to_index", "label2id", "label_to_idx")
-"""Class names -> numbers; in CLASS_LISTS and FROM_NUMBERS it is the other way, or a list."""
+"""Names of dictionaries from class names to numbers; those in FROM_NUMBERS go the other way."""
 FROM_NUMBERS = ("idx_to_class", "index_to_class", "id2label", "idx_to_label", "idx2label")
 ACCURACIES = re.compile(r"(best_|test_|val_|valid_)*(prec|acc|accuracy|top|prec@|acc@)_?1?")
-"""Names of what is a share of right answers: best_prec1, acc, val_acc1, best_accuracy, top1."""
+"""Names of accuracies: best_prec1, acc, val_acc1, best_accuracy, top1."""
 
 
 class ClassNames(NamedTuple):
@@ -51,10 +51,10 @@ def class_names_in(
     sure = [names for names in found if names.place.rpartition(".")[2].lower() not in OFTEN_OTHERS]
     if strict and sure and classes and not fitting:
         counts = ", ".join(f"{len(names.names):,} in {names.place}" for names in sure[:3])
-        raise UsageError(f"{where} holds class names ({counts}) for {classes:,} outputs; give --classes with as many")
+        raise UsageError(f"{where} holds class names ({counts}) for {classes:,} outputs; give `classes` with as many")
     if len({names.names for names in fitting}) > 1:
         places = " and ".join(names.place for names in fitting[:3])
-        raise UsageError(f"{where} holds several lists of class names, in {places}; give --classes")
+        raise UsageError(f"{where} holds several lists of class names, in {places}; give `classes`")
     return fitting[0] if fitting else None
 
 
