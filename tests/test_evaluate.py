@@ -112,7 +112,7 @@ def test_a_result_says_what_was_counted_and_warns_of_training_pictures(model, sp
     assert [record.getMessage() for record in caplog.records] == 3 * [
         "these pictures trained the model: the error says little about pictures that are new to it"
     ]
-    with pytest.raises(UsageError, match="data is a list; give a name, a path, a Dataset or Samples"):
+    with pytest.raises(UsageError, match="`data` is a list; give a name, a path, a Dataset or Samples"):
         evaluate(trained, [split_folder])
 
 

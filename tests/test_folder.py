@@ -211,6 +211,12 @@ def test_layouts_that_are_not_understood(tmp_path: Path) -> None:
         load_folder(tmp_path)
 
 
+def test_a_part_whose_folder_has_a_space_is_quoted(tmp_path: Path) -> None:
+    touch(tmp_path, "train set/a/1.png", "more/1.png")
+    with pytest.raises(DataError, match=r"as parts, without more/: `parts` 'train=train set'; or as classes"):
+        load_folder(tmp_path)
+
+
 def test_root_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist; expected .*<class>/<picture>"):
         load_folder(tmp_path / "nowhere")

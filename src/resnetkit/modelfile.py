@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from resnetkit import __version__
 from resnetkit.data.folders.listing import is_of_runs, is_picture_name, is_utf8
 from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.display import count, cut, line, wrong_name
+from resnetkit.display import count, cut, line, shell, wrong_name
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
 from resnetkit.models.shipped import shipped, shipped_names
@@ -213,7 +213,9 @@ def _instead(path: Path) -> str:
             return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run that has none yet"
         files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
         return (
-            f". It holds pictures: resnetkit train {path}" if any(is_picture_name(file.name) for file in files) else ""
+            f". It holds pictures: resnetkit train {shell(path)}"
+            if any(is_picture_name(file.name) for file in files)
+            else ""
         )
     if is_picture_name(path.name):
         return " but a picture; the model comes first"
@@ -264,7 +266,7 @@ def inspect(model: str | Path) -> Header:
     if HEADER_KEY not in metadata:
         raise ModelFileError(
             f"{path} holds somebody's weights, without a header that names network, preprocessing and classes. "
-            f"Make a model file of it: resnetkit convert {path}"
+            f"Make a model file of it: resnetkit convert {shell(path)}"
         )
     return Header.from_json(metadata[HEADER_KEY], source=str(path))
 
@@ -279,7 +281,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
         if instead := _instead(path):
             raise ModelFileError(f"{path} is no model file{instead}") from error
         ours = path.suffix == ".safetensors"
-        hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {path}"
+        hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {shell(path)}"
         raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -145,5 +146,8 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     rate.grid(alpha=0.3)
     picture = io.BytesIO()
-    canvas.print_png(picture)
+    with warnings.catch_warnings():
+        # The title may have letters that the font lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        canvas.print_png(picture)
     write_whole(path, picture.getvalue())

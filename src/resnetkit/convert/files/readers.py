@@ -26,6 +26,7 @@ from resnetkit.convert.files.parts import Choice, NoTensorsError, around, choose
 from resnetkit.convert.files.pickles import PickleError, Record
 from resnetkit.convert.files.pytorch import Stored, Unread, read_pickles, read_tar, read_zip
 from resnetkit.convert.files.values import AnyTensor, children, kind_of, text_of
+from resnetkit.display import shell
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.files import expanded
 from resnetkit.models.weights import wrong_values
@@ -144,7 +145,7 @@ def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:
     try:
         return choose(groups(contents.root), part)
     except NoTensorsError as error:
-        shown = f"resnetkit convert --list {path} shows what is in it"
+        shown = f"resnetkit convert --list {shell(path)} shows what is in it"
         if part is not None:
             raise UsageError(f"{path}: {error}") from error
         if str(error):

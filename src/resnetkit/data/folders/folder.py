@@ -12,7 +12,7 @@ from resnetkit.data.division import Labelled, divided
 from resnetkit.data.folders.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
 from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading, UnfitError, part_of
 from resnetkit.data.samples import Dataset
-from resnetkit.display import wrong_name
+from resnetkit.display import shell, wrong_name
 from resnetkit.errors import DataError
 
 PLAIN = ("train", "val", "valid", "validation", "test")
@@ -150,16 +150,17 @@ def _refuse_two_ways(
     if others:
         raise DataError(
             f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can "
-            f"be read in two ways: as parts, without {_names(others)}: `parts` {named}; or as classes, "
+            f"be read in two ways: as parts, without {_names(others)}: `parts` {shell(named)}; or as classes, "
             f"{_names([*with_classes, *others])}: `parts` none. Or move {others[0]} elsewhere, or into a class folder; "
             f"expected {_expected(root)}"
         )
     seen: dict[str, Path] = {}
     for folder in with_classes:
         if (first := seen.setdefault(parts[folder], folder)) is not folder:
+            named = ",".join(f"{part}={one.relative_to(root)}" for part, one in seen.items())
             raise DataError(
                 f"{inner} has two folders for {parts[folder]}, one of them {folder.name}/; merge them, or say which it "
-                f"is: `parts` {','.join(f'{part}={one.relative_to(root)}' for part, one in seen.items())}; or, if "
+                f"is: `parts` {shell(named)}; or, if "
                 f"{first.name}/ and {folder.name}/ are classes: `parts` none"
             )
 
