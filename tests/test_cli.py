@@ -4,13 +4,17 @@ import csv
 import errno
 import io
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -22,14 +26,18 @@ from syrupy.assertion import SnapshotAssertion
 from resnetkit import __version__, cli
 from resnetkit.cli import VERBS, main
 from resnetkit.commands.parser import Parser
-from resnetkit.commands.printing import print_json
+from resnetkit.commands.printing import flags_printed, print_json, print_table, set_flags
 from resnetkit.data.decoding.opening import MOST_PIXELS, most_pixels
 from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.errors import UsageError
 from resnetkit.evaluation import report
 from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models import shipped
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
+from resnetkit.progress import Display
+from resnetkit.train.checkpoint import RunFolder
+from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import DEFAULT_ROWS, LENGTHS, RECIPES, Recipe, read_recipe
 
 CLASSES = ("cat", "frog", "ship")
@@ -262,6 +270,90 @@ def test_files_of_another_kind(picture_folder: Path, capsys: Shell) -> None:
     Path("own.safetensors").write_text("no weights")
     assert main(["predict", "own.safetensors", "pictures"]) == 1
     assert capsys.readouterr().err.startswith("resnetkit predict: own.safetensors is not a whole .safetensors file")
+
+
+# Fields in messages: flags on the terminal, Python's names in what programs read
+
+
+def running(run: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every verb do this."""
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=run))
+
+
+def test_fields_are_printed_as_flags_everywhere(capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str]) -> int:
+        parser = Parser("train", "DATA", "")
+        parser.add_argument("data", metavar="DATA", help="in the place of `data`")
+        parser.add_class_arguments(Recipe)
+        parser.add_argument("--resume")
+        parser.read(argv)
+        logging.StreamHandler().emit(logging.makeLogRecord({"msg": "`lr` in a log line"}))
+        with Display() as display:
+            display.say("`batch_size` above a bar, and `depths`")
+        Thread(target=lambda: print("`data` in a thread", file=sys.stderr)).start()
+        warnings.warn("`max_pixels` in a warning", stacklevel=1)
+        print("`val_fraction` in a result")
+        print_json({"`lr`": "`lr`"})
+        raise UsageError("`run_folder` in an error, and `flip`")
+
+    running(run, monkeypatch)
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: print(f"warning: {message}", file=sys.stderr))
+    assert main(["models", "pictures"]) == 2
+    out, err = capsys.readouterr()
+    assert out == '--val-fraction in a result\n{\n  "`lr`": "`lr`"\n}\n'
+    for words in (
+        "--lr in a log line\n",
+        "--batch-size above a bar, and `depths`\n",
+        "DATA in a thread\n",
+        "warning: --max-pixels in a warning\n",
+        "resnetkit models: --resume in an error, and --flip\n",
+    ):
+        assert words in err
+    assert main(["models", "-h"]) == 0
+    assert "in the place of DATA" in capsys.readouterr().out
+    assert main(["models", "pictures", "--debug"]) == 2
+    assert "UsageError: `run_folder` in an error" in capsys.readouterr().err
+    print("`lr`")
+    assert capsys.readouterr().out == "`lr`\n", "the streams are as they were"
+
+
+def test_a_verb_has_no_flags_of_another(capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str]) -> int:
+        Parser("predict", "", "").read([])
+        raise UsageError("`lr`, `max_pixels`")
+
+    running(run, monkeypatch)
+    assert main(["predict"]) == 2
+    assert capsys.readouterr().err.startswith("resnetkit predict: `lr`, --max-pixels\n")
+
+
+def test_the_log_of_a_run_keeps_the_names_of_fields(here: Path, capsys: Shell) -> None:
+    with flags_printed():
+        set_flags({"lr": "--lr"})
+        with Monitor(RunFolder(here)) as monitor:
+            monitor.say("give `lr` 0.1")
+    assert capsys.readouterr().err == "give --lr 0.1\n"
+    assert RunFolder(here).log.read_text().endswith(" give `lr` 0.1\n")
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_names_in_documents_stay_as_they_are(form: str, model: str, capsys: Shell) -> None:
+    Image.new("RGB", (32, 32)).save("`top`.png")
+    assert main(["predict", model, "`top`.png", "--backend", "torch", form]) == 0
+    assert "`top`.png" in capsys.readouterr().out
+
+
+def test_a_table_of_names_that_are_escaped(capsys: Shell) -> None:
+    print_table(("class", "train"), [("a\udce9\n", "1"), ("ab", "1,000")])
+    assert capsys.readouterr().out.splitlines() == ["class    train", "a\\xe9\\n      1", "ab       1,000"]
+
+
+def test_a_table_where_letters_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_table(("class", "train"), [("\u00e9", "1"), ("abc", "22")])
+    stream.flush()
+    assert stream.buffer.getvalue().decode() == "class  train\n\\xe9       1\nabc       22\n"
 
 
 # What escapes from a verb

@@ -179,7 +179,9 @@ def test_help_of_a_verb_is_its_own(name: str) -> None:
     assert len(text) < 6000
 
 
-@pytest.mark.parametrize("wrong", [None, 5, b"resnet20", {"model": "resnet20"}])
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [(None, "None"), (5, "an int"), (b"resnet20", "bytes"), ({"model": "resnet20"}, "a dict")]
+)
 @pytest.mark.parametrize(
     "verb",
     [
@@ -193,8 +195,8 @@ def test_help_of_a_verb_is_its_own(name: str) -> None:
         lambda model: rk.export(model, "model.pt2", to="pt2"),
     ],
 )
-def test_what_is_no_model_is_wrong_use(verb: Callable[[Any], Any], wrong: object) -> None:
-    with pytest.raises(rk.UsageError, match=f"^{type(wrong).__name__} where .* belongs; give a str or a Path"):
+def test_what_is_no_model_is_wrong_use(verb: Callable[[Any], Any], wrong: object, kind: str) -> None:
+    with pytest.raises(rk.UsageError, match=f"^{kind} where .* belongs; give a str or a Path"):
         verb(wrong)
 
 

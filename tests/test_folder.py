@@ -140,7 +140,7 @@ def test_what_is_ignored_and_what_is_skipped(tmp_path: Path) -> None:
         (tmp_path / "loose.png", "a picture in no class folder"),
     ]
     with pytest.raises(
-        DataError, match=r"loose.png: a picture in no class folder \(3 in all\); remove it, or leave out"
+        DataError, match=r"loose.png: a picture in no class folder \(3 in all\); remove it, or leave `strict` out"
     ):
         load_folder(tmp_path, strict=True)
 
@@ -203,11 +203,17 @@ def test_layouts_that_are_not_understood(tmp_path: Path) -> None:
     assert f"give the list of their labels, if that is one: {tmp_path}/labels.csv; unpack data.zip first" in message()
     touch(tmp_path, "train/a/1.png", "more/1.png")
     assert "has train/ with class folders, but also pictures in more/. It can be read in two ways: " in message()
-    assert "as parts, without more/: --parts train=train; or as classes, train/, more/: --parts none" in message()
+    assert "as parts, without more/: `parts` train=train; or as classes, train/, more/: `parts` none" in message()
     assert f"Or move {tmp_path}/more elsewhere, or into a class folder" in message()
     shutil.rmtree(tmp_path / "more")
     touch(tmp_path, "val/a/1.png", "valid/a/1.png")
     with pytest.raises(DataError, match="two folders for val, one of them valid/; merge them"):
+        load_folder(tmp_path)
+
+
+def test_a_part_whose_folder_has_a_space_is_quoted(tmp_path: Path) -> None:
+    touch(tmp_path, "train set/a/1.png", "more/1.png")
+    with pytest.raises(DataError, match=r"as parts, without more/: `parts` 'train=train set'; or as classes"):
         load_folder(tmp_path)
 
 

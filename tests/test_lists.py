@@ -141,7 +141,7 @@ def test_utf_16(here: Path, encoding: str) -> None:
 def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, str]) -> None:
     rows = "".join(f"{i},{path},{ALL[Path(path).name]},{i % 2}\n" for i, path in enumerate(PICTURES))
     path = write(here / "x.csv", (f"{columns}\n" if columns else "") + rows)
-    with pytest.raises(DataError, match=r"x.csv, line 1: .*--label-column"):
+    with pytest.raises(DataError, match=r"x.csv, line 1: .*`label_column`"):
         open_dataset(path)
     dataset = open_dataset(path, val_fraction=0, **given)
     assert labels(dataset) == ALL
@@ -149,7 +149,7 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
     assert labels(open_as_trained(str(path), {"split": dataset.split})) == ALL
     other = write(here / "other.csv", PLAIN)
     assert labels(open_as_trained(str(other), {"split": open_dataset(path, label_column="3").split})) == ALL
-    with pytest.raises(UsageError, match=r"--path-column nothing: .*x.csv has no such column; there is "):
+    with pytest.raises(UsageError, match=r"`path_column` nothing: .*x.csv has no such column; there is "):
         open_dataset(path, path_column="nothing")
 
 
@@ -179,14 +179,16 @@ def test_parts_in_a_column(
 
 def test_a_folder_of_pictures_elsewhere(here: Path) -> None:
     path = write(here / "x.csv", "id,label\n3 a,cat\n4,dog\n")
-    with pytest.raises(DataError, match=rf"none of its 2 files exists.*\. It is in {here}/img: --images {here}/img"):
+    with pytest.raises(
+        DataError, match=rf"none of its 2 files exists.*\. It is in {here}/img: give `images` {here}/img"
+    ):
         open_dataset(path)
     dataset = open_dataset(path, images=here / "img", val_fraction=0)
     assert labels(dataset) == {"3 a.png": "cat", "4.jpg": "dog"}
     for moved in ("/their/machine", "C:\\data"):
         path = write(here / "x.csv", f"path,label\n{moved}/3 a.png,cat\n{moved}/4.jpg,dog\n".replace("a/3", "a\\3"))
         assert labels(open_dataset(path, images=here / "img", val_fraction=0)) == {"3 a.png": "cat", "4.jpg": "dog"}
-    with pytest.raises(UsageError, match="--images nowhere: there is no such folder"):
+    with pytest.raises(UsageError, match="`images` nowhere: there is no such folder"):
         open_dataset(path, images="nowhere")
 
 
@@ -259,7 +261,7 @@ def test_lists_of_other_frameworks(here: Path) -> None:
     assert len(open_dataset(train, parts="none", val_fraction=0).val or ()) == 0
     assert labels(open_dataset(val, val_fraction=0)) == {"3 a.png": "cat", "4.jpg": "dog"}
     write(here / "valid_list.txt", "")
-    with pytest.raises(DataError, match=r"val_list.txt and .*valid_list.txt may both be for val; .*--parts none"):
+    with pytest.raises(DataError, match=r"val_list.txt and .*valid_list.txt may both be for val; .*`parts` none"):
         open_dataset(train)
 
 
@@ -340,7 +342,7 @@ def test_everything_that_is_wrong_is_said_at_once(here: Path) -> None:
     assert str(error.value).splitlines() == [*expected, f"  and 1 file does not exist, first {here}/9.png"]
     with pytest.raises(DataError) as error:
         open_dataset(path, strict=True)
-    missing = f"  line 10: {here}/9.png does not exist; paths are relative to the folder of the CSV, or to --images DIR"
+    missing = f"  line 10: {here}/9.png does not exist; paths are relative to the folder of the CSV, or to `images`"
     assert str(error.value).splitlines() == [f"{path}: 7 lines to mend:", *expected[1:], missing]
 
 
@@ -384,8 +386,12 @@ def test_a_uri_without_a_path_does_not_exist(here: Path) -> None:
             "image,width,height\n1.png,1,2\n",
             r"line 1: there is no column 'label', only image, width, height; ",
         ),
-        ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*--label-column class"),
-        ("x.csv", "one,two\nx,y\n", r"line 1: there is no column 'path', only one, two; say which one it is: --path-"),
+        ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*`label_column` class"),
+        (
+            "x.csv",
+            "one,two\nx,y\n",
+            r"line 1: there is no column 'path', only one, two; give its name or its number as `path_column`",
+        ),
         *(
             (name, text, r"x.\w+ is empty; expected a line per picture below the line path,label$")
             for name in ("x.csv", "x.txt", "x.jsonl")
@@ -424,5 +430,5 @@ def test_no_text_is_an_internal_error(text: str, start: str, suffix: str, encodi
 
 
 def test_parts_of_folders_are_not_for_lists(here: Path) -> None:
-    with pytest.raises(UsageError, match=r"--parts has no use here: .*x.csv is a list; its parts are in its column"):
+    with pytest.raises(UsageError, match=r"`parts` has no use here: .*x.csv is a list; its parts are in its column"):
         open_dataset(write(here / "x.csv", PLAIN), parts="train=img")

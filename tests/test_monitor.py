@@ -45,6 +45,12 @@ def test_a_title_is_no_formula(title, figures, tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_letters_that_the_font_lacks_are_no_warning(recwarn, tmp_path):
+    draw_curves(rows([1], "train"), tmp_path / "curves.png", title="resnet20 on 猫と犬")
+    assert [str(warning.message) for warning in recwarn] == []
+    assert (tmp_path / "curves.png").is_file()
+
+
 @pytest.mark.parametrize(("evaluated", "kept"), [(True, 4), (False, 3)])
 def test_rows_that_will_be_written_again_are_dropped(evaluated, kept, tmp_path):
     run = RunFolder(tmp_path)

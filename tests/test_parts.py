@@ -94,7 +94,7 @@ def test_a_set_of_which_nothing_was_kept_out_is_refused(split_folder: Path, pict
     given_val = trained_on(open_dataset(str(split_folder)))
     for about in (whole, given_val) if old else ():
         del about["pictures"]
-    with pytest.raises(DataError, match=r"all of its pictures trained the model; .*--split all"):
+    with pytest.raises(DataError, match=r"all of its pictures trained the model; .*`split` all"):
         measured(picture_folder, whole)
     assert measured(picture_folder, whole, "all").trained_on == 60
     with pytest.raises(DataError, match="train: all of its pictures trained the model"):

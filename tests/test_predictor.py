@@ -111,9 +111,9 @@ def test_no_model() -> None:
 def test_wrong_numbers(model: Model, pixels: np.ndarray) -> None:
     predictor = Predictor(model)
     for call, flag in (
-        (lambda: predictor(pixels[0], top=0), "--top is 0"),
-        (lambda: next(predictor.predict_paths(["x"], batch_size=0)), "--batch-size is 0"),
-        (lambda: next(predictor.predict_paths(["x"], workers=-1)), "--workers is -1"),
+        (lambda: predictor(pixels[0], top=0), "`top` is 0"),
+        (lambda: next(predictor.predict_paths(["x"], batch_size=0)), "`batch_size` is 0"),
+        (lambda: next(predictor.predict_paths(["x"], workers=-1)), "`workers` is -1"),
     ):
         with pytest.raises(UsageError, match=flag):
             call()
@@ -308,7 +308,7 @@ def test_wrong_numbers_are_refused_before_anything_is_read(model: Model) -> None
 def test_predicts_in_exact_float32(model: Model, pixels: np.ndarray) -> None:
     predictor = Predictor(model)
     seen = []
-    predictor.backend._served.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+    predictor.backend._network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
     before = torch.backends.cudnn.conv.fp32_precision
     predictor(pixels[0])
     assert seen == ["ieee"]
@@ -338,14 +338,14 @@ def test_logits_probabilities_and_features(model: Model, pixels: np.ndarray) -> 
     head = model.net.fc
     np.testing.assert_allclose(pool @ head.weight.detach().numpy().T + head.bias.detach().numpy(), logits, atol=1e-4)
     assert predictor.features([], "c5").shape == (0, 64, 8, 8)
-    with pytest.raises(UsageError, match="there is no output 'c9'; choose one of logits, pool, c5"):
+    with pytest.raises(UsageError, match="`output` is 'c9'; choose one of logits, pool, c5"):
         predictor.features(pixels[0], "c9")
 
 
 def test_many_pictures_go_in_batches(model: Model, pixels: np.ndarray) -> None:
     predictor = Predictor(model, batch_size=5)
     sizes = []
-    predictor.backend._served.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    predictor.backend._network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     np.testing.assert_allclose(predictor.logits(list(pixels)), Predictor(model).logits(list(pixels)), atol=1e-5)
     assert sizes == [5, 5, 2]
 
@@ -360,8 +360,8 @@ def test_every_backend_predicts_the_same(model: Model, pixels: np.ndarray, backe
 
 def test_what_does_not_go_together(model: Model) -> None:
     for stated, message in (
-        ({"goal": "fun"}, "--goal is 'fun'; choose one of latency, throughput"),
-        ({"device": "cuda", "backend": "openvino"}, "--backend openvino computes on the CPU here, not on cuda"),
+        ({"goal": "fun"}, "`goal` is 'fun'; choose one of latency, throughput"),
+        ({"device": "cuda", "backend": "openvino"}, "`backend` openvino computes on the CPU here, not on cuda"),
         ({"backend": "torch", "precision": "int8"}, "torch does not compute in int8 here"),
         ({"precision": "int8"}, "a model in memory has no int8 graph"),
         ({"threads": -2}, "`threads` is -2"),

@@ -315,7 +315,7 @@ def test_a_spec_is_changed_like_a_name():
         ("resnet20,pooled_shortcut=true", "pooled_shortcut needs projections: shortcut=B or C, not A"),
         ("plain20,order=pre", "order=pre is about shortcuts"),
         ("plain20,drop_path=0.1", "drop_path needs shortcuts"),
-        ("resnet50_v1,blur=3", "blur takes over the stride of the 3x3; use downsample_in=3x3, or blur=0"),
+        ("resnet50_v1,blur=3", "blur replaces the stride of the 3x3; use downsample_in=3x3, or blur=0"),
         ("resnet18,stem=deep,width=1", "stem=deep halves the width=1"),
         ("resnet20,norm=group", "norm=group makes 32 groups of channels, but a convolution has 16"),
         ("preact_resnet50,norm=group,width_per_group=12", "but a convolution has 12"),

@@ -1,7 +1,7 @@
-"""Memory that stays: glibc told to keep what a network frees, since the network asks for it again at once.
+"""Make glibc keep freed memory, since a network asks for it again at once.
 
-Left alone, glibc maps large blocks from the kernel and hands them back when they are freed, so every operation of a
-network pays for pages anew: each is faulted in and cleared. That is dear, in a virtual machine most of all.
+By default, glibc maps large blocks from the kernel and returns them when they are freed. So every operation of a
+network pays for new pages, each of which is faulted in and cleared. That is slow, most of all in a virtual machine.
 """
 
 import os
@@ -14,21 +14,21 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 NEVER = -1
 MIB = 2**20
 MAPPED = (1024 * MIB, 32 * MIB)
-"""Bytes from which a block is still mapped by itself, and given back: data sets, not activations. Before 2.35, glibc
-takes no more than the second."""
+"""Size in bytes from which a block is still mapped by itself and returned: data sets, not activations. glibc before
+2.35 takes only the second value."""
 STEP = 64 * MIB
-"""Bytes by which the heap grows, for fewer calls of the kernel: address space, and memory only once they are used."""
+"""Bytes by which the heap grows, for fewer system calls. They take address space, and memory only when used."""
 
 
 def keep_memory() -> bool:
     """Make this process keep freed memory for its own next use; return whether it does.
 
-    For the whole process, at once, and not to be undone: the command line calls it where it computes; a library has no
-    business to, so a program that trains or evaluates calls it itself, before its first large tensor. False, with
-    nothing changed, where the allocator is not glibc's (macOS, Windows, musl, a preloaded jemalloc or tcmalloc) or the
+    It holds for the whole process and can't be undone. The command line calls it before it computes; the library never
+    does, so a program that trains or evaluates calls it itself, before its first large tensor. It returns False and
+    changes nothing where the allocator is not glibc's (macOS, Windows, musl, a preloaded jemalloc or tcmalloc) or the
     environment sets it already (MALLOC_..., glibc.malloc in GLIBC_TUNABLES).
 
-    What it costs: memory that was used once stays with the process until it ends, blocks over 1 GiB excepted. Measured
+    The cost: memory that was used once stays with the process until it ends, except for blocks over 1 GiB. Measured
     on two cores of an EPYC with glibc 2.36, images per second and peak memory without and with it: resnet50 predicting,
     batch 16, float32: 9.5 and 15.4, 1.0 and 1.15 GB; resnet20 evaluating, batch 250, float32: 870 and 1,410, 0.8 GB
     both; resnet50 training at 224 px, batch 16, float32: 3.9 and 4.2, 2.9 and 3.4 GB. Training in bfloat16:
@@ -43,7 +43,7 @@ def keep_memory() -> bool:
 
 
 def chosen_by_user(environ: Mapping[str, str]) -> str:
-    """The variable in `environ` by which somebody has set the allocator; empty where nobody has."""
+    """The variable in `environ` that sets the allocator; empty where none does."""
     own = [name for name in environ if name.startswith("MALLOC_")]
     return own[0] if own else "GLIBC_TUNABLES" if "glibc.malloc" in environ.get("GLIBC_TUNABLES", "") else ""
 

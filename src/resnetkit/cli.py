@@ -1,4 +1,4 @@
-"""The command line: one verb, one function, imported only when it runs, so that help and errors come at once."""
+"""The command line. Each verb is one function, imported only when it runs, so that help and errors come at once."""
 
 import errno
 import os
@@ -16,8 +16,8 @@ from types import FrameType
 from typing import TextIO
 
 from resnetkit.allocator import keep_memory
-from resnetkit.commands.printing import any_name_printed, on_one_line, printable
-from resnetkit.display import wrong_name
+from resnetkit.commands.printing import MAX_PIXELS, any_name_printed, as_is, flags_printed, on_one_line
+from resnetkit.display import printable, wrong_name
 from resnetkit.errors import ResnetkitError, UsageError
 from resnetkit.version import __version__
 
@@ -33,23 +33,23 @@ VERBS = {
     "data": ("get CIFAR, check a data set, write samples of it", "resnetkit.commands.data"),
     "doctor": ("what this machine can do, and what would make it faster", "resnetkit.commands.doctor"),
 }
-"""Verb -> what it does, and the module whose `run(argv)` does it and returns the exit code."""
+"""Verb -> its help, and the module whose `run(argv)` runs it and returns the exit code."""
 COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
 """Verbs for which `set_up` is called."""
 
 DECODING = ("train", "evaluate", "predict", "export", "tune", "data")
-"""Verbs that read pictures, and so take MAX_PIXELS."""
+"""Verbs that read pictures, and so take --max-pixels."""
 STORING = ("train", "convert", "export", "tune")
-"""Verbs that write names into files in UTF-8, or give them to libraries that take no other."""
-MAX_PIXELS = "--max-pixels"
+"""Verbs that write names into files, or hand them to libraries, in UTF-8 alone."""
 
-# What the C++ library, the loader of libraries, torch and CUDA say in errors of any class.
+# Words in the errors of the C++ library, the dynamic loader, torch and CUDA, whatever their class.
 NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation")
 NO_THREAD = "can't start new thread"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @any_name_printed()
+@flags_printed()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(f"\n{verb}: interrupted")
             return 130
         if debug:
-            traceback.print_exc()
+            traceback.print_exc(file=as_is(sys.stderr))
         else:
             _complain(_explain(error, verb))
         if _is_full(error):
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _noting(interrupts: list[int]) -> Iterator[None]:
-    """Add each SIGINT to `interrupts`: libraries that are being imported make other errors of a KeyboardInterrupt."""
+    """Add each SIGINT to `interrupts`: a library that is interrupted while it is imported may raise another error."""
 
     def note(number: int, frame: FrameType | None) -> None:
         interrupts.append(number)
@@ -113,12 +113,12 @@ def set_up() -> None:
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether standard output takes no more: files are written through `files.py`, whose errors name them."""
+    """Whether standard output is full. Errors of other files have a name: they are written through `files.py`."""
     return isinstance(error, OSError) and error.errno in FULL and not error.filename
 
 
 def _complain(text: str) -> None:
-    """Print an error; where its reader or its terminal has gone, the exit code alone has to say it."""
+    """Print an error. Where nobody reads standard error any more, only the exit code tells it."""
     try:
         print("\n".join(map(on_one_line, text.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
@@ -126,7 +126,7 @@ def _complain(text: str) -> None:
 
 
 def _drop_output(stream: TextIO) -> None:
-    """Let what is left in the buffer of a stream go nowhere, or Python complains about it when it ends."""
+    """Drop what is left in the buffer of a stream; else Python complains when it ends."""
     with suppress(UnsupportedOperation):  # it may be no file, when `main` is called from Python
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -161,7 +161,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _check_folder() -> None:
-    """Raise UsageError where the folder that the process is in has been removed: torch's libraries end it there."""
+    """Raise UsageError where the current folder has been removed: torch's libraries would end the process."""
     try:
         Path.cwd()
     except OSError as error:
@@ -169,7 +169,7 @@ def _check_folder() -> None:
 
 
 def _taken(arguments: list[str]) -> tuple[list[str], int | None]:
-    """The arguments without --max-pixels, which is one flag for all verbs, and its number."""
+    """The arguments without --max-pixels, which all verbs share, and its value."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     for place, argument in enumerate(arguments[:end]):
         flag, equals, value = argument.partition("=")
@@ -197,7 +197,7 @@ def _help() -> str:
 
 
 def _explain(error: Exception, verb: str) -> str:
-    """One or two lines for the person who made the mistake, or who met ours."""
+    """One or two lines about an error, for the person at the terminal."""
     if isinstance(error, UsageError):
         return f"{verb}: {error}\nSee {verb} --help."
     if isinstance(error, ResnetkitError):

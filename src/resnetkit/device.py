@@ -9,7 +9,7 @@ from resnetkit.precision import multiplies_bfloat16
 def choose_device(device: str) -> torch.device:
     """`auto` is a GPU if there is one, else the CPU."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no GPU that torch can use; give --device cpu")
+        raise UsageError("`device` is cuda, and this machine has no GPU that torch can use; give `device` cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -1,4 +1,4 @@
-"""What a machine can do for a network: its rates as measured, what of it is used, and what would make it faster."""
+"""What a machine can do for a network: measured rates, what of the machine is used, and what would make it faster."""
 
 import os
 import shlex
@@ -32,11 +32,11 @@ BUSY = 0.5  # processes per core that want to run
 
 @dataclass(frozen=True)
 class Rates:
-    """What both kinds of numbers and the memory come to, with all threads; the fastest of several tries."""
+    """Rates of arithmetic in float32 and bfloat16, and of memory, with all threads; the fastest of several tries."""
 
     float32_tflops: float
-    """10^12 operations a second in a product of two matrices; a multiply-add is two. They are of 2048 x 2048, or of
-    smaller ones where such a product takes long, as in arithmetic that is emulated."""
+    """10^12 operations a second in a product of two matrices; a multiply-add is two operations. The matrices are 2048 x
+    2048, or smaller where such a product takes long, as in emulated arithmetic."""
     bfloat16_tflops: float
     copy_gb_per_second: float
     """10^9 bytes read and written in copying 128 MiB."""
@@ -51,9 +51,9 @@ class Diagnosis:
     versions: Mapping[str, str]
     """Of torch and torchvision."""
     threads: int
-    """With which torch computes."""
+    """Threads that torch computes with."""
     gpus: tuple[str, ...]
-    """That torch can use."""
+    """GPUs that torch can use."""
     gpu_unused: bool
     """There is an NVIDIA GPU, and torch can't use it."""
     rates: Rates | None
@@ -62,23 +62,23 @@ class Diagnosis:
     keeps_memory: bool
     """Whether freed memory stays with the process; see `allocator.keep_memory`."""
     allocator_set_by: str
-    """The variable by which somebody has set the allocator."""
+    """The environment variable that sets the allocator; empty where none does."""
     compiler: str
-    """C++ compiler, with which the kernels are made; empty where there is none."""
+    """The C++ compiler that makes the kernels; empty where there is none."""
     waiting: Mapping[str, str]
-    """Environment variables that say how many threads there are, and how they wait for each other."""
+    """Environment variables for the number of threads and how they wait for each other."""
     runtimes: Mapping[str, str]
-    """What can compute a prediction but torch, and what makes it 8-bit integers, with versions."""
+    """Runtimes beside torch that compute predictions, and what quantizes for them, with versions."""
     decoders: Mapping[str, str]
-    """What can decode a JPEG, with versions."""
+    """Packages that decode a JPEG, with versions."""
     cache: Path
     cache_free_bytes: int
     precision: str
-    """In which a network is trained unless told otherwise: float32 or bfloat16."""
+    """The precision of training unless another is asked for: float32 or bfloat16."""
     kernels: str
-    """Those of training: on or off, and why."""
+    """Whether the kernels of training are on, and why."""
     resizing: str
-    """The kernel that resizes pictures: the same."""
+    """Whether the kernel that resizes pictures is on, and why."""
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document."""
@@ -107,7 +107,7 @@ class Diagnosis:
         if self.threads > max(1, cores):
             said.append(
                 f"torch starts {self.threads} threads, and there is time for {cores:g}: set OMP_NUM_THREADS="
-                f"{max(1, int(cores))}, or give train --threads {max(1, int(cores))}."
+                f"{max(1, int(cores))}, or train by resnetkit train --threads {max(1, int(cores))}."
             )
         elif self.threads < min(machine.physical_cores, int(cores)):
             given = self.waiting.get("OMP_NUM_THREADS")
@@ -115,8 +115,8 @@ class Diagnosis:
             said.append(f"torch uses {self.threads} of {cores:g} cores{why}: let it have them.")
         if machine.allowed_cores < machine.cores:
             said.append(
-                f"This process may run on {machine.allowed_cores} of {machine.cores} cores: taskset, or the "
-                "container's --cpuset-cpus, gives it more."
+                f"This process may run on {machine.allowed_cores} of {machine.cores} cores: taskset gives it more, "
+                "or docker run --cpuset-cpus."
             )
         if not self.compiler:
             said.append("There is no C++ compiler, which the fused kernels need: apt-get install g++, or set CXX.")
@@ -135,7 +135,8 @@ class Diagnosis:
         said += self._advice_on_numbers()
         if machine.usable_bytes and machine.usable_bytes < LITTLE_MEMORY:
             said.append(
-                f"There are {machine.usable_bytes / 1e9:.1f} GB of memory: a smaller --batch-size, or --size, fits."
+                f"There are {machine.usable_bytes / 1e9:.1f} GB of memory: train with a smaller batch or smaller "
+                "pictures: resnetkit train --batch-size N --size N."
             )
         if self.cache_free_bytes < LITTLE_DISK:
             said.append(
@@ -146,7 +147,9 @@ class Diagnosis:
 
     def _advice_on_numbers(self) -> list[str]:
         if self.rates and self.precision == "bfloat16" and self.rates.bfloat16_tflops < self.rates.float32_tflops:
-            return ["Products of float32 are faster here than those of bfloat16: try train --precision float32."]
+            return [
+                "Products of float32 are faster here than those of bfloat16: try resnetkit train --precision float32."
+            ]
         if self.precision == "float32":
             return [
                 "This processor has no arithmetic for bfloat16. One that has (Intel Xeon since 2023, with AMX; AMD EPYC"
@@ -158,10 +161,10 @@ class Diagnosis:
 
 
 def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: None) -> Diagnosis:
-    """Look at everything, which keeps memory as the command line does; `quick` leaves the measured rates out.
+    """Look at everything; `quick` measures no rates. Keeps freed memory, as the command line does.
 
-    `say` gets a line before each thing that takes more than a moment.
-    Compiles the kernels where that was not done before, which takes some seconds.
+    `say` is called with a line before each step that takes more than a moment. Compiles the kernels where that was not
+    done before, which takes some seconds.
     """
     keeps = keep_memory()
     say("importing torch")
@@ -244,7 +247,7 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are installed."""
+    """The versions of those packages that are installed."""
     found: dict[str, str] = {}
     for package in packages:
         try:

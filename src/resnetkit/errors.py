@@ -1,6 +1,8 @@
-"""Errors written for the person who made the mistake: they name the file or flag, and the mend.
+"""Errors written for the person who made the mistake: they name the file or the field, and the mend.
 
-The command line prints them as one or two lines, and exits with their `exit_code`; anything else that escapes is a bug.
+A field or argument stands in backticks under its Python name: "`batch_size` is 0; it must be at least 1". The command
+line prints an error as one or two lines, with the field as its flag, --batch-size, and exits with its `exit_code`. Any
+other exception that escapes is a bug.
 """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
+from resnetkit.display import type_of
 from resnetkit.errors import UsageError
 
 HEADER_KEY = "resnetkit"
@@ -14,14 +15,14 @@ HEADER_KEY = "resnetkit"
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path that a person gave, with ~ as the home folder: the shell leaves it in quotes and in --flag=~/x.
+    """Return a path that a person gave, with ~ as the home folder: a shell does not expand it within quotes.
 
-    Raises UsageError for what is no path, such as None.
+    Raises UsageError for a value that is no path, such as None.
     """
     try:
         given = Path(path)
     except TypeError as error:
-        raise UsageError(f"{type(path).__name__} where a path or a name belongs; give a str or a Path") from error
+        raise UsageError(f"{type_of(path)} where a path or a name belongs; give a str or a Path") from error
     try:
         return given.expanduser()
     except (RuntimeError, ValueError):  # ~name, and nobody is called so, or can be
@@ -29,14 +30,14 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 NOWHERE = Path(os.devnull) / "resnetkit"
-"""A folder that is not there and can't be made."""
+"""A folder that does not exist and can't be made."""
 
 
 def cache_folder() -> Path:
-    """Return where downloads and decoded data are kept: `$RESNETKIT_CACHE`, else the XDG cache folder's resnetkit/.
+    """Return the folder for downloads and decoded data: `$RESNETKIT_CACHE`, else resnetkit/ in the XDG cache folder.
 
-    In a process without a home folder, as containers run them for a user without a name, it is NOWHERE: what can be
-    done without a cache is done, and the rest says that it can't be written.
+    Without a home folder, as for a user without a name in a container, it is NOWHERE: work that needs no cache is done,
+    and the rest fails with an error that the folder can't be written.
     """
     if own := os.environ.get("RESNETKIT_CACHE"):
         return expanded(own)
@@ -50,10 +51,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends without an error, and leaves no trace otherwise.
+    """Open a file that replaces `path` when the block ends without an error, and is removed otherwise.
 
-    The bytes are on the disk before the name changes, so after a crash, a kill or a full disk `path` is what it was.
-    Of several writers, in any threads, processes or containers, the last one that is done wins.
+    The bytes are on the disk before the name changes, so a crash, a kill or a full disk leaves `path` as it was. Of
+    several writers, in any threads, processes or containers, the last one to finish wins.
     """
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
@@ -70,6 +71,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Put `content` (text as UTF-8) into `path`, whole or not at all."""
+    """Write `content` (text as UTF-8) to `path`, whole or not at all."""
     with whole_file(path) as file:
         file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)

@@ -1,7 +1,6 @@
-"""Work in a process that was forked, as web servers and loaders of data do it: the threads of its parent are not there.
+"""Work in a forked process, as web servers and data loaders make them: the threads of the parent do not exist there.
 
-Libraries that had threads before the fork wait for them for ever. What survives it, and how, is said here and in
-`infer.backends`.
+Libraries that had threads before the fork wait for them for ever. This module and `infer.backends` avoid that.
 """
 
 import os
@@ -13,7 +12,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 _FIRST = os.getpid()
-"""The process that imported this. A forked one has the module with this number; a spawned one imports it anew."""
+"""The process that imported this module. A forked process inherits the number; a spawned one imports it anew."""
 
 
 def is_forked() -> bool:
@@ -22,10 +21,10 @@ def is_forked() -> bool:
 
 
 def apart(work: Callable[[], Result]) -> Result:
-    """What `work`, which computes with torch, returns; in a forked process it runs in a thread of its own.
+    """Call `work`, which computes with torch, and return its result; in a forked process in a thread of its own.
 
-    OpenMP keeps threads for each thread that has computed. The one thread that a fork leaves waits for those of before,
-    and any later one gets new ones.
+    OpenMP keeps worker threads for each thread that has computed. After a fork, the main thread would wait for workers
+    that no longer exist; a new thread gets new ones.
     """
     if not is_forked() or threading.current_thread() is not threading.main_thread():
         return work()

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from resnetkit.data.folders.listing import is_of_runs, is_picture_name, is_utf8
 from resnetkit.data.published.huggingface import HUB
-from resnetkit.display import wrong_name
+from resnetkit.display import shell, wrong_name
 from resnetkit.errors import ModelFileError
 from resnetkit.files import expanded
 from resnetkit.models.shipped import shipped, shipped_names
@@ -124,7 +124,9 @@ def what_else(path: Path) -> str:
             return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run that has none yet"
         files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
         return (
-            f". It holds pictures: resnetkit train {path}" if any(is_picture_name(file.name) for file in files) else ""
+            f". It holds pictures: resnetkit train {shell(path)}"
+            if any(is_picture_name(file.name) for file in files)
+            else ""
         )
     if is_picture_name(path.name):
         return " but a picture; the model comes first"

@@ -1,6 +1,6 @@
-"""What this machine is, as the system says it: processor, cores and memory, and how much of them this process may use.
+"""The machine as the system describes it: processor, cores and memory, and how much of them this process may use.
 
-Read from Linux's /proc and /sys; elsewhere from what Python knows, with None or nothing for the rest. Imports no torch.
+It is read from Linux's /proc and /sys; elsewhere from what Python knows, with None for the rest. Imports no torch.
 """
 
 import os
@@ -14,7 +14,7 @@ INSTRUCTIONS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
     *("asimd", "asimddp", "sve", "i8mm", "bf16"),
 )
-"""Those that matter to a network, as /proc/cpuinfo calls them: x86's, then ARM's."""
+"""Instructions that make networks faster, as /proc/cpuinfo names them: x86's, then ARM's."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Machine:
     architecture: str
     """x86_64, aarch64, ..."""
     instructions: tuple[str, ...]
-    """Of INSTRUCTIONS, those there are; empty where the system does not say."""
+    """Those of INSTRUCTIONS that the processor has; empty where the system does not say."""
     cores: int
     physical_cores: int
     """Without hyper-threads; `cores` where the system does not say."""
     allowed_cores: int
-    """Those that this process may run on (its affinity)."""
+    """Cores that this process may run on (its affinity)."""
     quota_cores: float | None
-    """Processor time that its cgroup may use per second (a container's --cpus); None: no limit."""
+    """Processor time that its cgroup may use per second (a container's limit); None: no limit."""
     memory_bytes: int | None
     available_bytes: int | None
-    """What this process can still get without swapping, within its cgroup's limit, too."""
+    """Memory that this process can still get without swapping, within the limit of its cgroup."""
     limit_bytes: int | None
-    """Memory that its cgroup may use (a container's --memory); None: no limit."""
+    """Memory that its cgroup may use (a container's limit); None: no limit."""
     load: float | None
-    """Processes that wanted to run in the last minute, on average; this one counts, too."""
+    """Processes that were ready to run in the last minute, on average, this one included."""
 
     @property
     def usable_cores(self) -> float:
@@ -48,12 +48,12 @@ class Machine:
 
     @property
     def usable_bytes(self) -> int | None:
-        """Memory that this process can have at the most, however much of it is in use."""
+        """Most memory that this process can have, whatever is in use now."""
         known = [size for size in (self.memory_bytes, self.limit_bytes) if size is not None]
         return min(known, default=None)
 
     def summary(self) -> str:
-        """One line: what a figure was measured on."""
+        """One line, to be written beside what was measured here."""
         memory = f", {self.usable_bytes / 2**30:.0f} GiB" if self.usable_bytes else ""
         return f"{self.processor}, {self.usable_cores:g} cores{memory} ({', '.join(self.instructions)})"
 

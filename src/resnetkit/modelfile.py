@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.display import count, cut, line
+from resnetkit.display import count, cut, line, shell
 from resnetkit.errors import ModelFileError
 from resnetkit.files import HEADER_KEY, expanded, write_whole
 from resnetkit.location import HubRepository, LocalFile, Located, PublishedWeights, locate, short_name, what_else
@@ -303,7 +303,7 @@ def _read_header(path: Path) -> Header:
     if HEADER_KEY not in metadata:
         raise ModelFileError(
             f"{path} holds somebody's weights, without a header that names network, preprocessing and classes. "
-            f"Make a model file of it: resnetkit convert {path}"
+            f"Make a model file of it: resnetkit convert {shell(path)}"
         )
     return Header.from_json(metadata[HEADER_KEY], source=str(path))
 
@@ -318,7 +318,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
         if instead := what_else(path):
             raise ModelFileError(f"{path} is no model file{instead}") from error
         ours = path.suffix == ".safetensors"
-        hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {path}"
+        hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {shell(path)}"
         raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
 
 

@@ -1,4 +1,4 @@
-"""C++ sources of this package, compiled for this machine, kept and loaded. No torch here."""
+"""Compile the C++ sources of this package for this machine, keep the library and load it. No torch here."""
 
 import ctypes
 import hashlib
@@ -18,7 +18,7 @@ from resnetkit.machine import read_machine
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 BUILDS = {"1": "-march=native", "avx2": "-march=x86-64-v3"}
-"""What the compiler is told of the processor, by `$RESNETKIT_KERNELS`: what this one has, or AVX2 and no more."""
+"""`$RESNETKIT_KERNELS` -> the compiler's flag for the instructions to use: all of this processor, or up to AVX2."""
 SECONDS = 300  # for the compiler; it takes five
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ def _words(command: str) -> list[str]:
 
 
 def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Library | None, str]:
-    """The library of a folder's C++ sources, and one line: it is on, or why not. Never raises.
+    """The library of a folder's C++ sources, and one line: that it is on, or why not. Never raises.
 
-    `flags` are given to the compiler beside FLAGS. Without `make`, it is there only if it was compiled before.
+    The compiler gets FLAGS and `flags`. Without `make` nothing is compiled: the library is one of an earlier call.
     """
     asked = os.environ.get("RESNETKIT_KERNELS", "1")
     if asked not in BUILDS:
@@ -79,9 +79,9 @@ def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Libr
 
 
 def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
-    """Where the compiled sources are; made anew for another processor, command or source, if they are to be made.
+    """The path of the library for this processor, command and source; with `make` it is compiled where there is none.
 
-    A file's name ends with the digest of its bytes: loading half a file would end the process.
+    Its name ends with the digest of its bytes: loading half a file would crash the process.
     """
     digest = hashlib.sha256("\0".join([*command, _processor()]).encode())
     for source in [*sorted(sources.glob("*.cpp")), *sorted(sources.glob("*.h"))]:
@@ -93,7 +93,7 @@ def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
     if not make:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    # Whoever compiles at the same time writes a file of their own; the last to finish wins, with the same bytes.
+    # Processes that compile at the same time each write their own file; the last to finish wins, with the same bytes.
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / "made.so"
         _run([*command, *map(str, sorted(sources.glob("*.cpp"))), "-o", str(made)])
@@ -112,7 +112,7 @@ def _run(command: list[str]) -> None:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a cache may be shared by machines."""
+    """What -march=native depends on, as several machines may share a cache."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return f"{platform.machine()} {platform.processor()}"

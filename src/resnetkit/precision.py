@@ -1,4 +1,4 @@
-"""Arithmetic as it is meant: float32 that is float32, and bfloat16 where the processor multiplies it.
+"""Precision of arithmetic: float32 without TF32, and bfloat16 where the processor multiplies it.
 
 NVIDIA's GPUs round the factors of a convolution in float32 to 10 bits (TF32) unless told otherwise.
 """
@@ -14,14 +14,14 @@ WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_
 
 _lock = threading.Lock()
 _found: list[list[str]] = []
-"""For each block that has not ended: the settings that were there when it began."""
+"""For each block that has not ended, the settings before it began."""
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Convolve and multiply float32 at its full precision within the block, whatever was set; no effect on a CPU.
+    """Within the block, convolve and multiply float32 at full precision, whatever was set; no effect on a CPU.
 
-    The setting is torch's own and holds for all threads. It comes back when the last of the blocks that overlap, in
+    The setting is torch's own and holds for all threads. It is restored when the last of the blocks that overlap, in
     any threads, ends; torch's older flags (`allow_tf32`) can't be read until then.
     """
     import torch
@@ -36,7 +36,7 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            found = _found.pop()  # whose it is does not matter: the first one's is the last to go
+            found = _found.pop()  # of overlapping blocks the settings before the first one are left to the last
             if not _found:
                 for place, precision in zip(places, found, strict=True):
                     place.fp32_precision = precision
@@ -45,7 +45,7 @@ def exact_float32() -> Iterator[None]:
 def multiplies_bfloat16(capabilities: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> bool:
     """Whether networks are multiplied in bfloat16 by instructions made for it, on an x86 processor.
 
-    `capabilities` are torch.cpu.get_capabilities(); `environ` may hold oneDNN back to older instructions.
+    `capabilities` are torch.cpu.get_capabilities(); `environ` may limit oneDNN to older instructions.
     """
     limit = environ.get("ONEDNN_MAX_CPU_ISA") or environ.get("DNNL_MAX_CPU_ISA") or ""
     there = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
@@ -53,7 +53,7 @@ def multiplies_bfloat16(capabilities: Mapping[str, object], environ: Mapping[str
 
 
 def unfolds_bfloat16() -> bool:
-    """Whether torch convolves bfloat16 on this CPU by unfolding whole maps into columns, since oneDNN takes none."""
+    """Whether torch convolves bfloat16 on this CPU by unfolding maps into columns (im2col), as oneDNN can't do it."""
     import torch
 
     return not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

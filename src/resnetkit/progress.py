@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: a live bar on a terminal or in a notebook, a plain line elsewhere."""
+"""Progress of long work, on standard error: a live bar on a terminal or in a notebook, plain lines elsewhere."""
 
 import sys
 import time
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Advance: TypeAlias = Callable[[int], None]
-"""Called with how many more are done."""
+"""Called with the number of items that were done since the last call."""
 
 LINE_EVERY = 15.0
-"""Seconds between two plain lines, where there is neither a terminal nor a notebook."""
+"""Seconds between two plain lines, without a terminal or a notebook."""
 NOTEBOOK_EVERY = 0.5
 """Seconds between two updates of a notebook's bar."""
 
 
 def ignore(count: int) -> None:
-    """The Advance of work that nobody watches."""
+    """An Advance that does nothing."""
 
 
 @contextmanager
 def bar(doing: str, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
-    """Show how many of `total` (None: not known) are done while the block runs; the block calls what it gets.
+    """While the block runs, show how many of `total` (None: not known) are done; yields the Advance to call.
 
-    The bar is gone when the block ends. Without a terminal or a notebook, nothing is printed of work that takes less
+    The bar disappears when the block ends. Without a terminal or a notebook, nothing is printed of work that takes less
     than LINE_EVERY seconds.
     """
     with Display() as display:
@@ -39,10 +39,10 @@ def bar(doing: str, total: int | None, unit: str = "pictures") -> Iterator[Advan
 
 @dataclass(frozen=True)
 class Far:
-    """How far work is, at one moment."""
+    """The progress of work at one moment."""
 
     doing: str
-    """What is done, or nothing where the unit says it."""
+    """Name of the work; empty where the unit says it."""
     done: int
     total: int | None
     """None: not known."""
@@ -53,7 +53,7 @@ class Far:
 
     @property
     def count(self) -> str:
-        """How many are done, in words."""
+        """The number of items done, in words."""
         if not self.unit:
             return ""
         of, unit = f" of {self.total:,}" if self.total is not None else "", self.unit
@@ -61,7 +61,7 @@ class Far:
 
     @property
     def left(self) -> str:
-        """The time that is left, as a clock shows it; empty where it is not known, or nothing is left."""
+        """The time left, as 1:02:05 or 2:05; empty where it is unknown or the work is done."""
         if self.left_seconds is None or self.done == self.total:
             return ""
         minutes, seconds = divmod(round(max(self.left_seconds, 0)), 60)
@@ -75,9 +75,9 @@ class Far:
 
 
 class Display:
-    """How far work is, in one place while the block runs, with lines of text above it.
+    """Shows progress in one place while the block runs, with lines of text above it.
 
-    A plain line, where there is neither a terminal nor a notebook, is printed by `line`, or on standard error.
+    Without a terminal or a notebook, plain lines are passed to `line`, or printed on standard error.
     """
 
     def __init__(self, *, quiet: bool = False, line: Callable[[str], None] | None = None) -> None:
@@ -107,16 +107,16 @@ class Display:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody reads standard error any more, as in `resnetkit train ... 2>&1 | head`."""
+        """Whether the reader of standard error has gone, as in `resnetkit train ... 2>&1 | head`."""
         return self._errors.closed_pipe
 
     def say(self, text: str) -> None:
-        """Print a line where it does not disturb the bar."""
+        """Print a line above the bar."""
         # A terminal would break the line within a word; a file or a pipe takes it as it is.
         self._console.print(text, markup=False, highlight=False, soft_wrap=not self._errors.isatty())
 
     def show(self, far: Far) -> None:
-        """Bring the bar up to date; the time that is left, if it is not given, goes by the time so far."""
+        """Update the bar. The time left, unless it is given, is estimated by the time so far."""
         if far.doing != self._doing:
             self._doing, self._began, self._first = far.doing, time.monotonic(), far.done
         if far.left_seconds is None and far.total is not None and far.done > self._first:
@@ -125,7 +125,7 @@ class Display:
         self._bar.show(far)
 
     def counter(self, doing: str, total: int | None, unit: str) -> Advance:
-        """Show that work begins, and return what counts it up."""
+        """Show that work begins, and return the Advance that counts its items."""
         done = 0
         self.show(Far(doing, done, total, unit))
 
@@ -138,7 +138,7 @@ class Display:
 
 
 class StandardError(TextIOBase):
-    """Standard error as it is now; what can't be written, since its terminal or its reader has gone, is dropped."""
+    """Standard error at this moment. Text that can't be written, as its terminal or reader has gone, is dropped."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr  # None in a process without one
@@ -147,7 +147,7 @@ class StandardError(TextIOBase):
 
     @property
     def encoding(self) -> str:  # pyrefly: ignore[bad-override]
-        """That of the stream."""
+        """The encoding of the stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
@@ -164,7 +164,7 @@ class StandardError(TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Print what waits."""
+        """Print what is buffered."""
         self._try(lambda: self._stream.flush())
 
     def _try(self, do: Callable[[], object]) -> None:
@@ -179,7 +179,7 @@ class StandardError(TextIOBase):
 
 
 class _Bar(Protocol):
-    """A way to show how far work is."""
+    """A way to show progress."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -198,7 +198,7 @@ class _Nothing:
 
 
 class _Lines(_Nothing):
-    """A line now and then."""
+    """A line every LINE_EVERY seconds."""
 
     def __init__(self, line: Callable[[str], None]) -> None:
         self._line = line
@@ -211,7 +211,7 @@ class _Lines(_Nothing):
 
 
 class _TerminalBar:
-    """A live line at the bottom of a terminal, as wide as that is."""
+    """A live line at the bottom of a terminal, over its whole width."""
 
     def __init__(self, console: "Console") -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -250,7 +250,7 @@ class _TerminalBar:
 
 
 class _NotebookBar:
-    """A bar in the output of a notebook's cell; it needs no widgets, which many notebooks lack."""
+    """A bar in the output of a notebook's cell. It needs no widgets, which many notebooks lack."""
 
     def __init__(self, display: Callable[..., Any]) -> None:
         self._display = display
@@ -277,7 +277,7 @@ class _NotebookBar:
 
 
 def _notebook() -> Callable[..., Any] | None:
-    """What shows things in a notebook's cell, where this process runs one."""
+    """The function that displays things in a notebook's cell; None outside of a notebook."""
     ipython = sys.modules.get("IPython")  # a notebook has imported it
     shell = ipython.get_ipython() if ipython else None
     if not hasattr(shell, "kernel"):

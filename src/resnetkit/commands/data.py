@@ -1,4 +1,4 @@
-"""`resnetkit data`: get CIFAR, check a data set, write samples of it."""
+"""`resnetkit data`: get CIFAR, check a data set, write samples of one."""
 
 import sys
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from resnetkit.files import expanded
 from resnetkit.progress import bar
 
 MOST_COPIES = 10
-"""Groups of copies that are named one by one."""
+"""Most groups of copies that are printed."""
 
 HELP = """usage: resnetkit data ACTION [options]
 
-  get NAME          have cifar10 or cifar100 on this machine
-  check DATA        count the pictures of each class, find what is to mend
+  get NAME          download cifar10 or cifar100 to this machine
+  check DATA        count the pictures of each class, find faults
   samples DATA DIR  write a few pictures as PNG files
 
   resnetkit data ACTION --help says more."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Dispatch to get, check or samples."""
+    """Run get, check or samples."""
     actions = {"get": get, "check": check, "samples": samples}
     action, *rest = argv or [""]
     if action in ("-h", "--help"):
@@ -42,10 +42,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def get(argv: Sequence[str]) -> int:
-    """Download and decode a set that has a name, unless it is here already."""
-    parser = Parser("data get", "NAME [options]", "Have a data set on this machine; it is kept in the cache folder.")
+    """Download and decode cifar10 or cifar100, unless it is here already."""
+    parser = Parser("data get", "NAME [options]", "Download a data set to the cache folder.")
     parser.add_argument("name", metavar="NAME", help="cifar10 or cifar100")
-    parser.add_argument("--from", type=str, metavar="DIR", help="folder with the official archive; unset: download it")
+    parser.add_argument(
+        "--from", type=str, metavar="DIR", help="folder that holds the official archive; unset: download it"
+    )
     given = parser.read(argv)
     folder = get_cifar(given["name"], folder=expanded(given["from"]) if given["from"] else None)
     print(f"{given['name']} is in {folder}")
@@ -53,11 +55,12 @@ def get(argv: Sequence[str]) -> int:
 
 
 def check(argv: Sequence[str]) -> int:
-    """Open every picture of a set; 1 if there is something to mend."""
+    """Open every picture of a set; return 1 if there is something to mend."""
     parser = Parser(
         "data check",
         "DATA [options]",
-        "Count the pictures of each class, and find unreadable files, contradictions and leaks.",
+        "Count the pictures of each class; find unreadable files, pictures in several classes, and pictures in several "
+        "parts.",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures")
@@ -114,7 +117,7 @@ def _print(report: Findings) -> None:
 
 
 def _to_mend(report: Findings) -> str:
-    """What there is to mend, counted."""
+    """What there is to mend, with numbers."""
     counts = {
         "unreadable": len(report.unreadable),
         "in several classes": len(report.contradictions),
@@ -127,11 +130,11 @@ def _to_mend(report: Findings) -> str:
 def samples(argv: Sequence[str]) -> int:
     """Write pictures of a set as PNG files."""
     parser = Parser(
-        "data samples", "DATA DIR [options]", "Write pictures of a data set as PNG files, of every class in turn."
+        "data samples", "DATA DIR [options]", "Write pictures of a data set as PNG files, from each class in turn."
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
-    parser.add_argument("folder", metavar="DIR", help="where to write them")
-    parser.add_argument("--count", type=int, default=6, help="how many")
+    parser.add_argument("folder", metavar="DIR", help="folder to write them to")
+    parser.add_argument("--count", type=int, default=6, help="number of pictures")
     parser.add_reading()
     given = parser.read(argv)
     if given["count"] < 1:

@@ -13,7 +13,9 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "doctor", "[options]", "What this machine can do, what of it is used, and what would make it faster."
     )
-    parser.add_argument("--quick", action="store_true", help="measure no rates, which takes some seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the rates, whose measurement takes some seconds"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
     found = diagnose(quick=given["quick"], say=_say)

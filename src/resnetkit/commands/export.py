@@ -1,4 +1,4 @@
-"""`resnetkit export`: a model as a file that other programs run, compared with its source before it is kept."""
+"""`resnetkit export`: write a model as a file for other programs, and compare it with the model before it is kept."""
 
 import sys
 from collections.abc import Sequence
@@ -13,42 +13,49 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Export, and say what the file takes and gives and how near to its source it is."""
+    """Export; print the input and the output of the file, and how much it differs from the model."""
     parser = Parser(
         "export",
         "MODEL --to onnx|openvino|pt2 [options]",
-        "A model as a file for ONNX Runtime, OpenVINO or torch.export, for batches of any size. Before the file is "
-        "kept it is run on pictures and compared with the model.",
+        "Write a model as a file for ONNX Runtime, OpenVINO or torch.export, for batches of any size. The file is run "
+        "on pictures and compared with the model before it is kept.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "--to",
         type=Literal["onnx", "openvino", "pt2"],
-        help="onnx: one .onnx; openvino: .xml, with its weights in a .bin; pt2: torch.export's",
+        help="onnx: one .onnx file; openvino: an .xml file with its weights in a .bin; pt2: a file of torch.export",
     )
-    parser.add_argument("--out", type=str, metavar="PATH", help="unset: MODEL's name in this folder")
+    parser.add_argument(
+        "--out", type=str, metavar="PATH", help="file to write; unset: the name of MODEL, in this folder"
+    )
     parser.add_argument(
         "--with_preprocess",
         action="store_true",
-        help="take uint8 pixels (batch, size, size, channels) and give probabilities; without, float32 images (batch, "
-        "channels, size, size), already normalised, and logits",
+        help="the file takes uint8 pixels (batch, size, size, channels) and gives probabilities; without this flag it "
+        "takes normalised float32 images (batch, channels, size, size) and gives logits",
     )
     parser.add_argument(
         "--output",
         type=Literal["logits", "probabilities", "pool", "c5"],
-        help="what the file gives: also pool, the averaged last map, and c5, that map itself",
+        help="what the file gives; c5 is the last map and pool its mean over all places",
     )
     parser.add_argument(
-        "--check", type=str, metavar="DATA", help="pictures to compare with; unset: 16 that come with resnetkit"
-    )
-    parser.add_argument("--int8", action="store_true", help="compute in 8-bit integers where the accuracy allows it")
-    parser.add_argument(
-        "--calibrate", type=str, metavar="DATA", help="pictures that --int8 takes the ranges of numbers from"
+        "--check", type=str, metavar="DATA", help="pictures to compare on; unset: 16 that come with resnetkit"
     )
     parser.add_argument(
-        "--max_top1_loss", type=float, metavar="POINTS", help="of accuracy that --int8 may cost (unset: 0.5)"
+        "--int8", action="store_true", help="compute in 8-bit integers, but for layers that lose too much accuracy"
     )
-    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument(
+        "--calibrate",
+        type=str,
+        metavar="DATA",
+        help="pictures to calibrate --int8 with: they show the ranges of the numbers",
+    )
+    parser.add_argument(
+        "--max_top1_loss", type=float, metavar="POINTS", help="points of accuracy that --int8 may lose (unset: 0.5)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
     if given["to"] is None:

@@ -1,4 +1,4 @@
-"""A parser per verb: jsonargparse, with flags in dashes or underscores and errors in one line that names the flag."""
+"""The parser of a verb: jsonargparse, with flags in dashes or underscores and errors of one line that name the flag."""
 
 import json
 import re
@@ -12,16 +12,26 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+from resnetkit.commands.printing import set_flags
 from resnetkit.data.reading import Reading
+from resnetkit.display import NAME
 from resnetkit.errors import UsageError
 
 MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet56:cifar10 or resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
 DATA = "cifar10, cifar100, a folder, or a CSV file or other list"
-"""What verbs say of their arguments MODEL and DATA."""
+"""Help for the arguments MODEL and DATA, which many verbs take."""
+OTHER_NAMES = {
+    "data get": {"folder": "from"},
+    "train": {"run_folder": "resume"},
+    "predict": {"label": "explain_class", "stage": "explain_stage"},
+    "convert": {"path": "file"},
+    "export": {"path": "out"},
+}
+"""Verb -> arguments in Python that the command line calls otherwise, with its names."""
 
 
 class _Help(DefaultHelpFormatter):
-    """Flags with dashes, the type in the place of a value, and defaults where there is something to say."""
+    """Shows flags with dashes, the type of their value, and the default unless it is none."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
@@ -51,7 +61,7 @@ class _Help(DefaultHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """Reads the arguments of one verb; anything wrong with them is a UsageError."""
+    """Reads the arguments of one verb. Raises UsageError for whatever is wrong with them."""
 
     def __init__(self, verb: str, arguments: str, description: str) -> None:
         super().__init__(
@@ -62,8 +72,9 @@ class Parser(ArgumentParser):
             exit_on_error=False,
             allow_abbrev=False,
         )
-        # The lines under the fields of a dataclass become the help of their flags. It holds for the whole process: so
-        # not where this module is imported, but where the command line runs.
+        self._other_names = OTHER_NAMES.get(verb, {})
+        # The lines under the fields of a dataclass become the help of their flags. The setting holds for the whole
+        # process: so it is made where the command line runs, and not where this module is imported.
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
     def add_reading(self) -> None:
@@ -71,15 +82,25 @@ class Parser(ArgumentParser):
         self.add_class_arguments(Reading)
         (self.groups or {})["Reading"].title = "how DATA is laid out; what is unset is found out, and said"
 
+    @property
+    def flags(self) -> dict[str, str]:
+        """Field -> its flag, or the word that stands for it in the usage line, such as DATA."""
+        flags = {
+            action.dest: dashed(f"--{action.dest}") if action.option_strings else str(action.metavar)
+            for action in self._actions
+        }
+        return flags | {name: flags[own] for name, own in self._other_names.items() if own in flags}
+
     def show_defaults(self, defaults: Mapping[str, str]) -> None:
-        """Say these of flags, by name, in place of their own defaults."""
+        """In the help, show these texts, by name, instead of the defaults of flags."""
         for action in self._actions:
             if action.dest in defaults:
                 action.help = " ".join(filter(None, (action.help, defaults[action.dest])))
                 action.default = SUPPRESS
 
     def read(self, argv: Sequence[str], *, defaults: bool = True) -> dict[str, Any]:
-        """The arguments by name; without `defaults` only those that were given."""
+        """The arguments by name; without `defaults` only those that were given. From here on, flags are printed."""
+        set_flags(self.flags)
         switches = [action.dest for action in self._actions if _is_switch(action)]
         lists = [action.dest for action in self._actions if _is_list(action)]
         return vars(self.parse_args(_as_fields(argv, switches, lists), defaults=defaults))
@@ -106,7 +127,7 @@ class Parser(ArgumentParser):
             raise UsageError(f"{path}: {as_key(str(error))}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say in one line what jsonargparse says in several."""
+        """Raise UsageError with one line in place of the several of jsonargparse."""
         raise UsageError(self._reworded(message)) from ex
 
     def _reworded(self, message: str) -> str:
@@ -121,7 +142,7 @@ class Parser(ArgumentParser):
         if found := re.match(r"Option '(.+?)' is not accepted", message):
             return f"unknown key {found[1]}{nearest(found[1], [action.dest for action in self._actions])}"
         if found := re.match(r'Parser key "(\w+)"', message):
-            return f"--{dashed(found[1])} takes {_expected(message)}"
+            return f"`{found[1]}` takes {_expected(message)}"
         if found := re.match(r"argument (\S+): expected (.+?) arguments?$", message):
             return f"{dashed(found[1])} needs {'a value' if found[2] == 'one' else found[2]}"
         if found := re.match(r"the following arguments are required: (.+)", message):
@@ -133,17 +154,18 @@ class Parser(ArgumentParser):
 
 
 def dashed(flag: str) -> str:
-    """A flag as it is shown; fields have underscores."""
+    """A flag as people see it, with dashes; fields have underscores."""
     return flag.replace("_", "-")
 
 
 def as_key(message: str) -> str:
-    """An error about lines of a file, which speaks of flags: --batch-size becomes the key batch_size."""
-    return re.sub(r"--[a-z][\w-]*", lambda flag: flag[0][2:].replace("-", "_"), message)
+    """An error about lines of a file, where fields are keys and not flags: `batch_size` loses its backticks."""
+    keys = re.sub(r"--[a-z][\w-]*", lambda flag: flag[0][2:].replace("-", "_"), message)
+    return NAME.sub(r"\1", keys)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """The end of an error about an unknown name: which one was meant, or which there are."""
+    """The end of an error about an unknown name: the one that was meant, or else the known ones if they are few."""
     near = get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}" if len(names) < 10 else ""
 
@@ -193,7 +215,7 @@ WORDS = {
 
 
 def _expected(message: str) -> str:
-    """From jsonargparse's account of every type it tried: the types or the choices, and the value."""
+    """The types or choices that a value may have, and the value, from the long error of jsonargparse."""
     types = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.+?)\])", message)
     names = [WORDS.get(name, name) or choices.replace("'", "") for name, choices in types]
     value = re.search(r"(?:Got|Given) value: (.*)$", message)

@@ -1,4 +1,4 @@
-"""`resnetkit predict`: files, folders and globs to labelled probabilities, or to what a network makes of them."""
+"""`resnetkit predict`: from files, folders and globs to labelled probabilities, or to logits or features."""
 
 import csv
 import sys
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnetkit.commands.parser import MODEL, Parser
-from resnetkit.commands.printing import as_json, on_one_line
+from resnetkit.commands.printing import as_is, as_json, on_one_line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import BackendName, Goal, Precision
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 Results = Iterable[dict[str, Any]]
 STANDARD_INPUT = "-"
-"""Among the paths, the picture that comes on standard input; a file of that name is ./-."""
+"""The path that stands for the picture on standard input; a file of that name is ./-."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Predict every picture; 1 if any could not be."""
+    """Predict every picture; return 1 if one could not be predicted."""
     parser = Parser("predict", "MODEL PATH... [options]", "Pictures to labelled probabilities.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
@@ -34,39 +34,60 @@ def run(argv: Sequence[str]) -> int:
         metavar="PATH",
         help="a picture, a folder of them, a glob in quotes, or - for one from standard input",
     )
-    parser.add_argument("--top", type=int, default=5, help="how many of the most probable classes to give")
+    parser.add_argument("--top", type=int, default=5, help="number of classes to print, the most probable ones")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help="print CSV: path,label,index,probability,error")
     parser.add_argument(
-        "--logits", action="store_true", help="give the numbers before the softmax, as JSON lines or into --out"
+        "--logits",
+        action="store_true",
+        help="print the numbers before the softmax, as JSON lines, or write them to --out",
     )
     parser.add_argument(
         "--features",
         type=Literal["c5", "pool"] | None,
-        help="give the last map (c5), or its average over the places (pool), as JSON lines or into --out",
+        help="print the last map (c5) or its mean over all places (pool), as JSON lines, or write it to --out",
     )
     parser.add_argument(
-        "--out", type=str, metavar="FILE", help="an .npz that takes `paths` and the array of --logits or --features"
+        "--out", type=str, metavar="FILE", help="an .npz file for the paths and the array of --logits or --features"
     )
     parser.add_argument(
-        "--explain", type=str, metavar="DIR", help="draw over each picture where the evidence is (Grad-CAM), into DIR"
+        "--explain",
+        type=str,
+        metavar="DIR",
+        help="draw the evidence for a class over each picture (Grad-CAM), into this folder",
     )
     parser.add_argument(
-        "--explain_class", type=str, metavar="NAME", help="or its index: evidence for it; unset: for the most probable"
+        "--explain_class",
+        type=str,
+        metavar="NAME",
+        help="class for --explain, by name or index; unset: the most probable one",
     )
-    parser.add_argument("--explain_stage", type=str, metavar="NAME", help="c2, c3, ...; unset: the last")
-    parser.add_argument("--goal", type=Goal | None, help="what tune's choice is for; unset: latency for one picture")
-    parser.add_argument("--backend", type=BackendName | None, help="unset: what tune found, or what is installed")
-    parser.add_argument("--precision", type=Precision | None, help="unset: what tune found, or float32")
-    parser.add_argument("--threads", type=int | None, help="that compute; unset: what tune found, or all")
-    parser.add_argument("--streams", type=int | None, help="batches at the same time; unset: what tune found, or 1")
+    parser.add_argument(
+        "--explain_stage", type=str, metavar="NAME", help="stage for --explain: c2, c3, ...; unset: the last"
+    )
+    parser.add_argument(
+        "--goal", type=Goal | None, help="which result of tune to use; unset: latency for one picture, else throughput"
+    )
+    parser.add_argument(
+        "--backend", type=BackendName | None, help="what computes; unset: what tune found, or what is installed"
+    )
+    parser.add_argument(
+        "--precision", type=Precision | None, help="precision of the numbers; unset: what tune found, or float32"
+    )
+    parser.add_argument("--threads", type=int | None, help="threads that compute; unset: what tune found, or all")
+    parser.add_argument(
+        "--streams", type=int | None, help="batches computed at the same time; unset: what tune found, or 1"
+    )
     parser.add_argument(
         "--batch_size", type=int | None, help="pictures that go through the network together; unset: tune's, or 32"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, help="threads that decode pictures; 0 decodes while batches are computed"
+        "--workers",
+        type=int,
+        default=0,
+        help="threads that decode pictures; 0: the main thread decodes while batches are computed",
     )
-    parser.add_argument("--force", action="store_true", help="replace an --out that is there already")
+    parser.add_argument("--force", action="store_true", help="replace an --out file that exists")
     given = parser.read(argv)
     for name in ("out", "explain"):
         given[name] = given[name] and str(expanded(given[name]))
@@ -76,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
         warnings.showwarning = cast("Any", _print_warning)
         files = [path for path in given["paths"] if Path(path).is_file()]
         one = len(given["paths"]) == len(files) == 1
-        # On a terminal, what is printed shows how far it is; one picture is there in a moment.
+        # On a terminal the printed results show the progress; one picture takes but a moment.
         if one or (sys.stdout.isatty() and not given["out"]):
             _predict(given, failed, ignore)
         else:
@@ -89,7 +110,7 @@ def run(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _standard_input(given: dict[str, Any]) -> Iterator[None]:
-    """Put what comes on standard input into a file, if - is among the paths, which then names that file."""
+    """If - is among the paths, write standard input to a file, and put that file in its place."""
     if STANDARD_INPUT not in given["paths"]:
         yield
         return
@@ -132,7 +153,7 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
 
 
 def _check(given: dict[str, Any]) -> None:
-    """Refuse flags that don't go together."""
+    """Raise UsageError for flags that don't go together and values out of range."""
     if given["json"] and given["csv"]:
         raise UsageError("--json and --csv both say how to print; give one")
     numbers = [f"--{name}" for name in ("logits", "features") if given[name]]
@@ -164,7 +185,7 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def _print_warning(message: Warning | str, *_: object) -> None:
-    """A warning for the person at the terminal, without the place in our code."""
+    """Print a warning for the person at the terminal, without the line of our code."""
     print(f"resnetkit predict: warning: {on_one_line(message)}", file=sys.stderr)
 
 
@@ -179,7 +200,7 @@ def _noting_failures(results: Results, failed: list[str], advance: Advance) -> I
 def _explained(
     results: Results, predictor: "Predictor", folder: Path, label: int | None, stage: int
 ) -> Iterator[dict[str, Any]]:
-    """The same results, each with the place of its picture's drawing, which is made before it."""
+    """Draw the evidence for each result, and yield the result with the path of its drawing."""
     from resnetkit.infer.explain import drawing_path
 
     try:
@@ -188,7 +209,7 @@ def _explained(
         raise DataError(f"--explain {folder} can't be made: {error.strerror}; give another folder") from error
     for result in results:
         if "error" not in result:
-            best = result["predictions"][0]["index"]  # in the precision that was asked for, and not float32's
+            best = result["predictions"][0]["index"]  # in the precision asked for; the drawing is made in float32
             drawing = drawing_path(folder, result["path"])
             predictor.explain(result["path"], label=best if label is None else label, stage=stage).save(drawing)
             result["drawing"] = str(drawing)
@@ -204,7 +225,7 @@ def _values(
     advance: Advance,
     renamed: Mapping[str, str],
 ) -> Iterator[tuple[str, Any]]:
-    """The pictures that could be read, with their numbers; what is wrong with the others goes to standard error."""
+    """Yield the name and the numbers of each picture; print on standard error why others can't be read."""
     for path, value in predictor.compute_paths(paths, output=output, workers=workers):
         advance(1)
         name = renamed.get(str(path), str(path))
@@ -217,11 +238,11 @@ def _values(
 
 def _write_json_lines(values: Iterable[tuple[str, Any]], output: str) -> None:
     for path, value in values:
-        print(as_json({"path": path, output: value.tolist()}))
+        print(as_json({"path": path, output: value.tolist()}), file=as_is(sys.stdout))
 
 
 def _write_npz(values: Iterable[tuple[str, Any]], output: str, file: Path) -> None:
-    """`paths` (n) and the array (n, ...), in the order of the pictures; without any that could not be read."""
+    """Write `paths` (n) and the array (n, ...), in the order of the pictures, without those that could not be read."""
     import numpy as np
 
     from resnetkit.files import whole_file
@@ -244,7 +265,7 @@ def _write_lines(results: Results) -> None:
 
 
 def _write_csv(results: Results) -> None:
-    writer = csv.DictWriter(sys.stdout, ("path", "label", "index", "probability", "error"), lineterminator="\n")
+    writer = csv.DictWriter(as_is(sys.stdout), ("path", "label", "index", "probability", "error"), lineterminator="\n")
     writer.writeheader()
     for result in results:
         rows = result.get("predictions") or [{"error": result["error"]}]
@@ -252,9 +273,9 @@ def _write_csv(results: Results) -> None:
 
 
 def _write_json(results: Results) -> None:
-    """Write the list as it comes: a folder may hold more pictures than memory."""
+    """Print the list as the results come: all of a folder may not fit into memory."""
     separator = "["
     for result in results:
-        print(separator, as_json(result), sep="\n", end="")
+        print(separator, as_json(result), sep="\n", end="", file=as_is(sys.stdout))
         separator = ","
     print("\n]" if separator == "," else "[]")

@@ -1,4 +1,4 @@
-"""What verbs print: aligned columns for people, one JSON document for programs, and names that any terminal takes."""
+"""What verbs print: aligned columns and messages for people, JSON for programs, and names that any terminal takes."""
 
 import codecs
 import json
@@ -9,27 +9,29 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TextIO, cast
 
-from resnetkit.display import printable
+from resnetkit.display import printable, speak
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that are none to be seen."""
+"""Characters that a terminal does not show, but obeys."""
+MAX_PIXELS = "--max-pixels"
+"""The flag of `max_pixels`, which every verb that reads pictures takes."""
 
 
 def on_one_line(text: object) -> str:
-    r"""`text` as it can stand in a line for people, whatever the name of a file or a class holds.
+    r"""`text` on one line for people, whatever the name of a file or a class holds.
 
-    A newline becomes \n, and what would move a terminal's cursor or change its colours, \x1b.
+    Control characters are escaped: a newline becomes \n, and the one that begins colours and cursor moves, \x1b.
     """
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 
 @contextmanager
 def any_name_printed() -> Iterator[None]:
-    """Make what is printed meanwhile `printable`, and escape what the terminal's encoding lacks, instead of failing.
+    """Within the block, print any name: what the terminal's encoding lacks is escaped instead of an error.
 
-    What is printed on a stream that was closed when the process began (`>&-`) goes nowhere.
+    What is printed on a stream that was closed when the process began (`>&-`) is dropped.
     """
 
     def escaped(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -53,7 +55,7 @@ def any_name_printed() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """Let standard streams that are closed lead nowhere; else the next file that is opened would get what's printed."""
+    """Open closed standard streams on the null device; else the next opened file would get what is printed."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -67,15 +69,57 @@ def _open_closed_streams() -> None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
 
 
+class FlagStream:
+    """A stream that prints a field in backticks as the verb's flag: "`batch_size` is 0" as "--batch-size is 0"."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.flags: Mapping[str, str] = {"max_pixels": MAX_PIXELS}
+        """Field -> how the verb calls it; from the verb's parser, once there is one."""
+
+    def write(self, text: str, /) -> int:
+        """Print `text`."""
+        return self.stream.write(speak(text, self.flags))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def flags_printed() -> Iterator[None]:
+    """Within the block, print fields as flags, on both standard streams: errors, warnings, progress and results alike.
+
+    Files that a verb writes, and JSON and CSV, keep Python's names: programs read them.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", FlagStream(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def set_flags(flags: Mapping[str, str]) -> None:
+    """Say how the verb calls its fields, for what is printed from now on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, FlagStream):
+            stream.flags = {"max_pixels": MAX_PIXELS, **flags}
+
+
+def as_is(stream: TextIO) -> TextIO:
+    """The stream itself, on which everything is printed as it is."""
+    return stream.stream if isinstance(stream, FlagStream) else stream
+
+
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else."""
-    print(as_json(document, indent=2))
+    print(as_json(document, indent=2), file=as_is(sys.stdout))
 
 
 def as_json(document: Any, *, indent: int | None = None) -> str:
-    """`document` as JSON that every reader takes, in ASCII where standard output is not UTF-8.
+    """`document` as JSON that every reader takes: in ASCII where standard output is not UTF-8.
 
-    A number that is not finite, which JSON does not have, is null. Text is `printable`.
+    NaN and infinity, which JSON does not have, become null. Text is `printable`.
     """
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     return json.dumps(_plain(document), indent=indent, ensure_ascii=not utf8, allow_nan=False)
@@ -96,8 +140,8 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns wide enough for what is in them: the first to the left, the others to the right."""
-    lines = [list(header), *([on_one_line(cell) for cell in row] for row in rows)]
+    """Print columns as wide as their widest cell. The first is aligned to the left, the others to the right."""
+    lines = [list(header), *([_as_shown(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
         print(
@@ -105,8 +149,14 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         )
 
 
+def _as_shown(cell: object) -> str:
+    """A cell as the terminal shows it, with what its encoding lacks escaped: so long is it in a column."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return printable(on_one_line(cell)).encode(encoding, "backslashreplace").decode(encoding)
+
+
 def as_text(value: Any) -> str:
-    """A recipe's value as it is written on the command line; a dash for none."""
+    """A recipe's value as a person writes it on the command line; a dash for none."""
     match value:
         case None:
             return "-"

@@ -1,4 +1,4 @@
-"""`resnetkit recipes`: the rows of RECIPES, what differs between them, and one of them in full as YAML."""
+"""`resnetkit recipes`: the rows of RECIPES and how they differ, or one of them in full as YAML."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -17,7 +17,7 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "recipes",
         "[NAME] [--json]",
-        "How networks are trained. With NAME, a recipe in full, as `train --config` takes it.",
+        "The recipes for training. With NAME, one of them in full, as a file for train --config.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -38,18 +38,18 @@ def run(argv: Sequence[str]) -> int:
             print(f"\n{name}")
             print(_indented(PURPOSES[name]))
             print(_indented(f"Besides: {', '.join(_others(row))}."))
-        print("\nresnetkit recipes NAME prints one in full, train DATA --recipe NAME takes it.")
+        print("\nresnetkit recipes NAME prints one in full,\nresnetkit train DATA --recipe NAME trains by it.")
     return 0
 
 
 def _length(row: Recipe) -> str:
-    """A run's length with its unit; steps, since a column is narrow."""
+    """The length of a run with its unit; iterations are called steps, which is shorter."""
     (unit, value), *_ = [(unit, value) for unit, value in row.length.items() if value is not None]
     return f"{value:,g} {'steps' if unit == 'iterations' else unit}"
 
 
 def _others(row: Recipe) -> list[str]:
-    """What a row says that is not in the table and not every recipe's."""
+    """The fields of a row that are not in the table and differ from the defaults, with their values."""
     own = [field.name for field in fields(Recipe) if field.name not in (*COLUMNS, *LENGTHS)]
     return [f"{name} {as_text(getattr(row, name))}" for name in own if getattr(row, name) != getattr(Recipe(), name)]
 

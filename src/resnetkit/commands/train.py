@@ -1,4 +1,4 @@
-"""`resnetkit train`: a recipe's row, a YAML file and flags to a run folder."""
+"""`resnetkit train`: from a recipe, a YAML file and flags to a run folder."""
 
 import time
 from argparse import SUPPRESS
@@ -18,40 +18,40 @@ FIELDS = [field.name for field in fields(Recipe)]
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train, or go on with a run."""
+    """Train, or resume a run."""
     began = time.monotonic()  # before torch is imported, which takes seconds of the minutes that were asked for
     parser = Parser(
         "train",
         "DATA [options], or resnetkit train --resume RUN [DATA, if it moved]",
         "Train a network. DATA is cifar10, cifar100, a folder (<class>/<picture>, or train, val and test with such "
-        "folders in them) or a list (path,label). A recipe's row holds, then --config, then flags.",
+        "folders in them) or a list (path,label). A recipe sets all fields; --config and then flags change it.",
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="what to train on")
     parser.add_argument(
-        "--recipe", type=str, help="row of `resnetkit recipes`; unset: cifar10 for CIFAR, folder for the rest"
+        "--recipe", type=str, help="a name of resnetkit recipes; unset: cifar10 for CIFAR, folder for other data"
     )
     parser.add_argument(
-        "--config", type=str, metavar="FILE", help="YAML with any of the fields below, as in a run folder"
+        "--config", type=str, metavar="FILE", help="YAML file with any of the fields below, such as a run's recipe.yaml"
     )
-    parser.add_argument("--out", type=str, metavar="DIR", help="run folder; unset: runs/<model>-<data>-<time>")
+    parser.add_argument("--out", type=str, metavar="DIR", help="run folder to make; unset: runs/<model>-<data>-<time>")
     parser.add_argument(
         "--resume",
         type=str,
         metavar="RUN",
-        help="go on with this run folder, as if it had never stopped; to another "
-        "length with --epochs, --iterations or --minutes, where nothing goes by shares of the run",
+        help="go on with this run as if it had never stopped; with --epochs, --iterations or --minutes to another "
+        "length, unless a field of its recipe depends on the length, such as the schedule",
     )
     parser.add_argument(
         "--allow_other_arithmetic",
         action="store_true",
-        help="with --resume: go on where the network is computed in another way than until now, say without our "
-        "kernels; to other bits",
+        help="with --resume: go on even if this machine computes the network in another way, such as without our "
+        "kernels; the weights then differ in their bits",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_reading()
     parser.add_class_arguments(Recipe)
     parser.show_defaults(_defaults())
-    (parser.groups or {})["Recipe"].title = f"fields of a recipe, with what {' and '.join(DEFAULT_ROWS)} say"
+    (parser.groups or {})["Recipe"].title = f"fields of a recipe, with the values of {' and '.join(DEFAULT_ROWS)}"
     given = {name: value for name, value in parser.read(argv, defaults=False).items() if name != "data" or value}
 
     if resumed := given.get("resume"):
@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _defaults() -> dict[str, str]:
-    """What the default rows say of each field: one value where they agree, else each row's."""
+    """The default of each field, for the help: one value where the default recipes agree, else that of each."""
     rows = {name: find_recipe(name).to_dict() for name in DEFAULT_ROWS}
     texts: dict[str, str] = {}
     for field in FIELDS:
@@ -104,9 +104,9 @@ def _defaults() -> dict[str, str]:
 
 
 def _recipe(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
-    """A row, changed by a file, changed by flags; and where somebody asked for which field.
+    """A recipe, changed by a file and then by flags; and for each field that somebody set, where it was set.
 
-    What a file says as every recipe does, or as a run has recorded it, nobody asked for.
+    A field counts as not set where a file has the default value or is the record of a run.
     """
     for_cifar, for_others = DEFAULT_ROWS
     recipe = find_recipe(given.get("recipe") or (for_cifar if given["data"] in ("cifar10", "cifar100") else for_others))
@@ -128,6 +128,6 @@ def _recipe(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
-    """`recipe` with what was said; a batch that was said stays, whatever the clock says."""
+    """`recipe` with `changes`. A batch size that was asked for is kept, also where a run has little time."""
     stated: dict[str, Any] = {"least_batch_size": None} if "batch_size" in changes else {}
     return changed(recipe, stated | changes, source=source)

@@ -1,4 +1,4 @@
-"""`resnetkit tune`: measure this machine on a model, and keep the fastest choice that holds its accuracy."""
+"""`resnetkit tune`: measure how to compute a model fastest on this machine at its accuracy, and keep the result."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "tune",
         "MODEL [DATA] [options]",
-        "Measure the ways to compute a model on this machine, and keep the fastest whose predictions hold. Predictions "
+        "Measure the ways to compute a model on this machine, and keep the fastest one that is accurate. Predictions "
         "use it from then on.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
@@ -25,23 +25,25 @@ def run(argv: Sequence[str]) -> int:
         "data",
         metavar="DATA",
         nargs="?",
-        help="cifar10, cifar100, a CSV file or a folder of pictures, in class folders or not: by them predictions are "
-        "compared with float32's. 8-bit integers are tried only with pictures",
+        help="cifar10, cifar100, a CSV file, or a folder of pictures with or without class folders. The accuracy is "
+        "measured on them; without pictures 8-bit integers are not tried",
     )
     parser.add_argument(
         "--goal",
         type=Literal["latency", "throughput", "both"],
         default="both",
-        help="the time of one picture, or pictures per second in batches",
+        help="least time for one picture, most pictures per second in batches, or both",
     )
     parser.add_argument(
         "--max_top1_loss",
         type=float,
         default=0.5,
-        help="points of top-1 error that may be lost; without labels, percent of pictures that get another class",
+        help="points of top-1 accuracy that may be lost; without labels, percent of pictures whose class may change",
     )
-    parser.add_argument("--calibrate", type=str, metavar="DATA", help="other pictures to calibrate 8-bit integers with")
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds, so less certain")
+    parser.add_argument(
+        "--calibrate", type=str, metavar="DATA", help="pictures to calibrate 8-bit integers with; unset: DATA"
+    )
+    parser.add_argument("--quick", action="store_true", help="measure with fewer pictures and rounds, less exactly")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
 

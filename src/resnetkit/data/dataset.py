@@ -1,4 +1,4 @@
-"""One door to every kind of data: a name, a folder or a list becomes a Dataset."""
+"""Open any kind of data: a name, a folder or a list becomes a Dataset."""
 
 import os
 from difflib import get_close_matches
@@ -37,8 +37,8 @@ def open_dataset(
     both are drawn with `seed`. With `strict`, what would be skipped (files that are no pictures, or not there) is an
     error.
 
-    What a folder or list has in it is found out, and said in the `understood` of the result where it is not the plain
-    form. It can be stated: `parts` is "train=DIR,val=DIR,test=DIR", folders within `data`, or "none", where all folders
+    The layout of a folder or list is found out; where it is not the plain one, `understood` of the result says so. It
+    can also be stated: `parts` is "train=DIR,val=DIR,test=DIR", folders within `data`, or "none", where all folders
     are classes. `images` is the folder that the paths in a list are relative to, by default that of the list, and
     `path_column`, `label_column` and `split_column` are the list's columns, by name or by number from 1.
 
@@ -57,7 +57,7 @@ def open_read(
     seed: int = 0,
     strict: bool = False,
 ) -> Dataset:
-    """`open_dataset`, with what is stated of the layout as one value."""
+    """`open_dataset` with the stated layout as one value."""
     if not isinstance(data, str | Path) or not str(data):
         raise UsageError(f"data is {data!r:.50}; give {ACCEPTED}")
     path = expanded(data)
@@ -82,7 +82,7 @@ def open_read(
 
 
 def _unpacking(archive: Path) -> str:
-    """How to make a folder of an archive, on any system."""
+    """Say how to unpack an archive, on any system."""
     name = archive.name.lower()
     stem = next(
         archive.name[: -len(suffix)] for suffix in sorted(ARCHIVES, key=len, reverse=True) if name.endswith(suffix)

@@ -1,4 +1,4 @@
-"""Labelled pictures of a folder or a list as a Dataset: classes numbered, val drawn where there is none."""
+"""From labelled pictures of a folder or a list to a Dataset: number the classes, draw val where there is none."""
 
 import hashlib
 from collections import defaultdict
@@ -21,11 +21,11 @@ class Labelled:
     """A picture and its class."""
 
     key: str
-    """The path as the split rule and the order see it: relative, with slashes, composed Unicode."""
+    """The path by which pictures are sorted and divided: relative, with slashes, in composed Unicode (NFC)."""
     path: Path
     label: str
     source: str
-    """What gave it its label: a class folder, or a line of a list."""
+    """Where its label comes from: a class folder, or a line of a list."""
 
 
 def divided(
@@ -40,10 +40,10 @@ def divided(
 ) -> Dataset:
     """Divide the pictures, number the classes, and check that no part has a class that train lacks.
 
-    Raises DataError for such a class, UsageError for a `val_fraction` that is none.
+    Raises DataError for such a class, UsageError for a `val_fraction` out of range.
     """
     if not 0 <= val_fraction < 1:
-        raise UsageError(f"val_fraction is {val_fraction}; it must be at least 0 and less than 1")
+        raise UsageError(f"`val_fraction` is {val_fraction}; it must be at least 0 and less than 1")
     parts = {part: sorted(pictures, key=lambda picture: picture.key) for part, pictures in parts.items() if pictures}
     split: dict[str, Any] = {"rule": "as given"}
     if "train" in parts and "val" not in parts and val_fraction:

@@ -1,4 +1,4 @@
-"""Which pictures of a set measure a model: none that trained it, unless they are asked for by name. No torch here."""
+"""Which pictures of a set measure a model: none that trained it, unless a part is asked for by name. No torch here."""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -18,14 +18,15 @@ from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError
 
 KEPT = 8192
-"""Marks that a model file keeps: all of a set with no more training pictures, and of a larger one the smallest."""
+"""Most marks that a model file keeps. Of a larger training set it keeps the smallest ones."""
 MARK_BYTES = 6
 TAIL_BYTES = 4096
-"""Read of a file for its mark. Its end is picture; its beginning may be what a camera writes in all of its files."""
+"""Bytes at the end of a file that its mark is made from. The beginning may be the same in all files of a camera."""
 UNKNOWN = np.uint64(2**64 - 1)
-"""The mark of what was not read."""
+"""The mark of a picture that was not read."""
 STRAY = 0.01
-"""Share of a part that a larger set's sample may recognise: large sets do hold a few pictures twice."""
+"""Share of a part that may be known training pictures where only a sample of marks is kept: large sets do hold a few
+pictures twice."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def choose_part(dataset: Dataset, trained_on: Mapping[str, Any], name: str = "au
     """The pictures of `dataset` that measure a model; `trained_on` is its `header.data`.
 
     "auto" is test, else the val that came with the set, else all, and never a picture that trained the model: of the
-    model's own set it is what training kept out, and of another set pictures are left out that `record` has seen,
-    whatever their files and folders are called now. A part that is asked for by name is given as it is.
+    model's own set it is what training kept out. Of another set, pictures that `record` has seen are left out, whatever
+    the names of their files and folders are now. A part that is asked for by name is returned as it is.
 
-    Raises DataError for a part that is not there, and for "auto" where it can't keep its word.
+    Raises DataError for a part that is not there, and for "auto" where only pictures that trained the model are left.
     """
     chosen, samples = dataset.part(name)
     own = is_own(dataset, trained_on)
@@ -117,7 +118,7 @@ def _why_another(chosen: str, trained_on: Mapping[str, Any]) -> str:
 
 
 def _refusal(dataset: Dataset, why: str) -> DataError:
-    return DataError(f"{dataset.name}: {why}; give pictures that it has not seen, or --split all to count them anyway")
+    return DataError(f"{dataset.name}: {why}; give pictures that it has not seen, or `split` all to count them anyway")
 
 
 def _known_in(chosen: str, samples: Samples, dataset: Dataset, trained_on: Mapping[str, Any], *, own: bool) -> int:
@@ -126,26 +127,26 @@ def _known_in(chosen: str, samples: Samples, dataset: Dataset, trained_on: Mappi
     return int(recognise(samples, trained_on).mask.sum())
 
 
-# What a model file keeps of its training pictures, so that they are recognised.
+# What a model file records of its training pictures, so that they are recognised later.
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """Which pictures are known to have trained a model."""
+    """Which pictures of a set are known to have trained a model."""
 
     mask: NDArray[np.bool_]
     """Shape (n,)."""
     share: float
-    """Of those that would be recognised if they were training pictures, how many are; 0 to 1."""
+    """Known training pictures over all pictures whose mark is low enough to be kept; 0 to 1."""
     complete: bool
-    """Whether all training pictures are kept, and not only a sample."""
+    """Whether the marks of all training pictures are kept, and not only a sample."""
 
 
 def record(samples: Samples, *earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """What to keep of training pictures, as JSON has it, together with `earlier` records: of what weights started from.
+    """The record of training pictures, as JSON has it, merged with `earlier` records, those of its first weights.
 
-    A mark is six bytes: one from the picture's size in bytes, five from its content. The smallest KEPT are kept, so two
-    records make one of all their pictures, and of a large set only the files that may count are read.
+    A mark is six bytes: one from the file's size, five from its content. The smallest KEPT are kept. So two records
+    merge into one of all their pictures, and of a large set only the files with small marks are read.
     """
     sizes = _sizes(samples)
     first_bytes = np.zeros(0, int) if sizes is None else _first_bytes(sizes)
@@ -174,7 +175,7 @@ def recognise(samples: Samples, trained_on: Mapping[str, Any]) -> Recognised:
 
 
 def _kept(recorded: object) -> tuple[NDArray[np.uint64], bool]:
-    """Sorted marks, and whether they are all; none for what is no record."""
+    """Sorted marks, and whether they are all there were; none for what is no record."""
     try:
         if not isinstance(recorded, Mapping):
             return np.zeros(0, np.uint64), False
@@ -188,7 +189,7 @@ def _kept(recorded: object) -> tuple[NDArray[np.uint64], bool]:
 
 
 def _sizes(samples: Samples) -> NDArray[np.uint64] | None:
-    """Of each file in bytes, 0 where there is none; None for pictures in memory."""
+    """The size of each file in bytes, 0 where there is none; None for pictures in memory."""
     if samples.paths is None:
         return None
 

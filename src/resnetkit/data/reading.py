@@ -1,4 +1,4 @@
-"""How a folder or a list is to be read, where a person says it; and the names that the parts of a set go by."""
+"""How to read a folder or a list, as far as a person states it; and the usual names of the parts of a set."""
 
 import re
 from collections.abc import Mapping
@@ -13,30 +13,30 @@ PARTS = ("train", "val", "test")
 LISTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".lst", ".list", ".jsonl", ".ndjson"})
 """Suffixes of lists, in lower case."""
 CLASSES_ONLY = "none"
-"""As `parts`: the folders are classes, whatever they are called."""
+"""Value of `parts`: all folders are classes, whatever their names."""
 WORDS = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "tst", "eval", "evaluation", "holdout"),
 }
-"""What people call the parts. What they evaluate on counts as test: nothing is ever chosen by it."""
+"""Names of the parts. Pictures for evaluation count as test: nothing is ever chosen by them."""
 _PART = {word: part for part, words in WORDS.items() for word in words}
 _WORD = re.compile(rf"({'|'.join(_PART)})(?:sets?|data|images?|imgs?|pics?|split|folder|dir|list)?")
 
 
 class UnfitError(UsageError):
-    """A reading that was asked for and that the data does not have: a folder or a column that is not there."""
+    """Something stated that does not fit the data: a folder or a column that is not there."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a person says of the layout of a folder or a list; whatever is unset is found out."""
+    """What a person states of the layout of a folder or a list; whatever is unset is found out."""
 
     parts: str | None = None
-    """Where the parts are, as train=DIR,val=DIR,test=DIR, each within DATA; or none: all folders are classes, whatever
-    they are called, and of lists only the given one is read."""
+    """Folders of the parts within the data, as train=DIR,val=DIR,test=DIR; or none: all folders are classes, whatever
+    their names, and lists beside the given one are not read."""
     images: str | None = None
-    """Of a list: the folder that its paths are relative to; unset: the list's own."""
+    """Of a list: the folder that its paths are relative to; unset: the folder of the list."""
     path_column: str | None = None
     """Of a list: the column of the paths, by its name or its number from 1."""
     label_column: str | None = None
@@ -49,44 +49,44 @@ class Reading:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def recorded(self) -> dict[str, str]:
-        """What is set and holds wherever the data lies: to be kept in a model file."""
+        """What is set and does not depend on where the data lies: a model file records it."""
         return {name: value for name, value in self.given().items() if name != "images"}
 
     def settled(self) -> "Reading":
-        """The same for a process that runs in another folder."""
+        """The same reading with an absolute path, for a process that runs in another folder."""
         return replace(self, images=str(expanded(self.images).resolve())) if self.images else self
 
     def refuse(self, *names: str, why: str) -> None:
-        """Raise UnfitError where one of these is set."""
+        """Raise UnfitError where one of the named fields is set; `why` is the reason."""
         for name in names:
             if name in self.given():
-                raise UnfitError(f"--{name.replace('_', '-')} has no use here: {why}; leave it out")
+                raise UnfitError(f"`{name}` has no use here: {why}; leave it out")
 
     @property
     def part_folders(self) -> list[tuple[str, Path]] | None:
-        """Part and folder, for each that `parts` names; None where it names none."""
+        """Each part with its folder, as `parts` names them; None where it names none."""
         if self.parts is None or self.parts == CLASSES_ONLY:
             return None
         pieces = re.split(r"(?:^|,)(train|val|test)=", self.parts)
         found = list(zip(pieces[1::2], pieces[2::2], strict=True))
         if pieces[0] or not found or not all(folder for _, folder in found):
-            raise UsageError(f"--parts is {self.parts!r}; give train=DIR,val=DIR,test=DIR, or some of them, or none")
+            raise UsageError(f"`parts` is {self.parts!r}; give train=DIR,val=DIR,test=DIR, or some of them, or none")
         return [(part, expanded(folder)) for part, folder in found]
 
 
 NOTHING = Reading()
-"""Everything is found out."""
+"""A reading that states nothing: everything is found out."""
 
 
 def reading_of(values: Mapping[str, Any]) -> Reading:
-    """The reading that is among these values by name; other ones, and what is no text, are passed over."""
+    """Make a reading from those of `values` that are its fields and text; others are ignored."""
     return Reading(**{name: values[name] for name in asdict(NOTHING) if isinstance(values.get(name), str)})
 
 
 def part_of(name: str) -> str | None:
-    """The part of a set that a name means: train, val or test; None where it means none or several.
+    """The part that a name stands for: train, val or test; None where its words name none or several.
 
-    Of the words in it, in any letter case, one does: Training, test_set, seg_train, imagenet-val, PrivateTest.
+    Letter case does not matter: Training, test_set, seg_train, imagenet-val, PrivateTest.
     """
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     parts = {_PART[found[1]] for word in words if (found := _WORD.fullmatch(word))}
@@ -94,6 +94,6 @@ def part_of(name: str) -> str | None:
 
 
 def without_part(name: str) -> tuple[str, ...]:
-    """The other words of a name: alike in lists that belong together, such as train_list and val_list."""
+    """The words of a name but those for a part. Lists that belong together have the same: train_list and val_list."""
     words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return tuple(word for word in words if not _WORD.fullmatch(word))

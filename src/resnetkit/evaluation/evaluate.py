@@ -21,6 +21,7 @@ from resnetkit.data.samples import Dataset, Samples
 from resnetkit.data.transforms.normalize import Normalize
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.device import choose_device
+from resnetkit.display import type_of
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.metrics import Evaluation, mean_log_probabilities
@@ -98,7 +99,7 @@ def _part(data: Dataset | Samples | str | Path, split: str, *, trained_on: Mappi
     if isinstance(data, str | Path):
         data = open_as_trained(str(data), trained_on, strict=strict)
     if not isinstance(data, Dataset):
-        raise UsageError(f"`data` is a {type(data).__name__}; give a name, a path, a Dataset or Samples")
+        raise UsageError(f"`data` is {type_of(data)}; give a name, a path, a Dataset or Samples")
     return choose_part(data, trained_on, split)
 
 

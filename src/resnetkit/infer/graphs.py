@@ -16,7 +16,7 @@ from typing import Any
 from resnetkit.data.published.download import digest, locked, say
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.resampling import prepare
-from resnetkit.display import line
+from resnetkit.display import line, shell
 from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.files import cache_folder, write_whole
 from resnetkit.infer.choice import BackendName, Choice, Goal, Output, Precision
@@ -147,7 +147,7 @@ def served_graph(
                 return graph
         raise UsageError(
             f"{source.model} has no int8 graph that gives {output}; make one that is as accurate as the model: "
-            f"resnetkit tune {source.model} DATA"
+            f"resnetkit tune {shell(source.model)} DATA"
         )
     name = graph_name(backend, precision, output)
     path = cached_graphs(source.fingerprint) / name
@@ -298,7 +298,7 @@ def find_tuned(source: Source, *, warn: bool = True) -> tuple[Tuned, Place] | No
         if found and warn:
             warnings.warn(
                 f"{place.file} is of other weights than {source.model} has now, and is left aside; measure again: "
-                f"resnetkit tune {source.model}",
+                f"resnetkit tune {shell(source.model)}",
                 stacklevel=2,
             )
     return None

@@ -1,4 +1,4 @@
-"""Pictures to labelled probabilities, with the preprocessing and the class names that the model file brings."""
+"""From pictures to labelled probabilities, with the preprocessing and the class names of the model file."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnetkit.data.folders.listing import OnePath, each_path
 from resnetkit.data.transforms.resampling import prepare
-from resnetkit.display import count, cut, line
+from resnetkit.display import count, cut, line, shell
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.forked import apart
 from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
@@ -58,38 +58,38 @@ if TYPE_CHECKING:
     from resnetkit.infer.explain import Explanation
 
 BATCH_SIZE = 32
-"""Pictures that go through the network together where nobody said and nothing was measured."""
+"""Pictures that go through the network together, unless it is given or was measured."""
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""One of them is there on a Linux that has a GPU that torch could use."""
+"""A Linux with a GPU that torch could use has one of these."""
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
 
 
 class Prediction(NamedTuple):
-    """One class and how probable it is."""
+    """A class and its probability."""
 
     label: str
     index: int
-    """Place of the class in the network's output."""
+    """Index of the class in the network's output."""
     probability: float
     """0 to 1; over all classes they sum to 1."""
 
 
 @dataclass
 class _Opened:
-    """What a predictor has opened in one process."""
+    """What a predictor has open in one process."""
 
     lock: Any = field(default_factory=RLock)
-    """Of those who open; held by the thread that opens, and not by one that waits for it."""
+    """Held by the thread that opens a backend; others wait for it."""
     backends: dict[Output, Backend] = field(default_factory=dict)
 
 
 class Predictor:
-    """A model ready to predict, by the fastest means that are known to be as accurate as the model.
+    """A model ready to predict, by the fastest backend that is known to be as accurate as the model.
 
-    The same picture gets the same probabilities, but for rounding in the last digits, whatever it is batched with.
-    Calls may come from several threads. In a forked process it is opened anew when it is first used: by torch, with a
-    warning, where OpenVINO was chosen, which does not survive a fork; where OpenVINO was stated, a UsageError says so.
-    A copy, or what another process gets by pickle, is opened anew from where the model lies.
+    The same picture gets the same probabilities, up to rounding in the last digits, whatever else is in its batch.
+    Several threads may call it. A forked process opens the model anew at its first call. OpenVINO does not survive a
+    fork: there torch computes instead, with a warning; where OpenVINO was asked for, it is a UsageError. A copy, or a
+    predictor that was pickled, opens the model anew from its file.
     """
 
     def __init__(
@@ -108,18 +108,19 @@ class Predictor:
     ) -> None:
         """Take a model file, a run folder, NAME:WEIGHTS, hf:OWNER/NAME or a loaded model.
 
-        What it computes with is what is stated; of what is not, what `resnetkit tune` found fastest for `goal` on this
-        model. Where it was not tuned, that is float32: on a GPU (`device`, which is one where there is one) by torch,
-        else by OpenVINO if it is installed, else by torch. OpenVINO takes a graph, which is made once and kept in the
-        cache; unless `may_export`, since making it may take half a minute, torch computes where there is none yet. A
-        loaded model is computed by torch unless another backend is stated. `choice` says what it came to. `output` is
-        made ready at once, other outputs when they are first asked for.
+        Arguments that are None are as `resnetkit tune` found them fastest for `goal` on this model. A model that was
+        not tuned is computed in float32: on a GPU, if there is one and `device` does not say cpu, by torch; else by
+        OpenVINO if it is installed, else by torch. OpenVINO needs a graph, which is made once and kept in the cache.
+        That may take half a minute; without `may_export`, torch computes where there is no graph yet. A loaded model is
+        computed by torch unless `backend` says otherwise. `choice` holds the result. `output` is prepared at once, any
+        other output at its first use.
 
-        Warns where tuning was done on another processor or for other weights, and where what is best can't be used.
-        Raises UsageError for what does not go together or is not installed, and what modelfile.load raises.
+        Warns where the model was tuned on another processor or with other weights, and where the best backend can't be
+        used. Raises UsageError for arguments that do not go together and packages that are not installed, and what
+        modelfile.load raises.
         """
         if goal not in get_args(Goal):
-            raise UsageError(f"--goal is {goal!r}; choose one of {', '.join(get_args(Goal))}")
+            raise UsageError(f"`goal` is {goal!r}; choose one of {', '.join(get_args(Goal))}")
         _check_output(output)
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
         self._origin = model if isinstance(model, Model) else open_source(model)
@@ -130,7 +131,7 @@ class Predictor:
         asked = {"backend": backend, "precision": precision, "threads": threads, "streams": streams}
         stated = {name: value for name, value in {**asked, "batch_size": batch_size}.items() if value is not None}
         if self.device != "cpu" and backend in GRAPHS:
-            raise UsageError(f"--backend {backend} computes on the CPU here, not on {self.device}; torch does")
+            raise UsageError(f"`backend` {backend} computes on the CPU here, not on {self.device}; torch does")
         tuned = self._tuned_choice(goal)
         rules = [tuned] if tuned else []
         kept = isinstance(self._origin, Source) and (may_export or has_graph(self._origin, "openvino", output))
@@ -140,11 +141,11 @@ class Predictor:
         self._goal: Goal = goal
         self._opened: dict[int, _Opened] = {}
         self._loaded: Model | None = None
-        # A compiled network is kept where the same settings come again.
+        # A compiled network is cached unless it has settings that may not come again.
         self._keeps_compiled = not {"threads", "streams"} & stated.keys()
         self._choices = choose(stated, rules)
         self.backend_for(output)
-        # Latency is tuned with single pictures, which says nothing of several that are there at the same time.
+        # Latency is tuned with single pictures, which says nothing about several at once.
         alone = batch_size is None and goal == "latency"
         self.batch_size = max(self.choice.batch_size, BATCH_SIZE) if alone else self.choice.batch_size
 
@@ -161,7 +162,9 @@ class Predictor:
         tuned, place = found
         choice = tuned.choice(goal)
         if not choice:
-            _warn(f"{place.file} says nothing that can be used here; measure again: resnetkit tune {source.model}")
+            _warn(
+                f"{place.file} says nothing that can be used here; measure again: resnetkit tune {shell(source.model)}"
+            )
             return None
         if not installed(choice.backend):
             _warn(f"{place.file} says {choice.backend}, which is not installed: pip install 'resnetkit[export]'")
@@ -173,7 +176,7 @@ class Predictor:
         _warn(
             f"{place.file} was measured on another machine ({tuned.machine.get('processor')}, "
             f"{tuned.machine.get('allowed_cores')} cores){', so its int8 is left aside' if unsafe else ''}; "
-            f"measure this one: resnetkit tune {source.model}"
+            f"measure this one: resnetkit tune {shell(source.model)}"
         )
         return None if unsafe else choice
 
@@ -183,12 +186,12 @@ class Predictor:
 
     @property
     def _here(self) -> "_Opened":
-        """What is open in this process; that of the one it was forked from stays, as its end would wait for threads."""
+        """What is open in this process. What its parent had open is kept: to close it would wait for threads."""
         process = os.getpid()
         return self._opened.get(process) or self._opened.setdefault(process, _Opened())
 
     def _open_first(self, output: Output) -> tuple[Choice, Backend]:
-        """Make the first choice ready for which that can be done, and return both."""
+        """Open the first choice that can be opened; return the choice and its backend."""
         for choice, following in zip_longest(self._choices, self._choices[1:]):
             try:
                 return choice, self._open(choice, output)
@@ -200,7 +203,7 @@ class Predictor:
         raise AssertionError("there is at least one choice")
 
     def _open(self, choice: Choice, output: Output) -> Backend:
-        if output != "logits" and choice.precision == "int8":  # only the logits of which are known to be good
+        if output != "logits" and choice.precision == "int8":  # of which only the logits are known to be accurate
             choice = replace(choice, precision="float32")
         if choice.backend not in GRAPHS:
             return open_backend(choice, self.model, output=output, device=self.device)
@@ -219,7 +222,7 @@ class Predictor:
 
     @property
     def model(self) -> Model:
-        """The model itself, which is loaded when it is needed; that imports torch."""
+        """The model itself. It is loaded at the first use, which imports torch."""
         return self._origin if isinstance(self._origin, Model) else apart(self._load)
 
     def _load(self) -> Model:
@@ -230,11 +233,11 @@ class Predictor:
 
     @property
     def backend(self) -> Backend:
-        """What computes logits from pixels."""
+        """The backend that computes logits from pixels."""
         return self.backend_for("logits")
 
     def backend_for(self, output: Output) -> Backend:
-        """What computes `output` from pixels."""
+        """The backend that computes `output` from pixels."""
         _check_output(output)
 
         def ready() -> Backend:
@@ -258,20 +261,21 @@ class Predictor:
         """Return the `top` most probable classes, best first: a list for one picture, a list of lists for several.
 
         An open file is read from its beginning. Raises DataError naming the first picture that can't be read, and
-        UsageError for what is no picture.
+        UsageError for a value that is no picture.
         """
         _check_least(top=top)
         predictions = self._named(self.logits(pictures), top=top)
         return predictions[0] if is_picture(pictures) else predictions
 
     def logits(self, pictures: Pictures) -> NDArray[np.float32]:
-        """What the last layer gives, float32 (n, classes); n is 1 for one picture."""
+        """The output of the last layer, float32 (n, classes); n is 1 for one picture."""
         return self._computed(pictures, "logits")
 
     def features(self, pictures: Pictures, output: Literal["pool", "c5"] = "pool") -> NDArray[np.float32]:
-        """What the last layer gets: pool, float32 (n, channels), or the map it averages, c5 (n, channels, h, w).
+        """The input of the last layer, pool: float32 (n, channels); or the map before it, c5: (n, channels, h, w).
 
-        In a CIFAR net, which has three stages, c5 is the last one all the same. In float32 unless bfloat16 was chosen.
+        pool is the mean of c5 over all places. c5 is the map of the last stage, also in a CIFAR net, which has three.
+        Computed in float32 unless bfloat16 was chosen.
         """
         return self._computed(pictures, output)
 
@@ -280,7 +284,7 @@ class Predictor:
         return softmax(self.logits(pictures))
 
     def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
-        """Show where the evidence for a class is, by torch in float32: see explain.explain."""
+        """Show where in the picture the evidence for a class is (Grad-CAM): see explain.explain."""
         from resnetkit.infer.explain import explain
 
         return apart(lambda: explain(self.model, picture, label=label, stage=stage, device=self.device))
@@ -288,12 +292,12 @@ class Predictor:
     def predict_paths(
         self, paths: OnePath | Iterable[OnePath], *, top: int = 5, batch_size: int | None = None, workers: int = 0
     ) -> Iterator[dict[str, Any]]:
-        """Predict files, folders (with what is in their folders) and globs, one result per picture as batches are done.
+        """Predict files, folders (with the folders in them) and globs; yield a result per picture as batches are done.
 
-        `paths` is one of them or several: see decoding.find_pictures. A result is {"path", "predictions": [{"label",
-        "index", "probability"}]}, or {"path", "error"} for what can't be read or found. Pictures are decoded while the
-        network computes, by `workers` threads where there are some. Memory holds a batch more than are computed at the
-        same time, however many the paths.
+        `paths` is one path or several: see decoding.find_pictures. A result is {"path", "predictions": [{"label",
+        "index", "probability"}]}, or {"path", "error"} for a file that can't be read or found. Pictures are decoded
+        while the network computes, by `workers` threads, or in the calling one if 0. Memory holds one batch more than
+        are computed at the same time, however many paths there are.
         """
         _check_least(top=top)
         return (
@@ -311,11 +315,11 @@ class Predictor:
         batch_size: int | None = None,
         workers: int = 0,
     ) -> Iterator[tuple[Path, NDArray[np.float32] | str]]:
-        """What predict_paths goes through, as numbers: each picture with its output, or with what is wrong with it."""
+        """Like predict_paths, with numbers: yield each path and its `output`, or a message why it can't be read."""
         batch_size = self.batch_size if batch_size is None else batch_size
         _check_least(batch_size=batch_size)
         if workers < 0:
-            raise UsageError(f"--workers is {workers}; it must be at least 0")
+            raise UsageError(f"`workers` is {workers}; it must be at least 0")
         backend = self.backend_for(output)
         paths = each_path(paths)
         if not (isinstance(paths, list) and len(paths) == 1 and is_one_file(paths[0])):
@@ -329,7 +333,7 @@ class Predictor:
     def _computed(self, pictures: Pictures, output: Output) -> NDArray[np.float32]:
         backend = self.backend_for(output)
         several = as_list(pictures)
-        if not several:  # the shape of nothing
+        if not several:  # an empty array of the right shape
             size, channels = self.preprocess.size, self.preprocess.channels
             return backend(np.zeros((1, size, size, channels), np.uint8))[:0]
         if len(several) == 1:
@@ -357,7 +361,7 @@ def _opened_anew(kind: "type[Predictor]", model: str | Model, arguments: dict[st
 
 
 def _best_device() -> str:
-    """A GPU that torch can use, or cpu. Torch, which takes seconds to import, is asked only where there may be one."""
+    """Return cuda where torch can use a GPU, else cpu. Torch, slow to import, is asked only if there may be one."""
     if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
         return "cpu"
     import torch
@@ -367,13 +371,13 @@ def _best_device() -> str:
 
 def _check_output(output: Output) -> None:
     if output not in get_args(Output):
-        raise UsageError(f"there is no output {output!r}; choose one of {', '.join(get_args(Output))}")
+        raise UsageError(f"`output` is {output!r}; choose one of {', '.join(get_args(Output))}")
 
 
 def _check_least(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+            raise UsageError(f"`{name}` is {value}; it must be at least 1")
 
 
 def _warn(message: str, *, level: int = 4) -> None:

@@ -1,4 +1,4 @@
-"""What no network can be, and the mend: one message for each thing that is wrong with a spec."""
+"""Values that no network can have: a message with the mend for each thing that is wrong with a spec."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ COUNTS = ("width", "groups", "width_per_group", "classes", "in_channels")
 
 
 def wrong_values(spec: "ModelSpec") -> Iterator[str]:
-    """Yield what is wrong with single fields; those with a few known words are not looked at."""
+    """Yield what is wrong with single fields. Fields that take one of a few words are not checked here."""
     if not spec.depths:
         yield "depths is empty; a network has at least one stage"
     for name, count in [("depths", depth) for depth in spec.depths] + [(name, getattr(spec, name)) for name in COUNTS]:
@@ -29,7 +29,7 @@ def wrong_values(spec: "ModelSpec") -> Iterator[str]:
 
 
 def contradictions(spec: "ModelSpec") -> Iterator[str]:
-    """Yield what is wrong between fields whose values are possible by themselves."""
+    """Yield contradictions between fields, each of which has a possible value."""
     if spec.dilated and len(spec.dilated) != len(spec.depths) - 1:
         yield (
             f"dilated has {len(spec.dilated)} values for {len(spec.depths)} stages; "
@@ -47,11 +47,11 @@ def contradictions(spec: "ModelSpec") -> Iterator[str]:
     if spec.shortcut == "none" and spec.order == "pre":
         yield "order=pre is about shortcuts, and shortcut=none has none; use shortcut=A, B or C, or order=post"
     if spec.shortcut == "none" and spec.drop_path:
-        yield "drop_path needs shortcuts; without them (shortcut=none) nothing gets through a block that is left out"
+        yield "drop_path needs shortcuts; without them (shortcut=none) a block that is left out would pass nothing on"
     if spec.pooled_shortcut and spec.shortcut not in ("B", "C"):
         yield f"pooled_shortcut needs projections: shortcut=B or C, not {spec.shortcut}"
     if spec.blur and spec.downsample_in == "1x1":
-        yield "blur takes over the stride of the 3x3; use downsample_in=3x3, or blur=0"
+        yield "blur replaces the stride of the 3x3; use downsample_in=3x3, or blur=0"
     if spec.norm == "group":
         for part in iter_layers(spec):
             if isinstance(part, Normalisation) and part.channels % NORM_GROUPS:

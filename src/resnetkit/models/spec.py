@@ -27,7 +27,7 @@ from resnetkit.models.geometry import (
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A residual network as data; everything else about it follows. Raises UsageError for what can't be built."""
+    """A residual network as data; all else about it follows. Raises UsageError for a network that can't be built."""
 
     block: BlockName
     """basic: two 3×3 convolutions; bottleneck: 1×1, 3×3, 1×1 (Fig. 5)."""
@@ -57,9 +57,9 @@ class ModelSpec:
     pooled_shortcut: bool = False
     """Whether projections average 2×2 places in place of a stride (ResNet-D, arXiv:1812.01187)."""
     blur: int = 0
-    """Size of the filter that takes the strides over, against aliasing (arXiv:1904.11486): 0 for none, 3, 5 or 7."""
+    """Size of the blur filter that has the strides, against aliasing (arXiv:1904.11486): 0 for none, 3, 5 or 7."""
     drop_path: float = 0.0
-    """How often training leaves the last block's residual out, the first one's never (arXiv:1603.09382)."""
+    """Probability to leave out the last block's residual in training; 0 for the first one (arXiv:1603.09382)."""
     classes: int = 1000
     """Width of the last layer."""
     in_channels: int = 3
@@ -252,9 +252,9 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
 
 
 def text_of(spec: ModelSpec, *, without: Sequence[str] = ()) -> str:
-    """The shortest text of which `parse_spec` makes `spec`: a row's name, and the changes to it.
+    """The shortest text that `parse_spec` reads as `spec`: the name of a row, and the changes to it.
 
-    Of fields in `without` it says nothing.
+    Fields in `without` are left out.
     """
     said = [name for name in FIELDS if name not in without]
 
@@ -272,7 +272,7 @@ def _text(value: Any) -> str:
 
 
 def describe(model: str | ModelSpec) -> dict[str, str | int | float]:
-    """Return what the table of the family shows of a network: one row, by column."""
+    """Return the row of a network in the table of the family, by column."""
     spec = parse_spec(model)
     return {
         "name": model if isinstance(model, str) else "",
@@ -289,7 +289,7 @@ def describe(model: str | ModelSpec) -> dict[str, str | int | float]:
 
 
 def _value(field: str, given: Any) -> Any:
-    """Read a field's text form; what is no text is a value already."""
+    """Read the text form of a field's value; any other value is returned as it is."""
     if not isinstance(given, str) or field in CHOICES:
         return given
     words = given.split("-") if field in ("depths", "dilated") else [given]
@@ -315,9 +315,9 @@ def _value(field: str, given: Any) -> Any:
 
 
 def nearest_name(given: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like `given`, if one is; of names that differ in a number alone, the nearest number.
+    """The known name most like `given`, if there is one; of names that differ only in a number, the nearest number.
 
-    So resnet21 is resnet20, and not resnet32, which has as many letters in common.
+    So resnet21 gives resnet20, and not resnet32, which has as many letters in common.
     """
     names = list(known)
     if given not in names and (found := re.fullmatch(r"(\D*)(\d+)(.*)", given)):
@@ -333,7 +333,7 @@ def nearest_name(given: str, known: Iterable[str]) -> str | None:
 
 
 def _unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
-    """Make the error for a word that is not among the known ones; it names the nearest, and all where they are few."""
+    """Make the error for an unknown word. It names the nearest known one, and all of them if they are few."""
     by_lower = {word.lower(): word for word in known}
     nearest = nearest_name(str(given).lower(), by_lower)
     hint = f'; did you mean "{by_lower[nearest]}"?' if nearest else "."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resnetkit.data.published.download import fetch
 from resnetkit.data.published.huggingface import HUB, WEIGHTS_FILE, fetch_from_hub
+from resnetkit.display import type_of
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import cache_folder
 from resnetkit.models.published import IN_TORCHVISION, Published, published
@@ -121,7 +122,7 @@ def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
         reason = str(error).partition("\n")[0]
         raise ModelFileError(f"{path} holds no weights that torch can read without running code: {reason}") from error
     if not isinstance(tensors, Mapping):
-        raise ModelFileError(f"{path} holds a {type(tensors).__name__}, not tensors by name")
+        raise ModelFileError(f"{path} holds {type_of(tensors)}, not tensors by name")
     return tensors
 
 

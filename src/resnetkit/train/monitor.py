@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -164,5 +165,8 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, score: str, title: st
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     rate.grid(alpha=0.3)
     picture = io.BytesIO()
-    canvas.print_png(picture)
+    with warnings.catch_warnings():
+        # The title may have letters that the font lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        canvas.print_png(picture)
     write_whole(path, picture.getvalue())

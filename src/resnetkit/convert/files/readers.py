@@ -28,6 +28,7 @@ from resnetkit.convert.files.pytorch import read_pickles, read_zip
 from resnetkit.convert.files.tar import read_tar
 from resnetkit.convert.files.tensors import Stored
 from resnetkit.convert.files.values import children, kind_of, text_of
+from resnetkit.display import shell
 from resnetkit.errors import ModelFileError, ResnetkitError, UsageError
 from resnetkit.files import expanded
 
@@ -142,7 +143,7 @@ def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:
     try:
         return choose(groups(contents.root), part)
     except NoTensorsError as error:
-        shown = f"resnetkit convert --list {path} shows what is in it"
+        shown = f"resnetkit convert --list {shell(path)} shows what is in it"
         if part is not None:
             raise UsageError(f"{path}: {error}") from error
         if str(error):

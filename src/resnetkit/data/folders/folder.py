@@ -1,4 +1,4 @@
-"""Class folders: which pictures there are, of which class, and which of them are for what."""
+"""Class folders: the pictures in them, their classes, and their parts (train, val, test)."""
 
 import os
 import re
@@ -12,22 +12,22 @@ from resnetkit.data.division import Labelled, divided
 from resnetkit.data.folders.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
 from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading, UnfitError, part_of
 from resnetkit.data.samples import Dataset
-from resnetkit.display import wrong_name
+from resnetkit.display import shell, wrong_name
 from resnetkit.errors import DataError
 
 PLAIN = ("train", "val", "valid", "validation", "test")
-"""Folders of parts that are understood without a word, in any letter case."""
+"""Names of part folders, in any letter case, that need no remark."""
 NO_CLASS = ("unknown", "unlabeled", "unlabelled", "images", "image", "imgs", "img", "pictures", "photos", "data", "all")
-"""Folders that hold the pictures of a part which has no classes."""
+"""Names of folders that hold the pictures of a part without classes."""
 NO_LABELS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission")
 """Words for parts that nobody has labelled."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar", ".gz")
 MOST_LEVELS = 4
-"""How far down a set is looked for where a folder holds nothing but a folder."""
+"""How many folders, each the only thing in the one above it, are looked through."""
 MOST_NAMED = 5
 UNLABELLED = "pictures without class folders: unlabelled, left out"
 FINE = (OF_RUNS, UNLABELLED)
-"""Reasons to leave something out that are no fault of the set."""
+"""Reasons to leave something out that need no mending."""
 
 
 @dataclass
@@ -46,13 +46,13 @@ def load_folder(
 ) -> Dataset:
     """Find the pictures below `root`, laid out as root/<class>/... or root/{train,val,test}/<class>/...
 
-    Folders within a class folder belong to the class. Parts go by their usual names (Training, test_set, seg_train),
-    and a folder that holds nothing but a folder is looked through; what was understood so is in `understood`. A part of
-    pictures alone, beside one with classes, has no labels and is left out. `reading` settles what can be read in two
-    ways. Where there is no val, every class gives `val_fraction` of its training pictures to it, the same ones on every
-    machine. val and test may lack classes that train has. What is in a class folder but no picture is listed in
-    `skipped`; with `strict` it is an error. So are the folders of training runs, which are never data, whatever
-    `strict` is.
+    Folders within a class folder belong to the class. Parts are known by their usual names (Training, test_set,
+    seg_train), and a folder that holds nothing but a folder is looked through; `understood` says so. A part whose
+    pictures are in no class folders, beside a part with classes, has no labels and is left out. `reading` settles what
+    can be read in two ways. Where there is no val, every class gives `val_fraction` of its training pictures to it, the
+    same ones on every machine. val and test may lack classes that train has. Files in a class folder that are no
+    pictures are listed in `skipped`; with `strict` one is an error. Folders of training runs are never data: they are
+    in `skipped`, too, and no error with `strict`.
 
     Raises DataError for any other layout, for one that can be read in two ways, for a folder that can't be read and for
     classes that train does not have.
@@ -68,7 +68,7 @@ def load_folder(
     layout = _layout(root, reading)
     parts = {part: _labelled(layout, classes) for part, classes in layout.parts.items()}
     if strict and (wrong := [(path, reason) for path, reason in layout.skipped if reason not in FINE]):
-        raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave out strict")
+        raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave `strict` out")
     return divided(
         str(root),
         parts,
@@ -88,7 +88,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
     if (named := reading.part_folders) is not None:
         for _, folder in named:
             if not (root / folder).is_dir():
-                raise UnfitError(f"--parts: {root} has no folder {folder}; it has {_names(subfolders(root))}")
+                raise UnfitError(f"`parts`: {root} has no folder {folder}; it has {_names(subfolders(root))}")
         return _of_parts(root, root, [(part, root / folder) for part, folder in named])
     inner = _unwrapped(root)
     folders = subfolders(inner)
@@ -108,7 +108,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
         raise DataError(
             f"{inner} can be read in two ways. {_names(flat)} may be parts, but no class folders are in them: then the "
             f"labels are elsewhere, and {_lists_in(inner) or 'a list with a line path,label per picture'} is what to "
-            f"give. Or they are classes: --parts none"
+            f"give. Or they are classes: give `parts` none"
         )
     if inner != root:
         layout.understood.append(f"class folders: those in {_below(inner, root)}")
@@ -126,7 +126,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
 def _of_parts(
     root: Path, inner: Path, found: Iterable[tuple[str, Path]], *, unlabelled: Iterable[Path] = ()
 ) -> _Layout:
-    """The classes of parts that are known, and a word on what is not the plain layout."""
+    """The classes of known parts; what is not the plain layout is added to `understood`."""
     layout = _Layout(inner)
     held: list[tuple[str, Path]] = []
     for part, folder in sorted(found, key=lambda one: PARTS.index(one[0])):
@@ -145,22 +145,23 @@ def _of_parts(
 def _refuse_two_ways(
     root: Path, inner: Path, parts: Mapping[Path, str], with_classes: Sequence[Path], others: Sequence[Path]
 ) -> None:
-    """Raise DataError where folders are classes as well as parts, or two are for one part."""
-    flags = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
+    """Raise DataError where folders may be classes as well as parts, or where two are for the same part."""
+    named = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
     if others:
         raise DataError(
             f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can "
-            f"be read in two ways: as parts, without {_names(others)}: --parts {flags}; or as classes, "
-            f"{_names([*with_classes, *others])}: --parts none. Or move {others[0]} elsewhere, or into a class folder; "
+            f"be read in two ways: as parts, without {_names(others)}: `parts` {shell(named)}; or as classes, "
+            f"{_names([*with_classes, *others])}: `parts` none. Or move {others[0]} elsewhere, or into a class folder; "
             f"expected {_expected(root)}"
         )
     seen: dict[str, Path] = {}
     for folder in with_classes:
         if (first := seen.setdefault(parts[folder], folder)) is not folder:
+            named = ",".join(f"{part}={one.relative_to(root)}" for part, one in seen.items())
             raise DataError(
                 f"{inner} has two folders for {parts[folder]}, one of them {folder.name}/; merge them, or say which it "
-                f"is: --parts {','.join(f'{part}={one.relative_to(root)}' for part, one in seen.items())}; or, if "
-                f"{first.name}/ and {folder.name}/ are classes: --parts none"
+                f"is: `parts` {shell(named)}; or, if "
+                f"{first.name}/ and {folder.name}/ are classes: `parts` none"
             )
 
 
@@ -177,9 +178,10 @@ def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tup
 
 
 def _unwrapped(folder: Path, *, part: str | None = None, classes: Iterable[str] = ()) -> Path:
-    """The folder with folders that is alone in `folder` and in those between, which hold no pictures; else itself.
+    """Go down from `folder` while it holds nothing but one folder; return the first one that holds several.
 
-    One that is called like another part than `part`, or like one of `classes`, is not looked through.
+    Where pictures lie loose on the way, it is `folder` itself. A folder that has the name of one of `classes`, or of
+    another part than `part`, is not entered.
     """
     inner = folder
     for _ in range(MOST_LEVELS):
@@ -217,7 +219,7 @@ def _is_unlabelled(folder: Path) -> bool:
 
 
 def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
-    """The class folders in `folder`; what is loose beside them goes to `skipped`. Raises DataError without pictures."""
+    """The class folders in `folder`; loose pictures are added to `skipped`. Raises DataError without class folders."""
     classes: list[tuple[str, Path]] = []
     loose = 0
     archive = ""
@@ -247,7 +249,7 @@ def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labelled]:
-    """The pictures in class folders; what is in them but no picture goes to `skipped`."""
+    """The pictures in class folders; other files in them are added to `skipped`."""
     pictures: list[Labelled] = []
     for label, folder in classes:
         count = len(pictures)
@@ -263,7 +265,7 @@ def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labe
 
 
 def _readable(folder: Path, above: Sequence[Path]) -> Iterator[Found]:
-    """What find_below finds. Raises DataError at a folder that can't be listed: who knows what a set without it is."""
+    """What find_below finds. Raises DataError at a folder that can't be listed: without it the set is not whole."""
     for found in find_below(folder, above=above):
         if found.kind == "unreadable":
             raise DataError(f"{found.path} {found.reason}; check its permissions")

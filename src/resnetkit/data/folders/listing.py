@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Literal, NamedTuple, TypeAlias
 from unicodedata import normalize
 
-from resnetkit.display import wrong_name
+from resnetkit.display import type_of, wrong_name
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
@@ -30,7 +30,7 @@ NOT_DATA = frozenset(
 RUNS = "runs"
 """The folder that training makes its run folders in, unless it is told another."""
 RECIPE, KEPT = "recipe.yaml", ("state.pt", "metrics.jsonl", "best.safetensors", "last.safetensors")
-"""A run folder holds the first of these files and any of the others."""
+"""A run folder holds the first of these files and at least one of the others."""
 OF_RUNS = "holds a training run, which is no data"
 
 OnePath: TypeAlias = str | Path
@@ -40,7 +40,7 @@ file, a name that is not UTF-8. unreadable: a folder that can't be listed."""
 
 
 class Found(NamedTuple):
-    """Something in a folder."""
+    """Something in a folder but a folder."""
 
     path: Path
     kind: Kind
@@ -49,12 +49,12 @@ class Found(NamedTuple):
 
 
 def find_below(folder: Path, *, above: Iterable[Path] = ()) -> Iterator[Found]:
-    """Yield the pictures in `folder` and in its folders, and what is there but is not taken, with the reason.
+    """Yield the pictures in `folder` and in its folders, and everything else in them with the reason to leave it out.
 
-    Pictures are told by their suffix, in any letter case, and other files by their first bytes. Hidden names and
-    NOT_DATA are passed over without a word, as is a link back into a folder that is being listed or into one of
-    `above`; other links are followed. The order is that of the names, on every machine. Memory holds no more than the
-    names in a folder and in those that it is in.
+    A picture is known by its suffix, in any letter case, or by its first bytes. Hidden names and NOT_DATA are passed
+    over silently, as is a link back into a folder that is being listed or into one of `above`; other links are
+    followed. The order is that of the names, on every machine. Memory holds no more than the names in a folder and in
+    the folders above it.
     """
     inside: list[Iterator[Path | Found]] = [iter([folder])]
     places = [_place(path) for path in above]
@@ -79,7 +79,7 @@ def find_below(folder: Path, *, above: Iterable[Path] = ()) -> Iterator[Found]:
 
 
 def listed(folder: Path) -> Iterator[Path | Found]:
-    """Yield the folders right in `folder`, as paths, and what else is in it, in the order of `find_below`.
+    """Yield the folders directly in `folder`, as paths, and what else is in it, in the order of `find_below`.
 
     Raises DataError where `folder` can't be read.
     """
@@ -91,17 +91,17 @@ def listed(folder: Path) -> Iterator[Path | Found]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders right in `folder` that may hold data. Raises DataError where it can't be read."""
+    """The folders directly in `folder` that may hold data. Raises DataError where it can't be read."""
     return [path for path in listed(folder) if isinstance(path, Path) and not is_of_runs(path)]
 
 
 def loose_pictures(folder: Path) -> list[Path]:
-    """The pictures right in `folder`. Raises DataError where it can't be read."""
+    """The pictures directly in `folder`. Raises DataError where it can't be read."""
     return [found.path for found in listed(folder) if isinstance(found, Found) and found.kind == "picture"]
 
 
 def is_of_runs(folder: Path) -> bool:
-    """Whether a folder is that of a training run, or is called runs and has such a folder in it."""
+    """Whether a folder belongs to a training run, or is called runs and has such a folder in it."""
     try:
         if (folder / RECIPE).is_file() and any((folder / name).is_file() for name in KEPT):
             return True
@@ -116,7 +116,7 @@ def is_picture_name(name: str) -> bool:
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a file is a picture by its suffix or, where that says nothing or the wrong thing, by its first bytes."""
+    """Whether a file is a picture by its suffix or, without a known one, by its first bytes."""
     if is_picture_name(path.name):
         return True
     try:
@@ -134,7 +134,7 @@ def is_picture_file(path: Path) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name can be stored and sent; Python reads the bytes of others as surrogates."""
+    """Whether a file name is UTF-8, and so can be stored and sent; Python reads other bytes as surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -154,13 +154,11 @@ def _text(path: object) -> str:
 
 
 def _no_path(value: object) -> UsageError:
-    return UsageError(
-        f"{str(value)[:40]!r} ({type(value).__name__}) is no path; give one as text or a Path, or several"
-    )
+    return UsageError(f"{str(value)[:40]!r} ({type_of(value)}) is no path; give one as text or a Path, or several")
 
 
 def _place(folder: Path) -> tuple[int, int] | None:
-    """What is the same for a folder and every link to it."""
+    """What identifies a folder, also through links; None where it can't be read."""
     try:
         status = folder.stat()
     except OSError:
@@ -169,7 +167,7 @@ def _place(folder: Path) -> tuple[int, int] | None:
 
 
 def _entries(folder: Path) -> list[tuple[str, str]]:
-    """Names in a folder, in order, each with what it is."""
+    """The names in a folder, sorted, each with its kind."""
     with os.scandir(folder) as entries:
         found = [
             (entry.name, _what(entry))
@@ -181,7 +179,7 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
 
 
 def _what(entry: "os.DirEntry[str]") -> str:
-    """A folder, a file, or why it is neither."""
+    """`folder`, `file`, or why it is neither."""
     try:
         if entry.is_dir():
             return "folder"
@@ -195,7 +193,7 @@ def _what(entry: "os.DirEntry[str]") -> str:
 
 
 def _each(folder: Path, entries: Iterable[tuple[str, str]]) -> Iterator[Path | Found]:
-    """The folders in `folder` as paths, and what else is in it as what it is."""
+    """The folders in `folder` as paths, everything else as Found."""
     for name, what in entries:
         path = folder / name
         if what != "folder" and not (is_picture_file(path) if what == "file" else is_picture_name(name)):

@@ -1,4 +1,4 @@
-"""The columns of a list of pictures: which one is what, by its name or by what is in it, and what a row says."""
+"""The columns of a list of pictures: which one holds what, by its name or its content; and the values of a row."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from resnetkit.display import cut
 from resnetkit.errors import DataError
 
 INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
-"""Of columns that may number the rows."""
+"""Names of columns that may number the rows."""
 WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
 """How Kaggle's solution of ImageNet's validation set begins: the class and a box."""
 MOST_SHOWN = 200
@@ -29,7 +29,7 @@ class UnlabelledError(DataError):
 
 @dataclass
 class Columns:
-    """Where in a row what is."""
+    """The index of each column in a row."""
 
     path: int
     label: int | None
@@ -38,7 +38,7 @@ class Columns:
 
 
 def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
-    """Which column is what, and a word on it where it is not the plain one."""
+    """Find the columns; unusual names of them are added to `table.form`."""
     columns, path = table.columns, table.path
     width = len(columns) if columns is not None else max((len(row.cells) for row in table.sample), default=0)
     where = f"{path}, line {table.first_line}"
@@ -77,7 +77,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         in_path = _holding_paths(table, [place for place in range(width) if place not in taken], places)
     if in_path is None:
         raise DataError(
-            f"{where}: there is no column 'path', only {there}; say which one it is: --path-column NAME, or its number"
+            f"{where}: there is no column 'path', only {there}; give its name or its number as `path_column`"
         )
     if "path" not in asked and not any(map(is_picture_name, _values(table, in_path))):
         # A column that is called id may number the rows, where another one holds the names.
@@ -96,7 +96,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         if len(known) > 1 and plain(names[label or 0]) not in ("label", "labelname"):
             raise DataError(
                 f"{where}: {' and '.join(names[place] for place in known)} may be the label; say which one it is: "
-                f"--label-column {names[known[0]]}"
+                f"`label_column` {names[known[0]]}"
             )
         if label is None and len(rest) == 1:
             (label,) = rest
@@ -104,8 +104,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
             one_hot = rest
         elif label is None:
             raise UnlabelledError(
-                f"{where}: there is no column 'label', only {there}; "
-                "say which one it is: --label-column NAME, or its number"
+                f"{where}: there is no column 'label', only {there}; give its name or its number as `label_column`"
             )
     if columns is not None:
         table.form += [
@@ -121,7 +120,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
 
 
 def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
-    """The place of a column that was named, or numbered from 1."""
+    """The index of a column that was given by its name, or by its number from 1."""
     alike = [place for place, name in enumerate(names) if name == column] or [
         place for place, name in enumerate(names) if name.lower() == column.lower()
     ]
@@ -130,11 +129,11 @@ def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
     if column.isdigit() and 1 <= int(column) <= len(names):
         return int(column) - 1
     there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{len(names)} columns without names; give a number"
-    raise UnfitError(f"--{what}-column {column}: {path} has no such column; there is {there}")
+    raise UnfitError(f"`{what}_column` {column}: {path} has no such column; there is {there}")
 
 
 def _known(names: Sequence[str], wanted: Sequence[str], taken: set[int]) -> int | None:
-    """The place of the first of the wanted names."""
+    """The index of the first of the wanted names."""
     places = {plain(name): place for place, name in reversed(list(enumerate(names))) if place not in taken}
     return next((places[name] for name in wanted if name in places), None)
 
@@ -159,7 +158,7 @@ def _are_flags(table: Table, places: Sequence[int]) -> bool:
 
 
 def _holding_paths(table: Table, places: Sequence[int], found_in: Places) -> int | None:
-    """The column of which most are pictures by their names, or are there."""
+    """The column with the most picture names, or else with the most files that exist."""
     counts = {place: sum(map(is_picture_name, _values(table, place))) for place in places}
     if not any(counts.values()):
         counts = {place: sum(not found_in.find(cell).reason for cell in _values(table, place)) for place in places}
@@ -175,7 +174,7 @@ class Labels(NamedTuple):
 
 
 def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
-    """What a row says, or what is wrong with it."""
+    """The values of a row, or what is wrong with it."""
 
     def cell(place: int | None) -> str:
         return cells[place] if place is not None and place < len(cells) else ""
@@ -191,7 +190,7 @@ def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
         ones = [table.columns[place] for place in columns.one_hot if table.columns and cell(place) in ("1", "1.0")]
         strange = [cell(place) for place in columns.one_hot if cell(place) not in ("0", "1", "0.0", "1.0", "")]
         if strange:
-            return Labels("", "", "", f"{strange[0]!r} among columns of 0 and 1; mend it, or give --label-column NAME")
+            return Labels("", "", "", f"{strange[0]!r} among columns of 0 and 1; mend it, or name the `label_column`")
         if len(ones) != 1:
             problem = f"{name} has {len(ones)} labels ({', '.join(ones)})" if ones else f"{name} has no label"
             return Labels("", "", "", f"{problem}; {MULTI_LABEL if ones else 'one of its columns must be 1'}")

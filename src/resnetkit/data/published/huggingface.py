@@ -33,10 +33,10 @@ def check_repository(repository: str) -> None:
 def fetch_from_hub(repository: str, name: str) -> Path:
     """Return the file `name` of `repository`: from our cache folder's hub/, the Hub's cache, or downloaded into that.
 
-    What somebody put into `<cache folder>/hub/OWNER/NAME/` is taken as it is. Anything else is checked against the
-    SHA-256 that the Hub gives for large files. `RESNETKIT_OFFLINE` and the client's own `HF_HUB_OFFLINE` are heeded.
+    A file in `<cache folder>/hub/OWNER/NAME/` is used as it is. Any other is checked against the SHA-256 that the Hub
+    gives for large files. `RESNETKIT_OFFLINE` and the client's own `HF_HUB_OFFLINE` are respected.
 
-    Raises UsageError without the extra `hub`; DataError, with the file to put where, for what can't be had.
+    Raises UsageError without the extra `hub`; DataError, with the place to put the file, if it can't be fetched.
     """
     check_repository(repository)
     own = cache_folder() / "hub" / repository / name
@@ -59,5 +59,5 @@ def fetch_from_hub(repository: str, name: str) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """What the client says in several lines, or the error's name where it says nothing."""
+    """The first line of an error of the client, or the error's name where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
