@@ -15,7 +15,7 @@ from resnetkit.data.published.cifar import CIFARS
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading, reading_of
 from resnetkit.data.samples import Dataset
-from resnetkit.display import shell
+from resnetkit.display import shell, type_of
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, load_state
@@ -58,7 +58,7 @@ def start(
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
-        first = repr(recipe) if isinstance(recipe, str) else f"a {type(recipe).__name__}"
+        first = repr(recipe) if isinstance(recipe, str) else type_of(recipe)
         raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES has some by name")
     run = RunFolder(_path(out, "out", "a path")) if out else None
     if run:
