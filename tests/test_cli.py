@@ -607,8 +607,8 @@ def test_a_flag_wins_over_the_length_in_a_file(length: str, picture_folder: Path
     recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
     assert [recipe.get(name) for name in LENGTHS] == [1.0, None, None]
     err = capsys.readouterr().err
-    assert "own.yaml: `muon_lr` has no use here: it goes with `optimizer` muon\n" in err
-    assert "own.yaml: `min_area` has no use here: it goes with `crop` random-resized\n" in err
+    assert "own.yaml: muon_lr has no use here: it goes with --optimizer muon\n" in err
+    assert "own.yaml: min_area has no use here: it goes with --crop random-resized\n" in err
     assert "val_fraction has no use" not in err
     assert main(["train", "pictures", "--config", "run/recipe.yaml", "--iterations", "1", "--out", "run2"]) == 0
     assert "has no use" not in capsys.readouterr().err, "a run's own file records, and asks for nothing"

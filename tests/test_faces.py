@@ -2,7 +2,6 @@
 
 import inspect
 import pickle
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,21 +200,19 @@ def test_what_is_no_model_is_wrong_use(verb: Callable[[Any], Any], wrong: object
 
 
 @pytest.mark.parametrize("name", ["train", "convert"])
-def test_a_verb_that_is_a_package_takes_what_its_function_takes(name: str) -> None:
-    from resnetkit.convert import conversion
-    from resnetkit.train import run
-
-    verb, function = getattr(rk, name), {"train": run.train, "convert": conversion.convert}[name]
+def test_a_verb_that_is_a_package_can_be_pickled(name: str) -> None:
+    verb = getattr(rk, name)
     assert pickle.loads(pickle.dumps(verb)) is verb
-    inner = inspect.signature(function).parameters
-    outer = inspect.signature(verb).parameters
-    assert set(inner) <= set(outer)
-    signals, told = (set(re.findall("SIG[A-Z]+", inspect.getdoc(it) or "")) for it in (function, verb))
-    assert signals == told
-    for parameter in outer.values():
-        if (name, parameter.name) != ("convert", "to"):
-            assert inner[parameter.name].default == parameter.default
-            assert inner[parameter.name].kind == parameter.kind
+
+
+def test_convert_takes_what_its_function_takes() -> None:
+    from resnetkit.convert import conversion
+
+    inner, outer = (inspect.signature(function).parameters for function in (conversion.convert, rk.convert))
+    assert set(outer) - set(inner) == {"to"}
+    for parameter in inner.values():
+        assert outer[parameter.name].default == parameter.default
+        assert outer[parameter.name].kind == parameter.kind
 
 
 @pytest.mark.parametrize(
