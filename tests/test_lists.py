@@ -283,6 +283,11 @@ def test_pictures_in_folders_within_images(here: Path) -> None:
     assert dataset.skipped == ()
     assert dataset.understood[0].endswith(f"files found in folders within {ham}")
     assert labels(open_dataset(path, images=here, val_fraction=0)) == labels(dataset)
+    dataset = open_dataset(path, images=ham / "part_1", val_fraction=0)
+    assert (len(dataset.train or ()), dataset.missing) == (6, 6)
+    assert dataset.understood[0] == (
+        f"x.csv: 6 of 12 files are missing. Of 6 that are missing, there are 6 in {ham}/part_2: give `images` {ham}"
+    )
     write(path, "image_id,dx\n" + rows.replace("p", "part_1/p"))
     with pytest.raises(DataError, match=r"x.csv: 6 lines to mend"):  # part_1/p6 is not part_2/p6
         open_dataset(path, images=here, strict=True)

@@ -243,7 +243,7 @@ def find_pictures(paths: OnePath | Iterable[OnePath]) -> Iterator[tuple[Path, st
 
 def _no_picture_file(path: Path) -> str | None:
     """What a file is that can't be a picture, with the mend; None for what may be one."""
-    if not path.is_file() or is_picture_file(path):
+    if not path.is_file() or not path.stat().st_size or is_picture_file(path):
         return None
     if path.suffix.lower() in LISTS or is_spreadsheet(path):
         return "a list, and no picture; give the folder of its pictures, or its files"

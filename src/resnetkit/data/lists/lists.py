@@ -204,6 +204,8 @@ class _Reader:
             raise _too_few(path, missing, there, places)
         self.skipped += gone
         self.missing += len(gone)
+        if elsewhere := places.elsewhere([picture for _, picture, _ in missing]) if missing else "":
+            self.understood.append(f"{path.name}: {len(gone):,} of {len(gone) + there:,} files are missing{elsewhere}")
         if unsaid and columns.split is not None:
             table.form.append(f"{unsaid:,} lines without a part are {part}")
         if places.completed:

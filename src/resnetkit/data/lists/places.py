@@ -20,6 +20,7 @@ WEB_ADDRESS = "a web address"
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 MOST_COUNTED = 1000
 """Missing files that are looked for in other folders, for a count of them."""
+MOST_FOLDERS = 50
 MOST_SEARCHED = 100_000
 """Pictures below a folder among which one of the same name is looked for."""
 
@@ -151,26 +152,26 @@ class Places:
         return self._stems[path.parent].get(path.name, [])
 
     def elsewhere(self, missing: Sequence[Path]) -> str:
-        """The end of an error: the folders beside the list that hold the missing files; empty where none does."""
-        if self._images:
-            return ""
+        """The end of an error: the folders beside the list, or beside `images`, that hold the missing files; or ""."""
+        above = self._base.parent if self._images else self._base
         try:
-            beside = sorted(path for path in self._base.iterdir() if path.is_dir())
+            beside = sorted(path for path in above.iterdir() if path.is_dir() and path != self._base)
         except OSError:
             return ""
         names = [os.path.relpath(path, self._base) for path in missing[:MOST_COUNTED]]
         counts: dict[Path, int] = {}
-        for folder in beside:
+        for folder in beside[:MOST_FOLDERS]:
             places = Places(folder, None)
             if found := sum(not places.find(name).reason for name in names):
                 counts[folder] = found
         if not counts:
             return ""
         first, most = max(counts.items(), key=lambda one: one[1])
-        if most == len(names):
+        if most == len(names) and not self._images:
             return f". They are in {first}: give `images` {shell(first)}"
         shares = ", ".join(f"{count} in {folder}" for folder, count in counts.items())
-        return f". Of {len(names)}, there are {shares}: give `images` {shell(self._base)}"
+        of = f"Of {len(names)}" if not self._images else f"Of {len(names)} that are missing"
+        return f". {of}, there are {shares}: give `images` {shell(above)}"
 
 
 def _spellings(name: str) -> Iterator[str]:
