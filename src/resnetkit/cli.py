@@ -159,7 +159,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if verb not in VERBS:
         if verb.partition("=")[0].replace("_", "-") == MAX_PIXELS:
-            raise UsageError(f"{MAX_PIXELS} stands behind the verb: resnetkit predict {MAX_PIXELS} N ...")
+            raise UsageError(f"{MAX_PIXELS} stands behind the verb: resnetkit predict --max-pixels N ...")
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
