@@ -64,7 +64,7 @@ def test_what_is_not_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.csv can't be read: No such file or directory"):
         open_dataset(str(tmp_path / "nowhere.csv"))
     (tmp_path / "data.zip").touch()
-    with pytest.raises(DataError, match=r"data.zip is a file of another kind"):
+    with pytest.raises(DataError, match=r"data.zip is a broken archive"):
         open_dataset(str(tmp_path / "data.zip"))
 
 

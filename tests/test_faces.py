@@ -103,7 +103,7 @@ SHOWN: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "Preprocess": (preprocess, ["size=32", "mean=<3,072 values>", "std=(0.21, 0.3333, 0.25)"]),
     "Header": (lambda: model().header, ["2,000 classes", "32 pixels"]),
     "Model": (model, ["Model(resnet20_c,depths=1-1-1", "2,000 classes", "trained on birds"]),
-    "Evaluation": (evaluation, ["5 all pictures", "top-1 error 80.00 %", "loss 7.6009", "3 of them trained"]),
+    "Evaluation": (evaluation, ["all 5 pictures", "top-1 error 80.00 %", "loss 7.6009", "3 of them trained"]),
     "TrainResult": (
         lambda: TrainResult(Path("r"), Path("r/best.safetensors"), {"error_percent": 3.21, "step": 9}, 99.0, 61.4),
         ["validation error 3.21 %", "61 seconds", "r/best.safetensors"],

@@ -15,6 +15,8 @@ from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import bar
 
+MOST_SKIPPED = 20
+"""Most files that are left out and printed."""
 MOST_COPIES = 10
 """Most groups of copies that are printed."""
 
@@ -99,8 +101,10 @@ def _print(report: Findings) -> None:
     )
     for note in report.notes:
         print(on_one_line(f"note: {note}"))
-    for path, reason in report.skipped:
+    for path, reason in report.skipped[:MOST_SKIPPED]:
         print(on_one_line(f"skipped: {path}: {reason}"))
+    if more := len(report.skipped[MOST_SKIPPED:]):
+        print(f"skipped: {more:,} more; --json names them")
     for pictures in report.copies[:MOST_COPIES]:
         print(on_one_line(f"copies: {', '.join(pictures)}"))
     if more := len(report.copies[MOST_COPIES:]):
@@ -113,18 +117,21 @@ def _print(report: Findings) -> None:
         print(on_one_line(f"one picture, several classes: {', '.join(pictures)}"))
     for pictures in report.leaks:
         print(on_one_line(f"the same picture: {', '.join(pictures)}"))
-    print("nothing to mend" if report.sound else _to_mend(report))
+    if report.sound:
+        print("nothing to mend")
+    elif counts := _to_mend(report):
+        print(counts)
 
 
 def _to_mend(report: Findings) -> str:
-    """What there is to mend, with numbers."""
+    """How many pictures there are to mend; empty where the set as a whole is all there is."""
     counts = {
         "unreadable": len(report.unreadable),
         "in several classes": len(report.contradictions),
         "in several parts": len(report.leaks),
-        "of the whole set": len(report.problems),
     }
-    return f"to mend: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"to mend: {said}" if said else ""
 
 
 def samples(argv: Sequence[str]) -> int:
