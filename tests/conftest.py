@@ -73,3 +73,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the sets in {folder}, which is not there; RESNETKIT_SHARED names another place")
     return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """The folder "run" with an untrained network of 2 classes for 32 × 32 pixels as its best model."""
+    from resnetkit.data.transforms.preprocess import Preprocess
+    from resnetkit.modelfile import Header, save
+    from resnetkit.models.resnet import build
+
+    net = build("resnet20", depths=(1, 1, 1), classes=2).eval()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(folder / "best.safetensors", net, Header(net.spec, Preprocess(size=32), ("a", "b")))
+    return folder

@@ -96,7 +96,7 @@ def test_a_warning_is_one_line(model: str, picture_folder: Path, capsys: pytest.
     tune.write_text("{")
     assert main(["predict", model, str(picture_folder / "cat" / "cat 00.png"), *TORCH]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"resnetkit predict: warning: {tune} is left aside")
+    assert line.startswith(f"resnetkit predict: warning: {tune} is not used")
 
 
 LATIN = os.fsdecode(b"caf\xe9.png")

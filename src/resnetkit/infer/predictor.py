@@ -1,14 +1,7 @@
 """From pictures to labelled probabilities, with the preprocessing and the class names of the model file."""
 
-import os
-import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args, overload
 
 import numpy as np
@@ -16,22 +9,12 @@ from numpy.typing import NDArray
 
 from resnetkit.data.folders.listing import OnePath, each_path
 from resnetkit.data.transforms.resampling import prepare
-from resnetkit.display import count, cut, line, shell
-from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.display import count, cut, line
+from resnetkit.errors import UsageError
 from resnetkit.forked import apart
 from resnetkit.infer.backends.backend import Backend, softmax, stream_decoded
-from resnetkit.infer.backends.opening import open_backend
-from resnetkit.infer.choice import (
-    GRAPHS,
-    BackendName,
-    Choice,
-    Goal,
-    Output,
-    Precision,
-    choose,
-    installed,
-    usable_threads,
-)
+from resnetkit.infer.candidates import BATCH_SIZE, best_device, candidates
+from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Output, Precision, usable_threads
 from resnetkit.infer.decoding import (
     Picture,
     as_list,
@@ -42,26 +25,14 @@ from resnetkit.infer.decoding import (
     pixels_of,
     stacked,
 )
-from resnetkit.infer.graphs import (
-    Source,
-    compiled_folder,
-    export_graph,
-    find_tuned,
-    has_graph,
-    open_source,
-    served_graph,
-)
-from resnetkit.machine import read_machine
-from resnetkit.modelfile import Model, load
+from resnetkit.infer.session import Session
+from resnetkit.infer.unloaded import find_model
+from resnetkit.modelfile import Model
 from resnetkit.models.spec import text_of
 
 if TYPE_CHECKING:
     from resnetkit.infer.explain import Explanation
 
-BATCH_SIZE = 32
-"""Pictures that go through the network together, unless it is given or was measured."""
-GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""A Linux with a GPU that torch could use has one of these."""
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
 
 
@@ -73,15 +44,6 @@ class Prediction(NamedTuple):
     """Index of the class in the network's output."""
     probability: float
     """0 to 1; over all classes they sum to 1."""
-
-
-@dataclass
-class _Opened:
-    """What a predictor has open in one process."""
-
-    lock: Any = field(default_factory=RLock)
-    """Held by the thread that opens a backend; others wait for it."""
-    backends: dict[Output, Backend] = field(default_factory=dict)
 
 
 class Predictor:
@@ -124,113 +86,52 @@ class Predictor:
             raise UsageError(f"`goal` is {goal!r}; choose one of {', '.join(get_args(Goal))}")
         _check_output(output)
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
-        self._origin = model if isinstance(model, Model) else open_source(model)
-        self.classes = self._origin.header.classes
-        self.preprocess = self._origin.header.preprocess
+        self._given = model if isinstance(model, Model) else find_model(model)
+        self.classes = self._given.header.classes
+        self.preprocess = self._given.header.preprocess
         on_cpu = backend in GRAPHS or precision == "int8"
-        self.device = device or ("cpu" if on_cpu else _best_device())
-        asked = {"backend": backend, "precision": precision, "threads": threads, "streams": streams}
-        stated = {name: value for name, value in {**asked, "batch_size": batch_size}.items() if value is not None}
+        self.device = device or ("cpu" if on_cpu else best_device())
         if self.device != "cpu" and backend in GRAPHS:
             raise UsageError(f"`backend` {backend} computes on the CPU here, not on {self.device}; torch does")
-        tuned = self._tuned_choice(goal)
-        rules = [tuned] if tuned else []
-        kept = isinstance(self._origin, Source) and (may_export or has_graph(self._origin, "openvino", output))
-        if kept and self.device == "cpu" and installed("openvino"):
-            rules.append(Choice("openvino", batch_size=BATCH_SIZE))
-        rules.append(Choice("torch", batch_size=BATCH_SIZE))
-        self._goal: Goal = goal
-        self._opened: dict[int, _Opened] = {}
-        self._loaded: Model | None = None
-        # A compiled network is cached unless it has settings that may not come again.
-        self._keeps_compiled = not {"threads", "streams"} & stated.keys()
-        self._choices = choose(stated, rules)
-        self.backend_for(output)
-        # Latency is tuned with single pictures, which says nothing about several at once.
+        fields = {
+            "backend": backend,
+            "precision": precision,
+            "threads": threads,
+            "streams": streams,
+            "batch_size": batch_size,
+        }
+        stated = {name: value for name, value in fields.items() if value is not None}
+        self._session = Session(
+            self._given,
+            candidates(self._given, stated, device=self.device, goal=goal, output=output, may_export=may_export),
+            device=self.device,
+            goal=goal,
+            cache_compiled=not {"threads", "streams"} & stated.keys(),  # these may never be stated again
+        )
+        self._session.backend(output)
+        # For latency, only single pictures are measured, so the batch size of that choice does not hold for several.
         alone = batch_size is None and goal == "latency"
         self.batch_size = max(self.choice.batch_size, BATCH_SIZE) if alone else self.choice.batch_size
 
     def __repr__(self) -> str:
-        header = self._origin.header
-        name = "" if isinstance(self._origin, Model) else cut(str(self._origin.model), 60)
+        header = self._given.header
+        name = "" if isinstance(self._given, Model) else cut(self._given.name, 60)
         network = f"{text_of(header.spec, without=['classes'])}, {count(len(self.classes), 'class')}"
         return line(type(self), name, network, str(self.choice), f"on {self.device}")
 
-    def _tuned_choice(self, goal: Goal) -> Choice | None:
-        source = self._origin
-        if not isinstance(source, Source) or self.device != "cpu" or not (found := find_tuned(source)):
-            return None
-        tuned, place = found
-        choice = tuned.choice(goal)
-        if not choice:
-            _warn(
-                f"{place.file} says nothing that can be used here; measure again: resnetkit tune {shell(source.model)}"
-            )
-            return None
-        if not installed(choice.backend):
-            _warn(f"{place.file} says {choice.backend}, which is not installed: pip install 'resnetkit[export]'")
-            return None
-        if tuned.fits(machine := read_machine()):
-            return choice
-        # Integers that were judged there may overflow here: see quantize.EXACT.
-        unsafe = choice.precision == "int8" and tuned.machine.get("instructions") != list(machine.instructions)
-        _warn(
-            f"{place.file} was measured on another machine ({tuned.machine.get('processor')}, "
-            f"{tuned.machine.get('allowed_cores')} cores){', so its int8 is left aside' if unsafe else ''}; "
-            f"measure this one: resnetkit tune {shell(source.model)}"
-        )
-        return None if unsafe else choice
-
     def __reduce__(self) -> tuple[Any, ...]:
-        model = self._origin if isinstance(self._origin, Model) else self._origin.model
+        model = self._given if isinstance(self._given, Model) else self._given.name
         return _opened_anew, (type(self), model, self._arguments)
 
     @property
-    def _here(self) -> "_Opened":
-        """What is open in this process. What its parent had open is kept: to close it would wait for threads."""
-        process = os.getpid()
-        return self._opened.get(process) or self._opened.setdefault(process, _Opened())
-
-    def _open_first(self, output: Output) -> tuple[Choice, Backend]:
-        """Open the first choice that can be opened; return the choice and its backend."""
-        for choice, following in zip_longest(self._choices, self._choices[1:]):
-            try:
-                return choice, self._open(choice, output)
-            except (ExportError, ModelFileError, UsageError) as error:
-                if following is None:
-                    raise
-                instead = f"{following.backend} {following.precision}"
-                _warn(f"{choice.backend} {choice.precision} can't be used, {instead} is: {error}", level=7)
-        raise AssertionError("there is at least one choice")
-
-    def _open(self, choice: Choice, output: Output) -> Backend:
-        if output != "logits" and choice.precision == "int8":  # of which only the logits are known to be accurate
-            choice = replace(choice, precision="float32")
-        if choice.backend not in GRAPHS:
-            return open_backend(choice, self.model, output=output, device=self.device)
-        if isinstance(self._origin, Model):
-            if choice.precision == "int8":
-                raise UsageError(
-                    "a model in memory has no int8 graph; save it to a file, and: resnetkit tune FILE DATA"
-                )
-            with TemporaryDirectory(prefix="resnetkit-", ignore_cleanup_errors=True) as folder:
-                graph = export_graph(self._origin, Path(folder), backend=choice.backend, output=output)
-                return open_backend(choice, graph)
-        graph = served_graph(
-            self._origin, backend=choice.backend, precision=choice.precision, output=output, goal=self._goal
-        )
-        return open_backend(choice, graph, cache=compiled_folder(self._origin) if self._keeps_compiled else None)
+    def choice(self) -> Choice:
+        """Backend, precision, threads, streams and batch size that are used."""
+        return self._session.choice
 
     @property
     def model(self) -> Model:
-        """The model itself. It is loaded at the first use, which imports torch."""
-        return self._origin if isinstance(self._origin, Model) else apart(self._load)
-
-    def _load(self) -> Model:
-        assert isinstance(self._origin, Source)
-        with self._here.lock:
-            self._loaded = self._loaded or load(self._origin.located)
-            return self._loaded
+        """The loaded model. The first use loads it, which imports torch."""
+        return self._session.model
 
     @property
     def backend(self) -> Backend:
@@ -240,17 +141,7 @@ class Predictor:
     def backend_for(self, output: Output) -> Backend:
         """The backend that computes `output` from pixels."""
         _check_output(output)
-
-        def ready() -> Backend:
-            here = self._here
-            with here.lock:  # several threads may ask for it at the same time
-                if not here.backends:
-                    self.choice, here.backends[output] = self._open_first(output)
-                elif output not in here.backends:
-                    here.backends[output] = self._open(self.choice, output)
-                return here.backends[output]
-
-        return apart(ready)
+        return self._session.backend(output)
 
     @overload
     def __call__(self, pictures: Picture, *, top: int = 5) -> list[Prediction]: ...
@@ -361,15 +252,6 @@ def _opened_anew(kind: "type[Predictor]", model: str | Model, arguments: dict[st
     return kind(model, **arguments)
 
 
-def _best_device() -> str:
-    """Return cuda where torch can use a GPU, else cpu. Torch, slow to import, is asked only if there may be one."""
-    if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _check_output(output: Output) -> None:
     if output not in get_args(Output):
         raise UsageError(f"`output` is {output!r}; choose one of {', '.join(get_args(Output))}")
@@ -379,7 +261,3 @@ def _check_least(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UsageError(f"`{name}` is {value}; it must be at least 1")
-
-
-def _warn(message: str, *, level: int = 4) -> None:
-    warnings.warn(message, stacklevel=level)

@@ -57,7 +57,7 @@ def quantize(
 ) -> Quantized:
     """Write the graph at `graph` to `target` (.xml, with a .bin) in integers, and judge it.
 
-    `graph` is a float32 graph of graphs.served_graph. `calibration` are pixels, uint8 (n, size, size, channels), of
+    `graph` is a float32 graph of graphs.cached_graph. `calibration` are pixels, uint8 (n, size, size, channels), of
     pictures like those the network is for; they give the ranges of the activations. `judge` takes the file of a graph.
     While it does not pass, more layers are left in float, and the graph is made again: first the first layer, then also
     those with the most noise in relation to their signal, in total 1, 2, 4 and so on, up to half of all layers.

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from resnetkit.infer.backends.backend import Backend
 from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import GRAPHS, SUPPORTED, BackendName, Choice, Goal, Precision, available, usable_threads
-from resnetkit.infer.graphs import Source, graph_name, served_graph
+from resnetkit.infer.graphs import cached_graph
+from resnetkit.infer.tuning.record import INT8_GRAPH
+from resnetkit.infer.unloaded import UnloadedModel
 from resnetkit.machine import Machine
 from resnetkit.modelfile import Model, load
 
@@ -35,16 +37,16 @@ SECONDS = 0.4
 class Trial:
     """A model on this machine. Its backends are opened when they are first needed."""
 
-    def __init__(self, source: Source, machine: Machine, folder: Path, say: Say) -> None:
+    def __init__(self, unloaded: UnloadedModel, machine: Machine, folder: Path, say: Say) -> None:
         """`folder` is for files that are made on the way."""
-        self.source, self.machine, self.say = source, machine, say
-        self.int8 = folder / graph_name("openvino", "int8", "logits")
+        self.unloaded, self.machine, self.say = unloaded, machine, say
+        self.int8 = folder / INT8_GRAPH
         self._model: Model | None = None
         self._opened: dict[Choice, Backend] = {}
 
     def graph(self, backend: BackendName) -> Path:
         """The float32 graph for a backend of GRAPHS."""
-        return served_graph(self.source, backend=backend)
+        return cached_graph(self.unloaded, backend=backend)
 
     def open(self, choice: Choice) -> Backend:
         """The backend of a choice. One serves batches of any size, except where it is compiled for a single size."""
@@ -58,7 +60,7 @@ class Trial:
             return open_backend(choice, self.int8)
         if choice.backend in GRAPHS:
             return open_backend(choice, self.graph(choice.backend))
-        self._model = self._model or load(self.source.located)
+        self._model = self._model or load(self.unloaded.located)
         return open_backend(choice, self._model)
 
     def close(self) -> None:

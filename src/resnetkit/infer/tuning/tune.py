@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from resnetkit.errors import ExportError, UsageError
 from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import BFLOAT16, BackendName, Choice, Goal, Precision, available
-from resnetkit.infer.graphs import Tuned, open_source, writable_place
-from resnetkit.infer.measurement import BATCHES, FIRST_BATCH, Say, Trial, measure
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
 from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
 from resnetkit.infer.quantizing.quantize import Quantized, quantize
-from resnetkit.infer.tuned import Judge, delete_other_graphs, graph_in_place, move_graph, still_valid
+from resnetkit.infer.tuning.earlier import Judge, still_valid
+from resnetkit.infer.tuning.measurement import BATCHES, FIRST_BATCH, Say, Trial, measure
+from resnetkit.infer.tuning.record import Tuned, copy_graph, delete_other_graphs, move_graph
+from resnetkit.infer.unloaded import find_model
 from resnetkit.machine import read_machine
 
 JUDGED_MACS = 10**12
@@ -57,18 +58,18 @@ def tune(
     if goal not in (*get_args(Goal), "both"):
         raise UsageError(f"`goal` is {goal!r}; choose one of {', '.join(get_args(Goal))}, both")
     check_loss(max_top1_loss)
-    source = open_source(model)
-    place = writable_place(source)
+    unloaded = find_model(model)
+    place = unloaded.writable_place()
     machine = read_machine()
     if machine.load is not None and machine.load >= BUSY * machine.usable_cores:
         say(f"other processes are running (load {machine.load:.1f}): these rates may not hold when they have ended")
-    spec, preprocess = source.header.spec, source.header.preprocess
+    spec, preprocess = unloaded.header.spec, unloaded.header.preprocess
     most = min(MOST_JUDGED, max(LEAST_JUDGED, JUDGED_MACS // spec.macs(preprocess.size)))
-    pictures = read_tuning_pictures(source.header, data, calibrate, most=LEAST_JUDGED if quick else most)
+    pictures = read_tuning_pictures(unloaded.header, data, calibrate, most=LEAST_JUDGED if quick else most)
     for line in pictures.about:
         say(line)
     with TemporaryDirectory(prefix=".tuning-", dir=place.folder) as folder:
-        trial = Trial(source, machine, Path(folder), say)
+        trial = Trial(unloaded, machine, Path(folder), say)
         allowed, accuracy, judge = _allowed_precisions(trial, pictures, max_top1_loss)
         goals: tuple[Goal, ...] = get_args(Goal) if goal == "both" else (goal,)
         kept = still_valid(trial, [each for each in get_args(Goal) if each not in goals], judge, len(pictures.judged))
@@ -76,19 +77,19 @@ def tune(
         rounds = 2 if quick else ROUNDS
         measured = [one for each in goals for one in measure(trial, each, allowed, pixels, rounds=rounds)]
         best = {each: max((one for one in measured if one.goal == each), key=lambda one: one.rank) for each in goals}
-        before = {each: dict(row) | {"graph": graph_in_place(row["graph"], place)} for each, row in kept.items()}
+        before = {each: dict(row) | {"graph": copy_graph(row["graph"], place)} for each, row in kept.items()}
         graph = move_graph(trial.int8, place) if "int8" in allowed else None
         found: dict[Goal, Mapping[str, Any]] = {each: one.to_dict() | {"graph": graph} for each, one in best.items()}
         table = [one.to_dict() for one in sorted(measured, key=lambda one: (one.goal, -one.rate))]
         table += [row for one in before.values() for row in one.pop("table")]
         tuned = Tuned(
-            fingerprint=source.fingerprint,
+            fingerprint=unloaded.fingerprint,
             machine=asdict(machine) | {"instructions": list(machine.instructions)},
             goals=before | found,
             accuracy=accuracy,
             table=table,
         )
-        tuned.write(source)
+        tuned.write(unloaded)
         delete_other_graphs(place, tuned)
     return tuned
 
