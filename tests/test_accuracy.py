@@ -47,7 +47,7 @@ def test_labels_of_another_set_are_left_aside() -> None:
 
 @pytest.mark.parametrize("loss", [-1, 101, float("nan")])
 def test_a_loss_that_is_no_difference_of_percentages(loss: float) -> None:
-    with pytest.raises(UsageError, match=r"`max_top1_loss` is .*; it is a difference of percentages, from 0 to 100"):
+    with pytest.raises(UsageError, match=r"`max_top1_loss` is .*; give percentage points from 0 to 100"):
         check_loss(loss)
 
 

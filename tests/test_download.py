@@ -126,7 +126,7 @@ def test_the_first_digits_of_a_hash_are_enough(server: Server, path: Path, capsy
     path.write_bytes(CONTENT[:-1])
     fetch(server.url("good"), path, sha256=SHA256[:8], progress=False)
     assert path.read_bytes() == CONTENT
-    assert capsys.readouterr().err == f"{path} is not the file it should be; fetching it again\n"
+    assert capsys.readouterr().err == f"{path} is not the expected file; fetching it again\n"
     with pytest.raises(DataError, match=f"sha256 {SHA256}, not {SHA256[1:9]}"):
         fetch(server.url("good"), path, sha256=SHA256[1:9])
 
@@ -208,7 +208,7 @@ def test_length_that_promises_too_much(server: Server, path: Path) -> None:
 @pytest.mark.parametrize("fault", ["wrong", "too-short"])
 def test_wrong_bytes_are_thrown_away(server: Server, path: Path, fault: str) -> None:
     with pytest.raises(
-        DataError, match=rf"{fault}/file.bin gave other bytes than expected .md5 [0-9a-f]{{32}}, not {MD5}"
+        DataError, match=rf"{fault}/file.bin sent other bytes than expected .md5 [0-9a-f]{{32}}, not {MD5}"
     ):
         fetch(server.url(fault), path, md5=MD5)
     assert left_over(path) == set()
@@ -248,7 +248,7 @@ def test_offline_says_what_to_put_where(server: Server, path: Path, monkeypatch:
         fetch(server.url("good"), path, md5=MD5)
     assert server.asked == []
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(DataError, match=rf"{path} is not the file it should be .*; download {server.url('good')}"):
+    with pytest.raises(DataError, match=rf"{path} is not the expected file .*; download {server.url('good')}"):
         fetch(server.url("good"), path, md5=MD5)
     path.write_bytes(CONTENT)
     assert fetch(server.url("good"), path, md5=MD5) == path

@@ -19,9 +19,9 @@ from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
+from resnetkit.infer import network as serving
 from resnetkit.infer.backends.openvino_backend import openvino_core
 from resnetkit.infer.exports import export as exporting
-from resnetkit.infer.exports import network as serving
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
 from resnetkit.infer.exports.parity import Gap, measure
@@ -308,7 +308,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
         return net
 
     monkeypatch.setattr(serving, "folded", wrong)
-    with pytest.raises(ExportError, match=rf"m\{path.suffix}: what was made computes something else.*0.001 is allowed"):
+    with pytest.raises(ExportError, match=rf"m\{path.suffix} was not kept: its outputs differ .*0.001 is allowed"):
         export(model, path, to=to, force=True)
     assert [file.read_bytes() for file in files] == [b"what was there before"] * len(files)
     assert sorted(tmp_path.iterdir()) == sorted(files)
@@ -381,7 +381,7 @@ def test_pictures_of_ones_own(picture_folder: Path, tmp_path: Path) -> None:
     assert read_pixels(tmp_path / "list.csv", preprocess).shape == (2, 32, 32, 3)
     first.write_bytes(b"broken")
     assert len(read_pixels(picture_folder, preprocess)) == 59
-    for nothing, reason in ((first, "cat 00.png"), (tmp_path / "empty", "it holds no pictures")):
+    for nothing, reason in ((first, "cat 00.png"), (tmp_path / "empty", "it contains no pictures")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=rf"has no picture to compare with \(.*{reason}"):
             read_pixels(nothing, preprocess)
@@ -400,15 +400,15 @@ def test_wrong_paths(tmp_path: Path, model: Model) -> None:
         ("m", "pt2", r"m ends in nothing; pt2 is written to a \.pt2 file"),
         ("folder.onnx", "onnx", r"folder\.onnx is a folder; give a file, such as .*folder\.onnx/model\.onnx"),
         ("none/m.xml", "openvino", r"there is no folder .*none; make it"),
-        ("theirs.xml", "openvino", r"needs the file .*theirs\.bin beside it, but something else is there"),
+        ("theirs.xml", "openvino", r"needs the file .*theirs\.bin, but another file has that name"),
     ):
         with pytest.raises(UsageError, match=message):
             export(model, tmp_path / path, to=to)
-    with pytest.raises(UsageError, match="`to` is 'tflite'; it takes onnx, openvino, pt2"):
+    with pytest.raises(UsageError, match="`to` is 'tflite'; choose one of onnx, openvino, pt2"):
         export(model, tmp_path / "m.onnx", to="tflite")
-    with pytest.raises(UsageError, match="`max_top1_loss` is -3; it is a difference of percentages"):
+    with pytest.raises(UsageError, match="`max_top1_loss` is -3; give percentage points"):
         export(model, tmp_path / "m.xml", to="openvino", calibrate="cifar10", max_top1_loss=-3)
-    with pytest.raises(UsageError, match="`output` is 'c6'; it takes logits, probabilities, pool, c5"):
+    with pytest.raises(UsageError, match="`output` is 'c6'; choose one of logits, probabilities, pool, c5"):
         export(model, tmp_path / "m.onnx", to="onnx", output="c6")
     with pytest.raises(UsageError, match="a model in memory"):
         export(model, to="onnx")
@@ -536,7 +536,7 @@ def test_command(
     assert document["compared"]["agreement"] == 1
     assert main(["export", "run/best.safetensors", "--to", "pt2", "--out", "x.pt2"]) == 0
     out, err = capfd.readouterr()
-    said = ("making x.pt2", "comparing it with its source on 16 pictures")
+    said = ("making x.pt2", "comparing it with the model on 16 pictures")
     assert err.splitlines() == [f"resnetkit export: {line}" for line in said], "and nothing of the libraries'"
     assert out.splitlines()[0] == "input     images: float32 (batch, 3, 32, 32)"
     assert "best classes agree on 16 of 16 pictures" in out

@@ -214,5 +214,7 @@ def test_the_real_client_there_and_back(server: Files, model: Path, tmp_path: Pa
     (blob,) = [path for path in home.rglob("blobs/*") if re.fullmatch("[0-9a-f]{64}", path.name)]
     blob.write_bytes(bytes(len(content)))
     damaged = python(read, server, home, RESNETKIT_OFFLINE="1")
-    assert "model.safetensors of me/flowers came with other bytes than the Hub says; thrown away" in damaged.stderr
+    assert (
+        "model.safetensors of me/flowers came with other bytes than the Hub states; they were deleted" in damaged.stderr
+    )
     assert not blob.exists()

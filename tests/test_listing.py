@@ -61,7 +61,7 @@ def test_whoever_looks_finds_the_same_pictures_in_the_same_order(tmp_path: Path)
     dataset = open_dataset(root, val_fraction=0)
     assert dataset.train is not None
     trained = [path.relative_to(root).as_posix() for path in dataset.train.paths or ()]
-    with pytest.warns(UserWarning, match=r"runs is passed over: it holds a training run, which is no data"):
+    with pytest.warns(UserWarning, match=r"runs is left out: it holds a training run, which is no data"):
         found = list(find_pictures(root))
     predicted = [path.relative_to(root).as_posix() for path, reason in found if reason is None]
     compared = [Path(path).relative_to(root).as_posix() for path in _sources(root)]

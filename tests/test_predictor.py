@@ -240,7 +240,7 @@ def test_arrays(model: Model, pixels: np.ndarray) -> None:
         with pytest.raises(UsageError) as error:
             predictor(wrong)
         assert f"the array is {wrong.dtype} {wrong.shape}; a picture is uint8" in str(error.value)
-    with pytest.raises(DataError, match=r"\(0, 4, 3\): a picture without pixels"):
+    with pytest.raises(DataError, match=r"\(0, 4, 3\): it has no pixels"):
         predictor(np.zeros((0, 4, 3), np.uint8))
 
 
@@ -248,7 +248,9 @@ def test_arrays(model: Model, pixels: np.ndarray) -> None:
 def test_what_is_no_picture(model: Model, wrong: object) -> None:
     predictor = Predictor(model)
     for call in (predictor, predictor.logits, predictor.features, predictor.probabilities):
-        with pytest.raises(UsageError, match=r"^(list|NoneType|int|float|dict|object) is no picture; give a path, byt"):
+        with pytest.raises(
+            UsageError, match=r"^(list|NoneType|int|float|dict|object) is not a picture; give a path, byt"
+        ):
             call(wrong)
 
 

@@ -186,7 +186,7 @@ def test_offline_says_what_to_put_where(
         resnetkit.resnet18(pretrained=True)
     assert str(error.value) == f"RESNETKIT_OFFLINE is set: download {url} elsewhere and put it at {path}"
     path.write_bytes(theirs[1])
-    with pytest.raises(DataError, match=r"is not the file it should be .sha256 [0-9a-f]{64}, not f37072fd.; download"):
+    with pytest.raises(DataError, match=r"is not the expected file .sha256 [0-9a-f]{64}, not f37072fd.; download"):
         resnetkit.resnet18(pretrained=True)
     assert path.is_file()
     digest = hashlib.sha256(theirs[1]).hexdigest()
@@ -230,7 +230,7 @@ def test_a_server_that_errs_but_not_always(server: Files, fault: str, requests: 
 
 def test_wrong_bytes_do_not_get_in(server: Files, own_cache: Path) -> None:
     server.fault = "wrong bytes"
-    with pytest.raises(DataError, match=r"gave other bytes than expected .* thrown away"):
+    with pytest.raises(DataError, match=r"sent other bytes than expected .* deleted"):
         resnetkit.resnet18(pretrained=True)
     assert not list((own_cache / "weights").glob("*.pth"))
     assert not list((own_cache / "weights").glob("*.part"))

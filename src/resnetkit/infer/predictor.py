@@ -1,4 +1,4 @@
-"""From pictures to labelled probabilities, with the preprocessing and the class names of the model file."""
+"""Predict the classes of pictures with a model: preprocess, compute and name the classes as its file states."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -47,12 +47,12 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A model ready to predict, by the fastest backend that is known to be as accurate as the model.
+    """A model that is ready to predict. It uses the fastest backend that was found to be as accurate as the model.
 
-    The same picture gets the same probabilities, up to rounding in the last digits, whatever else is in its batch.
-    Several threads may call it. A forked process opens the model anew at its first call. OpenVINO does not survive a
-    fork: there torch computes instead, with a warning; where OpenVINO was asked for, it is a UsageError. A copy, or a
-    predictor that was pickled, opens the model anew from its file.
+    A picture's probabilities do not depend on the other pictures in its batch, except for rounding in the last digits.
+    Several threads may call one Predictor. A forked process opens its own backend at its first call. OpenVINO can't
+    compute after a fork: torch replaces it with a warning, or a UsageError is raised if `backend` is openvino. A copied
+    or unpickled Predictor opens the model again from its file.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class Predictor:
     ) -> None:
         """Take a model file, a run folder, NAME:WEIGHTS, hf:OWNER/NAME or a loaded model.
 
-        Arguments that are None are as `resnetkit tune` found them fastest for `goal` on this model. A model that was
-        not tuned is computed in float32: on a GPU, if there is one and `device` does not say cpu, by torch; else by
-        OpenVINO if it is installed, else by torch. OpenVINO needs a graph, which is made once and kept in the cache.
-        That may take half a minute; without `may_export`, torch computes where there is no graph yet. A loaded model is
-        computed by torch unless `backend` says otherwise. `choice` holds the result. `output` is prepared at once, any
-        other output at its first use.
+        For a tuned model, arguments that are None have the values that `resnetkit tune` found fastest for `goal`.
+        Another model is computed in float32: by torch on a GPU if there is one and `device` is not cpu, else by
+        OpenVINO if it is installed, else by torch. OpenVINO needs a graph of the model, which is made once and kept in
+        the cache. Making it may take half a minute. Without `may_export` no graph is made, and torch computes if there
+        is none in the cache. A loaded model is computed by torch unless `backend` is given. `choice` has the values
+        that are used. The backend for `output` is opened now, the one for any other output at its first use.
 
-        Warns where the model was tuned on another processor or with other weights, and where the best backend can't be
-        used. Raises UsageError for arguments that do not go together and packages that are not installed, and what
+        Warns if the model was tuned on another processor or with other weights, and if the best backend can't be used.
+        Raises UsageError for arguments that do not go together and for packages that are not installed, and what
         modelfile.load raises.
         """
         if goal not in get_args(Goal):
@@ -106,7 +106,8 @@ class Predictor:
             candidates(self._given, stated, device=self.device, goal=goal, output=output, may_export=may_export),
             device=self.device,
             goal=goal,
-            cache_compiled=not {"threads", "streams"} & stated.keys(),  # these may never be stated again
+            cache_compiled=not {"threads", "streams"}
+            & stated.keys(),  # other settings need another compiled graph each
         )
         self._session.backend(output)
         # For latency, only single pictures are measured, so the batch size of that choice does not hold for several.
@@ -135,11 +136,11 @@ class Predictor:
 
     @property
     def backend(self) -> Backend:
-        """The backend that computes logits from pixels."""
+        """The backend that computes logits (n, classes) from pixels, uint8 (n, size, size, channels)."""
         return self.backend_for("logits")
 
     def backend_for(self, output: Output) -> Backend:
-        """The backend that computes `output` from pixels."""
+        """Return the backend that computes `output` from pixels. Raises UsageError for an unknown output."""
         _check_output(output)
         return self._session.backend(output)
 
@@ -150,33 +151,34 @@ class Predictor:
     def __call__(self, pictures: Sequence[Picture], *, top: int = 5) -> list[list[Prediction]]: ...
 
     def __call__(self, pictures: Pictures, *, top: int = 5) -> list[Prediction] | list[list[Prediction]]:
-        """Return the `top` most probable classes, best first: a list for one picture, a list of lists for several.
+        """Return the `top` most probable classes, the best first: one list for a picture, a list of lists for several.
 
-        An open file is read from its beginning. Raises DataError naming the first picture that can't be read, and
-        UsageError for a value that is no picture.
+        An open file is read from its beginning. Raises DataError with the name of the first picture that can't be read,
+        and UsageError for a value that is not a picture.
         """
         _check_least(top=top)
         predictions = self._named(self.logits(pictures), top=top)
         return predictions[0] if is_picture(pictures) else predictions
 
     def logits(self, pictures: Pictures) -> NDArray[np.float32]:
-        """The output of the last layer, float32 (n, classes); n is 1 for one picture."""
+        """Return the output of the last layer, float32 (n, classes); n is 1 for one picture."""
         return self._computed(pictures, "logits")
 
     def features(self, pictures: Pictures, output: Literal["pool", "c5"] = "pool") -> NDArray[np.float32]:
-        """The input of the last layer, pool: float32 (n, channels); or the map before it, c5: (n, channels, h, w).
+        """Return features of pictures, float32: pool (n, channels) or c5 (n, channels, height, width).
 
-        pool is the mean of c5 over all places. c5 is the map of the last stage, also in a CIFAR net, which has three.
-        Computed in float32 unless bfloat16 was chosen.
+        c5 is the feature map of the last stage, also in a CIFAR network, where it is the third. pool is the mean of c5
+        over its height and width, which is the input of the last layer. They are computed in float32, or in
+        bfloat16 if that is the precision of `choice`.
         """
         return self._computed(pictures, output)
 
     def probabilities(self, pictures: Pictures) -> NDArray[np.float32]:
-        """The softmax of the logits, float32 (n, classes)."""
+        """Return the softmax of the logits, float32 (n, classes)."""
         return softmax(self.logits(pictures))
 
     def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
-        """Show where in the picture the evidence for a class is (Grad-CAM): see explain.explain."""
+        """Return where in the picture the evidence for a class is (Grad-CAM): see explain.explain."""
         from resnetkit.infer.explain import explain
 
         return apart(lambda: explain(self.model, picture, label=label, stage=stage, device=self.device))
@@ -184,12 +186,14 @@ class Predictor:
     def predict_paths(
         self, paths: OnePath | Iterable[OnePath], *, top: int = 5, batch_size: int | None = None, workers: int = 0
     ) -> Iterator[dict[str, Any]]:
-        """Predict files, folders (with the folders in them) and globs; yield a result per picture as batches are done.
+        """Predict the pictures of files, folders (with their subfolders) and globs; yield one result for each picture.
 
         `paths` is one path or several: see decoding.find_pictures. A result is {"path", "predictions": [{"label",
-        "index", "probability"}]}, or {"path", "error"} for a file that can't be read or found. Pictures are decoded
-        while the network computes, by `workers` threads, or in the calling one if 0. Memory holds one batch more than
-        are computed at the same time, however many paths there are.
+        "index", "probability"}]}, or {"path", "error"} for a file that can't be read or found. `workers` threads decode
+        pictures while the network computes; with 0, the calling thread decodes them. The memory needed does not grow
+        with the number of paths: it holds the batches that are being computed and one more.
+
+        Raises UsageError for numbers below their minimum.
         """
         _check_least(top=top)
         return (
@@ -207,7 +211,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int = 0,
     ) -> Iterator[tuple[Path, NDArray[np.float32] | str]]:
-        """Like predict_paths, with numbers: yield each path and its `output`, or a message why it can't be read."""
+        """Like predict_paths, but yield each path with its `output`, an array for one picture, or an error message."""
         batch_size = self.batch_size if batch_size is None else batch_size
         _check_least(batch_size=batch_size)
         if workers < 0:
@@ -215,7 +219,7 @@ class Predictor:
         backend = self.backend_for(output)
         paths = each_path(paths)
         if not (isinstance(paths, list) and len(paths) == 1 and is_one_file(paths[0])):
-            prepare()  # for one picture it would take longer than it saves
+            prepare()  # compiling takes longer than one picture gains by it
         pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
         return stream_decoded(backend, pictures, batch_size)
 
@@ -234,7 +238,7 @@ class Predictor:
         ready = self.preprocess.shorter_side == size and all(
             isinstance(one, np.ndarray) and one.shape[:2] == (size, size) for one in several
         )
-        threads = 1 if ready else usable_threads()  # threads take longer to wake than such pictures to copy
+        threads = 1 if ready else usable_threads()  # copying such pictures takes less time than waking threads
         prepare()
         batches = stacked(several, self._pixels, batch_size=self.batch_size, threads=threads)
         return np.concatenate(list(backend.stream(batches)))

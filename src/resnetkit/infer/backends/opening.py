@@ -1,4 +1,4 @@
-"""The backend that a choice names, opened."""
+"""Open the backend that a choice names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
