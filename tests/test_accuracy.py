@@ -1,4 +1,4 @@
-"""How much accuracy a faster way to compute a network may lose."""
+"""The check of how much accuracy a network loses in a faster precision."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from resnetkit.infer.quantizing.accuracy import AccuracyCheck, check_loss
 
 
 def logits(best: list[int], classes: int = 10) -> np.ndarray:
-    """Logits whose largest values are those of the classes `best`."""
+    """Return logits whose largest values are at the classes `best`."""
     return np.eye(classes, dtype=np.float32)[best]
 
 

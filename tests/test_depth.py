@@ -1,4 +1,4 @@
-"""More than 8 bits a value: one rule for every kind of file, and for pictures that Pillow has opened."""
+"""More than 8 bits per value: the same rule for all formats, and for pictures that Pillow has opened."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def png(values, *, significant=None):
-    """A PNG file of uint16 (height, width, 1 to 4) values; Pillow writes no colour of 16 bits."""
+    """A PNG file of uint16 (height, width, 1 to 4) values; Pillow can't write colours of 16 bits."""
     height, width, channels = values.shape
 
     def chunk(kind, data):
@@ -37,7 +37,7 @@ def grey(content):
 
 
 def files(values):
-    """The same values in every kind of file that holds 16 bits; uint16 (height, width, 1 or 3)."""
+    """The same values in every format with 16 bits; uint16 (height, width, 1 or 3)."""
     for order in "<>":
         for packed in (False, True):
             yield f"tiff {order} {packed}", tiff(values, order=order, packed=packed)

@@ -1,4 +1,4 @@
-"""Fetching, against a real server on this machine that misbehaves on purpose."""
+"""Downloads from a server on this machine that has faults on purpose."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ HALF = len(CONTENT) // 2
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every address; the address says what goes wrong."""
+    """Sends CONTENT at every address; the address names the fault."""
 
     daemon_threads = True
 
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ def test_read_archive_that_is_cut_off(tmp_path: Path) -> None:
 
 
 def fake_npm(folder: Path, script: str) -> None:
-    """A program called npm, as the search path of programs finds it."""
+    """A program with the name npm on the search path."""
     folder.mkdir()
     (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "npm").chmod(stat.S_IRWXU)

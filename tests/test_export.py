@@ -1,4 +1,4 @@
-"""Exported files: run by other programs on real pictures, they give what their source gives."""
+"""Exported files: other programs run them on real pictures and give the outputs of the model."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ CLASSES = ('a "cat" & <dog>', "Größe", "ship", "x\ny", "5", "6", "7")
 
 
 def make(name: str, preprocess: Preprocess, classes: tuple[str, ...] = CLASSES) -> Model:
-    """An untrained network whose normalisations have seen pictures, with gains and shifts of their own."""
+    """An untrained network whose normalisations have statistics of pictures, and random gains and offsets."""
     torch.manual_seed(0)
     net = build(name, classes=len(classes), in_channels=preprocess.channels)
     net.train()
@@ -92,7 +92,7 @@ def pixels_of(pictures: list[Image.Image], preprocess: Preprocess) -> np.ndarray
 
 
 def run(path: Path, inputs: np.ndarray) -> np.ndarray:
-    """What the format's own runtime makes of `inputs`, by its documented calls."""
+    """Return the outputs of the format's own runtime for `inputs`, by its documented calls."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -106,7 +106,7 @@ def run(path: Path, inputs: np.ndarray) -> np.ndarray:
 
 
 def header_in(path: Path) -> str:
-    """The metadata, as each format's own tools read it."""
+    """Return the metadata, read with the format's own tools."""
     if path.suffix == ".onnx":
         import onnx
 
@@ -119,7 +119,7 @@ def header_in(path: Path) -> str:
 
 
 def assert_equal_to_source(model: Model, to: Format, folder: Path, pictures: list[Image.Image]) -> None:
-    """Both kinds of input, several batches, pictures that export itself did not see; and the header is in the file."""
+    """Both kinds of input, several batches, and pictures that export did not use; the file contains the header."""
     pixels = pixels_of(pictures, model.header.preprocess)
     images = model.header.preprocess.normalize(pixels)
     with torch.no_grad():
@@ -443,7 +443,7 @@ def test_what_is_there_is_replaced_on_request_only(to: Format, tmp_path: Path, m
 def test_files_name_no_folder_of_this_machine(
     to: Format, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor who was here, as exporters do that note where in somebody's source code a node comes from."""
+    """Exporters write the place of each node in the source code; it would contain folder names of this machine."""
     monkeypatch.setenv("HOME", str(tmp_path))
     done = export(model, f"~/m{FILE_FORMATS[to].suffixes[0]}", to=to, with_preprocess=True)
     assert done.path.parent == tmp_path

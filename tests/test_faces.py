@@ -1,4 +1,4 @@
-"""How objects show themselves and verbs explain themselves: a line, whatever is in it, and a help of one's own."""
+"""The repr of public objects is one line, and every function of the package has its own help."""
 
 import inspect
 import pickle

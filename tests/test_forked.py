@@ -1,4 +1,4 @@
-"""Predictors in other processes, forked and spawned: they answer, or say at once why they can't. Nothing waits."""
+"""Predictors in forked and spawned processes: they predict, or raise an error without waiting."""
 
 import os
 import pickle
@@ -78,7 +78,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(program: str, *arguments: object) -> list[str]:
-    """What a program of several processes prints, each of which computes with threads; none is left behind."""
+    """Return the output of a program of several processes, which compute with threads. All of them are ended."""
     threads = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", program, *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads, start_new_session=True)
@@ -93,7 +93,7 @@ def said(program: str, *arguments: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first of the program's pictures."""
+    """The file of the program's first picture."""
     path = tmp_path_factory.mktemp("picture") / "a.png"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels[0]).save(path)
@@ -163,7 +163,7 @@ def test_goes_through_pickle(model: Path, in_memory: bool) -> None:
 
 
 def test_many_threads_open_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first calls for an output, and for the model, may come at the same time."""
+    """The first calls for an output and for the model may be made at the same time."""
     predictor = Predictor(model, backend="torch")
     loaded, got = [], []
     load = "resnetkit.infer.session.load"

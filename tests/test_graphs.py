@@ -52,7 +52,7 @@ def test_a_cache_that_can_not_be_written(run_folder: Path, monkeypatch: pytest.M
 
 
 def test_no_torch_if_there_is_a_graph(run_folder: Path, picture_folder: Path) -> None:
-    """By OpenVINO and by ONNX Runtime; nor anything else that is slow to import."""
+    """OpenVINO and ONNX Runtime need no torch, nor any other package that is slow to import."""
     picture = str(next(picture_folder.rglob("*.jpg")))
     for backend in ("openvino", "onnxruntime"):
         cached_graph(find_model(run_folder), backend=backend)

@@ -1,4 +1,4 @@
-"""Which pictures there are below a folder: the one meaning that training, checking, tuning and prediction share."""
+"""The pictures below a folder: training, checking, tuning and prediction find the same."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def kinds(folder: Path, *kinds: str) -> list[str]:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without root's right to read everything. What lies above the working folder needs no permission."""
+    """Without root's permission to read everything. Folders above the working folder need no permission."""
     if os.geteuid():
         yield
         return

@@ -1,4 +1,4 @@
-"""Which pictures calibrate, and which judge."""
+"""The pictures that calibrate and the pictures that judge."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The fastest way that keeps the accuracy."""
+"""Tuning: the fastest choice that keeps the accuracy."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ pytest.importorskip("nncf")
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    """An 8-layer net of CIFAR-10's classes, with first values."""
+    """The file of an untrained 8-layer network with CIFAR-10's classes."""
     torch.manual_seed(0)
     net = build("resnet20", depths=(1, 1, 1)).eval()
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -41,13 +41,13 @@ def model_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for all tests here, so that graphs are made once; what tuning finds lies beside the model file."""
+    """A cache for all tests of this file, so that graphs are made once. Results are next to the model file."""
     return tmp_path_factory.mktemp("graphs")
 
 
 @pytest.fixture(autouse=True)
 def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements that mean nothing, and take no time."""
+    """Make measurements short; their numbers mean nothing."""
     monkeypatch.setenv("RESNETKIT_CACHE", str(graphs))
     monkeypatch.setattr(measurement, "SECONDS", 0.001)
     monkeypatch.setattr(module, "ROUNDS", 2)
@@ -55,7 +55,7 @@ def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
-    """Rates as if torch were slow, integers twice as fast as bfloat16, and batches better; and what was measured."""
+    """Replace rates: torch is slow, int8 beats bfloat16, and larger batches are faster. Return measured choices."""
     choices: list[Choice] = []
 
     def rate(backend: object, one: measurement.Measured, pixels: np.ndarray) -> float:
@@ -68,7 +68,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 
 
 def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
-    """Let the accuracy check pass the judgements that `passing` says, by their number: float32's is 0."""
+    """Let `passing` decide by the number of a judgement whether it passes; float32's number is 0."""
     count = iter(range(99))
     monkeypatch.setattr(AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, passing(next(count))))
 
@@ -117,14 +117,14 @@ def test_a_precision_that_loses_accuracy_is_not_measured(
 
 
 def files(model_file: Path) -> dict[str, bytes]:
-    """What is kept of tuning beside a model file."""
+    """Return the contents of the files that tuning keeps next to a model file."""
     return {path.name: path.read_bytes() for path in model_file.with_suffix(".tuned").iterdir()}
 
 
 def test_each_goal_keeps_what_was_found_for_it(
     model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its choice, its graph and its accuracy, also where the next run takes no integers, or makes others."""
+    """The choice, the graph and the accuracy are kept, also if the next run makes no int8 graph or another one."""
     forced(monkeypatch, lambda number: True)
     first = tune(model_file, str(split_folder), goal="latency", quick=True)
     graph = files(model_file)["int8-logits.bin"]
