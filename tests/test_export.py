@@ -21,7 +21,7 @@ from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer import network as serving
 from resnetkit.infer.backends.openvino_backend import openvino_core
-from resnetkit.infer.exports import export as exporting
+from resnetkit.infer.exports import replacing
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
 from resnetkit.infer.exports.parity import Gap, measure
@@ -470,7 +470,7 @@ def test_an_unwritable_folder(tmp_path: Path, model: Model, monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(exporting, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(replacing, "TemporaryDirectory", refuse)
     with pytest.raises(ExportError, match=r"m\.pt2 could not be written: Permission denied"):
         export(model, tmp_path / "m.pt2", to="pt2")
 
@@ -502,7 +502,7 @@ def test_two_files_are_replaced_together_or_not_at_all(
         return rename(self, other)
 
     def write() -> None:
-        with exporting._kept_together(target, suffixes=(".xml", ".bin")) as file:
+        with replacing.replaced_together(target, suffixes=(".xml", ".bin")) as file:
             for name in names:
                 file.with_name(name).write_text(f"new {name}")
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data.decoding import pictures
 from resnetkit.data.decoding.jpeg import decode_rows
 from resnetkit.data.decoding.pictures import UPRIGHT, PictureFile, open_picture
 from resnetkit.errors import DataError
@@ -219,7 +218,7 @@ def test_pillows_warnings_are_the_callers_own_again(tmp_path, monkeypatch):
             Image.open(tmp_path / "large.jpg")
 
         outer = warnings.filters
-        with pictures._warnings_ignored, warnings.catch_warnings():  # a list of its own, with our entries
+        with quiet.warnings_ignored, warnings.catch_warnings():  # a list of its own, with our entries
             warnings.simplefilter("error")
             assert open_picture(tmp_path / "large.jpg").size == (50, 30)
         with pytest.raises(DataError, match="no such file"):

@@ -15,7 +15,8 @@ from PIL import Image
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.infer.decoding import find_pictures, stacked
+from resnetkit.infer.decoding import stacked
+from resnetkit.infer.finding import find_pictures
 from resnetkit.infer.predictor import Prediction, Predictor
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import ResNet, build

@@ -19,12 +19,11 @@ from resnetkit.infer.decoding import (
     Picture,
     as_list,
     decoded,
-    find_pictures,
-    is_one_file,
     is_picture,
     pixels_of,
     stacked,
 )
+from resnetkit.infer.finding import find_pictures, is_one_file
 from resnetkit.infer.session import Session
 from resnetkit.infer.unloaded import find_model
 from resnetkit.modelfile import Model
@@ -188,7 +187,7 @@ class Predictor:
     ) -> Iterator[dict[str, Any]]:
         """Predict the pictures of files, folders (with their subfolders) and globs; yield one result for each picture.
 
-        `paths` is one path or several: see decoding.find_pictures. A result is {"path", "predictions": [{"label",
+        `paths` is one path or several: see finding.find_pictures. A result is {"path", "predictions": [{"label",
         "index", "probability"}]}, or {"path", "error"} for a file that can't be read or found. `workers` threads decode
         pictures while the network computes; with 0, the calling thread decodes them. The memory needed does not grow
         with the number of paths: it holds the batches that are being computed and one more.

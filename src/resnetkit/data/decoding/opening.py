@@ -1,12 +1,8 @@
 """Open a picture file for Pillow: check its format and its number of pixels, and choose the scale of decoding."""
 
-import ctypes
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from threading import Lock
-from typing import Any
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
@@ -108,44 +104,3 @@ def _opened_of_any_size(content: bytes) -> ImageFile.ImageFile:
             if picture.width * picture.height <= most_pixels():
                 return picture
     raise Image.DecompressionBombError
-
-
-class _Silence:
-    """Within the block, libtiff prints nothing on the terminal, because Pillow raises errors for broken files.
-
-    libtiff's handlers belong to the process. So they are restored when the last thread leaves the block.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._threads = 0
-        self._handlers: list[Any] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._threads += 1
-            if self._threads == 1:
-                self._handlers = [set_handler(None) for set_handler in _handlers()]
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                for set_handler, handler in zip(_handlers(), self._handlers, strict=True):
-                    set_handler(handler)
-
-
-libtiff_silent = _Silence()
-
-
-@cache
-def _handlers() -> tuple[Any, ...]:
-    """Return the functions of Pillow's libtiff that set the handlers of warnings and errors and return the old ones."""
-    try:
-        library = ctypes.CDLL(Image.core.__file__)  # this also finds functions of the libraries that it loads
-        functions = (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler)
-    except (OSError, AttributeError):  # Pillow is built in another way, as on Windows
-        return ()
-    for function in functions:
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
-    return functions

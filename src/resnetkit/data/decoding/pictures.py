@@ -1,13 +1,10 @@
 """Decode picture files to upright 8-bit RGB or grey pictures. Errors are DataErrors with the name of the file."""
 
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, floor
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +12,8 @@ from PIL import Image, JpegImagePlugin
 
 from resnetkit.data.decoding import depth
 from resnetkit.data.decoding.jpeg import JpegHeader, decode_rows, read_header, scale_for
-from resnetkit.data.decoding.opening import libtiff_silent, most_pixels, opened, reduction
+from resnetkit.data.decoding.opening import most_pixels, opened, reduction
+from resnetkit.data.decoding.quiet import libtiff_silent, warnings_ignored
 from resnetkit.errors import DataError
 
 ColorMode = Literal["RGB", "L"]
@@ -45,50 +43,6 @@ STEPS = {
     7: (True, True, True),
     8: (True, False, True),
 }
-
-# Pillow warns above a number of pixels and refuses pictures above twice that number; the error is enough. Some cameras
-# write broken EXIF blocks with intact pixels.
-IGNORED_WARNINGS: tuple[Any, ...] = (
-    ("ignore", None, Image.DecompressionBombWarning, None, 0),
-    ("ignore", re.compile("Corrupt EXIF data"), UserWarning, None, 0),
-)
-"""Warnings of Pillow that are not shown, as entries of warnings.filters."""
-
-
-class _WarningsIgnored:
-    """Within the block, IGNORED_WARNINGS are not shown. The filters are restored when the last thread leaves the block.
-
-    catch_warnings() is not safe with threads: it restores a list of filters that another thread may have replaced.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._threads = 0
-        self._lists: list[list[Any]] = []
-        """Lists of filters that contain our entries. There may be several, because catch_warnings() makes new lists."""
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._threads += 1
-            filters = cast("list[Any]", warnings.filters)
-            if not filters or filters[0] is not IGNORED_WARNINGS[0]:
-                # After filterwarnings(), Python would show warnings again that it has shown already.
-                filters[:0] = IGNORED_WARNINGS
-                self._lists.append(filters)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if self._threads:
-                return
-            for filters in (*self._lists, cast("list[Any]", warnings.filters)):
-                for entry in IGNORED_WARNINGS:
-                    while any(other is entry for other in filters):
-                        filters.remove(entry)
-            self._lists.clear()
-
-
-_warnings_ignored = _WarningsIgnored()
 
 
 def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
@@ -261,7 +215,7 @@ def _content(source: str | Path | bytes) -> bytes:
 def _named(source: Source) -> Iterator[None]:
     """Within the block, turn every error into a DataError with the name of `source` and the reason."""
     try:
-        with _warnings_ignored, libtiff_silent:
+        with warnings_ignored, libtiff_silent:
             yield
     except Exception as error:  # for broken files, Pillow raises SyntaxError, KeyError, struct.error and others
         raise DataError(_reason(error), name=_name(source)) from error

@@ -1,14 +1,11 @@
 """Export a model to a file for ONNX Runtime, OpenVINO or torch.export. The file is kept only if it equals the model."""
 
-import os
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,6 +17,7 @@ from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.exports.formats import FILE_FORMATS, Format
 from resnetkit.infer.exports.parity import BATCH_SIZES, Gap, measure
+from resnetkit.infer.exports.replacing import replaced_together
 from resnetkit.infer.pictures import MOST_PICTURES, read_pixels
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
 from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
@@ -128,7 +126,7 @@ def export(
     network = ExportedNetwork(folded(net), preprocess, output=output, with_preprocess=with_preprocess)
     header, integers = loaded.header.to_json(), None
     say(f"making {target.name}")
-    with _kept_together(target, suffixes=FILE_FORMATS[to].suffixes) as file:
+    with replaced_together(target, suffixes=FILE_FORMATS[to].suffixes) as file:
         if tuning_pictures:
             integers = _write_integers(
                 network, file, header, tuning_pictures, expected, max_top1_loss=max_top1_loss, say=say
@@ -255,49 +253,3 @@ def _write_integers(
             "like those to be predicted, or export in float32, without `calibrate`"
         )
     return made
-
-
-@contextmanager
-def _kept_together(target: Path, *, suffixes: tuple[str, ...]) -> Generator[Path]:
-    """Yield a path in a temporary folder. When the block ends, its files with `suffixes` replace those of `target`.
-
-    After an error nothing is replaced. If there are two files, both old files are moved away before the new ones are
-    moved in. So a crash can leave a file missing, but never two files that do not belong together.
-    """
-    try:
-        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as made:
-            new = Path(made, target.name)
-            yield new
-            files = [new.with_suffix(suffix) for suffix in suffixes]
-            for file in files:
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())
-            _replace(files, target.parent)
-    except OSError as error:
-        raise ExportError(
-            f"{target} could not be written: {error.strerror or error}. An older file was not changed"
-        ) from error
-
-
-def _replace(files: Sequence[Path], folder: Path) -> None:
-    """Move files to `folder`, all or none. The first, which people open, is moved last."""
-    if len(files) == 1:
-        files[0].replace(folder / files[0].name)
-        return
-    before = files[0].parent / "before"
-    before.mkdir()
-    places = [folder / file.name for file in files]
-    moved: list[Path] = []
-    try:
-        for place in places:
-            if place.exists():
-                place.rename(before / place.name)
-        for file, place in zip(reversed(files), reversed(places), strict=True):
-            file.rename(place)
-            moved.append(place)
-    except BaseException:
-        for place in moved:
-            place.unlink()
-        for file in before.iterdir():
-            file.rename(folder / file.name)
-        raise
