@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetkit.data.decoding import quiet
 from resnetkit.data.decoding.jpeg import decode_rows
 from resnetkit.data.decoding.pictures import UPRIGHT, PictureFile, open_picture
 from resnetkit.errors import DataError
