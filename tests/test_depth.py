@@ -97,7 +97,7 @@ def test_what_a_file_says_of_its_depth_is_believed():
 
 def test_planes_whose_depth_can_not_be_told_are_named():
     dark = np.array([[[0, 1, 2], [16, 2048, 4095]]], np.uint16)
-    with pytest.raises(DataError, match=r"12 bits or fewer in 16, .*; save it as a PNG"):
+    with pytest.raises(DataError, match=r"12 bits or fewer in 16 .*; save it as a PNG"):
         open_picture(tiff(dark, planar=True, packed=True))
     bright = np.uint16(257) * np.array([[[0, 1, 2], [16, 200, 255]]], np.uint16)
     assert np.asarray(open_picture(tiff(bright, planar=True, packed=True))).tolist() == [[[0, 1, 2], [16, 200, 255]]]

@@ -422,7 +422,7 @@ def test_wrong_models(tmp_path: Path, model: Model) -> None:
     with pytest.raises(ModelFileError, match=r"none\.safetensors does not exist"):
         export(tmp_path / "none.safetensors", tmp_path / "m.onnx", to="onnx")
     grey = Preprocess(size=32, mean=(0.5,), std=(0.5,), mode="L")
-    with pytest.raises(ModelFileError, match="takes pictures with 3 channels, but its preprocessing makes L ones"):
+    with pytest.raises(ModelFileError, match="input has 3 channels, but its preprocessing makes L pictures with 1"):
         export(Model(model.net, Header(model.net.spec, grey, CLASSES)), tmp_path / "m.onnx", to="onnx")
     assert not list(tmp_path.glob("m.*"))
 
