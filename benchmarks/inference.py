@@ -366,7 +366,7 @@ def main() -> None:
         return
     from machine import describe
     from networks import pictures_for, resnetkit, write_model
-    from resnetkit.infer.tune import BFLOAT16
+    from resnetkit.infer.choice import BFLOAT16
     from resnetkit.machine import read_machine
 
     print(describe())

@@ -1,4 +1,4 @@
-"""Real pictures for every test: 420 of CIFAR-10 that are kept in tests/data, and larger sets where they are at hand."""
+"""Real pictures for tests: 420 pictures of CIFAR-10 from tests/data, and larger sets if they are on this machine."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def cifar_subset() -> tuple[Samples, Samples]:
 
 @pytest.fixture
 def picture_folder(tmp_path: Path, cifar_subset: tuple[Samples, Samples]) -> Path:
-    """root/<class>/<picture>: 20 pictures of 32×32 of each of cat, frog and ship, PNG and JPEG by turns."""
+    """root/<class>/<picture>: 20 pictures of 32×32 of each class (cat, frog, ship), PNG and JPEG in turn."""
     train, _ = cifar_subset
     root = tmp_path / "pictures"
     for name in ("cat", "frog", "ship"):
@@ -68,8 +68,22 @@ def _write(samples: Samples, name: str, folder: Path, *, count: int) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of larger sets and published weights beside the project (or $RESNETKIT_SHARED); skips without it."""
+    """The folder of larger sets and published weights, $RESNETKIT_SHARED. Tests are skipped without it."""
     folder = Path(os.environ.get("RESNETKIT_SHARED") or Path(__file__).parents[2] / "shared")
     if not folder.is_dir():
         pytest.skip(f"needs the sets in {folder}, which is not there; RESNETKIT_SHARED names another place")
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """The folder "run" with an untrained network of 2 classes for 32 × 32 pixels as its best model."""
+    from resnetkit.data.transforms.preprocess import Preprocess
+    from resnetkit.modelfile import Header, save
+    from resnetkit.models.resnet import build
+
+    net = build("resnet20", depths=(1, 1, 1), classes=2).eval()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(folder / "best.safetensors", net, Header(net.spec, Preprocess(size=32), ("a", "b")))
     return folder

@@ -1,4 +1,4 @@
-"""Pictures made for tests."""
+"""Generated pictures for tests."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter

@@ -1,4 +1,4 @@
-"""Real HTTP servers on this machine: one gives files and misbehaves when told to, one speaks the Hub's protocol."""
+"""HTTP servers on this machine: one sends files, with faults on request; the other has the protocol of the Hub."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class Files(ThreadingHTTPServer):
-    """Gives `files` by path. `fault` is what goes wrong; it passes after `faults` requests."""
+    """Sends `files` by path. The first `faults` requests have the fault `fault`."""
 
     daemon_threads = True
 
@@ -27,7 +27,7 @@ class Files(ThreadingHTTPServer):
 
 
 class FileHandler(BaseHTTPRequestHandler):
-    """Files, whole or from a byte on."""
+    """Sends files, from the start or from a byte on."""
 
     protocol_version = "HTTP/1.1"
 
@@ -56,14 +56,14 @@ class FileHandler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def headers_of(self, body: bytes) -> None:
-        """Send what else is said of a file."""
+        """Send the other headers of a file."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class HubHandler(FileHandler):
-    """As much of the Hub as its client needs to download, to make a repository and to commit to it."""
+    """The part of the Hub that its client needs to download, to create a repository and to commit to it."""
 
     COMMIT: ClassVar[str] = "0" * 40
 
@@ -120,7 +120,7 @@ class HubHandler(FileHandler):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[Files]:
-    """A server that runs in a thread while the block does."""
+    """Run a server in a thread within the block."""
     with Files(handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -130,6 +130,6 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[Files]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment for another process: this one's, with the network of this machine allowed."""
+    """Return the environment of this process, changed so that another process may use the network of this machine."""
     kept = {name: value for name, value in os.environ.items() if name != "RESNETKIT_OFFLINE"}
     return kept | {"no_proxy": "127.0.0.1"} | changes

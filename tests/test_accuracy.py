@@ -1,4 +1,4 @@
-"""How much accuracy a faster way to compute a network may lose."""
+"""The check of how much accuracy a network loses in a faster precision."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from resnetkit.infer.quantizing.accuracy import AccuracyCheck, check_loss
 
 
 def logits(best: list[int], classes: int = 10) -> np.ndarray:
-    """Logits whose largest values are those of the classes `best`."""
+    """Return logits whose largest values are at the classes `best`."""
     return np.eye(classes, dtype=np.float32)[best]
 
 
@@ -47,7 +47,7 @@ def test_labels_of_another_set_are_left_aside() -> None:
 
 @pytest.mark.parametrize("loss", [-1, 101, float("nan")])
 def test_a_loss_that_is_no_difference_of_percentages(loss: float) -> None:
-    with pytest.raises(UsageError, match=r"`max_top1_loss` is .*; it is a difference of percentages, from 0 to 100"):
+    with pytest.raises(UsageError, match=r"`max_top1_loss` is .*; give percentage points from 0 to 100"):
         check_loss(loss)
 
 

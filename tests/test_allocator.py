@@ -1,4 +1,4 @@
-"""Freed memory is kept where glibc is the allocator and nobody else has a say; elsewhere nothing happens."""
+"""Freed memory is kept if glibc is the allocator and has no other settings; otherwise nothing changes."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def churn(*, call: bool, **environ: str) -> list[str]:
-    """In a fresh process: what keep_memory returned, and page faults of ten tensors of 64 MiB, one after another."""
+    """Return, from a new process, the result of keep_memory and the page faults of ten tensors of 64 MiB in turn."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     code = CHURN.format(call=call)
     done = subprocess.run([sys.executable, "-c", code], env=clean | environ, capture_output=True, text=True, check=True)
@@ -61,7 +61,7 @@ def test_who_has_set_it() -> None:
 
 @glibc
 def test_another_allocator_is_left_alone(tmp_path: object) -> None:
-    """A preloaded library that brings a malloc of its own, as jemalloc and tcmalloc do."""
+    """A preloaded library with its own malloc, as jemalloc and tcmalloc have."""
     compiler = next((name for name in ("gcc", "cc", "clang") if _runs(name)), None)
     if compiler is None:
         pytest.skip("needs a C compiler")

@@ -1,4 +1,4 @@
-"""Training augmentation: every output is a window of its input, drawn as often as it should be."""
+"""Training augmentation: every output is a window of its input, drawn with the right probability."""
 
 from itertools import product
 
@@ -16,7 +16,7 @@ IMAGENET = Preprocess(size=224, resize=256)
 
 
 def crop(picture, augment, preprocess, rng):
-    """The pixels of a random crop of a picture, as the loader makes them of a file that is decoded whole."""
+    """Return the pixels of a random crop, as the loader computes them from a file that is decoded completely."""
     out = np.empty((preprocess.size, preprocess.size, 3), np.uint8)
     cut = augment.cut(picture.size, preprocess, rng)
     write_crop(out, np.asarray(picture), cut.box, interpolation=preprocess.interpolation, mirrored=cut.mirrored)
@@ -24,7 +24,7 @@ def crop(picture, augment, preprocess, rng):
 
 
 def windows_of(image, padding, size=None, **how):
-    """All translated windows of one picture, and their mirror images: {bytes: (top, left, mirrored)}."""
+    """Return all translated windows of a picture, and their mirror images: {bytes: (top, left, mirrored)}."""
     height, width = (size, size) if size else image.shape[:2]
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), **how)
     found = {}

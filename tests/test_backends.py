@@ -1,4 +1,4 @@
-"""Every backend computes what the plain network computes, for any batch, alone and in a stream."""
+"""Every backend gives the outputs of the plain network, for any batch, in single calls and in a stream."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def pixels(cifar_subset: tuple[Samples, Samples]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected(model: Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Each output of the plain network on (x / 255 - mean) / std."""
+    """Each output of the plain network for (x / 255 - mean) / std."""
     images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
     images = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_bfloat16_is_near(backend, gap, model, graphs, pixels, expected) -> None
 
 
 def test_openvino_is_told_the_precision(graphs: dict[tuple[str, str], Path]) -> None:
-    """Since it takes bfloat16 by itself where the processor multiplies that fast."""
+    """Without the hint, it uses bfloat16 on processors that multiply it fast."""
     network = open_backend(Choice("openvino", threads=1, streams=1), graphs["openvino", "logits"])._network
     assert network.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert network.get_property("INFERENCE_NUM_THREADS") == 1
@@ -184,6 +184,6 @@ signal.raise_signal(signal.SIGTERM)
 def test_signals_are_handled_after_graphs_have_come_and_gone(
     graphs: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
-    """More than one openvino.Core leaves the process a stack for signal handlers that is freed memory."""
+    """With more than one openvino.Core, the process would keep a stack for signal handlers in freed memory."""
     command = [sys.executable, "-c", INTERRUPTED, str(graphs["openvino", "logits"]), str(tmp_path)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 7

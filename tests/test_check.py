@@ -1,4 +1,4 @@
-"""What `resnetkit data check` finds."""
+"""The findings of `resnetkit data check`."""
 
 import shutil
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_one_class_is_no_set_for_a_classifier(picture_folder: Path) -> None:
 
 
 def test_one_picture_in_two_classes_is_a_contradiction(picture_folder: Path) -> None:
-    """Two files with the same pixels, though not the same bytes, in one part and in two."""
+    """Two files with the same pixels but other bytes, in the same part and in two parts."""
     first = picture_folder / "cat" / "cat 00.png"
     Image.open(first).save(picture_folder / "frog" / "copy.bmp")
     report = check(picture_folder, workers=2)
@@ -170,7 +170,7 @@ def test_every_picture_is_counted_while_it_is_looked_at(split_folder: Path) -> N
 
 
 def test_no_more_than_a_window_is_decoded_ahead(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays flat: not all pictures are handed to the threads at once."""
+    """The memory needed does not grow, because the threads do not get all pictures at the same time."""
     looked = []
     look = check_data._look
     monkeypatch.setattr(check_data, "_look", lambda samples, index: looked.append(index) or look(samples, index))

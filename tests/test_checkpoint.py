@@ -1,4 +1,4 @@
-"""What a saved training state holds, and what comes back from it."""
+"""The content of a saved training state, and what is restored from it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from resnetkit.train.optim import Plan
 
 
 def saved(path: Path, net: ResNet) -> tuple[State, torch.optim.Optimizer]:
-    """The state of `net` as it comes back from a file."""
+    """Return the state of `net` after saving and loading it."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     header = Header(net.spec, Preprocess(size=32), ("cat", "dog"))
     save_state(path, Position(Plan.of_length(2)), header=header, net=net, optimizer=optimizer, ema=None, best=None)
@@ -22,7 +22,7 @@ def saved(path: Path, net: ResNet) -> tuple[State, torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("older", [False, True])
 def test_random_numbers_go_on_as_they_would_have(older: bool, tmp_path: Path) -> None:
-    """From states of earlier versions, too, which hold nothing of a GPU."""
+    """Also from states of earlier versions, which contain no random state of a GPU."""
     net = build("resnet20,depths=1-1-1", classes=2)
     torch.manual_seed(3)
     torch.rand(5)

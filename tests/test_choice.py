@@ -1,4 +1,4 @@
-"""What a network is computed by: what is refused, and what rules and stated flags come to."""
+"""The choice of backend and precision: values that are refused, and the result of rules and stated fields."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""CIFAR, from small archives in the official forms, written here from real pictures; and the whole with a network."""
+"""CIFAR, read from small archives in the official forms, written here from real pictures; and the complete sets."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ Subset = tuple[Samples, Samples]
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes strings as Python 2's cPickle did, which made the official files: as bytes without a type of their own."""
+    """Writes strings as Python 2's cPickle did for the official files: as bytes without their own type."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -55,7 +55,7 @@ def planes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def encode(cifar: Cifar, form: Archive, names: tuple[str, ...], samples: Samples) -> dict[str, bytes]:
-    """The files called `names` with all of `samples`, in the form's own way."""
+    """Return the files `names` of a form, which together contain all of `samples`."""
     assert samples.images is not None
     files: dict[str, bytes] = {}
     batches = [name for name in names if not name.endswith(".json")]
@@ -117,7 +117,7 @@ FORMS = [
 
 @pytest.fixture
 def small(cifar_subset: Subset, tmp_path: Path) -> Cifar:
-    """CIFAR-10's binary form in tmp_path/from, with hashes of its own."""
+    """CIFAR-10's binary form in tmp_path/from, with its hashes."""
     return make(CIFAR10, CIFAR10.official[1], cifar_subset, tmp_path / "from")
 
 
@@ -233,7 +233,7 @@ def test_damaged_cache_does_not_count(small: Cifar, tmp_path: Path, own_cache: P
 
 
 def test_half_written_cache_does_not_count(small: Cifar, tmp_path: Path, own_cache: Path) -> None:
-    """As `kill -9` leaves it in the middle of writing."""
+    """The state after `kill -9` during writing."""
     get_cifar(small, folder=tmp_path / "from")
     (own_cache / "cifar10").rename(own_cache / "cifar10.partial")
     with pytest.raises(DataError, match="can't get cifar10"):
@@ -309,7 +309,9 @@ def test_missing_file(small: Cifar, tmp_path: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no cifar100; expected cifar-100-python.tar.gz or cifar-100-python/, "):
+    with pytest.raises(
+        DataError, match=r"does not contain cifar100; expected cifar-100-python.tar.gz or cifar-100-python/, "
+    ):
         load_cifar("cifar100", folder=tmp_path)
 
 
@@ -320,7 +322,7 @@ def test_find_cifar(cifar_subset: Subset, tmp_path: Path) -> None:
     assert find_cifar(tmp_path / "ten") == "cifar10"
     assert find_cifar(tmp_path / "hundred" / "cifar-100-binary") == "cifar100"
     (tmp_path / "ten" / "cifar-10-batches-py").rename(tmp_path / "hundred" / "cifar-10-batches-py")
-    with pytest.raises(UsageError, match="holds cifar10 and cifar100"):
+    with pytest.raises(UsageError, match="contains cifar10 and cifar100"):
         find_cifar(tmp_path / "hundred")
 
 
@@ -331,9 +333,7 @@ def test_pickles_run_nothing(tmp_path: Path) -> None:
 
     for protocol in (0, 2, 5):
         batch = pickle.dumps({"data": Bomb(), "labels": [0]}, protocol)
-        with pytest.raises(
-            DataError, match=r"batch_1: a pickle that asks for (posix|nt).system, which no CIFAR batch does"
-        ):
+        with pytest.raises(DataError, match=r"batch_1: the pickle needs (posix|nt).system, unlike any CIFAR batch"):
             decode_pickles({"batch_1": batch}, labels_key="labels")
     assert not (tmp_path / "ran").exists()
 
@@ -341,8 +341,8 @@ def test_pickles_run_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (pickle.dumps({b"data": np.zeros(2, np.float32), b"labels": [0]}), "its array holds 'f4', not bytes"),
-        (pickle.dumps({b"data": np.array([[]], object), b"labels": [0]}), "its array holds 'O8', not bytes"),
+        (pickle.dumps({b"data": np.zeros(2, np.float32), b"labels": [0]}), "its array contains 'f4', not bytes"),
+        (pickle.dumps({b"data": np.array([[]], object), b"labels": [0]}), "its array contains 'O8', not bytes"),
         (pickle.dumps({b"data": b"text", b"labels": [0]}), "not a CIFAR batch"),
         (pickle.dumps([1]), "not a CIFAR batch"),
         (pickle.dumps({b"labels": [0]}), "not a CIFAR batch .KeyError: b'data'."),
@@ -435,7 +435,7 @@ def copied(source: Path, path: Path) -> Path:
 
 
 def test_what_no_hash_confirms_stays_out_of_the_cache(cifar_subset: Subset, tmp_path: Path, own_cache: Path) -> None:
-    """CIFAR-100, unpacked: a changed file there must not become what `cifar100` means on this machine."""
+    """A changed file of an unpacked CIFAR-100 must not get into the cache, which `cifar100` uses afterwards."""
     form = CIFAR100.official[1]
     row = make(CIFAR100, form, cifar_subset, tmp_path)
     test = tmp_path / form.folder / "test.bin"

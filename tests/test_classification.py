@@ -1,4 +1,4 @@
-"""What a recipe comes to over the course of a run."""
+"""The settings that a recipe gives at each point of a run."""
 
 from dataclasses import replace
 
@@ -92,7 +92,7 @@ def dataset(cifar_subset):
 
 @pytest.mark.parametrize(("more", "name"), [(0, "torch.compile"), (-1, "eager")])
 def test_a_run_in_epochs_is_compiled_where_its_steps_pay(more, name, dataset, monkeypatch):
-    """300 pictures are 18 batches of 16, and 9 steps where two are accumulated."""
+    """300 pictures are 18 batches of 16, and 9 steps if two batches are accumulated."""
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: ["g++"])
     recipe = Recipe(model="resnet20,depths=1-1-1,order=pre", batch_size=16, accumulate=2)
@@ -101,7 +101,7 @@ def test_a_run_in_epochs_is_compiled_where_its_steps_pay(more, name, dataset, mo
 
 @pytest.mark.parametrize("choice", ["auto", "off"])
 def test_a_batch_that_batch_norm_can_learn_nothing_from_is_refused(choice, dataset):
-    """With the kernels and without; at the smallest crops of the run."""
+    """With and without the kernels, with the smallest crops of the run."""
     recipe = Recipe(model="resnet18,depths=1-1-1-1,width=16", normalize="imagenet", batch_size=1, compile=choice)
     with pytest.raises(UsageError, match=r"one picture of 32 × 32 .* larger `batch_size` .* or a larger `size`$"):
         prepare(recipe, dataset)

@@ -1,4 +1,4 @@
-"""The command line: help and errors as snapshots, exit codes, and what is on standard output."""
+"""The command line: help and errors as snapshots, exit codes, and standard output."""
 
 import csv
 import errno
@@ -277,7 +277,7 @@ def test_files_of_another_kind(picture_folder: Path, capsys: Shell) -> None:
 
 
 def running(run: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every verb do this."""
+    """Replace the work of every verb by this function."""
     monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=run))
 
 
@@ -517,7 +517,7 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
 def test_training_in_the_folder_of_the_pictures(
     picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run folder lands among the classes: it is none, neither for going on nor for another run."""
+    """The run folder is among the class folders. It is not a class, when the run goes on and in another run."""
     monkeypatch.chdir(picture_folder)
     monkeypatch.setenv("HOME", str(picture_folder.parent))
     assert main(["train", ".", *SMALL]) == 0
@@ -535,7 +535,7 @@ def test_training_in_the_folder_of_the_pictures(
 
 
 def test_data_that_can_be_read_in_two_ways(split_folder: Path, capsys: Shell) -> None:
-    """It is refused with the flag that settles it, which going on and evaluating then remember."""
+    """It is refused, with the flag that decides. Going on and evaluating use the flag of the run."""
     (split_folder / "train").rename(split_folder / "Training")
     (split_folder / "test").rename(split_folder / "more")
     assert main(["data", "check", "split"]) == 1
@@ -652,7 +652,7 @@ def test_a_recipe_that_is_printed_is_a_configuration(name: str, capsys: Shell) -
 
 
 def test_help_says_what_the_default_rows_say(capsys: Shell) -> None:
-    """Of every field: one value where both rows agree, else both; nothing for what is unset in both."""
+    """For every field: one value if both rows have the same, else both values; nothing if it is unset in both."""
     assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for words in ("(cifar10 muon, folder sgd)", "(cifar10 0.2, folder 0.05)", "(cifar10 128, folder 32)"):
@@ -805,7 +805,7 @@ def test_data_check_says_what_there_is_to_mend(picture_folder: Path, capsys: She
 
 
 def test_data_in_the_home_folder(picture_folder: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the shell hands it over from --from=~/x, or in quotes."""
+    """A shell does not replace ~ in --from=~/x and in quotes."""
     monkeypatch.setenv("HOME", str(picture_folder.parent))
     assert main(["data", "samples", "~/pictures", "~/out", "--count", "1"]) == 0
     assert capsys.readouterr().out == f"{picture_folder.parent}/out/0000-cat.png\n"
@@ -848,7 +848,7 @@ def test_data_get_from_a_folder_without_it(capsys: Shell) -> None:
 
 
 def test_an_interrupt_that_a_library_makes_another_error_of(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
-    """As NumPy does while it is imported."""
+    """NumPy may raise this during its import."""
 
     def importing(arguments: list[str]) -> int:
         try:

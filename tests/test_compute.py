@@ -1,4 +1,4 @@
-"""Which way a training step is computed, and that computing blocks again changes nothing."""
+"""How a training step is computed; and computing blocks again in the backward pass changes no number."""
 
 import copy
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def chosen(name: str, recipe: Recipe, *, device: torch.device = CPU, recompute: 
 
 @pytest.fixture
 def untouched_compile(monkeypatch) -> list[object]:
-    """What torch.compile is asked for; it compiles nothing."""
+    """The arguments of torch.compile, which is replaced and compiles nothing."""
     asked: list[object] = []
 
     def note(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -105,7 +105,7 @@ def test_nothing_is_compiled_without_a_compiler_unless_asked(monkeypatch, untouc
     ],
 )
 def test_batches_of_a_single_value_are_refused(name, size, batch_size, frozen, refused):
-    """The kernels would go on, and learn nothing; torch raises a ValueError at the first step."""
+    """The kernels would compute it without an effect; torch raises a ValueError at the first step."""
     net = network(name)
     freeze(net, frozen)
     if refused:
@@ -144,7 +144,7 @@ def test_the_precision_is_that_of_the_maps():
 
 
 def two_steps(net: ResNet, forward: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Losses and gradients of two steps of descent, and everything that the network then holds."""
+    """Return losses and gradients of two steps of gradient descent, and the network's state after them."""
     found: list[Tensor] = []
     torch.manual_seed(1)
     for _ in range(2):
@@ -194,7 +194,7 @@ def test_computing_blocks_again_gives_the_same_bits(name, frozen, precision):
 @pytest.mark.slow
 @compiled
 def test_compiled_steps_do_not_depend_on_the_sizes_before():
-    """A run that goes on at full size never saw the small pictures, and has to come to the same bits."""
+    """A run that is resumed at full size has not seen the small pictures, and must give the same bits."""
 
     def gradients(sizes: list[int]) -> list[Tensor]:
         torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""Converting: what is known, what must be given, what is refused, and that nothing is written then."""
+"""Converting: what is found out, what must be given, what is refused; nothing is written after an error."""
 
 import csv
 import hashlib
@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def weights(model: str = SMALL, path: str = "theirs.pth", **changes: torch.Tensor | None) -> Path:
-    """A state dict as torchvision names it, with tensors added, replaced or (None) removed; dots are underscores."""
+    """Return a state dict with torchvision's names, with tensors added, replaced or (None) removed; _ means a dot."""
     torch.manual_seed(0)
     tensors = build(model).state_dict()
     for name, tensor in changes.items():
@@ -52,7 +52,7 @@ def weights(model: str = SMALL, path: str = "theirs.pth", **changes: torch.Tenso
 
 
 def refused(file: Path, error: type[Exception], match: str, **given) -> str:
-    """Convert, and expect an error and not one new file."""
+    """Convert, and expect an error and no new file."""
     before = sorted(Path().rglob("*"))
     with pytest.raises(error, match=match) as caught:
         convert(file, **given)

@@ -1,4 +1,4 @@
-"""Every form in which others keep residual networks: made here from our own, read back, and the logits are the same."""
+"""The forms in which other projects save residual networks: made from our networks, converted back, equal logits."""
 
 import json
 import re
@@ -36,13 +36,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def net_of(model: str, classes: int = 5) -> nn.Module:
-    """A network of ours with normalisations that do something."""
+    """A network of this package whose normalisations change their input."""
     torch.manual_seed(0)
     return randomised(build(model, classes=classes))
 
 
 def randomised(net: nn.Module) -> nn.Module:
-    """A network with normalisations that do something, in evaluation mode."""
+    """A network in evaluation mode whose normalisations change their input."""
     for name, tensor in net.state_dict().items():
         if tensor.ndim == 1 and tensor.is_floating_point():
             low, high = (0.5, 1.5) if name.endswith(("weight", "running_var")) else (-0.2, 0.2)
@@ -57,7 +57,7 @@ def saved(tensors: Tensors, path: str = "theirs.pth", **beside: object) -> Path:
 
 @torch.no_grad()
 def assert_same(done: Conversion, net: nn.Module, expected: Callable[[Tensor], Tensor] | None = None) -> None:
-    """The model file's logits are those of `net`, or what `expected` makes of pictures, within 1e-5."""
+    """Assert that the model file's logits are those of `net`, or of the function `expected`, within 1e-5."""
     ours = modelfile.load(done.path)
     size = done.header.spec.input_size
     images = torch.randn(2, done.header.spec.in_channels, size, size, generator=torch.Generator().manual_seed(1))
@@ -67,7 +67,7 @@ def assert_same(done: Conversion, net: nn.Module, expected: Callable[[Tensor], T
 
 
 def refused(file: Path, error: type[Exception], match: str, **given) -> str:
-    """Convert, and expect an error and not one new file."""
+    """Convert, and expect an error and no new file."""
     before = sorted(Path().rglob("*"))
     with pytest.raises(error, match=match) as caught:
         convert(file, **given)
@@ -76,7 +76,7 @@ def refused(file: Path, error: type[Exception], match: str, **given) -> str:
 
 
 def replaced(tensors: Tensors, *pairs: tuple[str, str]) -> Tensors:
-    """The tensors with names changed by patterns, one after another."""
+    """Return the tensors with their names changed by the patterns in their order."""
     renamed: Tensors = {}
     for name, tensor in tensors.items():
         for pattern, new in pairs:
@@ -89,7 +89,7 @@ def replaced(tensors: Tensors, *pairs: tuple[str, str]) -> Tensors:
 
 
 def residual_functions(tensors: Tensors) -> Tensors:
-    """weiaicunzai's: stages count from 2, and a block is a Sequential."""
+    """Names of weiaicunzai: stages are numbered from 2, and a block is a Sequential."""
 
     def theirs(name: str) -> str:
         if found := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(.+)", name):
@@ -104,7 +104,7 @@ def residual_functions(tensors: Tensors) -> Tensors:
 
 
 def children(tensors: Tensors, prefix: str = "") -> Tensors:
-    """A Sequential of torchvision's parts, in their order."""
+    """A Sequential of the parts of torchvision's network, in their order."""
     parts = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
     names = {name: name.partition(".") for name in tensors}
     return {
@@ -121,7 +121,7 @@ def openmmlab(tensors: Tensors) -> Tensors:
 
 
 def detectron(tensors: Tensors) -> Tensors:
-    """Detectron2's: normalisations are parts of convolutions, and the network takes blue, green and red."""
+    """Detectron2's names: normalisations are parts of convolutions; the input's channels are blue, green and red."""
     theirs = replaced(
         {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")},
         (r"^bn1\.", "stem.conv1.norm."),
@@ -142,7 +142,7 @@ def detectron(tensors: Tensors) -> Tensors:
 
 
 def caffe2(tensors: Tensors) -> Tensors:
-    """Caffe2's blobs: a normalisation is a scale and an offset, as of weights that are frozen."""
+    """Caffe2's blobs: a normalisation is a scale and an offset, as in frozen weights."""
     theirs: Tensors = {}
     for name, tensor in tensors.items():
         norm, _, kind = name.rpartition(".")
@@ -408,7 +408,7 @@ def test_pictures_of_one_channel():
 
 
 def numbered(tensors: Tensors, *, shortcut_first: bool = False, norms_apart: bool = False) -> Tensors:
-    """Names that say nothing, in the order of somebody's definition."""
+    """Names without a meaning, in the order of a network's definition."""
     blocks: dict[tuple[str, ...], list[str]] = {}
     for name in tensors:
         parts = tuple(name.split("."))
@@ -628,7 +628,7 @@ def test_another_epsilon_is_made_up_for():
 
 
 def tried(errors: dict[str, float], pictures: int = 10_000) -> Check:
-    """A check whose measurements are known, by the preset; 90 % for any other."""
+    """A check with a known measurement for each preset, and 90 % for all others."""
 
     def measure(net: nn.Module, preprocess: Preprocess, classes: tuple[str, ...]) -> tuple[float, int]:
         assert classes == CIFAR10.classes
@@ -658,7 +658,7 @@ def test_the_error_that_the_file_states_chooses_the_preprocessing():
 
 
 def test_pictures_choose_among_networks(cifar_subset, capsys):
-    """Its tensors are those of a plain net as well; on pictures that its own answers label, only one is never wrong."""
+    """Its tensors fit a plain network too. The labels are its predictions, so only the right network has no error."""
     net = net_of("resnet20,depths=1-1-1", 10)
     _, samples = cifar_subset
     preset = PREPROCESSES["cifar10"]

@@ -1,4 +1,4 @@
-"""Random weights go from other projects' networks to ours and back, and the logits are the same."""
+"""Random weights are converted from other projects' networks to ours and back; the logits are equal."""
 
 import os
 from collections.abc import Mapping
@@ -39,12 +39,12 @@ TRANSFORMERS = {
 
 
 def slow_but(names, quick=QUICK):
-    """Parameters of a test; all but the quick ones are slow."""
+    """Return the parameters of a test. All except the quick ones are marked slow."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
-    """A network with normalisations that do something, in evaluation mode."""
+    """A network in evaluation mode whose normalisations change their input."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in net.state_dict().items():
         if tensor.ndim == 1 and tensor.is_floating_point():
@@ -55,7 +55,7 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def assert_same_logits(ours: nn.Module, theirs, *, size: int = 64) -> None:
-    """Within 1e-5 in float32, of the largest logit where that is over 1."""
+    """Assert equality within 1e-5 in float32, relative to the largest logit if it is over 1."""
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     expected = theirs(images)
     difference = (ours.eval()(images) - expected).abs().max() / expected.abs().max().clamp(min=1)
@@ -64,7 +64,7 @@ def assert_same_logits(ours: nn.Module, theirs, *, size: int = 64) -> None:
 
 
 def loaded(model: str, tensors: Mapping[str, Tensor], **changes) -> nn.Module:
-    """Our network with the tensors of another project's."""
+    """Return our network with the tensors of another project's network."""
     net = build(model, **changes)
     source = find_project(tensors, where="theirs")
     net.load_state_dict(fit(source, renamed(source, tensors, where="theirs"), net.spec, where="theirs"))
@@ -192,14 +192,14 @@ def test_transformers_with_the_stride_of_v1(tmp_path):
 
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory) -> ModuleType:
-    """Keras on torch, with its settings in a folder of its own."""
+    """Keras on torch, with its settings in a separate folder."""
     os.environ["KERAS_BACKEND"] = "torch"
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
     return pytest.importorskip("keras")
 
 
 def of_keras(keras, layers: int, classes: int = 1000):
-    """A random ResNet of Keras, with biases and statistics that do something."""
+    """A random ResNet of Keras whose biases and statistics change the output."""
     make = getattr(keras.applications, f"ResNet{layers}")
     net = make(weights=None, input_shape=(64, 64, 3), classes=classes, classifier_activation=None)
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Which part of a checkpoint is its network: as many projects write them, with what lies beside."""
+"""The part of a checkpoint that is its network, in checkpoints with other content as many projects write them."""
 
 import argparse
 import datetime
@@ -115,7 +115,7 @@ CHECKPOINTS = {
         "",
     ),
 }
-"""What was saved, and the part that is taken; None where only the names count."""
+"""The saved object, and the part that is used; None if the whole object is used."""
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -162,7 +162,7 @@ def test_part_settles_it(part, factor, tmp_path):
 
 
 def test_two_networks_that_nobody_can_tell_apart(tmp_path):
-    """Neither prefix is known: the names are left as they are, and part settles it."""
+    """Neither prefix is known, so the names are not changed, and `part` decides."""
     path = tmp_path / "w.pth"
     torch.save(under("left.") | under("right.", factor=2), path)
     assert len(read_weights(path).tensors) == 2 * len(NAMES)
@@ -191,14 +191,14 @@ def test_prefixes_in_every_form(form, tmp_path):
 
 
 class Config:
-    """Stands for a configuration of some library, which need not be installed."""
+    """Represents a configuration object of a library that is not installed."""
 
     def __init__(self, **values: object) -> None:
         self.__dict__.update(values)
 
 
 def as_of(library: str, name: str, monkeypatch) -> type[Config]:
-    """The class as if it were that library's, for as long as a file is written."""
+    """Within the block, give the class the module name of that library, so that a file can be written."""
     parents = [library.rsplit(".", count)[0] for count in range(library.count(".") + 1)]
     module, *_ = [sys.modules.get(parent) or ModuleType(parent) for parent in parents]
     for parent in parents[1:]:

@@ -1,4 +1,4 @@
-"""Crops on tensors: torchvision's resized_crop within rounding, and Pillow's boxes where they are not whole."""
+"""Crops equal torchvision's resized_crop within rounding, and Pillow's resize for boxes between pixels."""
 
 import numpy as np
 import pytest

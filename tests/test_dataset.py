@@ -1,4 +1,4 @@
-"""The one door to every kind of data."""
+"""Opening data of every kind with open_dataset."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""More than 8 bits a value: one rule for every kind of file, and for pictures that Pillow has opened."""
+"""More than 8 bits per value: the same rule for all formats, and for pictures that Pillow has opened."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def png(values, *, significant=None):
-    """A PNG file of uint16 (height, width, 1 to 4) values; Pillow writes no colour of 16 bits."""
+    """A PNG file of uint16 (height, width, 1 to 4) values; Pillow can't write colours of 16 bits."""
     height, width, channels = values.shape
 
     def chunk(kind, data):
@@ -37,7 +37,7 @@ def grey(content):
 
 
 def files(values):
-    """The same values in every kind of file that holds 16 bits; uint16 (height, width, 1 or 3)."""
+    """The same values in every format with 16 bits; uint16 (height, width, 1 or 3)."""
     for order in "<>":
         for packed in (False, True):
             yield f"tiff {order} {packed}", tiff(values, order=order, packed=packed)
@@ -97,7 +97,7 @@ def test_what_a_file_says_of_its_depth_is_believed():
 
 def test_planes_whose_depth_can_not_be_told_are_named():
     dark = np.array([[[0, 1, 2], [16, 2048, 4095]]], np.uint16)
-    with pytest.raises(DataError, match=r"12 bits or fewer in 16, .*; save it as a PNG"):
+    with pytest.raises(DataError, match=r"12 bits or fewer in 16 .*; save it as a PNG"):
         open_picture(tiff(dark, planar=True, packed=True))
     bright = np.uint16(257) * np.array([[[0, 1, 2], [16, 200, 255]]], np.uint16)
     assert np.asarray(open_picture(tiff(bright, planar=True, packed=True))).tolist() == [[[0, 1, 2], [16, 200, 255]]]

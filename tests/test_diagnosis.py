@@ -1,4 +1,4 @@
-"""What doctor says: rates from known times, advice only where it applies, one JSON document, lines for people."""
+"""The output of doctor: rates from known times, advice only if it applies, one JSON document, lines for people."""
 
 import json
 from dataclasses import fields, replace
@@ -51,7 +51,7 @@ FOUND = Diagnosis(
     kernels="on",
     resizing="off: there is no C++ compiler",
 )
-"""A machine of which nothing is to be said."""
+"""A machine for which there is no advice."""
 
 
 def on(**changes: Any) -> Diagnosis:
@@ -109,7 +109,7 @@ def test_rates_are_work_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_products_that_take_long_are_of_smaller_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where bfloat16 is emulated: 256 takes 40 ms there, and 2048 would take 20 seconds."""
+    """A machine that emulates bfloat16: size 256 takes 40 ms, and 2048 would take 20 seconds."""
     monkeypatch.setattr(diagnosis, "_fastest", lambda work: work() is None or 1e-3)
     sides: list[tuple[int, torch.dtype]] = []
 

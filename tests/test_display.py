@@ -1,4 +1,4 @@
-"""The words of messages: fields as flags, commands that can be pasted, types with their article."""
+"""The texts of messages: fields printed as flags, commands that can be pasted, types with their article."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fetching, against a real server on this machine that misbehaves on purpose."""
+"""Downloads from a server on this machine that has faults on purpose."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ HALF = len(CONTENT) // 2
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every address; the address says what goes wrong."""
+    """Sends CONTENT at every address; the address names the fault."""
 
     daemon_threads = True
 
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_first_digits_of_a_hash_are_enough(server: Server, path: Path, capsy
     path.write_bytes(CONTENT[:-1])
     fetch(server.url("good"), path, sha256=SHA256[:8], progress=False)
     assert path.read_bytes() == CONTENT
-    assert capsys.readouterr().err == f"{path} is not the file it should be; fetching it again\n"
+    assert capsys.readouterr().err == f"{path} is not the expected file; fetching it again\n"
     with pytest.raises(DataError, match=f"sha256 {SHA256}, not {SHA256[1:9]}"):
         fetch(server.url("good"), path, sha256=SHA256[1:9])
 
@@ -208,7 +208,7 @@ def test_length_that_promises_too_much(server: Server, path: Path) -> None:
 @pytest.mark.parametrize("fault", ["wrong", "too-short"])
 def test_wrong_bytes_are_thrown_away(server: Server, path: Path, fault: str) -> None:
     with pytest.raises(
-        DataError, match=rf"{fault}/file.bin gave other bytes than expected .md5 [0-9a-f]{{32}}, not {MD5}"
+        DataError, match=rf"{fault}/file.bin sent other bytes than expected .md5 [0-9a-f]{{32}}, not {MD5}"
     ):
         fetch(server.url(fault), path, md5=MD5)
     assert left_over(path) == set()
@@ -248,7 +248,7 @@ def test_offline_says_what_to_put_where(server: Server, path: Path, monkeypatch:
         fetch(server.url("good"), path, md5=MD5)
     assert server.asked == []
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(DataError, match=rf"{path} is not the file it should be .*; download {server.url('good')}"):
+    with pytest.raises(DataError, match=rf"{path} is not the expected file .*; download {server.url('good')}"):
         fetch(server.url("good"), path, md5=MD5)
     path.write_bytes(CONTENT)
     assert fetch(server.url("good"), path, md5=MD5) == path
@@ -340,7 +340,7 @@ def test_read_archive_that_is_cut_off(tmp_path: Path) -> None:
 
 
 def fake_npm(folder: Path, script: str) -> None:
-    """A program called npm, as the search path of programs finds it."""
+    """A program with the name npm on the search path."""
     folder.mkdir()
     (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "npm").chmod(stat.S_IRWXU)

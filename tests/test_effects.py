@@ -1,4 +1,4 @@
-"""Fields that have no use beside others: refused as flags, named where a file says them, not shown in a report."""
+"""Fields without an effect next to others: refused as flags, named if a file has them, not shown in a report."""
 
 from dataclasses import fields, replace
 

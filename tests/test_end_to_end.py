@@ -1,4 +1,4 @@
-"""The whole way, by the command line alone: train, evaluate, predict, and the same number at each end."""
+"""Train, evaluate and predict by the command line: all give the same error."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ FAST = ("--precision", "float32", "--threads", "1", "--log-every", "5")
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> object:
-    """What a verb prints with --json, read."""
+    """Return the parsed output of a verb with --json."""
     capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -41,7 +41,7 @@ def test_pictures_of_cifar10(split_folder, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_photographs_of_hand_signs(shared, tmp_path, capsys):
-    """A folder as people have them: 2,062 photographs of about 100 x 100, three of them 3024 x 3024, no split."""
+    """A realistic folder: 2,062 photographs of about 100 x 100, three of them 3024 x 3024, no split."""
     data, run = str(shared / "data" / "sign-digits"), tmp_path / "run"
     trained = document(
         capsys,

@@ -1,4 +1,4 @@
-"""The evaluation: every picture once, the same number for any batching, and each protocol against its definition."""
+"""The evaluation: each picture counts once, batches don't change the result, protocols follow their definition."""
 
 import csv
 import subprocess
@@ -49,7 +49,7 @@ def test_the_number_does_not_depend_on_batches_or_workers(model, split_folder, c
 
 
 def test_as_many_pictures_at_once_as_fit(model, cifar_subset, monkeypatch):
-    """250 of CIFAR by default; fewer where their maps take more than they may. The number stays what it is."""
+    """250 pictures of CIFAR by default; fewer if their feature maps need too much memory. A given number is kept."""
     seen: list[int] = []
     handle = model.net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     try:
@@ -214,7 +214,7 @@ def test_a_picture_in_memory_that_can_not_be_used_is_named(model, views):
 
 @pytest.mark.parametrize("views", ["single", "ten-crop", "multi-scale"])
 def test_records_say_what_was_counted_of_each_picture(model, views, tmp_path, cifar_subset):
-    """In the order of the pictures, without those that can't be read; and parts merge to the whole."""
+    """In the order of the pictures, without unreadable ones; and the parts are merged to the whole."""
     from PIL import Image
 
     test = cifar_subset[1].subset(np.arange(7))

@@ -1,4 +1,4 @@
-"""Grad-CAM, against captum's, and where it is drawn."""
+"""Grad-CAM compared with captum's, and the place of the evidence in drawings."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ KINDS = (
 
 
 def model_of(name: str, size: int = 64, **preprocess: object) -> Model:
-    """A small network of three classes, with statistics that are not those of a fresh one."""
+    """A small network of three classes, with running statistics that differ from the initial ones."""
     torch.manual_seed(0)
     net = build(name, classes=3).train()
     with torch.no_grad():
@@ -43,7 +43,7 @@ def model_of(name: str, size: int = 64, **preprocess: object) -> Model:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """The first of KINDS."""
+    """The model of the first of KINDS."""
     return model_of(KINDS[0], 32)
 
 
@@ -56,7 +56,7 @@ def picture(cifar_subset: tuple[Samples, Samples]) -> np.ndarray:
 
 
 def captums(model: Model, picture: np.ndarray, *, index: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Captum's map of a stage, and its interpolation at the network's input."""
+    """Return captum's evidence of a stage, and its interpolation at the network's input."""
     net = model.net
     last = number == len(net.stage_names) - 1
     layer = net.last_relu if last and net.spec.order == "pre" else net.get_submodule(net.stage_names[number])
@@ -165,7 +165,7 @@ def test_grey_networks_have_colour_pictures(picture: np.ndarray) -> None:
 @pytest.mark.parametrize("size", [(32, 32), (50, 40), (40, 51), (500, 375), (33, 100), (20, 24)])
 @pytest.mark.parametrize("preprocess", [Preprocess(size=32), Preprocess(size=24, resize=32), Preprocess(size=64)])
 def test_the_crop_is_what_preprocessing_keeps(size: tuple[int, int], preprocess: Preprocess) -> None:
-    """Of a picture whose pixels say where they are, the middles of the outermost rows and columns of the crop."""
+    """The pixels are their own coordinates, so the crop's outermost rows and columns show where it is."""
     left, top, right, bottom = seen(size, preprocess)
     width, height = size
     columns, rows = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
@@ -187,7 +187,7 @@ def explanation(evidence: np.ndarray, size: tuple[int, int], crop: tuple[float, 
 
 
 def test_heat_at_the_picture() -> None:
-    """4 x 4 cells on a crop of 8 x 8 pixels, 2 pixels from the left: a pixel is a quarter of a cell from its middle."""
+    """4 x 4 cells on a crop of 8 x 8 pixels, 2 pixels from the left: a pixel's centre is a quarter of a cell off."""
     evidence = np.zeros((4, 4))
     evidence[1, 2] = 3
     heat = explanation(evidence, (12, 8), (2, 0, 10, 8)).heat
@@ -316,7 +316,7 @@ def test_stages_by_name_or_number(model: Model, picture: np.ndarray) -> None:
 
 @pytest.fixture
 def in_folder(model: Model, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with m.safetensors and pictures/<class>/, of which another one is a copy, with a broken file."""
+    """A folder with m.safetensors and pictures/<class>/, a copy of one of them, and a broken file."""
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "m.safetensors", model.net, model.header)
     shutil.rmtree(picture_folder / "ship")

@@ -1,4 +1,4 @@
-"""Exported files: run by other programs on real pictures, they give what their source gives."""
+"""Exported files: other programs run them on real pictures and give the outputs of the model."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer import network as serving
 from resnetkit.infer.backends.openvino_backend import openvino_core
-from resnetkit.infer.exports import export as exporting
+from resnetkit.infer.exports import replacing
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
 from resnetkit.infer.exports.parity import Gap, measure
@@ -61,7 +61,7 @@ CLASSES = ('a "cat" & <dog>', "Größe", "ship", "x\ny", "5", "6", "7")
 
 
 def make(name: str, preprocess: Preprocess, classes: tuple[str, ...] = CLASSES) -> Model:
-    """An untrained network whose normalisations have seen pictures, with gains and shifts of their own."""
+    """An untrained network whose normalisations have statistics of pictures, and random gains and offsets."""
     torch.manual_seed(0)
     net = build(name, classes=len(classes), in_channels=preprocess.channels)
     net.train()
@@ -92,7 +92,7 @@ def pixels_of(pictures: list[Image.Image], preprocess: Preprocess) -> np.ndarray
 
 
 def run(path: Path, inputs: np.ndarray) -> np.ndarray:
-    """What the format's own runtime makes of `inputs`, by its documented calls."""
+    """Return the outputs of the format's own runtime for `inputs`, by its documented calls."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -106,7 +106,7 @@ def run(path: Path, inputs: np.ndarray) -> np.ndarray:
 
 
 def header_in(path: Path) -> str:
-    """The metadata, as each format's own tools read it."""
+    """Return the metadata, read with the format's own tools."""
     if path.suffix == ".onnx":
         import onnx
 
@@ -119,7 +119,7 @@ def header_in(path: Path) -> str:
 
 
 def assert_equal_to_source(model: Model, to: Format, folder: Path, pictures: list[Image.Image]) -> None:
-    """Both kinds of input, several batches, pictures that export itself did not see; and the header is in the file."""
+    """Both kinds of input, several batches, and pictures that export did not use; the file contains the header."""
     pixels = pixels_of(pictures, model.header.preprocess)
     images = model.header.preprocess.normalize(pixels)
     with torch.no_grad():
@@ -308,7 +308,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
         return net
 
     monkeypatch.setattr(serving, "folded", wrong)
-    with pytest.raises(ExportError, match=rf"m\{path.suffix}: what was made computes something else.*0.001 is allowed"):
+    with pytest.raises(ExportError, match=rf"m\{path.suffix} was not kept: its outputs differ .*0.001 is allowed"):
         export(model, path, to=to, force=True)
     assert [file.read_bytes() for file in files] == [b"what was there before"] * len(files)
     assert sorted(tmp_path.iterdir()) == sorted(files)
@@ -381,7 +381,7 @@ def test_pictures_of_ones_own(picture_folder: Path, tmp_path: Path) -> None:
     assert read_pixels(tmp_path / "list.csv", preprocess).shape == (2, 32, 32, 3)
     first.write_bytes(b"broken")
     assert len(read_pixels(picture_folder, preprocess)) == 59
-    for nothing, reason in ((first, "cat 00.png"), (tmp_path / "empty", "it holds no pictures")):
+    for nothing, reason in ((first, "cat 00.png"), (tmp_path / "empty", "it contains no pictures")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=rf"has no picture to compare with \(.*{reason}"):
             read_pixels(nothing, preprocess)
@@ -400,15 +400,15 @@ def test_wrong_paths(tmp_path: Path, model: Model) -> None:
         ("m", "pt2", r"m ends in nothing; pt2 is written to a \.pt2 file"),
         ("folder.onnx", "onnx", r"folder\.onnx is a folder; give a file, such as .*folder\.onnx/model\.onnx"),
         ("none/m.xml", "openvino", r"there is no folder .*none; make it"),
-        ("theirs.xml", "openvino", r"needs the file .*theirs\.bin beside it, but something else is there"),
+        ("theirs.xml", "openvino", r"needs the file .*theirs\.bin, but another file has that name"),
     ):
         with pytest.raises(UsageError, match=message):
             export(model, tmp_path / path, to=to)
-    with pytest.raises(UsageError, match="`to` is 'tflite'; it takes onnx, openvino, pt2"):
+    with pytest.raises(UsageError, match="`to` is 'tflite'; choose one of onnx, openvino, pt2"):
         export(model, tmp_path / "m.onnx", to="tflite")
-    with pytest.raises(UsageError, match="`max_top1_loss` is -3; it is a difference of percentages"):
+    with pytest.raises(UsageError, match="`max_top1_loss` is -3; give percentage points"):
         export(model, tmp_path / "m.xml", to="openvino", calibrate="cifar10", max_top1_loss=-3)
-    with pytest.raises(UsageError, match="`output` is 'c6'; it takes logits, probabilities, pool, c5"):
+    with pytest.raises(UsageError, match="`output` is 'c6'; choose one of logits, probabilities, pool, c5"):
         export(model, tmp_path / "m.onnx", to="onnx", output="c6")
     with pytest.raises(UsageError, match="a model in memory"):
         export(model, to="onnx")
@@ -422,7 +422,7 @@ def test_wrong_models(tmp_path: Path, model: Model) -> None:
     with pytest.raises(ModelFileError, match=r"none\.safetensors does not exist"):
         export(tmp_path / "none.safetensors", tmp_path / "m.onnx", to="onnx")
     grey = Preprocess(size=32, mean=(0.5,), std=(0.5,), mode="L")
-    with pytest.raises(ModelFileError, match="takes pictures with 3 channels, but its preprocessing makes L ones"):
+    with pytest.raises(ModelFileError, match="input has 3 channels, but its preprocessing makes L pictures with 1"):
         export(Model(model.net, Header(model.net.spec, grey, CLASSES)), tmp_path / "m.onnx", to="onnx")
     assert not list(tmp_path.glob("m.*"))
 
@@ -443,7 +443,7 @@ def test_what_is_there_is_replaced_on_request_only(to: Format, tmp_path: Path, m
 def test_files_name_no_folder_of_this_machine(
     to: Format, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor who was here, as exporters do that note where in somebody's source code a node comes from."""
+    """Exporters write the place of each node in the source code; it would contain folder names of this machine."""
     monkeypatch.setenv("HOME", str(tmp_path))
     done = export(model, f"~/m{FILE_FORMATS[to].suffixes[0]}", to=to, with_preprocess=True)
     assert done.path.parent == tmp_path
@@ -470,7 +470,7 @@ def test_an_unwritable_folder(tmp_path: Path, model: Model, monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(exporting, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(replacing, "TemporaryDirectory", refuse)
     with pytest.raises(ExportError, match=r"m\.pt2 could not be written: Permission denied"):
         export(model, tmp_path / "m.pt2", to="pt2")
 
@@ -502,7 +502,7 @@ def test_two_files_are_replaced_together_or_not_at_all(
         return rename(self, other)
 
     def write() -> None:
-        with exporting._kept_together(target, suffixes=(".xml", ".bin")) as file:
+        with replacing.replaced_together(target, suffixes=(".xml", ".bin")) as file:
             for name in names:
                 file.with_name(name).write_text(f"new {name}")
 
@@ -536,7 +536,7 @@ def test_command(
     assert document["compared"]["agreement"] == 1
     assert main(["export", "run/best.safetensors", "--to", "pt2", "--out", "x.pt2"]) == 0
     out, err = capfd.readouterr()
-    said = ("making x.pt2", "comparing it with its source on 16 pictures")
+    said = ("making x.pt2", "comparing it with the model on 16 pictures")
     assert err.splitlines() == [f"resnetkit export: {line}" for line in said], "and nothing of the libraries'"
     assert out.splitlines()[0] == "input     images: float32 (batch, 3, 32, 32)"
     assert "best classes agree on 16 of 16 pictures" in out

@@ -1,4 +1,4 @@
-"""How objects show themselves and verbs explain themselves: a line, whatever is in it, and a help of one's own."""
+"""The repr of public objects is one line, and every function of the package has its own help."""
 
 import inspect
 import pickle
@@ -20,9 +20,9 @@ from resnetkit.data.loader import Loader
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.infer.exports.export import Exported
 from resnetkit.infer.exports.parity import Gap
-from resnetkit.infer.graphs import Tuned
 from resnetkit.infer.quantizing.accuracy import Verdict
 from resnetkit.infer.quantizing.quantize import Quantized
+from resnetkit.infer.tuning.record import Tuned
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.spec import CHANGES, text_of
 from resnetkit.train.training import TrainResult

@@ -1,4 +1,4 @@
-"""Whole files: what was there before survives everything that goes wrong."""
+"""Files that are written whole: after any error the old file is unchanged."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

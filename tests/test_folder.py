@@ -1,4 +1,4 @@
-"""Class folders and CSV files, in the states in which people have them."""
+"""Class folders and CSV files, with the irregularities of real data."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from resnetkit.errors import DataError, UsageError
 
 
 def names(samples: Samples | None, root: Path) -> list[str]:
-    """The paths below `root`, in order."""
+    """Return the paths below `root`, sorted."""
     return [] if samples is None else [path.relative_to(root).as_posix() for path in samples.paths or ()]
 
 
@@ -24,7 +24,7 @@ def sizes(dataset: Dataset) -> tuple[int, int, int]:
 
 
 def touch(root: Path, *paths: str) -> None:
-    """Make files; what is in a picture does not matter for finding it."""
+    """Make files. The content of a picture does not matter for finding it."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()

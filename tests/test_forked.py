@@ -1,4 +1,4 @@
-"""Predictors in other processes, forked and spawned: they answer, or say at once why they can't. Nothing waits."""
+"""Predictors in forked and spawned processes: they predict, or raise an error without waiting."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ from resnetkit.models.resnet import build
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 TOO_LONG = 120  # seconds: what waits for threads that are not there waits for ever
 
-FORKED = """
+FORKED = r"""
 import json, multiprocessing, os, sys, warnings
 import numpy as np
 from resnetkit.infer.predictor import Predictor
@@ -78,7 +78,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(program: str, *arguments: object) -> list[str]:
-    """What a program of several processes prints, each of which computes with threads; none is left behind."""
+    """Return the output of a program of several processes, which compute with threads. All of them are ended."""
     threads = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", program, *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads, start_new_session=True)
@@ -93,7 +93,7 @@ def said(program: str, *arguments: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first of the program's pictures."""
+    """The file of the program's first picture."""
     path = tmp_path_factory.mktemp("picture") / "a.png"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels[0]).save(path)
@@ -124,7 +124,9 @@ def test_else_torch_takes_its_place_and_that_is_said(model: Path, picture: Path,
     lines = said(FORKED, model, "any", how, picture)
     warned = [line for line in lines if line.startswith("warned:")]
     assert len(warned) == 3
-    assert all("openvino float32 can't be used, torch float32 is: OpenVINO can't compute" in line for line in warned)
+    assert all(
+        "openvino float32 can't be used, so torch float32 is used: OpenVINO can't compute" in line for line in warned
+    )
     assert [line for line in lines if line not in warned] == ['["torch", "torch"]', '"torch"']
 
 
@@ -155,19 +157,19 @@ def test_goes_through_pickle(model: Path, in_memory: bool) -> None:
     given = Predictor(opened.model if in_memory else model, backend="torch", batch_size=5, output="pool")
     copy = pickle.loads(pickle.dumps(given))
     assert (copy.choice, copy.batch_size, copy.classes) == (given.choice, 5, ("cat", "frog", "ship"))
-    assert list(copy._here.backends) == ["pool"]
+    assert list(copy._session._here.backends) == ["pool"]
     picture = np.zeros((9, 9, 3), np.uint8)
     np.testing.assert_array_equal(copy.logits(picture), opened.logits(picture))
 
 
 def test_many_threads_open_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first calls for an output, and for the model, may come at the same time."""
+    """The first calls for an output and for the model may be made at the same time."""
     predictor = Predictor(model, backend="torch")
     loaded, got = [], []
-    load = "resnetkit.infer.predictor.load"
-    monkeypatch.setattr(load, lambda name: loaded.append(name) or Model(net, predictor._origin.header))
+    load = "resnetkit.infer.session.load"
+    monkeypatch.setattr(load, lambda name: loaded.append(name) or Model(net, predictor._given.header))
     net = build("resnet20", depths=(1, 1, 1), classes=3).eval()
-    predictor._loaded = None
+    predictor._session._loaded = None
     together = Barrier(8)
 
     def ask() -> None:

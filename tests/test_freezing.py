@@ -1,4 +1,4 @@
-"""Which parts of a network stay as they are in training."""
+"""The parts of a network that training does not change."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A training step by the kernels against the network's own, and whole runs with either."""
+"""A training step by the kernels compared with the network's own, and whole runs with both."""
 
 import copy
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def pictures(net: ResNet, size: int, count: int) -> Tensor:
 
 
 def step(net: ResNet, forward: Callable[[Tensor], Tensor], images: Tensor) -> Step:
-    """Logits, gradients by name, and buffers by name, of one step on labels 0, 1, 2, ..."""
+    """Return logits, gradients and buffers (by name) of one step on labels 0, 1, 2, ..."""
     net.zero_grad()
     logits = forward(images)
     F.cross_entropy(logits, torch.arange(len(images)) % 10).backward()
@@ -87,7 +87,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
 
 
 def gradient_error(got: Step, wanted: Step) -> float:
-    """Of all weights together."""
+    """Return the relative error over all weights together."""
     assert got[1].keys() == wanted[1].keys()
     flat = [torch.cat([step[1][name].double().flatten() for name in wanted[1]]) for step in (got, wanted)]
     return error(*flat)
@@ -100,7 +100,7 @@ def equal(first: Step, second: Step) -> bool:
 
 @pytest.mark.parametrize(("name", "size", "count"), NETS)
 def test_float32_step_is_the_networks_own(name, size, count):
-    """With biases that let every ReLU pass: rounding can't turn one over, so that gradients have to agree closely."""
+    """All biases make every ReLU pass its input. So rounding can't switch a ReLU, and gradients must agree closely."""
     net = network(name)
     assert why_not(net) is None
     images = pictures(net, size, count)
@@ -117,7 +117,7 @@ def test_float32_step_is_the_networks_own(name, size, count):
 
 @pytest.mark.parametrize(("name", "size", "count"), NETS)
 def test_step_with_relu_is_the_networks_own(name, size, count):
-    """A value beside zero that rounding turns over moves the gradients of a small batch by a per cent, torch's as well.
+    """If rounding changes the sign of a value near 0, a small batch's gradients change by a per cent, torch's too.
 
     bfloat16's error is that of torch's autocast: up to 1.31 times it was measured for gradients, 1.53 for logits.
     """
@@ -203,7 +203,7 @@ def test_gradients_add_up_over_batches():
 
 @pytest.mark.parametrize("name", ["resnet20,depths=2-1-1", "resnext50_32x4d,depths=1-1-1-1"])
 def test_without_onednn_the_step_is_the_same(name):
-    """PyTorch's own convolutions give gradients in another order of memory."""
+    """The gradients of PyTorch's convolutions have another memory format."""
     net = network(name)
     images = pictures(net, 32, 1 if name == "resnet20,depths=2-1-1" else 4)
     for dtype, bound in ((torch.float32, 0.05), (torch.bfloat16, 0.5)):
@@ -270,7 +270,7 @@ def test_unusual_batch_norm_is_not_served():
 
 
 def test_the_network_stays_what_it_was():
-    """Evaluation is the network's own, before and after; a copy has nothing to do with the original."""
+    """Evaluation uses the network's own operations, before and after; a copy is independent of the original."""
     net = network("resnet20,depths=1-1-1")
     names, modules = list(net.state_dict()), [type(module) for module in net.modules()]
     forward, images = FusedNet(net, torch.bfloat16), pictures(net, 32, 4)
@@ -318,7 +318,7 @@ TINY = Recipe(
 
 @pytest.fixture
 def dataset(cifar_subset) -> Dataset:
-    """240 training pictures of CIFAR-10, and 60 that validate."""
+    """240 training pictures of CIFAR-10, and 60 validation pictures."""
     train_part, test = cifar_subset
     order = np.random.default_rng(0).permutation(len(train_part))
     parts = train_part.subset(order[60:]), train_part.subset(order[:60])
@@ -333,7 +333,7 @@ def losses(run: Path) -> list[float]:
     ("precision", "loss_bound", "weight_bound"), [("float32", 1e-3, 5e-3), ("bfloat16", 0.02, 0.03)]
 )
 def test_ten_steps_end_at_the_same_weights(precision, loss_bound, weight_bound, dataset, tmp_path):
-    """Against float32 by torch alone."""
+    """Compared with float32 by torch alone."""
     train(replace(TINY, precision="float32", compile="off"), dataset, out=tmp_path / "off", quiet=True)
     train(replace(TINY, precision=precision, compile="kernels"), dataset, out=tmp_path / "on", quiet=True)
     assert f"{precision} on cpu, kernels" in (tmp_path / "on" / "log.txt").read_text()
@@ -376,7 +376,7 @@ def test_training_stops_where_numbers_break(dataset, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet18,depths=1-1-1-1", "resnet50,depths=1-1-1-1"])
 def test_strided_convolutions_of_one_pixel(name):
-    """Pictures of 16 px are one pixel at the last stage, where oneDNN's gradient in bfloat16 is what lay in memory."""
+    """Pictures of 16 px are one pixel at the last stage, where oneDNN's bfloat16 gradient is uninitialised memory."""
     net = network(name)
     images = pictures(net, 16, 64)
     _, exact, _ = exact_step(net, images)

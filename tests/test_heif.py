@@ -1,4 +1,4 @@
-"""HEIC pictures of telephones: read with pillow-heif, named without it; AVIF by Pillow alone."""
+"""HEIC pictures of phones: read with pillow-heif, an error names it if it is missing; Pillow reads AVIF."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""Publishing: the card says what the header says, and the way to the Hub and back changes nothing."""
+"""Publishing: the card has the facts of the header, and a model is unchanged after upload and download."""
 
 import re
 import subprocess
@@ -51,7 +51,7 @@ def server() -> Iterator[Files]:
 
 
 def python(code: str, server: Files, home: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process whose Hub is `server`."""
+    """Run code in a process that uses `server` as the Hub."""
     around = {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, "-c", "import resnetkit as rk\n" + code]
     return subprocess.run(command, capture_output=True, text=True, env=environment(**around | changes), check=False)
@@ -214,5 +214,7 @@ def test_the_real_client_there_and_back(server: Files, model: Path, tmp_path: Pa
     (blob,) = [path for path in home.rglob("blobs/*") if re.fullmatch("[0-9a-f]{64}", path.name)]
     blob.write_bytes(bytes(len(content)))
     damaged = python(read, server, home, RESNETKIT_OFFLINE="1")
-    assert "model.safetensors of me/flowers came with other bytes than the Hub says; thrown away" in damaged.stderr
+    assert (
+        "model.safetensors of me/flowers came with other bytes than the Hub states; they were deleted" in damaged.stderr
+    )
     assert not blob.exists()

@@ -1,4 +1,4 @@
-"""What `import resnetkit` brings, and what it must not."""
+"""The modules that `import resnetkit` imports, and those that it must not import."""
 
 import json
 import pkgutil
@@ -16,7 +16,7 @@ HEAVY = ("torch", "torchvision", "numpy", "PIL", "jsonargparse", "matplotlib", "
 
 
 def heavy_after(statement: str) -> set[str]:
-    """Which of HEAVY a fresh interpreter has imported after `statement`."""
+    """Return the modules of HEAVY that a new interpreter has imported after `statement`."""
     code = f"{statement}\nimport sys\nprint('imported', *(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     marker, *found = done.stdout.splitlines()[-1].split()
@@ -47,7 +47,7 @@ def test_recipes_need_no_torch() -> None:
 
 
 def test_the_command_line_sets_nothing_where_it_is_imported() -> None:
-    """A program that imports it keeps its signals, environment and its own settings of jsonargparse."""
+    """The import does not change a program's signals, environment and settings of jsonargparse."""
     code = (
         "import os, pkgutil, signal\n"
         "import jsonargparse, jsonargparse._optionals as settings, torch, PIL.Image\n"
@@ -92,7 +92,7 @@ def test_data_without_torch(module: str) -> None:
 
 
 def test_no_module_imports_the_packages_root() -> None:
-    """What two modules share has a module of its own: the root's names lead back to modules, which makes circles."""
+    """No module imports the package's root, because the root imports modules: this would be a circle."""
     folder = Path(resnetkit.__file__).parent
     of_root = re.compile(r"^ *(from resnetkit import|import resnetkit$)", re.MULTILINE)
     found = [path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if of_root.search(path.read_text())]
@@ -180,7 +180,7 @@ print(json.dumps(state(), default=repr))
 
 @pytest.mark.slow
 def test_importing_any_module_changes_nothing_of_the_process() -> None:
-    """What our modules leave is what the libraries that they import leave when these are imported alone."""
+    """Importing our modules changes no more than importing the libraries that they use."""
 
     def after(names: list[str]) -> tuple[list[str], dict[str, object]]:
         argv = [sys.executable, "-c", STATE, json.dumps(names)]

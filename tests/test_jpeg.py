@@ -1,4 +1,4 @@
-"""Parts of JPEG files: libjpeg-turbo's pixels, no further down than asked, and None where Pillow has to do it."""
+"""Parts of JPEG files: libjpeg-turbo's pixels down to the needed row only, and None if Pillow must decode the file."""
 
 import io
 from math import ceil
@@ -13,7 +13,7 @@ from scenes import scene
 
 
 def encoded(width, height, mode="RGB", **options):
-    """A JPEG's bytes, and what its header says."""
+    """Return the bytes of a JPEG and its header."""
     content = io.BytesIO()
     scene(width, height, mode).save(content, "JPEG", **{"quality": 90, "subsampling": "4:4:4", **options})
     return content.getvalue(), read_header(content.getvalue())
@@ -134,7 +134,7 @@ def test_bits_in_disorder_are_decoded_as_pillow_does():
 
 @pytest.mark.parametrize(("subsampling", "share"), [("4:2:2", 1 / 4), ("4:2:0", 7 / 16)])
 def test_repeated_colours_are_as_far_off_as_said(subsampling, share):
-    """On edges between full colours, the hardest case: far off beside them, and equal away from them."""
+    """Edges between full colours are the worst case: large differences next to them, and none further away."""
     picture = np.zeros((96, 96, 3), np.uint8)
     picture[:, :49] = 255, 0, 0
     picture[:, 49:] = 0, 0, 255

@@ -30,7 +30,7 @@ HAS_TILES = kernels._has_tiles
 
 @pytest.fixture(autouse=True)
 def no_tiles(monkeypatch: pytest.MonkeyPatch):
-    """Processors with AMX have the kernels' instructions, too: test them there."""
+    """Processors with AMX have the kernels' instructions too, so the kernels are tested there."""
     monkeypatch.setattr(kernels, "_has_tiles", lambda: False)
     kernels._winograd_serves.cache_clear()
     yield
@@ -69,12 +69,12 @@ def double(module: nn.Module) -> nn.Module:
 
 
 def off_by(got: Tensor, wanted: Tensor) -> float:
-    """Largest difference as a share of the largest value."""
+    """Return the largest difference divided by the largest value."""
     return float((got.double() - wanted).detach().abs().max() / wanted.detach().abs().max().clamp_min(1e-30))
 
 
 def error(got: Tensor, wanted: Tensor) -> float:
-    """Root of the mean square of the difference, as a share of that of the values."""
+    """Return the root mean square of the difference divided by that of the values."""
     return float((got.double() - wanted).detach().norm() / wanted.detach().norm())
 
 
@@ -83,7 +83,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize(("beside", "relu"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize("shape", [(3, 16, 7, 5), (2, 48, 3, 11), (5, 64, 1, 1), (2, 2048, 3, 3), (33, 16, 1, 1)])
 def test_batch_norm_addition_and_relu(shape, beside, relu, dtype, threads):
-    """Forward, backward and running statistics, as torch computes them in float64."""
+    """Return outputs, gradients and running statistics, computed by torch in float64."""
     y, other, grad = (random_map(*shape, dtype=dtype, seed=seed, scale=2, mean=0.5) for seed in range(3))
     norm = random_norm(shape[1], eps=1e-3, momentum=0.3)
     exact_norm = double(norm)
@@ -117,7 +117,7 @@ def test_batch_norm_addition_and_relu(shape, beside, relu, dtype, threads):
 
 @compiled
 def test_statistics_of_numbers_far_from_zero(threads):
-    """A mean of a thousand deviations costs digits in float32, not the deviation. In bfloat16 nothing would be left."""
+    """A mean of a thousand standard deviations costs digits in float32; the deviation stays right."""
     y = random_map(4, 32, 9, 9, dtype=torch.float32, mean=1000.0)
     norm, exact = nn.BatchNorm2d(32), nn.BatchNorm2d(32).double()
     z, _, inverse_std = kernels.norm_forward(y, norm, relu=False)
@@ -128,7 +128,7 @@ def test_statistics_of_numbers_far_from_zero(threads):
 
 @compiled
 def test_statistics_of_very_many_places():
-    """Sums in float32 don't drift: each block of places is summed by itself first."""
+    """Sums in float32 stay exact, because each block of positions is summed separately first."""
     y = random_map(4, 16, 256, 256, dtype=torch.float32, scale=0.1, mean=3.0)
     _, mean, inverse_std = kernels.norm_forward(y, nn.BatchNorm2d(16), relu=True)
     assert off_by(mean, y.double().mean((0, 2, 3))) < 1e-6
@@ -138,7 +138,7 @@ def test_statistics_of_very_many_places():
 @compiled
 @pytest.mark.parametrize("dtype", TYPES)
 def test_one_place_is_normalised_to_the_bias(dtype):
-    """PyTorch refuses a single value, which has no deviation; here it is its own mean, and passes no gradient."""
+    """PyTorch refuses a single value, which has no deviation. Here it equals its mean, and its gradient is zero."""
     y, norm = random_map(1, 16, 1, 1, dtype=dtype), random_norm(16)
     z, mean, inverse_std = kernels.norm_forward(y, norm, relu=True)
     assert off_by(z.flatten(), norm.bias.relu().double().detach()) < max(1e-4, BOUND[dtype])  # y times 316, less itself
@@ -154,7 +154,7 @@ def test_one_place_is_normalised_to_the_bias(dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_a_number_stays_so(broken, dtype, threads):
-    """One broken value breaks its channel, as in torch, and no ReLU makes a zero of it."""
+    """One NaN or infinity makes its channel NaN, as in torch, and ReLU does not turn it into zero."""
     y, beside = random_map(2, 32, 4, 4, dtype=dtype), random_map(2, 32, 4, 4, dtype=dtype, seed=1)
     y[1, 3, 2, 2] = broken
     norm = nn.BatchNorm2d(32)
@@ -199,7 +199,7 @@ def conv3x3(inputs: int, outputs: int, *, seed: int = 0) -> nn.Conv2d:
 
 
 class UnitCase:
-    """A convolution with its batch norm: what the kernels give, and what float64 gives for the same rounded numbers."""
+    """A convolution with batch norm: the kernels' outputs, and float64's for the same rounded numbers."""
 
     def __init__(self, inputs: int, outputs: int, shape: tuple[int, int, int], *, beside: bool, relu: bool) -> None:
         images, height, width = shape
@@ -227,7 +227,7 @@ class UnitCase:
         )
 
     def exact(self, passed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The convolution, what comes out, and the gradients of input and weight; `passed` is 1 where ReLU lets it."""
+        """Return convolution, output, and gradients of input and weight; `passed` is 1 where ReLU is active."""
         x, other = self.x.double().requires_grad_(), self.other.double()
         y = self.exact_conv(x)
         z = self.exact_norm(y) + (other if self.beside else 0)
@@ -236,7 +236,7 @@ class UnitCase:
 
 
 def by_four(height: int, width: int) -> bool:
-    """Whether F(4, 3) takes a map, whose numbers are rougher, or F(2, 3)."""
+    """Whether F(4, 3) computes a map, which is less exact than F(2, 3)."""
     tiles, odd = divmod(width, 4)
     fits = (height % 4 == 0 and tiles % 4 == 0) or (height % 2 == 0 and tiles % 7 == 0)
     return not odd and (fits or (height % 8 == 0 and tiles % 2 == 0))
@@ -330,7 +330,7 @@ def test_tiles_of_amx_are_left_to_onednn(instruction, monkeypatch):
 @pytest.mark.parametrize("sides", [(4, 8), (8, 8)])
 @pytest.mark.parametrize("images", [15, 17, 128])
 def test_convolution_of_batches_that_groups_do_not_divide(images, sides, threads):
-    """Weight gradients are summed over 16 images of 4 × 8, or 8 of 8 × 8, at once, or what is left."""
+    """Weight gradients are summed over 16 images of 4 × 8 or 8 of 8 × 8 at a time; the last group may be smaller."""
     check_unit(UnitCase(32, 16, (images, *sides), beside=True, relu=False))
 
 
@@ -343,7 +343,7 @@ def test_convolution_of_batches_that_groups_do_not_divide(images, sides, threads
     ],
 )
 def test_convolution_is_as_close_as_stated(maps, bounds):
-    """F(4, 3): 0.55 % forward, 0.57 % for the input's gradient, 0.50 % for the weight's; F(2, 3): 0.36, 0.40, 0.34."""
+    """Errors of F(4, 3): output 0.55 %, gradients of input 0.57 % and weight 0.50 %; of F(2, 3): 0.36, 0.40, 0.34."""
     for channels, size in maps:
         case = UnitCase(channels, channels, (8, size, size), beside=False, relu=False)
         y, mean, inverse_std, z = case.forward()
@@ -359,7 +359,7 @@ def test_convolution_is_as_close_as_stated(maps, bounds):
     ("width", "bound", "gradient_bound"), [(14, 0.0, 0.01), (16, 0.02, 0.015), (8, 0.02, 0.015), (56, 0.02, 0.015)]
 )
 def test_borders_are_padded_with_zeros(width, bound, gradient_bound):
-    """Whole numbers, which F(2, 3) holds exactly, and F(4, 3) not: every place is right, at the borders as inside."""
+    """Whole numbers are exact with F(2, 3), and not with F(4, 3). Every position is right, also at the borders."""
     conv, norm = conv3x3(16, 16), nn.BatchNorm2d(16)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # even, so that the halves of F(2, 3) are whole

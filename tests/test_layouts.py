@@ -1,4 +1,4 @@
-"""Folders as people unpack them: parts by any of their names, wrappers, pictures without labels, and two readings."""
+"""Layouts of folders: parts with any usual name, folders around them, pictures without labels, ambiguous folders."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ def touch(root: Path, *paths: str) -> None:
 
 
 def fill(root: Path, *folders: str, count: int = 2) -> None:
-    """Pictures right in each of these folders."""
+    """Write pictures directly into each of these folders."""
     touch(root, *(f"{folder}/{i}.png" for folder in folders for i in range(count)))
 
 
@@ -279,7 +279,7 @@ def test_parts_that_are_said(tmp_path: Path) -> None:
 
 
 def test_a_set_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
-    """What settled two readings at the training is in the model file; other data is read for itself."""
+    """The model file contains the decision between two readings of its data; other data is not affected."""
     fill(tmp_path, *divided("one/Training", "one/Extra"))
     fill(tmp_path, *divided("other/train", "other/test"))
     trained_on = {"split": open_dataset(tmp_path / "one", parts="train=Training").split}

@@ -1,4 +1,4 @@
-"""How the kernels are compiled, kept and loaded, and what is said and done where they can't be."""
+"""How the kernels are compiled, cached and loaded, and the message if this fails."""
 
 import os
 import stat
@@ -38,14 +38,14 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 def built() -> Path:
-    """The kernels that these tests have loaded."""
+    """Return the kernels that these tests have loaded."""
     found = library()
     assert found is not None
     return Path(found._name)
 
 
 def load() -> tuple[Library | None, str]:
-    """Look for the kernels anew."""
+    """Make the next call look for the kernels again."""
     return loading._load.__wrapped__()
 
 
@@ -57,7 +57,7 @@ def program(path: Path, script: str) -> Path:
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch) -> Path:
-    """A compiler that is fast, because it copies; returns the file with a line for each time it did."""
+    """A fast compiler that only copies a file; returns the file with one line for each call."""
     calls = tmp_path / "calls"
     calls.write_text("")
     script = f'for out; do :; done; echo >> {calls}; sleep 0.2; cp {built()} "$out"'
@@ -78,7 +78,7 @@ def test_a_compiler_that_is_not_there_is_named(name, monkeypatch):
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch, own_cache):
-    """The first error, in whatever encoding; not the end, which says that there were errors."""
+    """The message is the first error, in any encoding, and not the last line, which gives the number of errors."""
     message = r"x.h:1: fatal error: no \377 omp.h\ncompilation terminated.\n"
     fails = program(tmp_path / "failing", f'printf "{message}" >&2; exit 1')
     monkeypatch.setenv("CXX", f"{fails} -O1")
@@ -146,7 +146,7 @@ AVX512 = "avx512f" in read_machine().instructions
 @pytest.mark.skipif(not AVX512, reason="the other tests run the AVX2 build already, or this processor can't")
 @pytest.mark.parametrize("file", ["test_kernels.py", "test_muon.py", "test_resampling.py"])
 def test_the_build_for_avx2_passes_the_same_tests(file):
-    """What most laptops and desktops run, tested on servers, too."""
+    """The kernels for AVX2, which most laptops and desktops have, are tested on servers too."""
     environment = os.environ | {"RESNETKIT_KERNELS": "avx2"}
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     done = subprocess.run([*tests, f"{Path(__file__).parent / file}"], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Which pictures there are below a folder: the one meaning that training, checking, tuning and prediction share."""
+"""The pictures below a folder: training, checking, tuning and prediction find the same."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import KEPT, OF_RUNS, RECIPE, RUNS, find_below, is_of_runs
 from resnetkit.errors import DataError, UsageError
-from resnetkit.infer.decoding import find_pictures
+from resnetkit.infer.finding import find_pictures
 from resnetkit.infer.pictures import _sources
 from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import Monitor
@@ -36,7 +36,7 @@ def kinds(folder: Path, *kinds: str) -> list[str]:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without root's right to read everything. What lies above the working folder needs no permission."""
+    """Without root's permission to read everything. Folders above the working folder need no permission."""
     if os.geteuid():
         yield
         return
@@ -61,7 +61,7 @@ def test_whoever_looks_finds_the_same_pictures_in_the_same_order(tmp_path: Path)
     dataset = open_dataset(root, val_fraction=0)
     assert dataset.train is not None
     trained = [path.relative_to(root).as_posix() for path in dataset.train.paths or ()]
-    with pytest.warns(UserWarning, match=r"runs is passed over: it holds a training run, which is no data"):
+    with pytest.warns(UserWarning, match=r"runs is left out: it holds a training run, which is no data"):
         found = list(find_pictures(root))
     predicted = [path.relative_to(root).as_posix() for path, reason in found if reason is None]
     compared = [Path(path).relative_to(root).as_posix() for path in _sources(root)]

@@ -20,7 +20,7 @@ PICTURES = ("1.png", "2.png", "img/3 a.png", "img/4.jpg")
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A folder with PICTURES; what is in one does not matter for finding it."""
+    """A folder with PICTURES. Their content does not matter for finding them."""
     for path in PICTURES:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
@@ -33,7 +33,7 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def labels(dataset: Dataset) -> dict[str, str]:
-    """The class of each picture by its name, of all parts."""
+    """Return the class of each picture in all parts by the picture's name."""
     return {
         path.name: samples.classes[label]
         for samples in dataset.parts.values()
@@ -410,7 +410,7 @@ def test_numbers(here: Path, numbers: str, beside: str | None, names: str, under
 
 
 def test_lists_of_other_frameworks(here: Path) -> None:
-    """train.txt, val.txt and the names beside them, as Caffe and PaddleClas have them."""
+    """train.txt, val.txt and a file of class names, as in Caffe and PaddleClas."""
     write(here / "label_list.txt", "0 cat\n1 dog\n")
     train = write(here / "train_list.txt", "1.png 0\n2.png 1\n")
     val = write(here / "val_list.txt", "img/3 a.png 0\nimg/4.jpg 1\n")
@@ -458,7 +458,7 @@ def test_imagenets_validation(here: Path) -> None:
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_imagenets_devkit(here: Path, compressed: bool) -> None:
-    """The list of numbers, which mean what meta.mat says: synsets, of which the first 1,000 are classes."""
+    """The list of class numbers. meta.mat gives their synsets; the first 1,000 are classes."""
     scipy = pytest.importorskip("scipy.io")
     wnids = list(wnid_places())[::-1]  # the kit's order is not that of the names, either
     fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O"), ("children", "O")]

@@ -1,4 +1,4 @@
-"""Batches: the same for any workers and any start, in the right memory, and unreadable files named."""
+"""Batches: equal for any workers and any start, in channels_last memory; unreadable files are named."""
 
 import logging
 import threading
@@ -32,7 +32,7 @@ def in_memory(count=22, size=8, channels=3):
 
 @pytest.fixture
 def on_disk(tmp_path):
-    """22 files of several sizes."""
+    """Samples of 22 files of several sizes."""
     rng = np.random.default_rng(0)
     paths = []
     for i in range(22):
@@ -341,7 +341,7 @@ def test_photographs_load_the_same_with_threads(shared):
 
 
 def gaps(paths, preprocess, augment, seed=3):
-    """For each picture, how far the loader's crop is from the exact one: Pillow's, resized from the whole picture."""
+    """Return, for each picture, the differences of the loader's crop from Pillow's crop of the whole picture."""
     samples = Samples(CLASSES, np.zeros(len(paths), np.int64), paths=tuple(paths))
     loader = Loader(samples, preprocess, batch_size=len(paths), augment=augment, seed=seed)
     (batch,) = loader.epoch()

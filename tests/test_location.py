@@ -1,4 +1,4 @@
-"""What MODEL names: files before names, without torch, a network or a look into any file."""
+"""The meaning of MODEL: files before names, without torch, network access or reading a file."""
 
 import os
 import subprocess
@@ -93,7 +93,7 @@ def test_what_is_nowhere(model: str, words: str, here: Path) -> None:
 
 
 def test_locating_is_light() -> None:
-    """Of published weights and of the Hub, too: neither torchvision nor a client is imported to know what they are."""
+    """Also for published weights and the Hub: neither torchvision nor the Hub's client is imported."""
     code = (
         "import sys; from resnetkit.location import locate\n"
         "for model in ('resnet18', 'hf:me/birds', 'resnet20:cifar10'): locate(model)\n"

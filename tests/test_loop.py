@@ -94,7 +94,7 @@ GOLDEN_CIFAR10 = [
 
 @pytest.fixture
 def dataset(cifar_subset):
-    """300 training pictures, of which 60 validate, and 120 for tests, of CIFAR-10."""
+    """300 training pictures of CIFAR-10, of which 60 validate, and 120 test pictures."""
     pictures, test = cifar_subset
     order = np.random.default_rng(0).permutation(len(pictures))
     train_part, val = pictures.subset(order[60:]), pictures.subset(order[:60])
@@ -156,7 +156,7 @@ def test_training_fits_the_pictures(accumulate, dataset, tmp_path):
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(dataset, tmp_path):
-    """With batch norm frozen into a fixed map, gradients of two halves add up to that of the whole."""
+    """With frozen batch norm, the gradients of two halves add up to the gradient of the whole batch."""
     start = train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True).model
     one = TINY.replace(init=str(start), freeze=4, iterations=3, batch_size=32, crop="none", flip=False)
     two = replace(one, batch_size=16, accumulate=2)
@@ -247,7 +247,7 @@ def test_minutes_end_the_run_with_the_whole_schedule(dataset, tmp_path):
 
 
 def test_pictures_are_small_then_cropped_then_whole(dataset, tmp_path, monkeypatch):
-    """Of the 10 steps, 4 on crops of 24 px, 3 on crops at full size, 3 on whole pictures."""
+    """Of 10 steps, 4 use crops of 24 px, 3 use crops of full size, and 3 use whole pictures."""
     seen = []
 
     def spied(*given):
@@ -269,7 +269,7 @@ def test_pictures_are_small_then_cropped_then_whole(dataset, tmp_path, monkeypat
 
 @pytest.mark.parametrize("crop", ["pad", "random-resized"])
 def test_threads_and_groups_of_batches_when_crops_change(crop, split_folder):
-    """Groups of two batches from files: after the third, in mid-epoch, all further ones are larger."""
+    """Groups of two batches from files: after the third group, in the middle of an epoch, pictures are larger."""
     dataset = open_dataset(str(split_folder))
     recipe = Recipe(model="resnet20", size=16, batch_size=4, crop=crop, early_scale=0.75, early_until=3 / 8)
     recipe = recipe.replace(iterations=8, normalize="imagenet")
@@ -309,7 +309,7 @@ def test_the_clock_knows_of_small_crops(dataset, tmp_path):
 
 @pytest.mark.parametrize("step", [3, 12, 15, 27])
 def test_a_run_goes_on_in_every_part_of_it(step, dataset, tmp_path, interrupt_after):
-    """Epochs of 15 steps; crops get their full size after step 12, in mid-epoch, and pictures are whole from 24 on."""
+    """Epochs of 15 steps. Crops have full size after step 12, in mid-epoch, and pictures are whole from step 24 on."""
     recipe = replace(TINY, early_scale=0.75, early_until=0.4, center_crop_from=0.8)
     train(recipe, dataset, out=tmp_path / "whole", quiet=True)
     interrupt_after(step, tmp_path / "run")
@@ -335,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
 
 @pytest.fixture
 def interrupt_after(monkeypatch):
-    """A function of steps and run: once, when that run has logged so many, this process is asked to stop."""
+    """Return a function of steps and a run: when the run has logged so many steps, this process is asked to stop."""
 
     def arrange(steps: int, run: Path) -> None:
         record, asked = Monitor.record, []
@@ -353,7 +353,7 @@ def interrupt_after(monkeypatch):
 
 @pytest.fixture
 def ask_while_validating(monkeypatch):
-    """A function of signals: once, when so many evaluations have begun, this process is sent them before the next."""
+    """Return a function of signals: after so many evaluations have begun, they are sent once to this process."""
 
     def arrange(*numbers: int, evaluations: int = 1) -> None:
         doing, begun = Monitor.doing, []
@@ -379,7 +379,7 @@ def ask_while_validating(monkeypatch):
 @pytest.mark.parametrize("evaluations", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_is_stopped_in_an_evaluation_and_repeats_it(number, evaluations, dataset, tmp_path, ask_while_validating):
-    """Of two: after the first of four batches of validation pictures."""
+    """The run stops in one of two evaluations, after the first of four batches of validation pictures."""
     recipe = replace(TINY, schedule="plateau", plateau_patience=1)
     train(recipe, dataset, out=tmp_path / "whole", quiet=True)
     ask_while_validating(number, evaluations=evaluations)
@@ -410,7 +410,7 @@ def test_a_second_ctrl_c_names_the_way_to_go_on(dataset, tmp_path, ask_while_val
 
 
 def test_the_best_model_is_evaluated_once(dataset, tmp_path, monkeypatch):
-    """Its counts are kept with the state; only a state of an earlier version makes it necessary again."""
+    """The counts of an evaluation are in the state. It is repeated only for states of earlier versions."""
     evaluated = []
     validate = training.validate_best
     monkeypatch.setattr(training, "validate_best", lambda *given: (evaluated.append(1), validate(*given))[1])
@@ -431,7 +431,7 @@ def test_the_best_model_is_evaluated_once(dataset, tmp_path, monkeypatch):
 
 
 def test_a_model_file_that_is_newer_than_the_state_holds(dataset, tmp_path, interrupt_after):
-    """As after a kill between the two, in a run whose clock would never bring it there again."""
+    """The state after a kill between the two, in a run whose time limit would not lead there again."""
     interrupt_after(3, tmp_path / "run")
     with pytest.raises(InterruptedTrainingError):
         train(TINY, dataset, out=tmp_path / "run", quiet=True)
@@ -461,7 +461,7 @@ def test_evaluations_that_follow_fast_are_not_saved_one_by_one(apart, states, da
 
 @pytest.mark.slow
 def test_a_run_whose_reader_has_gone_saves_its_state(split_folder, tmp_path):
-    """As in `resnetkit train ... 2>&1 | head -1`."""
+    """The output is closed, as by `resnetkit train ... 2>&1 | head -1`."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     flags = ("--model", "resnet20,depths=1-1-1", "--size", "32", "--epochs", "500", "--evaluate-every", "0.1")
     command = [sys.executable, "-m", "resnetkit", "train", str(split_folder), *flags, "--out", str(tmp_path / "run")]
@@ -493,7 +493,7 @@ def test_the_mend_fits_the_case(changes, precision, first, expected):
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
 def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path, interrupt_after):
-    """The state's file fails at several lengths; model files, which are smaller, fail at the first of them."""
+    """Writing the state fails at several lengths. Model files are smaller and fail at the first length."""
     train(TINY, dataset, out=tmp_path / "whole", quiet=True)
     run = tmp_path / "run"
     interrupt_after(5, run)
@@ -632,7 +632,7 @@ def test_unreadable_pictures_are_named_and_skipped(picture_folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
-    """A real process, killed several times at arbitrary moments, against one that ran through."""
+    """A process that is killed several times at random moments ends like one that was not."""
     flags = [
         *("--model", "resnet20,depths=1-1-1,drop_path=0.3", "--size", "32", "--batch-size", "16", "--epochs", "4"),
         *("--threads", "1", "--early-scale", "0.75", "--center-crop-from", "0.75", "--min-area", "0.5"),

@@ -1,4 +1,4 @@
-"""What the system says of the machine, from files as other machines have them."""
+"""The description of the machine, read from system files of several machines."""
 
 import os
 from dataclasses import replace

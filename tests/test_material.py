@@ -1,4 +1,4 @@
-"""Which pictures calibrate, and which judge."""
+"""The pictures that calibrate and the pictures that judge."""
 
 import shutil
 from dataclasses import replace
@@ -123,11 +123,11 @@ def test_nothing_readable_is_an_error(tmp_path: Path, picture_folder: Path) -> N
     folder.mkdir()
     (folder / "a.png").write_bytes(b"")
     (folder / "b.png").write_bytes(b"")
-    with pytest.raises(DataError, match="none can be read"):
+    with pytest.raises(DataError, match=r"none of the .* can be read"):
         read_tuning_pictures(header(), str(folder), None, most=10)
     (picture_folder / "cat" / "cat 00.png").rename(folder / "a.png")
     (folder / "b.png").unlink()
-    with pytest.raises(DataError, match="has too few pictures to calibrate by some and judge by others"):
+    with pytest.raises(DataError, match="has too few pictures: some must calibrate and others judge"):
         read_tuning_pictures(header(), str(folder), None, most=10)
     shutil.rmtree(folder)
     with pytest.raises(DataError, match="no such data"):

@@ -1,4 +1,4 @@
-"""What a step is said to need, against what one takes; and what is done where that is not there."""
+"""The estimated memory of a step compared with the real one, and what happens if there is too little memory."""
 
 import os
 import subprocess
@@ -84,7 +84,7 @@ def test_columns_are_counted_where_bfloat16_is_unfolded():
 
 
 def test_pictures_that_are_evaluated_at_once():
-    """250 of CIFAR, as ever, whatever the batch of training; fewer of large pictures, so that they take half a GiB."""
+    """250 pictures of CIFAR for any training batch; fewer large pictures, so that they need half a GiB."""
     for model in ("resnet20", "resnet110", "preact_resnet164", "resnet20,shortcut=B,width=64"):
         assert evaluation_batch(build(model), 32) == 250
     resnet50 = build("resnet50")
@@ -193,7 +193,7 @@ print(peak() - before, peak())
 
 
 def measured(program: str = STEP, **choices: object) -> tuple[int, int]:
-    """Bytes that steps take beside what the process held, and all that it held."""
+    """Return the bytes that steps add to those of the process, and the process's largest number of bytes."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     code = program.format(**{"compile": "auto", "recompute": False, "steps": 2, "precision": "float32"} | choices)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -232,7 +232,7 @@ print(peak() - before, peak())
 @pytest.mark.slow
 @linux
 def test_a_real_evaluation_takes_what_is_said():
-    """ResNet-50 trained on two photographs at a time: the evaluation takes more, and no more than it is said to."""
+    """ResNet-50 trained on two photographs at a time: the evaluation needs more memory, but not more than estimated."""
     said = need("resnet50", batch_size=2, size=224)
     took, peak = measured(EVALUATION, model="resnet50", batch=2, pictures=60)
     assert said.evaluated > said.kept

@@ -1,4 +1,4 @@
-"""How messages of the library name fields, never as flags, and how they quote the paths in commands."""
+"""Messages of the library name fields and not flags, and quote the paths in commands."""
 
 import ast
 import re
@@ -12,9 +12,9 @@ import resnetkit
 SOURCE = Path(resnetkit.__file__).parent
 FLAG = re.compile(r"--([a-z][\w-]*|\{)")
 COMMAND = re.compile(r"(resnetkit [a-z]+|pip install|docker run)[^;:,\n]*")
-"""A whole command that a message suggests, as it is typed: here flags are right."""
+"""A complete command in a message. It may contain flags."""
 NOT_PATHS = ("cifar.name", "recipe.model", "verb", "name", "unit", "address", "data", "WEIGHTS_FILE")
-"""Values in commands that hold no spaces."""
+"""Values in commands that can't contain spaces."""
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
 LIBRARY = [file for file in FILES if file != "cli.py" and not file.startswith("commands/")]
 

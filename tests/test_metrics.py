@@ -1,4 +1,4 @@
-"""Counts of an evaluation, against torch's own loss and counts by hand; merged, and saved and read again."""
+"""Counts of an evaluation, compared with torch's loss and simple counting; merged, saved and loaded."""
 
 import random
 from dataclasses import fields, replace
@@ -55,7 +55,7 @@ def test_views_are_averaged_as_probabilities():
 
 
 def counted(*labels: int, classes: tuple[str, ...] = ("ant", "bee", "fly", "gnat")) -> Evaluation:
-    """Pictures with these labels, all predicted right."""
+    """Return the evaluation of pictures with these labels, all predicted correctly."""
     truth = torch.tensor(labels)
     result = Evaluation(classes)
     result.add(F.one_hot(truth, len(classes)).float().mul(9).log_softmax(1), truth)
@@ -113,7 +113,7 @@ def of_pictures(indices: list[int], **about: Any) -> Evaluation:
 
 
 def plain(result: Evaluation) -> dict[str, Any]:
-    """All that an evaluation holds, in a form that can be compared."""
+    """Return everything in an evaluation, in a form that can be compared."""
     records = result.records and {name: tensor.tolist() for name, tensor in result.records.to_state().items()}
     values = vars(result) | {"confusion": result.confusion.tolist(), "top5_right": result.top5_right.tolist()}
     return values | {"records": records, "loss": result.loss}
@@ -202,7 +202,7 @@ def test_a_state_holds_everything(tmp_path: Path) -> None:
 
 
 def test_states_of_earlier_versions_are_read() -> None:
-    """They have the loss as one rounded float, and nothing of parts and records."""
+    """They contain the loss as one rounded float, and no parts and records."""
     state = {
         "classes": ["ant", "bee"],
         "loss_sum": 2.9054334312677383,

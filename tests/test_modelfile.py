@@ -1,4 +1,4 @@
-"""The model file: all that a prediction needs goes in and comes back; what is broken is refused by name."""
+"""The model file: everything that a prediction needs is saved and loaded; errors name broken files."""
 
 import json
 import resource
@@ -49,14 +49,14 @@ def test_there_and_back(model, tmp_path):
 
 
 def in_a_new_process(code: str, path: Path) -> str:
-    """What `code` prints that finds `path` in sys.argv."""
+    """Return the output of `code`, which gets `path` in sys.argv."""
     done = subprocess.run([sys.executable, "-c", f"import sys; {code}", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_loading_does_not_import_torchs_compiler(tmp_path):
-    """Which takes as long as torch itself. Drawing first values for a network without memory would import it."""
+    """Its import takes as long as torch's. Drawing initial values of a network on the meta device would import it."""
     modelfile.save(tmp_path / "m.safetensors", build("resnet20,classes=3"), header())
     code = "from resnetkit import modelfile; modelfile.load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
     assert in_a_new_process(code, tmp_path / "m.safetensors") == "False"
@@ -193,7 +193,7 @@ def test_a_field_that_only_a_later_version_has_is_ignored(tmp_path):
 
 
 def test_earlier_versions_read_a_classifier_that_was_trained_here():
-    """They refuse fields that they do not know."""
+    """Earlier versions refuse unknown fields."""
     fields = {"spec", "preprocess", "classes", "recipe", "metrics", "data", "version", "format_version"}
     assert json.loads(header().to_json()).keys() == fields
     assert json.loads(header(origin={"source": "x"}).to_json()).keys() == fields | {"origin"}

@@ -1,4 +1,4 @@
-"""What a run records, and the curves that are drawn from it."""
+"""The records of a run, and the curves that are drawn from them."""
 
 import json
 
@@ -15,7 +15,7 @@ def rows(steps: list[int], part: str) -> list[dict[str, object]]:
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that are drawn."""
+    """Collect the figures that are drawn."""
     drawn, print_png = [], FigureCanvasAgg.print_png
     monkeypatch.setattr(
         FigureCanvasAgg, "print_png", lambda self, file: (drawn.append(self.figure), print_png(self, file))[1]

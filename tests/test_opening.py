@@ -1,4 +1,4 @@
-"""How large a picture may be, at which scale a very large one is decoded, and what libtiff prints: nothing."""
+"""The limit of pixels, the scale at which very large pictures are decoded, and no output of libtiff."""
 
 import io
 import subprocess

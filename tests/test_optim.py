@@ -1,4 +1,4 @@
-"""Schedules and plans are pure functions, so their values are written down."""
+"""Schedules and plans are pure functions, so the tests contain their values."""
 
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ def test_pace_fits_a_run_whose_speed_changes():
 
 
 def test_pace_is_not_fooled_by_a_slow_first_step_at_full_size():
-    """40 of 300 seconds go into the first of the later steps, as a compiler takes them."""
+    """The first of the later steps takes 40 of 300 seconds, as with a compiler."""
     pace = Pace(5, steps_per_evaluation=10**6, evaluation_share=0.0, early_until=0.5, early_cost=0.5)
     plan, step, clock, compiled, totals = Pace.UNKNOWN, 0, 0.0, False, []
     while step < plan.total_steps:
@@ -84,7 +84,7 @@ def test_pace_is_not_fooled_by_a_slow_first_step_at_full_size():
 
 @pytest.mark.parametrize("early_seconds", [0.05, 0.07])
 def test_pace_knows_that_early_steps_cost_less(early_seconds):
-    """Half of the steps are said to take 0.6 of the later ones' 0.1 s, and take a little less or more."""
+    """Half of the steps are expected to take 0.6 of the later steps' 0.1 s, and take a little less or more."""
     pace = Pace(3, steps_per_evaluation=200, evaluation_share=5.0, early_until=0.5, early_cost=0.6)
     plan, step, clock, early = Pace.UNKNOWN, 0, 0.0, 0
     while step < plan.total_steps:

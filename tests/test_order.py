@@ -1,4 +1,4 @@
-"""The order of pictures: each once an epoch, from any batch on, and the same however many processes share it."""
+"""The order of pictures: each picture once in an epoch, from any batch on, and the same for any number of processes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which pictures measure a model: never those that trained it, wherever they are now, unless they are asked for."""
+"""The pictures that evaluate a model: never its training pictures, also if they were moved, unless they are chosen."""
 
 import shutil
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ CLASSES = ("cat", "dog")
 
 
 def trained_on(dataset: Dataset) -> dict[str, Any]:
-    """What a model file says of its data."""
+    """Return a model file's record of its data."""
     assert dataset.train
     fingerprint, pictures = dataset.train.fingerprint(), record(dataset.train)
     return {"name": dataset.name, "fingerprint": fingerprint, "split": dict(dataset.split), "pictures": pictures}

@@ -1,4 +1,4 @@
-"""Pickles of every kind that attacks: read as what they say, or refused; nothing is imported, called or blown up."""
+"""Pickles with attacks of every kind: read as data or refused; nothing is imported or called, and memory is bounded."""
 
 import ast
 import io
@@ -33,7 +33,7 @@ def load(pickled: bytes):
 
 
 def with_beside(path: Path, body: bytes) -> Path:
-    """A file of PyTorch's with TENSORS in "net" and what `body`, instructions that leave one value, makes beside."""
+    """Write a PyTorch file with TENSORS in "net" and, as another entry, the value that the instructions `body` make."""
     stream = io.BytesIO()
     torch.save({"net": TENSORS, "beside": "PLACEHOLDER"}, stream)
     with zipfile.ZipFile(stream) as source, zipfile.ZipFile(path, "w") as target:
@@ -89,11 +89,11 @@ CALLED = {
     "cloudpickle.cloudpickle._make_function": (b"N",),
     "resnetkit.modelfile.load": (text("canary"),),
 }
-"""What published attacks call, with arguments as instructions."""
+"""The calls of published attacks, with their arguments as instructions."""
 
 
 def calls(name: str, args: tuple[bytes, ...], how: str) -> bytes:
-    """Instructions that would call it."""
+    """Return instructions that would call it."""
     module, _, function = name.rpartition(".")
     named = f"c{module}\n{function}\n".encode()
     together = b"(" + b"".join(args) + b"t"
@@ -147,7 +147,7 @@ REFUSED = {
 
 
 def laugh(depth: int) -> bytes:
-    """Refers to what was kept at the depth before."""
+    """Refer to the object of the depth before."""
     return b"j" + struct.pack("<I", 5000 + depth) if depth else text("ha")
 
 
@@ -201,7 +201,7 @@ def test_what_is_odd_beside_the_tensors_is_left_alone(name, tmp_path):
 
 
 def test_the_same_attributes_many_times(tmp_path):
-    """A few hundred objects with the same fifty thousand attributes: few bytes, and much to look through."""
+    """A few hundred objects with the same fifty thousand attributes: few bytes, but many entries."""
     state = b"}(" + b"".join(text(str(n)) + b"N" for n in range(50_000)) + b"ur\x00\x10\x00\x00"
     body = b"](" + state + b"cx\ny\n)Rj\x00\x10\x00\x00b" * 200 + b"e"
     with pytest.raises(ModelFileError, match="the same objects more often than any checkpoint"):
@@ -210,7 +210,7 @@ def test_the_same_attributes_many_times(tmp_path):
 
 @pytest.mark.parametrize("kind", ["names", "arrays", "storages", "values"])
 def test_a_long_text_many_times_takes_its_memory_once(kind, tmp_path):
-    """A megabyte of text that hundreds of objects have; made anew for each, it would be many."""
+    """Hundreds of objects share a megabyte of text; copies for each would need much memory."""
     many, megabyte = 500, 10**6
     long = text("x" * megabyte) + b"r\x00\x10\x00\x000N"
     again = b"j\x00\x10\x00\x00"
@@ -294,7 +294,7 @@ PROOF = """
 
 
 def test_nothing_is_imported_or_called(tmp_path):
-    """Python's own audit events: of all files, honest or not, only the opening of each is seen while it is read."""
+    """By Python's audit events, reading any file, harmless or not, does nothing except opening it."""
     folder = tmp_path / "files"
     folder.mkdir()
     honest = [folder / "zip.pth", folder / "legacy.pth", folder / "plain.pkl", folder / "whole.pt"]
@@ -318,7 +318,7 @@ def test_nothing_is_imported_or_called(tmp_path):
 
 
 def test_the_proof_would_see_an_unpickler(tmp_path):
-    """The same with torch.load in the place of the reader fails: the audit sees what it must."""
+    """The same with torch.load instead of the reader fails, so the audit works."""
     path = with_beside(tmp_path / "w.pth", calls("builtins.len", (text("abc"),), "reduce"))
     script = textwrap.dedent(PROOF).replace(
         "from resnetkit.convert.files.readers import read_weights",
@@ -329,7 +329,7 @@ def test_the_proof_would_see_an_unpickler(tmp_path):
 
 
 def test_the_machine_has_no_way_to_import_or_call_by_name():
-    """Its source imports four modules that it needs, and has none of the names that lead from text to code."""
+    """Its source imports only four modules, and contains no names that turn text into code."""
     tree = ast.parse(Path(resnetkit.convert.files.pickles.__file__).read_text())
     imported = {
         getattr(node, "module", None) or node.names[0].name
@@ -388,7 +388,7 @@ def test_names_and_references_stay_text():
 
 
 def test_pickles_that_are_mutated_give_values_or_one_error():
-    """Instructions changed, cut, doubled and moved in honest pickles: a value or PickleError, nothing else."""
+    """Harmless pickles with changed, cut, doubled and moved instructions give a value or PickleError."""
     honest = [
         pickle.dumps({"net": [1.5, "a", b"b", (1, 2)], "more": {3: OrderedDict(x=1)}}, protocol)
         for protocol in range(6)
@@ -422,7 +422,7 @@ def test_pickles_that_are_mutated_give_values_or_one_error():
 
 
 def test_files_whose_pickle_is_mutated(tmp_path):
-    """The same through the archive, whose checksums are right: tensors, or one error with the file's name."""
+    """The same in an archive with right checksums gives tensors, or one error with the file's name."""
     stream = io.BytesIO()
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     torch.save({"net": net, "state_dict": net.state_dict(), "epoch": 3}, stream)
@@ -469,7 +469,7 @@ def test_work_is_bounded(limit, body, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
 def test_memory_stays_bounded(tmp_path):
-    """Pickles that make as much as they can of few bytes, in a process that has 1.5 GB more than torch needs."""
+    """Pickles that make many objects of few bytes, in a process with 1.5 GB more than torch needs."""
     script = """
         import resource, sys
         from pathlib import Path

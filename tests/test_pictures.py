@@ -1,4 +1,4 @@
-"""Decoding: whatever a file holds becomes upright 8-bit pixels, or one error that names it."""
+"""Decoding: the content of any file becomes upright 8-bit pixels, or one error with the file's name."""
 
 import io
 import subprocess
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data.decoding import pictures
+from resnetkit.data.decoding import quiet
 from resnetkit.data.decoding.jpeg import decode_rows
 from resnetkit.data.decoding.pictures import UPRIGHT, PictureFile, open_picture
 from resnetkit.errors import DataError
@@ -206,7 +206,7 @@ def test_large_pictures_and_broken_exif_load_without_pillows_warnings(tmp_path):
 
 
 def test_pillows_warnings_are_the_callers_own_again(tmp_path, monkeypatch):
-    """After every reading, in any threads, and around what others do to the filters meanwhile."""
+    """The filters are restored after every reading, in any threads, and also if other code changes them meanwhile."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     Image.new("RGB", (50, 30)).save(tmp_path / "large.jpg", exif=BROKEN_EXIF)
     with warnings.catch_warnings():
@@ -219,7 +219,7 @@ def test_pillows_warnings_are_the_callers_own_again(tmp_path, monkeypatch):
             Image.open(tmp_path / "large.jpg")
 
         outer = warnings.filters
-        with pictures._warnings_ignored, warnings.catch_warnings():  # a list of its own, with our entries
+        with quiet.warnings_ignored, warnings.catch_warnings():  # a list of its own, with our entries
             warnings.simplefilter("error")
             assert open_picture(tmp_path / "large.jpg").size == (50, 30)
         with pytest.raises(DataError, match="no such file"):

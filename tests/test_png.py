@@ -1,4 +1,4 @@
-"""PNG files with long notes: the pixels are sound, and are read."""
+"""PNG files with long notes: their pixels are intact and are read."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ LONG = bytes(3 * 2**20)
 
 
 def with_chunk(content, kind, data, *, at_end=False):
-    """A PNG file with one more chunk, before its pixels or after them."""
+    """Return a PNG file with one more chunk, before or after its pixels."""
     chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     at = len(content) - 12 if at_end else 33
     return content[:at] + chunk + content[at:]

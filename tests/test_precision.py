@@ -1,4 +1,4 @@
-"""float32 that is float32, settings that come back, and which processors multiply bfloat16."""
+"""Exact float32, restored settings, and the processors that multiply bfloat16."""
 
 import threading
 
@@ -27,7 +27,7 @@ def test_within_and_after(precision: str) -> None:
 
 
 def test_blocks_that_overlap_in_two_threads() -> None:
-    """The first to begin ends first: the other still computes exactly, and then all is as it was."""
+    """Of two blocks, the first ends first: the other still computes exactly, and then the settings are restored."""
     before = settings()
     begun, ended = threading.Event(), threading.Event()
 
@@ -71,7 +71,7 @@ def test_settings_come_back_after_an_error() -> None:
 def test_which_processors_multiply_bfloat16(
     capabilities: dict[str, bool], environ: dict[str, str], expected: bool
 ) -> None:
-    """And whether oneDNN is held back to instructions that do not."""
+    """Also if oneDNN is limited to instructions without bfloat16."""
     assert multiplies_bfloat16(capabilities, environ) is expected
 
 

@@ -96,7 +96,7 @@ def test_a_warning_is_one_line(model: str, picture_folder: Path, capsys: pytest.
     tune.write_text("{")
     assert main(["predict", model, str(picture_folder / "cat" / "cat 00.png"), *TORCH]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"resnetkit predict: warning: {tune} is left aside")
+    assert line.startswith(f"resnetkit predict: warning: {tune} is not used")
 
 
 LATIN = os.fsdecode(b"caf\xe9.png")
@@ -115,7 +115,7 @@ def latin_name(picture_folder: Path) -> Path:
     [("--json", r"caf\\xe9.png"), ("--csv", r"caf\xe9.png"), ("", r"caf\xe9.png"), ("--logits", r"caf\\xe9.png")],
 )
 def test_a_name_that_is_not_utf8_is_escaped(model: str, latin_name: Path, flag: str, escaped: str, capsys) -> None:
-    """Named, it is predicted; in a folder, it is reported, as training does. What is printed is UTF-8 in both cases."""
+    """Given by name, the file is predicted; in a folder it is reported, as by training. The output is always UTF-8."""
     other = latin_name.with_name("cat") / "cat 02.png"
     assert main(["predict", model, str(latin_name), str(other), *flag.split(), *TORCH]) == 0
     out, err = capsys.readouterr()
@@ -175,7 +175,7 @@ def test_what_is_there_is_replaced_on_request_only(
 def test_how_far_it_is(
     model: str, picture_folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On standard error, where the results go elsewhere; nothing of it is among them."""
+    """The progress is on standard error if results are written elsewhere, and never among the results."""
     monkeypatch.setattr("resnetkit.progress.LINE_EVERY", 0.0)
     cats = sorted((picture_folder / "cat").iterdir())
     paths = [str(picture_folder / "cat")] if kind == "folder" else list(map(str, cats))

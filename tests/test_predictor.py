@@ -1,4 +1,4 @@
-"""Pictures to labelled probabilities."""
+"""The Predictor: probabilities of pictures' classes."""
 
 import io
 import itertools
@@ -16,7 +16,8 @@ from PIL import Image
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
-from resnetkit.infer.decoding import find_pictures, stacked
+from resnetkit.infer.decoding import stacked
+from resnetkit.infer.finding import find_pictures
 from resnetkit.infer.predictor import Prediction, Predictor
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import ResNet, build
@@ -26,7 +27,7 @@ CLASSES = ("cat", "frog", "ship")
 
 @pytest.fixture
 def model() -> Model:
-    """An 8-layer net of three classes, with running statistics that are not those of a fresh one."""
+    """An 8-layer net of three classes, with running statistics that differ from the initial ones."""
     torch.manual_seed(0)
     net = build("resnet20", depths=(1, 1, 1), classes=3)
     net.train()
@@ -45,7 +46,7 @@ def pixels(cifar_subset: tuple[Samples, Samples]) -> np.ndarray:
 
 
 def reference(net: ResNet, pixels: np.ndarray) -> torch.Tensor:
-    """Softmax of the plain network on (x / 255 - mean) / std: (n, classes)."""
+    """The softmax of the plain network's output for (x / 255 - mean) / std: (n, classes)."""
     images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
     images = (images - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / 0.2
     with torch.no_grad():
@@ -53,7 +54,7 @@ def reference(net: ResNet, pixels: np.ndarray) -> torch.Tensor:
 
 
 def probabilities(predictions: list[list[Prediction]]) -> np.ndarray:
-    """In the order of the classes: (n, classes)."""
+    """Return probabilities in the order of the classes: (n, classes)."""
     return np.array([[p.probability for p in sorted(row, key=lambda p: p.index)] for row in predictions])
 
 
@@ -149,7 +150,7 @@ def test_paths_in_order_with_what_failed(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_results_stream(model: Model, picture_folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first result comes before more than two batches were read, or three by threads: memory is bounded."""
+    """The first result comes when at most two batches were read, or three with threads. So memory is bounded."""
     predictor = Predictor(model)
     decoded = []
     decode = predictor._pixels
@@ -258,7 +259,7 @@ def test_arrays(model: Model, pixels: np.ndarray) -> None:
         with pytest.raises(UsageError) as error:
             predictor(wrong)
         assert f"the array is {wrong.dtype} {wrong.shape}; a picture is uint8" in str(error.value)
-    with pytest.raises(DataError, match=r"\(0, 4, 3\): a picture without pixels"):
+    with pytest.raises(DataError, match=r"\(0, 4, 3\): it has no pixels"):
         predictor(np.zeros((0, 4, 3), np.uint8))
 
 
@@ -266,12 +267,14 @@ def test_arrays(model: Model, pixels: np.ndarray) -> None:
 def test_what_is_no_picture(model: Model, wrong: object) -> None:
     predictor = Predictor(model)
     for call in (predictor, predictor.logits, predictor.features, predictor.probabilities):
-        with pytest.raises(UsageError, match=r"^(list|NoneType|int|float|dict|object) is no picture; give a path, byt"):
+        with pytest.raises(
+            UsageError, match=r"^(list|NoneType|int|float|dict|object) is not a picture; give a path, byt"
+        ):
             call(wrong)
 
 
 def test_what_programs_hold_of_a_file(model: Model, pixels: np.ndarray, tmp_path: Path) -> None:
-    """Bytes in every form, and open files, from their beginning where they can go back to it."""
+    """Bytes of every type, and open files, which are read from their beginning if they can seek."""
     path = tmp_path / "a.png"
     Image.fromarray(pixels[0]).save(path)
     predictor, content = Predictor(model), path.read_bytes()

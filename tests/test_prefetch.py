@@ -1,4 +1,4 @@
-"""Reading ahead: in order, never too far, failures as values, and no threads left behind."""
+"""Reading ahead: results in order, a limited distance, failures as results, and no threads left at the end."""
 
 import threading
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""How far long work is: on a terminal, in a notebook, and where there is neither."""
+"""The progress of long work: on a terminal, in a notebook, and in other output."""
 
 import os
 import pty

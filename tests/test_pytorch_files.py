@@ -1,4 +1,4 @@
-"""PyTorch's files in every form: the tensors are those that PyTorch reads, and what can't be is named."""
+"""PyTorch's files of every form: the tensors equal PyTorch's, and errors name files that can't be read."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.floa
 
 
 def save(content: object, path: Path, form: str) -> Path:
-    """In one of the forms that PyTorch and Python write."""
+    """Write an object in one of the forms of PyTorch and Python."""
     if form == "plain pickle":
         path.write_bytes(pickle.dumps(content))
     else:
@@ -30,7 +30,7 @@ def save(content: object, path: Path, form: str) -> Path:
 
 
 def change(path: Path, **changes: bytes | None) -> Path:
-    """The archive with other contents in its files, by their last name; checksums are right. None leaves one out."""
+    """Return the archive with other contents of files, by their last name; checksums are right. None removes one."""
     with zipfile.ZipFile(path) as source:
         parts = {name: source.read(name) for name in source.namelist()}
     with zipfile.ZipFile(path, "w") as target:
@@ -60,7 +60,7 @@ def test_numbers_of_every_type(form, dtype, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_views(form, tmp_path):
-    """Parts, other orders and the same numbers twice; a storage that several share is read once."""
+    """Views, other memory orders and shared numbers; a storage that several tensors share is read once."""
     base = torch.arange(120.0)
     tensors = {
         "part": base[7:19],
@@ -98,7 +98,7 @@ def test_quantised_tensors_come_with_their_scales(form, tmp_path):
 
 
 def test_packed_layers_are_named(tmp_path):
-    """Of a whole network, whose last layer would be missing otherwise."""
+    """The error names packed layers of a network, because these layers would be missing otherwise."""
     net = nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -135,7 +135,7 @@ def test_bytes_in_the_other_order(tmp_path):
 
 
 def test_arrays_of_numpy_are_tensors(tmp_path):
-    """As detectron2 and Caffe2's converters save them, from Python 2 and 3."""
+    """Files as detectron2 and Caffe2's converters save them, from Python 2 and 3."""
     tensors = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "columns": np.asfortranarray(np.arange(24, dtype=np.float64).reshape(2, 3, 4)),
@@ -168,7 +168,7 @@ def test_python_2(tmp_path):
 
 
 class Net(nn.Module):
-    """A module whose class only this file knows."""
+    """A module whose class is defined only in this file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ def test_whole_modules(form, wrapped, tmp_path):
 
 
 def test_torchscript(tmp_path):
-    """Its tensors have the names of the state dict; its code is not run, nor is it looked at."""
+    """Its tensors have the names of the state dict; its code is neither run nor read."""
 
     class Small(nn.Module):
         def __init__(self) -> None:
@@ -235,7 +235,7 @@ def test_torchscript(tmp_path):
 
 
 def old_archive(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    """PyTorch's form before 0.1.10, which PyTorch only reads now."""
+    """PyTorch's form before 0.1.10, which PyTorch can still read but not write."""
     storages, views = io.BytesIO(), io.BytesIO()
     pickle.dump(len(tensors), storages, 2)
     pickle.dump(len(tensors), views, 2)
@@ -262,7 +262,7 @@ def old_archive(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 class Held:
-    """A tensor that is elsewhere in the file."""
+    """Refer to a tensor at another place in the file."""
 
     def __init__(self, key: int) -> None:
         self.key = key
@@ -281,14 +281,14 @@ def test_the_oldest_form(tmp_path):
 
 
 class Stored:
-    """What is pickled as a storage of so many numbers under a key."""
+    """An object that is pickled as a storage with a key and a number of values."""
 
     def __init__(self, key: object = "0", count: object = 6, kind: object = torch.FloatStorage) -> None:
         self.id = ("storage", kind, key, "cpu", count)
 
 
 class Call:
-    """What is pickled as a call."""
+    """An object that is pickled as a call."""
 
     def __init__(self, function, *args) -> None:
         self.call = (function, args)
@@ -298,7 +298,7 @@ class Call:
 
 
 def handmade(path: Path, value: object, **storages: bytes) -> Path:
-    """A file of PyTorch's with a pickle that PyTorch would not write."""
+    """Write a PyTorch file with a pickle that PyTorch would not write."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj):
@@ -414,7 +414,7 @@ def test_archives_that_hide_something(tmp_path):
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_only_the_networks_storages_are_read(form, tmp_path):
-    """A large optimiser beside the weights takes no memory: it may even be damaged."""
+    """A large optimiser state next to the weights is not read: it needs no memory, and may even be damaged."""
     net, mark = nn.Conv2d(3, 4, 3), torch.full((50,), 1234.5)
     path = save({"unused": [mark], "model": net.state_dict()}, tmp_path / "w", form)
     content = path.read_bytes()
@@ -449,7 +449,7 @@ def test_a_pickle_in_a_pickle_is_a_storage_or_nothing(tmp_path):
 
 
 def test_what_lies_outside_of_the_file(tmp_path):
-    """A bare pickle that refers to storages somewhere else."""
+    """A pickle that refers to storages in another file."""
     path = tmp_path / "w.pkl"
     path.write_bytes(b"\x80\x02}X\x01\x00\x00\x00acos\nx\nQs.")
     with pytest.raises(ModelFileError, match="numbers are not in the file"):

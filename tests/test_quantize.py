@@ -1,4 +1,4 @@
-"""8-bit integers and the accuracy they keep, on the network and the pictures that come with the package."""
+"""The accuracy of 8-bit integers, with the network and the pictures of the package."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ pytest.importorskip("nncf")
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """float32's graph of a trained ResNet-20, 20 layers."""
+    """The float32 graph of a trained ResNet-20, with 20 layers."""
     path = tmp_path_factory.mktemp("graph") / "logits.xml"
     return export("resnet20:cifar10", path, to="openvino", with_preprocess=True, output="logits").path
 
@@ -44,7 +44,7 @@ def verdict(passes: bool) -> Verdict:
 
 
 def after(tries: int) -> Callable[[Path], Verdict]:
-    """A judge whom the graph after so many others satisfies."""
+    """Return a judge that accepts the graph after so many others."""
     seen: list[Path] = []
 
     def judge(graph: Path) -> Verdict:
@@ -55,7 +55,7 @@ def after(tries: int) -> Callable[[Path], Verdict]:
 
 
 def eight_bit_weights(graph: Path) -> int:
-    """How many layers have their weights in 8 bits."""
+    """Return the number of layers with weights in 8 bits."""
     nodes = openvino_core().read_model(graph).get_ops()
     return sum(node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8 for node in nodes)
 

@@ -1,4 +1,4 @@
-"""Files of weights: every form is read, by its content; what is broken or hostile is named, and runs nothing."""
+"""Files of weights: every form is recognised by its content; errors name broken files; no code in a file is run."""
 
 import argparse
 import io
@@ -31,7 +31,7 @@ TENSORS = {
 
 
 def write(path: Path, tensors=TENSORS) -> Path:
-    """Write tensors in the form that the suffix names."""
+    """Write tensors in the form of the suffix."""
     kind = path.suffix
     if kind == ".safetensors":
         save_file(tensors, path, {"format": "pt"})
@@ -123,7 +123,7 @@ def test_values_that_no_network_has(name, tensor, words, tmp_path):
 
 
 class Canary:
-    """What runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -245,7 +245,7 @@ def test_an_array_that_claims_more_than_it_has(tmp_path):
 
 
 def test_tensors_bigger_than_their_file(tmp_path):
-    """A view of one number, repeated: a small file that would fill the memory."""
+    """A view that repeats one number: a small file that would fill the memory."""
     path = tmp_path / "w.pth"
     torch.save({"a": torch.zeros(1).expand(10**5, 10**5)}, path)
     with pytest.raises(ModelFileError, match="claims 40,000,000,000"):
@@ -314,7 +314,7 @@ def test_what_is_no_tensor(content, words, tmp_path):
 
 
 def test_older_keras_archives_name_their_layers_in_the_configuration(tmp_path):
-    """Before Keras 3.8 the groups of variables have no names of their own, but are counted by class."""
+    """Before Keras 3.8, the groups of variables had no own names; they are numbered by class."""
     path, inner = tmp_path / "w.keras", tmp_path / "inner.h5"
     layers = [("Conv2D", "conv1_conv"), ("BatchNormalization", "conv1_bn"), ("Conv2D", "conv2_block1_1_conv")]
     with h5py.File(inner, "w") as file:
@@ -357,7 +357,7 @@ def originals(tmp_path_factory) -> dict[str, bytes]:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_fuzz(kind, originals, tmp_path_factory, data):
-    """Whatever becomes of the bytes of a file: tensors, or one of our errors."""
+    """Files with random changes give tensors or one of our errors."""
     content = bytearray(originals[kind])
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content) - 1))

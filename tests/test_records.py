@@ -1,4 +1,4 @@
-"""Records of pictures: what is kept, how parts are joined, and the file of them."""
+"""Records of pictures: their content, joining of parts, and their file."""
 
 import csv
 from pathlib import Path

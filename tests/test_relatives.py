@@ -1,4 +1,4 @@
-"""The relatives against timm, torchvision and what they must compute."""
+"""Related networks compared with timm, torchvision and their definitions."""
 
 import copy
 import pickle
@@ -66,7 +66,7 @@ SMALL = {
 
 
 def randomised(net: nn.Module) -> nn.Module:
-    """Give every parameter and statistic a value that matters, and the logits one of order 1."""
+    """Give every parameter and statistic a value that changes the logits, whose size is about 1."""
     torch.manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | FrozenBatchNorm2d):

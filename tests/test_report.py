@@ -1,4 +1,4 @@
-"""The page of a run or an evaluation: what is on it, and that nothing of it runs off a small screen."""
+"""The page of a run or an evaluation: its content, and its layout on a small screen."""
 
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -18,7 +18,7 @@ DRAWN = {"rule": "drawn", "seed": 7, "val_fraction": 0.2}
 
 
 def evaluated(count: int, **fields: object) -> Evaluation:
-    """Of each of `count` classes two pictures, of which one is taken for the next class."""
+    """Two pictures of each of `count` classes; one of them is predicted as the next class."""
     labels = torch.arange(count).repeat_interleave(2)
     found = (labels + torch.tensor([0, 1]).repeat(count)) % count
     result = Evaluation(tuple(f"class <{i}>" for i in range(count)))
@@ -51,7 +51,7 @@ def page(folder: Path, result: Evaluation, origin: Mapping[str, str] | None = No
 
 
 class Checked(HTMLParser):
-    """Fails where a tag is closed that is not open, or where a table can't scroll by itself."""
+    """Fails if a tag is closed that is not open, or if a table can't scroll."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -83,7 +83,7 @@ def test_any_layout():
 @needs_a_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="protects a page by Linux's mprotect")
 def test_reads_nothing_behind_the_last_pixel():
-    """Which is the last before a page that can't be read: the process would end."""
+    """The memory after the pixels can't be read, so reading beyond them would end the process."""
     page = mmap.PAGESIZE
     memory = mmap.mmap(-1, 2 * page)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -51,7 +51,7 @@ BASIC = {"groups": 1, "width_per_group": 64, "replace_stride_with_dilation": Non
 
 
 def twins(name, **arguments):
-    """Ours and torchvision's network, from the same seed."""
+    """Return our network and torchvision's, from the same seed."""
     from torchvision import models
 
     torch.manual_seed(0)
@@ -445,7 +445,7 @@ PARTS = [
 
 
 def randomised_net(model: str) -> ResNet:
-    """A network in evaluation mode with running statistics of its own."""
+    """A network in evaluation mode with running statistics that differ from the initial ones."""
     torch.manual_seed(0)
     net = build(model, classes=5)
     for module in net.modules():

@@ -1,4 +1,4 @@
-"""Starting a run and going on with one: whose folder, which pictures, how long, and by which arithmetic."""
+"""Starting a run and going on with one: its folder, pictures, length and precision."""
 
 import re
 import threading
@@ -35,7 +35,7 @@ ON_FILES = {"size": 32, "normalize": "imagenet"}
 
 @pytest.fixture
 def dataset(cifar_subset: tuple[Samples, Samples]) -> Dataset:
-    """64 pictures to train on, 20 that validate."""
+    """64 training pictures and 20 validation pictures."""
     pictures, test = cifar_subset
     order = np.random.default_rng(0).permutation(len(pictures))
     return Dataset("subset", test.classes, pictures.subset(order[:64]), pictures.subset(order[64:84]), test)
@@ -194,7 +194,7 @@ def test_a_longer_run_has_the_bits_of_one_that_was_as_long_from_the_start(change
 
 
 def test_a_longer_run_counts_no_plateau_for_having_ended(dataset, tmp_path):
-    """It ends, and is evaluated, after step 6, where the longer one is evaluated after steps 4 and 8 only."""
+    """It ends and is evaluated after step 6. The longer run is evaluated only after steps 4 and 8."""
     long = TINY.replace(epochs=3, schedule="plateau", plateau_patience=1, lr=1e-4)
     train(long, dataset, out=tmp_path / "long", quiet=True)
     train(long.replace(iterations=6), dataset, out=tmp_path / "run", quiet=True)
@@ -288,7 +288,7 @@ def test_other_arithmetic_is_for_those_who_ask(dataset, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 def test_a_run_goes_on_without_the_kernels(optimizer, dataset, tmp_path):
-    """The whole of it in float32, so that both ways end close to each other, if not at the same bits."""
+    """Everything in float32, so that both ways give nearly the same result, though not the same bits."""
     recipe = TINY.replace(optimizer=optimizer, lr=0.001, muon_lr=0.001, compile="auto")
     path = train(recipe, dataset, out=tmp_path / "run", quiet=True).run / "recipe.yaml"
     if "computed_by: kernels" not in path.read_text():

@@ -1,4 +1,4 @@
-"""The parts of a data set: which one a model is measured on, and all of them together."""
+"""The parts of a data set: the part that evaluates a model, and all parts together."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ CLASSES = ("cat", "dog")
 
 
 def in_memory(*labels: int) -> Samples:
-    """Pictures of 2×2 whose pixels are 10 times the label plus the place."""
+    """Pictures of 2×2 whose pixels are 10 times the label plus the index."""
     pixels = np.array([10 * label + place for place, label in enumerate(labels)], np.uint8)
     return Samples(CLASSES, np.array(labels), np.tile(pixels[:, None, None, None], (1, 2, 2, 3)))
 

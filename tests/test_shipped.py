@@ -1,4 +1,4 @@
-"""Models in the package: found by name, listed from their headers, made by benchmarks/package.py, right as shipped."""
+"""Models in the package: found by name, listed from their headers, made by benchmarks/package.py, correct."""
 
 import importlib.util
 import json
@@ -34,7 +34,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "package.py"
 
 @pytest.fixture
 def package(cifar_subset: tuple[Samples, Samples], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, for which CIFAR-10 is the pictures kept with the tests."""
+    """The script, with the pictures in tests/data as CIFAR-10."""
     spec = importlib.util.spec_from_file_location("package", SCRIPT)
     assert spec
     assert spec.loader
@@ -48,7 +48,7 @@ def package(cifar_subset: tuple[Samples, Samples], monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def run(tmp_path: Path, cifar_subset: tuple[Samples, Samples]) -> Path:
-    """The model file of a run with resnet20, as training leaves it, untrained."""
+    """The model file of a run with an untrained resnet20."""
     train, _ = cifar_subset
     torch.manual_seed(3)
     net = build("resnet20")

@@ -1,4 +1,4 @@
-"""Requests to stop: which are noted, which interrupt, and what handlers are left as they were."""
+"""Requests to stop: signals that are noted, signals that interrupt, and handlers that are restored."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever a test does to them, pytest's own come back."""
+    """Restore pytest's own handlers after every test."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield before
     for number, handler in before.items():
@@ -48,7 +48,7 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def test_a_handler_of_c_code_stays():
-    """In a process of its own, where libc's abs stands for the handler of a program that has Python built in."""
+    """In a separate process. libc's abs represents the handler of a program that embeds Python."""
     code = """
 import ctypes, signal, sys
 libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Sums without rounding, against fractions."""
+"""Sums without rounding, compared with fractions."""
 
 import math
 import struct

@@ -1,4 +1,4 @@
-"""Whatever terminal, locale, limits and folders a process is given: a result, or an error that a person understands."""
+"""With any terminal, locale, limits and folders, the program gives a result or a clear error."""
 
 import json
 import os
@@ -24,7 +24,7 @@ CLASSES = ("chat noir", "чёрт")
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    """A model of two classes, m.safetensors, and pictures of them in d, with names that few encodings have."""
+    """A model of two classes, m.safetensors, and pictures of them in d, with names that few encodings contain."""
     torch.manual_seed(0)
     net = build("resnet20", depths=(1, 1, 1), classes=2).eval()
     save(tmp_path / "m.safetensors", net, Header(net.spec, Preprocess(size=32), CLASSES))
@@ -36,7 +36,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def shell(world: Path, script: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a script in which `rk` is the program, in the folder `world`."""
+    """Run a script in the folder `world`, where `rk` is the program."""
     program = f'rk() {{ "{sys.executable}" -m resnetkit "$@"; }}\n{script}'
     env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"} | variables
     return subprocess.run(["bash", "-c", program], cwd=world, env=env, capture_output=True)
@@ -125,7 +125,7 @@ def test_names_that_mean_something_to_a_shell(world: Path) -> None:
 
 @pytest.mark.slow
 def test_names_that_are_not_utf8(world: Path) -> None:
-    """As older systems and archives have them: read and written where that goes, else refused by name."""
+    """File names of older systems and archives: they are read and written if possible, else an error names them."""
     os.link(world / "m.safetensors", os.fsencode(world / "m") + b"\xe9")
     done = shell(
         world,
@@ -254,7 +254,7 @@ def test_no_folder_for_temporary_files_where_one_is_needed(world: Path) -> None:
 
 @pytest.mark.slow
 def test_a_predictor_needs_no_home(world: Path) -> None:
-    """The same numbers without a place for what can be made again, and nothing is sent or said."""
+    """The same numbers without a cache folder, and nothing is sent or printed."""
     normal = json.loads(shell(world, "rk predict m.safetensors d --json").stdout)
     done = shell(world, "unset XDG_CACHE_HOME RESNETKIT_CACHE; HOME=/dev/null rk predict m.safetensors d --json")
     assert done.returncode == 0, done.stderr

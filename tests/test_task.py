@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Brightness:
-    """The mean of a picture's pixels, 0 to 1, from the picture: the loss is the squared difference."""
+    """Predict the mean of a picture's pixels, 0 to 1. The loss is the squared difference."""
 
     net: ResNet
     header: Header
@@ -106,7 +106,7 @@ class Brightness:
 
 @pytest.fixture
 def task(cifar_subset) -> Callable[[], Brightness]:
-    """A function to the task as a new process would make it, on 300 pictures of CIFAR-10 and 120 to validate."""
+    """A function that makes the task as a new process does, with 300 pictures of CIFAR-10 and 120 to validate."""
     pictures, val = cifar_subset
 
     def make() -> Brightness:
@@ -125,7 +125,7 @@ def task(cifar_subset) -> Callable[[], Brightness]:
 
 
 def run(task: Brightness, folder: Path, recipe: Recipe = RECIPE, *, go_on: bool = False) -> TrainResult:
-    """The whole of a run, or the rest of it."""
+    """Train a whole run, or the rest of it."""
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     state = load_state(folder / "state.pt") if go_on else None
@@ -152,7 +152,7 @@ def test_another_task_is_learnt(task, tmp_path):
 
 @pytest.mark.parametrize("step", [3, 10, 17])
 def test_it_goes_on_to_the_bit(step, task, tmp_path, monkeypatch):
-    """Stopped in an epoch of 9.5 steps, at its end, and in the second one."""
+    """Stopped in the first epoch, of 9.5 steps, at its end, and in the second epoch."""
     run(task(), tmp_path / "whole")
     record, asked = Monitor.record, []
 

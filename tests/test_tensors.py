@@ -1,4 +1,4 @@
-"""Whether tensors are those of a network: what is missing, what is left over, what has another shape."""
+"""Tensors compared with a network: missing tensors, additional tensors, tensors of another shape."""
 
 import pytest
 import torch

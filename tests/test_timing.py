@@ -1,4 +1,4 @@
-"""What is measured before a run on the clock, and the batch that follows from it."""
+"""Measurements before a run with a time limit, and the batch size that follows from them."""
 
 from dataclasses import replace
 
@@ -94,7 +94,7 @@ FLAGS = ("--model", "resnet20,depths=1-1-1", "--size", "32", "--minutes", "0.003
     ("flags", "batch_size"), [((), 8), (("--least-batch-size", "16"), 16), (("--batch-size", "12"), 12)]
 )
 def test_the_batch_of_a_run_that_has_no_time(flags, batch_size, picture_folder, tmp_path, capsys):
-    """A fifth of a second, which is over before the first step."""
+    """A limit of a fifth of a second, which ends before the first step."""
     assert main(["train", str(picture_folder), *FLAGS, *flags, "--out", str(tmp_path / "run")]) == 0
     recorded = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     lr = 0.05 if flags == ("--batch-size", "12") else 0.05 * batch_size / 32
@@ -115,7 +115,7 @@ def test_a_run_is_too_short_in_steps_and_epochs():
 
 
 def test_an_evaluation_is_measured_in_batches_that_tell_what_it_takes(monkeypatch):
-    """A picture takes 1 ms beside 10 ms for every batch, here."""
+    """Here a batch takes 10 ms, and 1 ms more for each picture."""
     clock, sizes = [0.0], []
     recipe = Recipe(model="resnet20,depths=1-1-1", batch_size=128, epochs=1)
     samples = Samples(

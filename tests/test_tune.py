@@ -1,4 +1,4 @@
-"""The fastest way that keeps the accuracy."""
+"""Tuning: the fastest choice that keeps the accuracy."""
 
 import json
 from collections.abc import Callable
@@ -12,13 +12,14 @@ import torch
 from resnetkit.cli import main
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
-from resnetkit.infer import measurement
-from resnetkit.infer import tune as module
 from resnetkit.infer.choice import Choice, Goal
-from resnetkit.infer.graphs import find_tuned, open_source, served_graph
 from resnetkit.infer.predictor import Predictor
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict
-from resnetkit.infer.tune import tune
+from resnetkit.infer.tuning import measurement
+from resnetkit.infer.tuning import tune as module
+from resnetkit.infer.tuning.record import find_int8_graph, find_tuned
+from resnetkit.infer.tuning.tune import tune
+from resnetkit.infer.unloaded import find_model
 from resnetkit.machine import read_machine
 from resnetkit.modelfile import Header, save
 from resnetkit.models.resnet import build
@@ -29,7 +30,7 @@ pytest.importorskip("nncf")
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    """An 8-layer net of CIFAR-10's classes, with first values."""
+    """The file of an untrained 8-layer network with CIFAR-10's classes."""
     torch.manual_seed(0)
     net = build("resnet20", depths=(1, 1, 1)).eval()
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -40,13 +41,13 @@ def model_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for all tests here, so that graphs are made once; what tuning finds lies beside the model file."""
+    """A cache for all tests of this file, so that graphs are made once. Results are next to the model file."""
     return tmp_path_factory.mktemp("graphs")
 
 
 @pytest.fixture(autouse=True)
 def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements that mean nothing, and take no time."""
+    """Make measurements short; their numbers mean nothing."""
     monkeypatch.setenv("RESNETKIT_CACHE", str(graphs))
     monkeypatch.setattr(measurement, "SECONDS", 0.001)
     monkeypatch.setattr(module, "ROUNDS", 2)
@@ -54,7 +55,7 @@ def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
-    """Rates as if torch were slow, integers twice as fast as bfloat16, and batches better; and what was measured."""
+    """Replace rates: torch is slow, int8 beats bfloat16, and larger batches are faster. Return measured choices."""
     choices: list[Choice] = []
 
     def rate(backend: object, one: measurement.Measured, pixels: np.ndarray) -> float:
@@ -67,7 +68,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 
 
 def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
-    """Let the accuracy check pass the judgements that `passing` says, by their number: float32's is 0."""
+    """Let `passing` decide by the number of a judgement whether it passes; float32's number is 0."""
     count = iter(range(99))
     monkeypatch.setattr(AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, passing(next(count))))
 
@@ -78,8 +79,8 @@ def test_keeps_the_fastest_choice_and_predictor_uses_it(
     forced(monkeypatch, lambda number: True)
     lines: list[str] = []
     tuned = tune(model_file, str(split_folder), quick=True, say=lines.append)
-    source = open_source(model_file)
-    assert find_tuned(source) == (tuned, source.places[0])
+    model = find_model(model_file)
+    assert find_tuned(model) == (tuned, model.places[0])
     best = {goal: Choice.from_dict(found["choice"]) for goal, found in tuned.goals.items()}
     assert (best["latency"].backend, best["latency"].precision, best["latency"].batch_size) == ("openvino", "int8", 1)
     assert (best["throughput"].precision, best["throughput"].batch_size) == ("int8", max(measurement.BATCHES))
@@ -116,14 +117,14 @@ def test_a_precision_that_loses_accuracy_is_not_measured(
 
 
 def files(model_file: Path) -> dict[str, bytes]:
-    """What is kept of tuning beside a model file."""
+    """Return the contents of the files that tuning keeps next to a model file."""
     return {path.name: path.read_bytes() for path in model_file.with_suffix(".tuned").iterdir()}
 
 
 def test_each_goal_keeps_what_was_found_for_it(
     model_file: Path, split_folder: Path, rates: list[Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its choice, its graph and its accuracy, also where the next run takes no integers, or makes others."""
+    """The choice, the graph and the accuracy are kept, also if the next run makes no int8 graph or another one."""
     forced(monkeypatch, lambda number: True)
     first = tune(model_file, str(split_folder), goal="latency", quick=True)
     graph = files(model_file)["int8-logits.bin"]
@@ -133,7 +134,7 @@ def test_each_goal_keeps_what_was_found_for_it(
     assert second.goals["throughput"]["choice"]["precision"] != "int8"
     assert second.goals["throughput"]["graph"] is None
     assert files(model_file)["int8-logits.bin"] == graph
-    assert f"latency: {Choice.from_dict(first.goals['latency']['choice'])} is kept, as it was found before" in lines
+    assert f"latency: {Choice.from_dict(first.goals['latency']['choice'])} is kept from an earlier run" in lines
     assert {row["goal"] for row in second.table} == {"latency", "throughput"}
     assert Predictor(model_file).choice == Choice.from_dict(first.goals["latency"]["choice"])
     assert Predictor(model_file, goal="throughput").choice == Choice.from_dict(second.goals["throughput"]["choice"])
@@ -145,8 +146,8 @@ def test_each_goal_keeps_what_was_found_for_it(
         "tune.json",
         *(f"int8-logits{number}{suffix}" for number in ("", "-2") for suffix in (".xml", ".bin")),
     }
-    source = open_source(model_file)
-    served = {goal: served_graph(source, backend="openvino", precision="int8", goal=goal) for goal in get_args(Goal)}
+    model = find_model(model_file)
+    served = {goal: find_int8_graph(model, goal) for goal in get_args(Goal)}
     assert {goal: path.name for goal, path in served.items()} == {
         "latency": "int8-logits.xml",
         "throughput": "int8-logits-2.xml",
@@ -175,11 +176,11 @@ def test_what_does_not_hold_any_more_is_not_kept(
         tune_file.write_text(json.dumps(values | {"machine": values["machine"] | {"processor": "an abacus"}}))
     if fault == "weights":
         net = build("resnet20", depths=(1, 1, 1)).eval()
-        save(model_file, net, Header(net.spec, Preprocess(size=32), open_source(model_file).header.classes))
+        save(model_file, net, Header(net.spec, Preprocess(size=32), find_model(model_file).header.classes))
     lines: list[str] = []
     tuned = tune(model_file, str(split_folder), goal="throughput", quick=True, say=lines.append)
     assert set(tuned.goals) == {"throughput"}
-    said = {"refused": "is dropped: ", "gone": "its graph is gone", "machine": "on another machine is dropped"}
+    said = {"refused": "is dropped: ", "gone": "its graph is missing", "machine": "of another machine is dropped"}
     if fault in said:
         assert any(line.startswith("latency: ") and said[fault] in line for line in lines)
     graph = tuned.goals["throughput"]["graph"]
@@ -253,7 +254,7 @@ def test_an_interruption_leaves_what_was_kept(
 
 def test_the_machine_is_kept(model_file: Path, rates: list[Choice]) -> None:
     tune(model_file, goal="latency", quick=True)
-    found = find_tuned(open_source(model_file))
+    found = find_tuned(find_model(model_file))
     assert found is not None
     assert found[0].fits(read_machine())
 

@@ -1,4 +1,4 @@
-"""Published weights: the registry against torchvision's and timm's own words, and the way from a server to logits."""
+"""Published weights: the table compared with torchvision's and timm's, and the whole way from a server to logits."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ def photograph() -> Image.Image:
 
 @pytest.fixture(scope="session")
 def theirs() -> tuple[torch.nn.Module, bytes]:
-    """A ResNet-18 of torchvision's that has seen a batch, and its .pth file."""
+    """A ResNet-18 of torchvision with statistics of one batch, and its .pth file."""
     torch.manual_seed(0)
     net = torchvision.models.resnet18()
     net(torch.randn(4, 3, 64, 64))
@@ -58,7 +58,7 @@ def theirs() -> tuple[torch.nn.Module, bytes]:
 
 @pytest.fixture
 def server(theirs: tuple[torch.nn.Module, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
-    """Gives that file where torchvision's metadata says that ResNet-18's weights are."""
+    """Sends that file at the address of ResNet-18's weights in torchvision's metadata."""
     monkeypatch.delenv("RESNETKIT_OFFLINE")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(FileHandler) as running:
@@ -186,7 +186,7 @@ def test_offline_says_what_to_put_where(
         resnetkit.resnet18(pretrained=True)
     assert str(error.value) == f"RESNETKIT_OFFLINE is set: download {url} elsewhere and put it at {path}"
     path.write_bytes(theirs[1])
-    with pytest.raises(DataError, match=r"is not the file it should be .sha256 [0-9a-f]{64}, not f37072fd.; download"):
+    with pytest.raises(DataError, match=r"is not the expected file .sha256 [0-9a-f]{64}, not f37072fd.; download"):
         resnetkit.resnet18(pretrained=True)
     assert path.is_file()
     digest = hashlib.sha256(theirs[1]).hexdigest()
@@ -230,7 +230,7 @@ def test_a_server_that_errs_but_not_always(server: Files, fault: str, requests: 
 
 def test_wrong_bytes_do_not_get_in(server: Files, own_cache: Path) -> None:
     server.fault = "wrong bytes"
-    with pytest.raises(DataError, match=r"gave other bytes than expected .* thrown away"):
+    with pytest.raises(DataError, match=r"sent other bytes than expected .* deleted"):
         resnetkit.resnet18(pretrained=True)
     assert not list((own_cache / "weights").glob("*.pth"))
     assert not list((own_cache / "weights").glob("*.part"))
@@ -346,7 +346,7 @@ def test_a_model_that_is_not_there(model: str, error: type[Exception], message: 
 
 
 def put(model: torch.nn.Module, repository: str, cache: Path, **config: object) -> Path:
-    """What timm uploads, in the folder for files that were got elsewhere."""
+    """The files that timm uploads, in the folder for files that were downloaded by hand."""
     folder = cache / "hub" / repository
     folder.mkdir(parents=True)
     save_for_hf(model, folder, safe_serialization=True)

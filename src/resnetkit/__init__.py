@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resnetkit.infer.choice import Choice
     from resnetkit.infer.exports.export import export
     from resnetkit.infer.predictor import Prediction, Predictor
-    from resnetkit.infer.tune import tune
+    from resnetkit.infer.tuning.tune import tune
     from resnetkit.modelfile import load, save
     from resnetkit.models.resnet import (
         ResNet,
@@ -103,7 +103,7 @@ _HOMES = {
     "resnetkit.infer.choice": ("Choice",),
     "resnetkit.infer.exports.export": ("export",),
     "resnetkit.infer.predictor": ("Prediction", "Predictor"),
-    "resnetkit.infer.tune": ("tune",),
+    "resnetkit.infer.tuning.tune": ("tune",),
     "resnetkit.hub": ("from_hub", "to_hub"),
     "resnetkit.modelfile": ("load", "save"),
     "resnetkit.models.resnet": (

@@ -9,7 +9,7 @@ from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import print_json, print_table
 
 if TYPE_CHECKING:
-    from resnetkit.infer.graphs import Tuned
+    from resnetkit.infer.tuning.record import Tuned
 
 
 def run(argv: Sequence[str]) -> int:
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
 
-    from resnetkit.infer.tune import tune
+    from resnetkit.infer.tuning.tune import tune
 
     tuned = tune(
         given["model"],

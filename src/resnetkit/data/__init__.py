@@ -1,1 +1,1 @@
-"""Pictures: where they come from, how they are decoded and prepared, and the order in which they are seen."""
+"""Data: read data sets, decode and preprocess pictures, and put them into batches."""

@@ -1,4 +1,4 @@
-"""Batches of pictures for training and evaluation, read in a given order, ahead of their use."""
+"""Batches of pictures for training and evaluation. They are read by threads before they are needed."""
 
 import logging
 from collections import deque
@@ -28,25 +28,25 @@ from resnetkit.errors import DataError, UsageError
 
 logger = logging.getLogger("resnetkit")
 
-BATCHES_AHEAD = 2  # read before they are asked for: enough to hide decoding, few enough for the memory
+BATCHES_AHEAD = 2  # read before they are needed: enough to hide the time of decoding, and few enough for the memory
 
 
 @dataclass(frozen=True)
 class Batch:
-    """n pictures that go through the network together."""
+    """n pictures that the network computes together."""
 
     images: Tensor
-    """uint8 (n, channels, side, side), 0 to 255, in channels_last memory; see `Normalize`. `side` is the network's
-    size, or the crops' size."""
+    """uint8 (n, channels, side, side), 0 to 255, in channels_last memory; input of `Normalize`. `side` is the
+    size of the network's input, or of the crops if they have another size."""
     labels: Tensor
     """int64 (n,)."""
     indices: Tensor
-    """int64 (n,): places in the samples."""
+    """int64 (n,): the pictures' indices in the samples."""
     number: int
-    """Place in the epoch, from 0: a run that stopped after this batch goes on at `number + 1`."""
+    """Number of the batch in its epoch, from 0. A run that stopped after this batch goes on at `number + 1`."""
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Number of pictures."""
         return len(self.labels)
 
     def __repr__(self) -> str:
@@ -57,8 +57,7 @@ class Batch:
 class Loader:
     """Epochs of batches from samples.
 
-    Batches are the same to the bit for any number of workers, and an epoch that starts at its tenth batch begins with
-    the tenth: see `Order`.
+    Batches are equal to the bit for any number of workers. An epoch can start at any of its batches: see `Order`.
     """
 
     def __init__(
@@ -75,15 +74,15 @@ class Loader:
         workers: int = 0,
         strict: bool = False,
     ) -> None:
-        """Nothing is read before an epoch begins.
+        """Read no picture yet: this begins with an epoch.
 
-        Without `augment` pictures are only preprocessed, as in validation. `alternate_flip` mirrors every picture in
-        every other epoch, half of them in the even ones; give it with an `augment` that does not flip. `drop_last`
-        leaves out a last batch that is smaller than the others. `workers` threads decode files, 0 is none; pictures in
-        memory that have the right size need none. `strict` raises DataError for an unreadable file; without it, the
-        file is skipped with a warning.
+        Without `augment`, pictures are only preprocessed, as in validation. `alternate_flip` mirrors every picture in
+        every other epoch: half of the pictures in even epochs, the others in odd epochs. Use it with an `augment` that
+        does not flip. `drop_last` leaves out a last batch that is smaller than the others. `workers` threads decode
+        files; with 0, the calling thread does. Pictures in memory that have the right size need no threads. With
+        `strict`, an unreadable file raises DataError; without it, the file is skipped with a warning.
 
-        Raises UsageError for a number out of range or an epoch without a batch, DataError for no pictures.
+        Raises UsageError for a number out of range or for an epoch without a batch, DataError without pictures.
         """
         if workers < 0:
             raise UsageError(f"`workers` is {workers}; it must be at least 0")
@@ -101,18 +100,18 @@ class Loader:
         self.workers = workers
         self.strict = strict
         self.unreadable: dict[Path, str] = {}
-        """Files that were skipped so far, with the reason."""
+        """The files that were skipped so far, each with the reason."""
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return len(self.order)
 
     def epoch(self, epoch: int = 0, first_batch: int = 0, *, augment: Augment | None = None) -> Generator[Batch]:
-        """The batches of an epoch from `first_batch` on; `augment`, if given, replaces the loader's own.
+        """Yield the batches of an epoch from `first_batch` on. `augment`, if given, replaces the loader's own.
 
-        A batch is smaller by its unreadable files. A batch without a readable file is left out, and so is its number.
-        Once the iterator is closed, or dropped, its threads have ended. Raises UsageError for a batch or an epoch that
-        does not exist.
+        Unreadable files are missing in their batch. A batch without a readable file is left out with its number. When
+        the iterator is closed or deleted, its threads end. Raises UsageError for a batch or an epoch that does not
+        exist.
         """
         batches = self.order.batches(epoch, first_batch)
         augment = augment or self.augment
@@ -121,7 +120,7 @@ class Loader:
         return self._decoded(augment, epoch, batches)
 
     def _is_ready(self, images: NDArray[np.uint8], augment: Augment | None) -> bool:
-        """Whether `preprocess` would leave pictures in memory as they are, and they can be augmented by the batch."""
+        """Whether pictures in memory need no preprocessing and can be augmented a batch at a time."""
         size = self.preprocess.size
         fits = images.shape[1:] == (size, size, self.preprocess.channels) and self.preprocess.shorter_side == size
         return fits and not (augment and augment.resizes)
@@ -166,13 +165,13 @@ class Loader:
                     yield self._batch(batch.number, batch.indices[readable], pixels[readable])
 
     def _read(self, augment: Augment | None, epoch: int, picture: "_Picture") -> None:
-        """Write the pixels of one picture to its `out`. Runs in any thread: it changes nothing else."""
+        """Write the pixels of one picture to its `out`. Runs in any thread, because it changes nothing else."""
         source, mode, out = self.samples.source(picture.index), self.preprocess.mode, picture.out
         if augment is None:
             out[:] = self.preprocess.pixels(open_picture(source, mode=mode))
         elif augment.resizes:
             rng = self.order.picture_rng(epoch, picture.position)
-            # The crop is drawn before decoding, so that no more is decoded than it needs.
+            # The crop is drawn before decoding, so that only the needed part is decoded.
             file = PictureFile(source, mode=mode)
             box, mirrored = augment.cut(file.size, self.preprocess, rng)
             pixels, box = file.part(box, at_least=len(out))
@@ -185,7 +184,7 @@ class Loader:
             out[:] = out[:, ::-1].copy()
 
     def _readable(self, batch: PlannedBatch, failures: Sequence[Failure | None]) -> NDArray[np.bool_]:
-        """Which pictures of a batch could be read, bool (n,); the others are noted and named in the log."""
+        """Return which pictures of a batch could be read, bool (n,). Record the others and log a warning for each."""
         for index, failure in zip(batch.indices, failures, strict=True):
             if failure is None:
                 continue
@@ -199,7 +198,7 @@ class Loader:
         return np.array([failure is None for failure in failures])
 
     def _batch(self, number: int, indices: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Batch:
-        """`pixels` is (n, side, side, channels); the tensor is a view of it, and so in channels_last memory."""
+        """Return a Batch of pixels (n, side, side, channels). Its tensor is a view of them, in channels_last memory."""
         return Batch(
             images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
             labels=torch.from_numpy(self.samples.labels[indices]),
@@ -209,12 +208,12 @@ class Loader:
 
 
 class _Picture(NamedTuple):
-    """A picture that is to be read."""
+    """A picture that a thread will read."""
 
     index: int
-    """Place in the samples."""
+    """Index in the samples."""
     position: int
-    """Place in the epoch."""
+    """Position in the epoch, from 0."""
     mirrored: bool
     out: NDArray[np.uint8]
-    """Where its pixels go: (side, side, channels)."""
+    """The array for its pixels: (side, side, channels)."""

@@ -1,7 +1,7 @@
-"""The order in which pictures are seen, without the pictures: epochs, batches, random streams. No torch here.
+"""The order of the pictures in epochs and batches, and the random numbers for each picture. No torch here.
 
-Whatever is random derives from (seed, epoch, purpose, position), never from a state. So an epoch can begin at any
-batch, and the order does not depend on how many threads or processes read it.
+All random numbers are computed from (seed, epoch, purpose, position) and not from a generator's state. So an epoch can
+begin at any batch, and the order does not depend on the number of threads or processes that read the pictures.
 """
 
 from collections.abc import Iterator
@@ -12,28 +12,28 @@ from numpy.typing import NDArray
 
 from resnetkit.errors import DataError, UsageError
 
-# What a random stream is for. Together with seed, epoch and position it is the whole seed of the stream.
+# Purposes of random numbers. A generator is seeded by the seed, the epoch, the purpose and the position.
 SHUFFLE, BATCH, PICTURE, MIRROR = range(4)
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """Which n pictures a batch holds."""
+    """The n pictures of a batch."""
 
     number: int
-    """Place of the batch in the epoch, from 0."""
+    """Number of the batch in the epoch, from 0."""
     positions: range
-    """Places of the pictures in the epoch, from 0."""
+    """Positions of the pictures in the epoch, from 0."""
     indices: NDArray[np.int64]
-    """Shape (n,): places of the pictures in the data set."""
+    """Shape (n,): indices of the pictures in the data set."""
     mirrored: NDArray[np.bool_]
-    """Shape (n,): whether a picture is mirrored because of the epoch's number (`alternate_flip`)."""
+    """Shape (n,): whether `alternate_flip` mirrors the picture in this epoch."""
 
     def share(self, rank: int, world_size: int) -> "PlannedBatch":
-        """What process `rank` of `world_size` takes of this batch: every `world_size`-th picture.
+        """Return the part of this batch for process `rank` of `world_size`: every `world_size`-th picture.
 
-        The shares of all ranks together are the batch, each picture once. Their sizes differ by one picture at most; a
-        batch of fewer pictures than processes leaves some ranks none.
+        The parts of all ranks together contain each picture of the batch once. Their sizes differ by at most one
+        picture. If a batch has fewer pictures than there are processes, some parts are empty.
 
         Raises UsageError for a rank that does not exist.
         """
@@ -52,15 +52,15 @@ class Order:
     batch_size: int
     """Pictures in a batch."""
     shuffle: bool = False
-    """Draw a new order for every epoch; else pictures come as they are in the data set."""
+    """Draw a new order for every epoch; otherwise the order is that of the data set."""
     seed: int = 0
     drop_last: bool = False
     """Leave out a last batch that is smaller than the others."""
     alternate_flip: bool = False
-    """Mirror every picture in every other epoch: half of them in even epochs, the others in odd ones."""
+    """Mirror every picture in every other epoch: half of the pictures in even epochs, the others in odd epochs."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for numbers out of range or an epoch without a batch, DataError for no pictures."""
+        """Raise UsageError for numbers out of range or for an epoch without a batch, DataError without pictures."""
         for name, value, least in (("batch_size", self.batch_size, 1), ("seed", self.seed, 0)):
             if value < least:
                 raise UsageError(f"`{name}` is {value}; it must be at least {least}")
@@ -70,14 +70,15 @@ class Order:
             raise UsageError(f"{self.pictures} pictures don't fill a batch of {self.batch_size}; lower `batch_size`")
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         full, rest = divmod(self.pictures, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def batches(self, epoch: int = 0, first_batch: int = 0) -> Iterator[PlannedBatch]:
-        """The batches of an epoch, from number `first_batch` on.
+        """Return an iterator over the batches of an epoch, from number `first_batch` on.
 
-        Raises UsageError, at once, for a negative epoch or a `first_batch` that is not from 0 to the number of batches.
+        Raises UsageError, before the first batch, for a negative epoch or a `first_batch` that is not from 0 to the
+        number of batches.
         """
         if epoch < 0:
             raise UsageError(f"`epoch` is {epoch}; it must be at least 0")
@@ -90,11 +91,11 @@ class Order:
         return (self._batch(number, indices, mirrored) for number in range(first_batch, len(self)))
 
     def batch_rng(self, epoch: int, number: int) -> np.random.Generator:
-        """The random numbers of a batch that is augmented as a whole."""
+        """Return the generator for a batch that is augmented as a whole; `number` is its number in the epoch."""
         return self._rng(epoch, BATCH, number)
 
     def picture_rng(self, epoch: int, position: int) -> np.random.Generator:
-        """The random numbers of a picture that is augmented alone; `position` is its place in the epoch."""
+        """Return the generator for a picture that is augmented alone; `position` is its position in the epoch."""
         return self._rng(epoch, PICTURE, position)
 
     def _batch(self, number: int, indices: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> PlannedBatch:
@@ -103,7 +104,7 @@ class Order:
         return PlannedBatch(number, positions, indices[part], mirrored[part])
 
     def _mirrored(self, epoch: int) -> NDArray[np.bool_]:
-        """Which pictures of the data set are mirrored in this epoch (Jordan 2024, arXiv:2404.00498)."""
+        """Return which pictures of the data set are mirrored in this epoch (Jordan 2024, arXiv:2404.00498)."""
         if not self.alternate_flip:
             return np.zeros(self.pictures, bool)
         return (self._rng(0, MIRROR).random(self.pictures) < 0.5) ^ bool(epoch % 2)

@@ -1,4 +1,4 @@
-"""Read ahead with threads: results in order, bounded memory, and failures as values. No torch here."""
+"""Read pictures ahead with threads: results come in order, and failures are results too. No torch here."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -20,14 +20,14 @@ class Failure:
     path: Path | None
     """Its file; None for a picture in memory."""
     reason: str
-    """What is wrong with it, without the path."""
+    """Why it can't be read, without the path."""
 
     def __str__(self) -> str:
         return self.reason if self.path is None else f"{self.path}: {self.reason}"
 
 
 def own_path(job: object) -> Path | None:
-    """The job itself, if it is a path."""
+    """Return the job itself if it is a path, else None."""
     return job if isinstance(job, Path) else None
 
 
@@ -41,12 +41,12 @@ def prefetch(
 ) -> Generator[Result | Failure]:
     """Yield `read(job)` for each job, in the order of the jobs.
 
-    `workers` threads run `read`, and are up to `ahead` jobs ahead of the result that is yielded. With 0 workers there
-    are no threads, and each job is read when its result is asked for. `jobs` is iterated in the caller's thread.
+    `workers` threads run `read` on up to `ahead` jobs before their results are needed. With 0 workers there are no
+    threads, and each job is read when its result is needed. The caller's thread iterates over `jobs`.
 
-    A DataError from `read` is yielded as a Failure, with the path that `path_of` gives for the job. Any other exception
-    is raised in the place of the result. Close the generator when you stop early (`contextlib.closing`): once it is
-    closed, or has ended, its threads have ended, and jobs that had not begun are dropped.
+    A DataError from `read` is yielded as a Failure, with the path that `path_of` returns for the job. Any other
+    exception is raised instead of the result. Close the generator if you stop early (`contextlib.closing`): closing it
+    waits for its threads, and drops jobs that have not begun.
 
     Raises UsageError for a negative `workers` or `ahead`, before the first result.
     """

@@ -1,1 +1,1 @@
-"""Inference: a model file and pictures to labelled probabilities. It never imports training."""
+"""Inference: predict classes of pictures with a model file, export models, and make them fast on this machine."""

@@ -1,4 +1,4 @@
-"""The choice of how a network is computed: backend, precision, threads, streams and batch. No torch here."""
+"""How a network is computed: the choice of backend, precision, threads, streams and batch size. No torch here."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,11 +10,11 @@ from resnetkit.errors import UsageError
 from resnetkit.machine import read_machine
 
 BackendName: TypeAlias = Literal["torch", "inductor", "openvino", "onnxruntime"]
-"""torch runs one operation at a time; inductor is torch.compile with frozen weights."""
+"""The programs that compute a network. torch runs one operation after another; inductor is torch.compile."""
 Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 Goal: TypeAlias = Literal["latency", "throughput"]
 Output: TypeAlias = Literal["logits", "pool", "c5"]
-"""Logits (n, classes), the last map averaged over its places (n, channels), or that map itself (n, channels, h, w)."""
+"""logits (n, classes); c5, the last feature map (n, channels, h, w); pool, its mean over h and w (n, channels)."""
 
 SUPPORTED: Mapping[BackendName, tuple[Precision, ...]] = {
     "torch": ("float32", "bfloat16"),
@@ -30,9 +30,9 @@ PACKAGES: Mapping[BackendName, str] = {
     "onnxruntime": "onnxruntime",
 }
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instructions of a processor that computes in bfloat16. Others emulate it, or can't do it at all."""
+"""A processor with one of these instructions computes in bfloat16. Others emulate it, or can't compute in it."""
 GRAPHS: tuple[BackendName, ...] = ("openvino", "onnxruntime")
-"""Backends that compute an exported graph, without torch; the others compute the network itself."""
+"""Backends that compute an exported graph, without torch. The others compute the network of torch itself."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Choice:
     backend: BackendName
     precision: Precision = "float32"
     threads: int = 0
-    """Threads that compute; 0 is as many as the process may use."""
+    """Threads that compute; 0 is the number of cores that the process may use."""
     streams: int = 1
-    """Batches that are computed at the same time and share the threads."""
+    """Batches that are computed at the same time. They share the threads."""
     batch_size: int = 1
-    """Pictures that go through the network together."""
+    """Pictures in a batch."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a value that no backend takes."""
+        """Raise UsageError for a value that no backend accepts."""
         for name, known in (("backend", get_args(BackendName)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
                 raise UsageError(f"`{name}` is {getattr(self, name)!r}; choose one of {', '.join(known)}")
-        # Far more threads make OpenMP end the process.
+        # OpenMP ends the process if it is given far more threads.
         for name, least, most in (("threads", 0, 1024), ("streams", 1, 1024), ("batch_size", 1, 1_000_000)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -66,12 +66,15 @@ class Choice:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Choice":
-        """The inverse of `to_dict`; fields of a later version are ignored. Raises UsageError, TypeError."""
+        """Return the Choice with these fields: the inverse of `to_dict`. Unknown fields are ignored.
+
+        Raises UsageError for a value that is not allowed, TypeError without a backend.
+        """
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def __str__(self) -> str:
@@ -83,11 +86,12 @@ class Choice:
 
 
 def choose(stated: Mapping[str, Any], rules: Iterable[Choice]) -> list[Choice]:
-    """Return the choices that `rules` (the best first) and the fields in `stated` allow, the best first; never empty.
+    """Return the choices to try, the best first; never empty.
 
-    Fields in `stated` replace those of a rule. A rule for another backend than the stated one gives its batch size
-    only. Of several choices with the same backend and precision the first is returned, since where one fails the others
-    would. Raises UsageError where the stated fields do not fit together.
+    They are `rules`, the best first, with their fields replaced by the fields in `stated`. A rule with another backend
+    than the stated one contributes only its batch size. Of several choices with the same backend and precision only the
+    first is returned, because the others would fail for the same reason. Raises UsageError if the stated fields do not
+    fit together.
     """
     found: dict[tuple[BackendName, Precision], Choice] = {}
     for rule in rules:
@@ -100,17 +104,17 @@ def choose(stated: Mapping[str, Any], rules: Iterable[Choice]) -> list[Choice]:
 
 
 def installed(backend: BackendName) -> bool:
-    """Whether the package of `backend` is installed. It is not imported."""
+    """Whether the package of `backend` is installed. The package is not imported."""
     return find_spec(PACKAGES[backend]) is not None
 
 
 def available() -> tuple[BackendName, ...]:
-    """The backends whose packages are installed. None is imported."""
+    """Return the backends whose packages are installed. The packages are not imported."""
     return tuple(name for name in PACKAGES if installed(name))
 
 
 def usable_threads() -> int:
-    """The number of cores that the process may use, by its affinity or its container's quota if that is less."""
+    """Return the number of cores that the process may use, at least 1: the lower of its affinity and its CPU quota."""
     return max(1, ceil(read_machine().usable_cores))
 
 

@@ -1,4 +1,4 @@
-"""Where in a picture the evidence for a class is: Grad-CAM (arXiv:1610.02391), drawn on the picture."""
+"""Show where in a picture the evidence for a class is: Grad-CAM (arXiv:1610.02391), drawn on the picture."""
 
 import os
 from copy import deepcopy
@@ -44,9 +44,9 @@ class Explanation:
     probability: float
     """Of the class, 0 to 1, computed in float32 like the gradients."""
     stage: str
-    """The stage whose map the evidence is for: c2, c3, ..."""
+    """The stage whose feature map was used: c2, c3, ..."""
     evidence: NDArray[np.float32]
-    """Eq. 2 of the paper for each place of the map, 0 or more: (height, width) of the map."""
+    """Eq. 2 of the paper at each position of the feature map, 0 or more: float32 (height, width) of the map."""
     picture: Image.Image
     """The whole picture, upright, RGB."""
     crop: tuple[float, float, float, float]
@@ -58,20 +58,20 @@ class Explanation:
         return line(type(self), what, f"by {self.stage}", f"picture of {width}×{height}")
 
     def _repr_png_(self) -> bytes:
-        """The drawing as a PNG, which a notebook shows."""
+        """Return the drawing as a PNG file, for notebooks."""
         content, drawing = BytesIO(), self.drawing()
         drawing.thumbnail((SHOWN, SHOWN))
         drawing.save(content, "PNG")
         return content.getvalue()
 
     def at_input(self, size: int) -> NDArray[np.float32]:
-        """The evidence, interpolated linearly for an input of `size` × `size` pixels: float32 (size, size)."""
+        """Return the evidence, interpolated linearly to `size` × `size` pixels of the input: float32 (size, size)."""
         places = (np.arange(size) + 0.5) / size
         return self._between(places, places)
 
     @property
     def heat(self) -> NDArray[np.float32]:
-        """The evidence for each pixel of the picture, as a share of the strongest: float32 (height, width), 0 to 1.
+        """The evidence for each pixel of the picture, divided by its maximum: float32 (height, width), 0 to 1.
 
         It is 0 outside the crop, which the network did not see, and 0 everywhere if there is no evidence for the class.
         """
@@ -88,7 +88,7 @@ class Explanation:
         return (_shares(down, rows) @ self.evidence @ _shares(across, columns).T).astype(np.float32)
 
     def overlay(self) -> Image.Image:
-        """The picture with the evidence in colour, red where it is strongest. Outside the crop it is darker."""
+        """Return the picture with the evidence in colour, red where it is strongest. Outside the crop it is darker."""
         heat = self.heat
         colours = Image.fromarray(_colours()[np.rint(255 * heat).astype(np.uint8)])
         opacity = Image.fromarray(np.rint(255 * OPACITY * heat).astype(np.uint8))
@@ -99,7 +99,7 @@ class Explanation:
         return drawn
 
     def drawing(self) -> Image.Image:
-        """`overlay` with label, probability and stage below it. Small pictures are enlarged so that these can be read.
+        """Return `overlay` with label, probability and stage below it. Small pictures are enlarged to fit the text.
 
         The label is cut where the caption would be wider than the picture.
         """
@@ -117,7 +117,10 @@ class Explanation:
         return drawn
 
     def save(self, path: str | Path) -> None:
-        """Write `drawing` to `path` (.png, .jpg, .jpeg), whole or not at all; UsageError, DataError if it can't be."""
+        """Write `drawing` to `path` (.png, .jpg, .jpeg), whole or not at all.
+
+        Raises UsageError for another suffix, DataError if the file can't be written.
+        """
         path = Path(path)
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"{path}: a drawing is saved as {', '.join(FORMATS)}; give such a name")
@@ -134,12 +137,12 @@ def explain(
 ) -> Explanation:
     """Show where in `picture` the evidence for a class is (Grad-CAM, Eqs. 1 and 2).
 
-    Each channel of the stage's last map is multiplied by the gradient of the class's logit, averaged over the places of
-    the channel. The channels are added up, and negative sums, which are evidence against the class, become 0.
+    Each channel of the stage's last feature map is multiplied by the mean of the logit's gradient over the channel's
+    positions. The channels are added up. Negative sums, which are evidence against the class, become 0.
 
-    `label` is the name of a class or its index; None takes the most probable one. `stage` is c2, c3, ... as in
-    `ResNet.features`, or its number from 0, or from the end if negative. Earlier stages show smaller details.
-    The network computes in float32 on `device`; `model` is not changed.
+    `label` is the name of a class or its index; None is the most probable class. `stage` is c2, c3, ... as in
+    `ResNet.features`, or the stage's number from 0, or a negative number from the end. Earlier stages show smaller
+    details. The network computes in float32 on `device`; `model` is not changed.
 
     Raises UsageError for a class or a stage that the network does not have, DataError for an unreadable picture.
     """
@@ -174,13 +177,16 @@ def explain(
 
 
 def _ready(net: ResNet, device: str) -> ResNet:
-    """The network in evaluation mode on `device`; a copy, unless it is in that mode and there already."""
+    """Return the network in evaluation mode on `device`: `net` itself if it is so already, else a copy."""
     there = next(net.parameters()).device.type == torch.device(device).type
     return net if there and not any(module.training for module in net.modules()) else deepcopy(net).eval().to(device)
 
 
 def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what a network sees of a picture of `size` (width, height), in pixels of it."""
+    """Return left, top, right and bottom of the part of a picture that a network sees, in pixels of the picture.
+
+    `size` is the width and height of the picture.
+    """
     resized = sides_at(size, preprocess.shorter_side)
     left, top = (round((side - preprocess.size) / 2) for side in resized)  # as Preprocess crops
     across, down = size[0] / resized[0], size[1] / resized[1]
@@ -188,7 +194,10 @@ def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, f
 
 
 def find_class(label: str | int | None, classes: tuple[str, ...]) -> int | None:
-    """The index of a class, given by its name or index; None stays None. Raises UsageError for an unknown class."""
+    """Return the index of a class, given by its name or index; None stays None.
+
+    Raises UsageError for an unknown class and for a name that several classes have.
+    """
     if label is None:
         return None
     named = [index for index, name in enumerate(classes) if name == label]
@@ -207,7 +216,7 @@ def find_class(label: str | int | None, classes: tuple[str, ...]) -> int | None:
 
 
 def find_stage(stage: str | int, count: int) -> int:
-    """The number, from 0, of a stage given by its name (c2, c3, ...) or by its number, also from the end if negative.
+    """Return the number, from 0, of a stage given by its name (c2, c3, ...) or number, negative from the end.
 
     Raises UsageError for a stage that the network does not have.
     """
@@ -221,10 +230,10 @@ def find_stage(stage: str | int, count: int) -> int:
 
 
 def drawing_path(folder: Path, picture: str | Path) -> Path:
-    """The path in `folder` for the drawing of a picture file: <name>-<12 digits>.jpg for a JPEG, .png for any other.
+    """Return the path in `folder` for the drawing of a picture file: <name>-<12 digits>.jpg for a JPEG, else .png.
 
-    The digits are a hash of the picture's path, so pictures of the same name in different folders have different
-    drawings, and the drawing of a picture always has the same name.
+    The digits are a hash of the picture's path. So pictures with the same name in different folders have different
+    drawings, and a picture's drawing always has the same name.
     """
     picture = Path(picture)
     digits = sha256(os.fsencode(picture.resolve())).hexdigest()[:12]
@@ -244,14 +253,14 @@ def _whole_number(text: str | int) -> int | None:
 
 
 def _shares(places: Places, count: int) -> NDArray[np.float64]:
-    """Weights (n, count) for interpolating at `places` between the centres of `count` equal cells of 0 to 1."""
+    """Return weights (n, count) to interpolate at n `places` between the centres of `count` equal cells from 0 to 1."""
     centres = (np.arange(count) + 0.5) / count
     return np.stack([np.interp(places, centres, cell) for cell in np.eye(count)], axis=1)
 
 
 @cache
 def _colours() -> NDArray[np.uint8]:
-    """The colours from no evidence to the strongest: uint8 (256, 3)."""
+    """Return the colours from no evidence to the strongest: uint8 (256, 3), RGB."""
     from matplotlib import colormaps
 
     return np.rint(255 * colormaps["turbo"](np.arange(256))[:, :3]).astype(np.uint8)
@@ -259,14 +268,14 @@ def _colours() -> NDArray[np.uint8]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    """Return DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic and more letters."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def _fitting(label: str, rest: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Label and rest on one line of `width` pixels. A label that is too long is cut and ends in an ellipsis."""
+    """Return label and rest as one line of at most `width` pixels. A longer label is cut and ends in an ellipsis."""
     label = " ".join(label.split())
     text = label + rest
     while font.getlength(text) > width and label:

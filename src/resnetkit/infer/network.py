@@ -1,4 +1,4 @@
-"""The network that an exported file computes: its batch normalisation folded, with the preprocessing on request."""
+"""The network as it is exported: batch normalisation folded into the convolutions, one output, normalised input."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,16 +15,16 @@ from resnetkit.models.preactivation import PreBasicBlock, PreBottleneck
 from resnetkit.models.resnet import ResNet
 
 ExportOutput: TypeAlias = Literal["logits", "probabilities", "pool", "c5"]
-"""logits and probabilities (n, classes); c5, the last map of ResNet.features (n, channels, h, w), which in a CIFAR net
-is that of the third stage; pool, this map averaged over its places (n, channels)."""
+"""logits and probabilities (n, classes); c5, the feature map of the last stage (n, channels, h, w), which in a CIFAR
+network is the third stage; pool, the mean of c5 over h and w (n, channels)."""
 
 
 class ExportedNetwork(nn.Module):
-    """A network together with the normalisation before it and one output behind it, as it is exported.
+    """A network with one output, and with the normalisation of its input if asked.
 
-    With preprocessing, it takes pixels as Preprocess.pixels gives them, uint8 (n, size, size, channels), and normalises
-    them as Preprocess.normalize does. Without, it takes normalised images, float32 (n, channels, size, size). `net` is
-    not copied.
+    With `with_preprocess`, the input is pixels from Preprocess.pixels, uint8 (n, size, size, channels), and is
+    normalised as by Preprocess.normalize. Without it, the input is normalised images, float32 (n, channels, size,
+    size). `net` is not copied.
     """
 
     mean: Tensor
@@ -44,36 +44,36 @@ class ExportedNetwork(nn.Module):
 
     @property
     def input(self) -> str:
-        """The name of its input: pixels or images."""
+        """The name of the input: pixels or images."""
         return "pixels" if self.with_preprocess else "images"
 
     def input_shape(self, batch: int) -> tuple[int, ...]:
-        """The shape of its input for a batch of `batch` pictures."""
+        """Return the shape of the input for a batch of `batch` pictures."""
         channels, size = self.preprocess.channels, self.preprocess.size
         return (batch, size, size, channels) if self.with_preprocess else (batch, channels, size, size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels or images to the output, in float32; the shapes are those of ExportOutput."""
+        """Return the output for pixels or images, in float32; ExportOutput gives the shapes."""
         images = self.normalize(pixels) if self.with_preprocess else pixels
         last = self.net.run(images, last=self.net.stage_names[-1])
         if self.output == "c5":
             return last
-        pooled = last.mean((2, 3))  # computes what ResNet.avgpool does, and is a single operator in every format
+        pooled = last.mean((2, 3))  # equals ResNet.avgpool, and is a single operator in every format
         if self.output == "pool":
             return pooled
         logits = self.net.fc(pooled)
         return logits.softmax(dim=1) if self.output == "probabilities" else logits
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Uint8 (n, size, size, channels) to float32 (n, channels, size, size)."""
+        """Normalise pixels: uint8 (n, size, size, channels) to float32 (n, channels, size, size)."""
         return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
 
 def folded(net: ResNet) -> ResNet:
     """Return a copy in evaluation mode with every batch normalisation that follows a convolution folded into it.
 
-    The factor of the normalisation goes into the weights, and its offset becomes the bias; both are computed in
-    float64. In a pre-activation net, the first normalisation of a block follows a sum, and stays.
+    The weights are multiplied by the factor of the normalisation, and its offset becomes the bias; both are computed in
+    float64. In a pre-activation network, the first normalisation of a block follows an addition and is not folded.
     """
     net = deepcopy(net).eval()
     for owner in list(net.modules()):
@@ -86,7 +86,7 @@ def folded(net: ResNet) -> ResNet:
 
 
 def _normalised(owner: nn.Module) -> Iterator[tuple[nn.Conv2d, str]]:
-    """Each convolution whose output is used by one normalisation of `owner` and nothing else, with the name of that."""
+    """Yield each convolution whose output only one normalisation of `owner` uses, and the name of this one."""
     match owner:
         case PreBasicBlock():
             names = [("conv1", "bn2")]

@@ -1,4 +1,4 @@
-"""A few pictures, read and preprocessed: to compare a file with its source, to tune, to quantise. No torch here."""
+"""Read a few pictures on which an exported file is compared with its model. No torch here."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,20 +20,20 @@ from resnetkit.infer.decoding import pixels_of
 
 MOST_PICTURES = 64
 PACKAGED = Path(__file__).parent / "pictures.png"
-"""16 pictures of CIFAR-10's test set (Krizhevsky, 2009) in a 4 × 4 grid: one of every class, and six more."""
+"""16 pictures of CIFAR-10's test set (Krizhevsky, 2009) in a 4 × 4 grid: one picture of every class, and six more."""
 
 
 def read_pixels(data: str | Path | None, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Read the pictures to compare on: preprocessed, uint8 (n, size, size, channels).
+    """Return pictures to compare on, preprocessed: uint8 (n, size, size, channels).
 
-    They are at most MOST_PICTURES, evenly spaced over `data`: cifar10, cifar100, a folder, a CSV file, or one picture.
-    Without `data`, they are the package's. Pictures that can't be read are left out. Raises DataError if none can be
-    read.
+    They are at most MOST_PICTURES pictures, evenly spaced over `data`: cifar10, cifar100, a folder, a CSV file, or one
+    picture. Without `data`, they are 16 pictures that come with the package. Pictures that can't be read are left out.
+    Raises DataError if no picture can be read.
     """
     sources = _packaged() if data is None else _sources(data)
     places = np.linspace(0, len(sources) - 1, min(len(sources), MOST_PICTURES)).round().astype(int)
     pixels: list[NDArray[np.uint8]] = []
-    reason = "it holds no pictures"
+    reason = "it contains no pictures"
     chosen = [sources[place] for place in places]
     reading = prefetch(partial(pixels_of, preprocess=preprocess), chosen, workers=usable_threads(), ahead=len(chosen))
     for found in reading:

@@ -1,4 +1,4 @@
-"""OpenVINO, NNCF and ONNX Runtime without their reports to Intel and Microsoft, which begin when they are imported."""
+"""Import OpenVINO, NNCF and ONNX Runtime without the reports that they send to Intel and Microsoft."""
 
 import os
 import sys
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 REPORTER = "openvino_telemetry"
-"""The package that reports for OpenVINO and NNCF; both do without it where it is not installed."""
+"""The package that sends the reports of OpenVINO and NNCF. Both work without it."""
 DISABLED = "ORT_DISABLE_TELEMETRY"
-"""Where this is 1, ONNX Runtime keeps no number of the machine in the home folder, and sends nothing. Its own
-`disable_telemetry_events` comes too late: the number is written while it is imported."""
+"""If this variable is 1, ONNX Runtime sends no reports and writes no machine identifier to the home folder. Its own
+`disable_telemetry_events` is too late: the identifier is written during the import."""
 
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Within it, what is imported for the first time reports nothing; afterwards the process is as it was.
+    """Within the block, packages that are imported for the first time send no reports.
 
-    What was imported before, by somebody else, stays as they have it.
+    Packages that other code imported before are not changed. At the end, the process's settings are restored.
     """
     module, variable = sys.modules.get(REPORTER), os.environ.get(DISABLED)
     sys.modules[REPORTER] = None  # pyrefly: ignore[unsupported-operation]

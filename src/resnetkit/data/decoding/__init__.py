@@ -1,1 +1,1 @@
-"""Picture files to pixels."""
+"""Decode picture files."""

@@ -1,4 +1,4 @@
-"""Read HEIC and HEIF pictures, which phones write, with the package pillow-heif. Pillow itself reads AVIF."""
+"""Read HEIC and HEIF pictures, which phones make, with the package pillow-heif. Pillow itself reads AVIF."""
 
 import io
 from importlib.util import find_spec
@@ -7,11 +7,11 @@ from PIL import Image
 
 from resnetkit.errors import DataError
 
-# ISO/IEC 23008-12, Annex B: brands of pictures in HEVC, and of any coding.
+# ISO/IEC 23008-12, Annex B: brands of pictures that are coded in HEVC, and of pictures in any coding.
 BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif"})
 AVIF = frozenset({b"avif", b"avis"})
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
-"""Of such files, in lower case."""
+"""Suffixes of HEIF files, in lower case."""
 
 
 def can_read_heif() -> bool:
@@ -20,7 +20,7 @@ def can_read_heif() -> bool:
 
 
 def is_heif(content: bytes) -> bool:
-    """Whether a file's first box says that it is HEIF, and not AVIF."""
+    """Whether a file is HEIF and not AVIF, by the brands in its first box."""
     if content[4:8] != b"ftyp":
         return False
     length = min(int.from_bytes(content[:4], "big"), 256)
@@ -29,12 +29,12 @@ def is_heif(content: bytes) -> bool:
 
 
 def open_heif(content: bytes, *, most_pixels: float) -> Image.Image:
-    """Decode the main picture, upright, 8 bits per channel. Its EXIF is dropped: libheif has turned it already.
+    """Decode the main picture, upright, with 8 bits per channel. Its EXIF is dropped, because libheif applies it.
 
     Raises DataError if pillow-heif is not installed, DecompressionBombError for more than `most_pixels` pixels.
     """
     try:
-        # Not through Pillow: registering the format with Pillow would change the whole process.
+        # The format is not registered with Pillow, because this would change Pillow for the whole process.
         from pillow_heif import open_heif as read
     except ImportError as error:
         raise DataError("HEIC and HEIF files need pillow-heif; pip install 'resnetkit[heic]'") from error

@@ -1,7 +1,7 @@
 """Decode a part of a JPEG file: only the rows down to its bottom, and at a smaller scale if that is enough.
 
-A JPEG is one stream of bits, row after row. So a decoder must decode all rows above a part, but none below it: if the
-header names a smaller height, the decoder takes the rest for bytes after the picture's end. And a block of 8x8 pixels
+A JPEG is one stream of bits, row after row. So a decoder must decode all rows above a part, but no rows below it: if
+the height in the header is changed to a smaller number, the decoder ignores the rest of the file. A block of 8x8 pixels
 can be decoded directly to 4x4, 2x2 or one pixel (libjpeg-turbo's scaled transforms).
 """
 
@@ -13,56 +13,56 @@ from numpy.typing import NDArray
 
 try:
     import simplejpeg
-except ImportError:  # there is no wheel for this machine: Pillow decodes every file
+except ImportError:  # there is no wheel for this machine; then Pillow decodes every file
     simplejpeg = None
 
 SCALES = (8, 4, 2, 1)
-"""Divisors of a picture's sides. libjpeg-turbo knows all multiples of an eighth, but is fast only at these."""
+"""Divisors of a picture's sides. libjpeg-turbo has all multiples of an eighth, but is fast only with these."""
 
 # ITU-T T.81, Table B.1: second bytes of the markers, after 0xFF.
 ONE_PASS = (0xC0, 0xC1)  # Huffman-coded frames, from top to bottom
-PROGRESSIVE = 0xC2  # Huffman-coded too, in several passes from top to bottom
+PROGRESSIVE = 0xC2  # Huffman-coded frames, in several passes from top to bottom
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SCAN = 0xDA
 APPLICATION_1 = 0xE1  # EXIF or XMP
 END = b"\xff\xd9"
-ENDING = 64  # END is looked for in the last bytes of a file, since some programs add padding after it
+ENDING = 64  # END must be in the last bytes of a file, because some programs add padding after it
 
 
 class JpegHeader(NamedTuple):
-    """What the header of an 8-bit grey or colour JPEG says (Sec. B.2.2)."""
+    """The header of an 8-bit grey or colour JPEG (Sec. B.2.2)."""
 
     size: tuple[int, int]
     """Width and height as stored, in pixels."""
     channels: int
     """1 or 3."""
     one_pass: bool
-    """Whether rows are stored in their order, and not in several passes over the whole picture."""
+    """Whether rows are stored in their order; otherwise in several passes over the whole picture."""
     unit: int
-    """Rows that are coded together: 8; or 16 if colours are stored at half of the height."""
+    """Number of rows that are coded together: 8, or 16 if colours are stored at half of the height."""
     height_at: int
-    """Where in the file the two bytes of the height are."""
+    """Position in the file of the two bytes of the height."""
     has_metadata: bool
-    """Whether there is EXIF or XMP, which may say that the picture is stored rotated or mirrored."""
+    """Whether there is EXIF or XMP. It may state that the picture is stored rotated or mirrored."""
 
 
 def scale_for(box_sides: tuple[float, float], at_least: int) -> int:
-    """The largest of SCALES that leaves both sides of a box `at_least` pixels; 1 if none does."""
+    """Return the largest of SCALES with which both sides of a box keep `at_least` pixels; 1 if there is none."""
     return next((scale for scale in SCALES if min(box_sides) >= at_least * scale), 1)
 
 
 def read_header(content: bytes) -> JpegHeader | None:
-    """Read what decoding a part needs, going from marker to marker (Sec. B.1.1).
+    """Read the header that decoding a part needs, from marker to marker (Sec. B.1.1).
 
-    Returns None if Pillow must decode the file: simplejpeg is not installed, the file is no JPEG or one of a rare kind,
-    or it does not end as it should (Pillow's error says what is missing).
+    Returns None if Pillow must decode the file: simplejpeg is not installed, the file is not a JPEG or a rare kind of
+    JPEG, or its end is missing (then Pillow raises an error with the reason).
     """
     if simplejpeg is None or not content[-ENDING:].rstrip(b"\0\r\n").endswith(END):
         return None
     at, has_metadata = 2, False
     while at + 10 <= len(content) and content[at] == 0xFF:
         kind = content[at + 1]
-        if kind == 0xFF:  # a marker may begin with any number of these
+        if kind == 0xFF:  # a marker may begin with any number of 0xFF bytes
             at += 1
             continue
         if kind in FRAMES:
@@ -89,11 +89,11 @@ def read_header(content: bytes) -> JpegHeader | None:
 def decode_rows(content: bytes, header: JpegHeader, *, bottom: int, scale: int) -> NDArray[np.uint8] | None:
     """Decode the rows of a JPEG at 1/scale, from the first down to `bottom` (in pixels of the full size) or further.
 
-    The pixels are Pillow's, with one difference: colours that are stored at half of the width or height are repeated,
-    not smoothed. That is 5 % faster, and changes crops of photographs by 0.3 of 255 levels on average. Beside an edge
-    between two colours the change is larger, up to 50 levels in photographs: libjpeg's smoothing gives a pixel a
-    quarter of its neighbour's colour (7/16 if the height is halved too), and for blue 1.772 times as much (T.871,
-    Sec. 7). Brightness is stored in full and does not change. Only training decodes like this; evaluation and
+    The pixels equal Pillow's with one exception: colours that are stored at half of the width or height are repeated,
+    not smoothed. This is 5 % faster, and changes crops of photographs by 0.3 of 255 levels on average. Next to an edge
+    between two colours the change is larger, up to 50 levels in photographs: libjpeg's smoothing mixes a quarter of the
+    neighbour's colour into a pixel (7/16 if the height is halved too), and for blue 1.772 times as much (T.871,
+    Sec. 7). Brightness is stored in full and does not change. Only training decodes in this way; evaluation and
     prediction decode as Pillow does.
 
     Returns uint8 (rows, ceil(width / scale), channels), or None if simplejpeg can't decode the file.
@@ -115,7 +115,7 @@ def decode_rows(content: bytes, header: JpegHeader, *, bottom: int, scale: int) 
             min_width=sides[1],
             min_factor=scale,
             fastupsample=True,
-            strict=False,  # like Pillow, which reads pictures with damaged bits
+            strict=False,  # pictures with damaged bits are read, as by Pillow
         )
     except (ValueError, RuntimeError):
         return None

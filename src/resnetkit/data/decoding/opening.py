@@ -1,12 +1,8 @@
 """Open a picture file for Pillow: check its format and its number of pixels, and choose the scale of decoding."""
 
-import ctypes
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from threading import Lock
-from typing import Any
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
@@ -15,26 +11,27 @@ from resnetkit.data.decoding.jpeg import SCALES
 from resnetkit.data.decoding.png import SIGNATURE, read_png
 from resnetkit.errors import DataError, UsageError
 
-# Formats that are read. Pillow knows more, but starts other programs for some (EPS), which is not safe for files of
-# unknown origin.
+# Formats that are read. Pillow has more, but it starts other programs for some of them (EPS), which is not safe for
+# files of unknown origin.
 FORMATS = frozenset(
     {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"},
 )
 
 MOST_PIXELS = 2**28
-"""Default limit for a picture. Phones make photographs of 200 million pixels."""
+"""Most pixels of a picture, by default. Phones make photographs of 200 million pixels."""
 PILLOW_LIMIT = 89_478_485
 """Pillow's default MAX_IMAGE_PIXELS. Pillow refuses pictures of more than twice that."""
 LARGE = 2 * PILLOW_LIMIT
-"""A JPEG of more pixels is decoded at a half, a quarter or an eighth of its sides, to at most SMALLER pixels."""
+"""A JPEG with more pixels is decoded at a half, a quarter or an eighth of its sides."""
 SMALLER = 2**26
+"""Most pixels to which a LARGE picture is decoded, if an eighth of its sides is enough for that."""
 
 _asked: int | None = None
 
 
 @contextmanager
 def accept_pixels(most: int | None) -> Iterator[None]:
-    """Within the block, in all threads, read pictures of up to `most` pixels; None leaves the limit as it is.
+    """Within the block, in all threads, accept pictures of up to `most` pixels; None does not change the limit.
 
     Raises UsageError for less than 1.
     """
@@ -50,10 +47,10 @@ def accept_pixels(most: int | None) -> Iterator[None]:
 
 
 def most_pixels() -> float:
-    """How many pixels a picture may have.
+    """Return the largest number of pixels that a picture may have.
 
-    It is the limit of `accept_pixels`; else, if somebody has set PIL.Image.MAX_IMAGE_PIXELS, twice that, as in Pillow;
-    else MOST_PIXELS.
+    It is the limit of `accept_pixels`; without that, twice PIL.Image.MAX_IMAGE_PIXELS if its default was changed, as in
+    Pillow; else MOST_PIXELS.
     """
     if _asked is not None:
         return _asked
@@ -63,7 +60,7 @@ def most_pixels() -> float:
 
 
 def reduction(size: tuple[int, int]) -> int:
-    """By how much the sides of a JPEG of that size are divided in decoding, always: 1, unless it is LARGE."""
+    """Return the divisor of the sides of a JPEG of `size` (width, height) in decoding: 1 unless it is LARGE."""
     pixels = size[0] * size[1]
     if pixels <= LARGE:
         return 1
@@ -71,10 +68,10 @@ def reduction(size: tuple[int, int]) -> int:
 
 
 def opened(content: bytes) -> Image.Image:
-    """Read the header of a picture file. A HEIF file is decoded at once.
+    """Read the header of a picture file, and return Pillow's picture, which is not decoded yet unless it is HEIF.
 
-    Raises DataError for a format that is not read, DecompressionBombError for more than `most_pixels` pixels, and
-    whatever Pillow raises.
+    Raises DataError for a format that is not read, DecompressionBombError for more than `most_pixels` pixels, and all
+    errors that Pillow raises.
     """
     if is_heif(content):
         return open_heif(content, most_pixels=most_pixels())
@@ -83,7 +80,7 @@ def opened(content: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError:
-        picture = _opened_whatever_its_size(content)
+        picture = _opened_of_any_size(content)
     if picture.format not in FORMATS:
         picture.close()
         raise DataError(f"{picture.format} files are not read; convert it to PNG or JPEG")
@@ -91,13 +88,13 @@ def opened(content: bytes) -> Image.Image:
         picture.close()
         raise Image.DecompressionBombError
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.width * picture.height > LARGE:
-        # Allocated here, because Pillow would check its own limit again before it allocates.
+        # The memory is allocated here, because Pillow would check its own limit again before it allocates.
         picture.im = Image.core.new(picture.mode, picture._tile_size)
     return picture
 
 
-def _opened_whatever_its_size(content: bytes) -> ImageFile.ImageFile:
-    """Image.open with our limit instead of Pillow's, which holds for the whole process."""
+def _opened_of_any_size(content: bytes) -> ImageFile.ImageFile:
+    """Open a picture like Image.open, with our limit; Pillow's limit can only be changed for the whole process."""
     for name in sorted(FORMATS & Image.OPEN.keys()):
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(content[:16]) is not True:
@@ -107,44 +104,3 @@ def _opened_whatever_its_size(content: bytes) -> ImageFile.ImageFile:
             if picture.width * picture.height <= most_pixels():
                 return picture
     raise Image.DecompressionBombError
-
-
-class _Silence:
-    """Within the block, libtiff prints nothing on the terminal; Pillow's errors say what is broken.
-
-    libtiff's handlers belong to the process, so they are restored when the last thread has left the block.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._threads = 0
-        self._handlers: list[Any] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._threads += 1
-            if self._threads == 1:
-                self._handlers = [set_handler(None) for set_handler in _handlers()]
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                for set_handler, handler in zip(_handlers(), self._handlers, strict=True):
-                    set_handler(handler)
-
-
-libtiff_silent = _Silence()
-
-
-@cache
-def _handlers() -> tuple[Any, ...]:
-    """The functions of Pillow's libtiff that set a handler, of warnings and of errors, and return the one before."""
-    try:
-        library = ctypes.CDLL(Image.core.__file__)  # finds functions of the libraries that it loads, too
-        functions = (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler)
-    except (OSError, AttributeError):  # Pillow is built differently here, as on Windows
-        return ()
-    for function in functions:
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
-    return functions

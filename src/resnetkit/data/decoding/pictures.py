@@ -1,13 +1,10 @@
-"""Decode picture files: every file becomes upright 8-bit RGB or grey, or a DataError that names the file."""
+"""Decode picture files to upright 8-bit RGB or grey pictures. Errors are DataErrors with the name of the file."""
 
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, floor
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +12,8 @@ from PIL import Image, JpegImagePlugin
 
 from resnetkit.data.decoding import depth
 from resnetkit.data.decoding.jpeg import JpegHeader, decode_rows, read_header, scale_for
-from resnetkit.data.decoding.opening import libtiff_silent, most_pixels, opened, reduction
+from resnetkit.data.decoding.opening import most_pixels, opened, reduction
+from resnetkit.data.decoding.quiet import libtiff_silent, warnings_ignored
 from resnetkit.errors import DataError
 
 ColorMode = Literal["RGB", "L"]
@@ -24,7 +22,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels, from the top left corner of a picture; right and bottom are exclusive."""
 
 EXIF_ORIENTATION = 0x0112
-# EXIF 2.32, tag Orientation: the step that turns the stored picture upright.
+# EXIF 2.32, tag Orientation -> the step that turns the stored picture upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,7 +32,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The same in three steps: swap rows and columns, mirror left and right, mirror top and bottom.
+# The same as three steps: swap rows and columns, mirror left to right, mirror top to bottom.
 STEPS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -46,61 +44,17 @@ STEPS = {
     8: (True, False, True),
 }
 
-# Pillow warns above a limit of pixels and refuses above twice that; the error is enough. Some cameras write broken EXIF
-# blocks, but sound pixels.
-IGNORED_WARNINGS: tuple[Any, ...] = (
-    ("ignore", None, Image.DecompressionBombWarning, None, 0),
-    ("ignore", re.compile("Corrupt EXIF data"), UserWarning, None, 0),
-)
-"""Warnings of Pillow that are not shown, as entries of warnings.filters."""
-
-
-class _WarningsIgnored:
-    """Within the block, IGNORED_WARNINGS holds. The process's filters are restored when the last thread has left it.
-
-    catch_warnings() is not safe here: it restores a list of filters that another thread may have replaced meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._threads = 0
-        self._lists: list[list[Any]] = []
-        """Lists of filters with our entries in them; there are several because catch_warnings() makes new lists."""
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._threads += 1
-            filters = cast("list[Any]", warnings.filters)
-            if not filters or filters[0] is not IGNORED_WARNINGS[0]:
-                # Not with filterwarnings(), after which Python would show again the warnings it has shown already.
-                filters[:0] = IGNORED_WARNINGS
-                self._lists.append(filters)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if self._threads:
-                return
-            for filters in (*self._lists, cast("list[Any]", warnings.filters)):
-                for entry in IGNORED_WARNINGS:
-                    while any(other is entry for other in filters):
-                        filters.remove(entry)
-            self._lists.clear()
-
-
-_warnings_ignored = _WarningsIgnored()
-
 
 def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
     """Decode a picture file, its bytes, or a picture that Pillow has opened.
 
     The result is a new picture in memory: upright (EXIF applied), in `mode`, 8 bits per channel, without metadata.
-    Transparent pixels are blended with white. More than 8 bits are scaled to 8: see `depth.load`. Of an animation, it
-    is the first frame. Colour profiles are not applied. Only a JPEG of more than `opening.LARGE` pixels is made
+    Transparent pixels are blended with white. More than 8 bits are scaled to 8: see `depth.load`. Of an animation, the
+    first frame is decoded. Colour profiles are not applied. Only a JPEG of more than `opening.LARGE` pixels is made
     smaller: it is decoded at a half, a quarter or an eighth of its sides, so that it fits into memory.
 
-    `at_least` lets the JPEG decoder halve the picture up to three times, as long as its shorter side keeps that many
-    pixels. This is several times faster for large photographs, and changes pixels slightly. It is for training only.
+    With `at_least`, the JPEG decoder may halve the picture up to three times, as long as its shorter side keeps that
+    many pixels. This is several times faster for large photographs and changes pixels slightly. Only training uses it.
 
     Raises:
         DataError: the file is missing, empty, broken, too large, or not a picture; the message starts with its name.
@@ -118,12 +72,12 @@ def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | Non
 
 
 class PictureFile:
-    """A picture of which only a part is needed: it reads the header first, then decodes as little as the part needs.
+    """A picture file of which only a part is decoded. The header is read first.
 
-    It is for training only. A part of a JPEG is decoded at a half, a quarter or an eighth of its size if that is
-    enough, so its pixels differ slightly from those of `open_picture` and a resize. Other formats are decoded whole and
-    at once. Files are read, turned and refused as in `open_picture`; but errors in the pixels of a JPEG are found only
-    when a part is decoded.
+    Only training uses it. A part of a JPEG is decoded at a half, a quarter or an eighth of its size if that is enough.
+    So its pixels differ slightly from those of `open_picture` and a resize. Pictures of other formats are decoded
+    completely when the file is opened. Rotation and errors are as in `open_picture`, but errors in the pixels of a JPEG
+    are found only when a part is decoded.
     """
 
     size: tuple[int, int]
@@ -148,7 +102,7 @@ class PictureFile:
         self._reduction = reduction(size)
 
     def _read_header(self) -> tuple[int, int]:
-        """Find the size as stored, and how the picture is rotated."""
+        """Find the rotation of the picture, and return its size (width, height) as stored."""
         if self._header and not self._header.has_metadata:
             width, height = self._header.size
             if width * height <= most_pixels():
@@ -170,9 +124,10 @@ class PictureFile:
     def part(self, box: Box, *, at_least: int) -> tuple[NDArray[np.uint8], Box]:
         """Decode the part of the picture in `box`.
 
-        Returns uint8 (height, width, channels), and the box in the coordinates of this array: the array holds whole
-        pixels, even if the box ends between them. It may be at a smaller scale, as long as both sides of the box keep
-        `at_least` pixels; a picture that is never decoded in full size (see `open_picture`) may keep fewer.
+        Returns uint8 (height, width, channels), and the box in the coordinates of this array. The array contains all
+        pixels that the box touches, because the sides of the box may be between pixels. The scale may be smaller, as
+        long as both sides of the box keep `at_least` pixels; a picture that is never decoded in full size (see
+        `open_picture`) may keep fewer.
 
         Raises DataError as `open_picture` does.
         """
@@ -189,7 +144,7 @@ class PictureFile:
         return pixels[:: -1 if flip else 1, :: -1 if mirror else 1], box
 
     def _stored_part(self, box: Box, at_least: int) -> tuple[NDArray[np.uint8], Box]:
-        """`part` for a JPEG, in the coordinates of the picture as it is stored."""
+        """Do the work of `part` for a JPEG, in the coordinates of the picture as it is stored."""
         left, top, right, bottom = box
         scale = max(scale_for((right - left, bottom - top), at_least), self._reduction)
         scaled = (left / scale, top / scale, right / scale, bottom / scale)
@@ -203,40 +158,40 @@ class PictureFile:
             with opened(self._content) as picture:
                 _draft(picture, (picture.width // scale, picture.height // scale))
                 part = _as_array(_as_mode(picture.crop(touched), self.mode))
-        # A grey JPEG gives one channel, whatever the mode.
+        # A grey JPEG is decoded to one channel, also if the mode is RGB.
         part = np.broadcast_to(part, (*part.shape[:2], len(self.mode)))
         return part, _moved(scaled, (x, y))
 
 
 def _draft(picture: Image.Image, size: tuple[int, int]) -> None:
-    """Decode a JPEG at the smallest scale that leaves it at least as large as `size`; other formats are unchanged."""
+    """Let Pillow decode a JPEG at its smallest scale that is not smaller than `size`. No effect on other formats."""
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.draft(None, size)
 
 
 def _as_array(picture: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of an 8-bit picture: uint8 (height, width, channels)."""
+    """Return the pixels of an 8-bit picture: uint8 (height, width, channels)."""
     pixels = np.asarray(picture)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _touched(box: Box) -> tuple[int, int, int, int]:
-    """The whole pixels that a box touches."""
+    """Return the smallest box of whole pixels that contains a box."""
     return floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3])
 
 
 def _moved(box: Box, origin: tuple[int, int]) -> Box:
-    """A box in coordinates that begin at `origin`."""
+    """Return a box in coordinates relative to `origin`."""
     return box[0] - origin[0], box[1] - origin[1], box[2] - origin[0], box[3] - origin[1]
 
 
 def _swapped(box: Box) -> Box:
-    """A box after rows and columns are swapped."""
+    """Return a box after rows and columns are swapped."""
     return box[1], box[0], box[3], box[2]
 
 
 def _mirrored(box: Box, sides: tuple[int, int], mirror: bool, flip: bool) -> Box:
-    """A box after a picture of `sides` is mirrored left and right (`mirror`), top and bottom (`flip`)."""
+    """Return a box after a picture of `sides` is mirrored left to right (`mirror`) and top to bottom (`flip`)."""
     left, top, right, bottom = box
     if mirror:
         left, right = sides[0] - right, sides[0] - left
@@ -249,7 +204,7 @@ def _content(source: str | Path | bytes) -> bytes:
     if isinstance(source, bytes):
         content = source
     else:
-        with Path(source).open("rb", buffering=0) as file:  # a buffer would only be one more copy
+        with Path(source).open("rb", buffering=0) as file:  # a buffer would only add a copy
             content = file.read()
     if not content:
         raise DataError("the file is empty (0 bytes)")
@@ -258,11 +213,11 @@ def _content(source: str | Path | bytes) -> bytes:
 
 @contextmanager
 def _named(source: Source) -> Iterator[None]:
-    """Within the block, turn every error into a DataError that names `source` and says what is wrong with it."""
+    """Within the block, turn every error into a DataError with the name of `source` and the reason."""
     try:
-        with _warnings_ignored, libtiff_silent:
+        with warnings_ignored, libtiff_silent:
             yield
-    except Exception as error:  # for broken files Pillow raises SyntaxError, KeyError, struct.error and others
+    except Exception as error:  # for broken files, Pillow raises SyntaxError, KeyError, struct.error and others
         raise DataError(_reason(error), name=_name(source)) from error
 
 
@@ -275,7 +230,7 @@ def _name(source: Source) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, for a person."""
+    """Return the reason why a file can't be read, for people."""
     match error:
         case DataError():
             return error.reason
@@ -296,9 +251,9 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Decode to 8 bits, then turn upright as EXIF says.
+    """Decode a picture to 8 bits, then rotate or mirror it upright by its EXIF.
 
-    In this order, because a PNG may have its EXIF after the pixels, and Pillow turns a TIFF while it decodes.
+    Decoding comes first, because a PNG may have its EXIF after the pixels, and Pillow rotates a TIFF while decoding.
     """
     decoded = depth.load(picture)
     orientation = _orientation(picture)
@@ -306,19 +261,19 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1, which is upright, if there is none that can be read."""
+    """Return EXIF's orientation, 1 to 8; 1, which is upright, if it can't be read."""
     try:
         orientation = picture.getexif().get(EXIF_ORIENTATION)
         return orientation if orientation in UPRIGHT else 1
-    except Exception:  # a broken EXIF block raises many kinds of exceptions; the pixels are sound
+    except Exception:  # a broken EXIF block raises many kinds of exceptions, but the pixels are intact
         return 1
 
 
 def _as_mode(picture: Image.Image, mode: ColorMode) -> Image.Image:
-    """A new picture in `mode`, 8 bits per channel."""
+    """Return a new picture in `mode`, with 8 bits per channel."""
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     result = picture.convert(mode)  # a copy, even if the mode is right
-    result.info.clear()  # else a second call would turn it again
+    result.info.clear()  # otherwise a second call would rotate it again
     return result

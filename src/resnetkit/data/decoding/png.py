@@ -4,10 +4,10 @@ import zlib
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# PNG (3rd edition), Sec. 11.3: text, and the colour profile. None of them changes a pixel here.
+# PNG (3rd edition), Sec. 11.3: texts and the colour profile. They do not change pixels here.
 NOTES = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 LONGEST = 2**20
-"""Most bytes of a note, decompressed. Pillow refuses files with longer ones, which could fill the memory."""
+"""Most bytes of a note, decompressed. Pillow refuses files with longer notes, which could fill the memory."""
 IN_ALL = 2**25
 """Most bytes of all notes together."""
 MOST_PACKED = 1032
@@ -15,16 +15,16 @@ MOST_PACKED = 1032
 
 
 class Png(NamedTuple):
-    """A PNG file that Pillow reads."""
+    """A PNG file that Pillow accepts."""
 
     content: bytes
     """The file, without notes that are too long."""
     significant_bits: int | None
-    """Significant bits of each value (sBIT); None if the file doesn't say."""
+    """Significant bits of each value (sBIT); None if the file does not state them."""
 
 
 def read_png(content: bytes) -> Png:
-    """Go through the chunks of a file. It may be broken: what can't be read stays as it is."""
+    """Read the chunks of a file. If it is broken, the rest from the broken chunk on is kept unchanged."""
     kept, at, total = 0, len(SIGNATURE), 0
     parts: list[bytes] = []
     bits = None
@@ -46,7 +46,7 @@ def read_png(content: bytes) -> Png:
 
 
 def _unpacked(kind: bytes, note: bytes) -> int:
-    """Bytes of a note, decompressed; counted only until they are more than LONGEST."""
+    """Return the number of bytes of a note, decompressed. Counting stops when it is more than LONGEST."""
     size = len(note)
     if kind == b"tEXt" or size > LONGEST or size * MOST_PACKED <= LONGEST:
         return size

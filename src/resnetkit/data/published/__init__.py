@@ -1,1 +1,1 @@
-"""Data and files that others publish: CIFAR, downloads, the Hugging Face Hub."""
+"""Published data and weights: CIFAR, downloads and files of the Hugging Face Hub."""

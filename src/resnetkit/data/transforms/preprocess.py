@@ -1,4 +1,4 @@
-"""Preprocessing: from a picture to a network's input, as the model file says. No torch here."""
+"""Preprocessing: make a network's input from a picture. A model file contains the settings. No torch here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,39 +24,40 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
-MOST_LONGER_SIDE = 2**16
+MOST_LONGER_SIDE = 2**16  # pixels
 STRIP = 2**20  # bytes of a picture that are copied at a time
 CHANNELS = {"RGB": 3, "L": 1}
 
-# Of ImageNet's training set, on a scale of 0 to 1. All of torchvision's published weights were trained with them.
+# Mean and standard deviation of ImageNet's training set, on a scale of 0 to 1. All published weights of torchvision
+# were trained with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes a network's input: resize, centre crop, then (pixel / 255 - mean) / std in float32.
+    """The preprocessing of a network: resize, crop the centre, then (pixel / 255 - mean) / std in float32.
 
-    It takes PIL pictures that are in `mode` already: see `open_picture`. The pixels are those of torchvision's Resize
-    and CenterCrop on PIL pictures, to the bit.
+    Its methods take PIL pictures that are in `mode`: see `open_picture`. The pixels are equal to the bit to those of
+    torchvision's Resize and CenterCrop on PIL pictures.
     """
 
     size: int
     """Height and width of the centre crop, in pixels."""
     resize: int | None = None
-    """Shorter side before the crop, in pixels, at least `size`; None means `size`."""
+    """Shorter side of the picture before the crop, in pixels, at least `size`; None means `size`."""
     interpolation: Interpolation = "bilinear"
-    """The filter that resizes; with antialiasing, as in Pillow."""
+    """Filter for resizing, with antialiasing, as in Pillow."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """Subtracted from the pixels, on a scale of 0 to 1: one value per channel; or, as in the paper, a value per pixel:
-    channels x size x size values in the order channel, row, column."""
+    """Subtracted from the pixels, on a scale of 0 to 1: one value per channel; or, as in the paper, one per pixel and
+    channel, channels x size x size values in the order channel, row, column."""
     std: tuple[float, ...] = IMAGENET_STD
     """Divides the pixels, on a scale of 0 to 1, after the mean is subtracted: one value per channel."""
     mode: ColorMode = "RGB"
     """Colours of the input: RGB (3 channels) or L (1 channel, grey)."""
 
     def __post_init__(self) -> None:
-        """Turn lists (from JSON) into tuples. Raises UsageError for a value out of range; it names the field."""
+        """Turn lists (from JSON) into tuples. Raises UsageError with the name of the field for a wrong value."""
         if not _is_count(self.size) or not (self.resize is None or _is_count(self.resize)):
             raise UsageError(f"`size` {self.size!r} and `resize` {self.resize!r} must be whole numbers above 0")
         if self.shorter_side < self.size:
@@ -100,19 +101,19 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """Channels of the input."""
+        """Number of channels of the input."""
         return CHANNELS[self.mode]
 
     @property
     def shorter_side(self) -> int:
-        """Pixels of the shorter side between resizing and cropping."""
+        """Pixels of the shorter side after resizing, before the crop."""
         return self.size if self.resize is None else self.resize
 
     def resized(self, picture: Image.Image, shorter_side: int | None = None) -> Image.Image:
-        """Resize to `shorter_side` pixels (by default its own), keeping the aspect ratio; torchvision's `Resize`.
+        """Return the picture resized to `shorter_side` pixels, with its aspect ratio, as torchvision's `Resize` does.
 
-        Raises UsageError for a picture in another mode or a side that is no whole number above 0, DataError for a
-        picture that is too long and narrow.
+        By default, `shorter_side` is that of this preprocessing. Raises UsageError for a picture in another mode or a
+        side that is not a whole number above 0, DataError for a picture that is too long and narrow.
         """
         self._check_mode(picture)
         shorter_side = self.shorter_side if shorter_side is None else shorter_side
@@ -124,7 +125,7 @@ class Preprocess:
         return picture.resize((width, height), FILTERS[self.interpolation])
 
     def pixels(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop the centre: uint8 (size, size, channels).
+        """Resize and crop the centre; return uint8 (size, size, channels).
 
         Takes a picture, or its pixels as uint8 (height, width, channels). Raises what `resized` raises.
         """
@@ -153,10 +154,10 @@ class Preprocess:
             )
 
     def views(self, picture: Image.Image, views: Literal["single", "ten-crop"]) -> NDArray[np.uint8]:
-        """The crops over which a test averages: uint8 (1 or 10, size, size, channels).
+        """Return the crops whose predictions a test averages: uint8 (1 or 10, size, size, channels).
 
-        Ten crops (Sec. 3.4) are the four corners and the centre, then the same of the mirrored picture, as in
-        torchvision.
+        The ten crops (Sec. 3.4) are the four corners and the centre, then the same five of the mirrored picture, as in
+        torchvision. Raises what `resized` raises.
         """
         if views == "single":
             return self.pixels(picture)[None]
@@ -164,13 +165,13 @@ class Preprocess:
         return np.stack([_crop(side, self.size, place) for side in (pixels, pixels[:, ::-1]) for place in PLACES])
 
     def scaled(self, picture: Image.Image, shorter_side: int) -> NDArray[np.uint8]:
-        """The whole picture at `shorter_side`, for multi-scale testing: uint8 (height, width, channels)."""
+        """Return the whole picture at `shorter_side`, for multi-scale testing: uint8 (height, width, channels)."""
         return as_array(self.resized(picture, shorter_side))
 
     def mean_at(self, height: int, width: int) -> NDArray[np.float32]:
-        """The mean for pixels of height x width: float32 (1 or height, width, channels).
+        """Return the mean for pixels of height x width: float32 (1 or height, width, channels).
 
-        A mean with a value per pixel fits its own size only; other sizes get its average over the pixels, per channel.
+        A mean with one value per pixel is used only at its own size. Other sizes use its average per channel.
         """
         if len(self.mean) == self.channels:
             return np.tile(np.array(self.mean, np.float32), (1, width, 1))
@@ -179,7 +180,7 @@ class Preprocess:
         return np.tile(self._mean_of_every_pixel.mean((0, 1), dtype=np.float64).astype(np.float32), (1, width, 1))
 
     def std_at(self, width: int) -> NDArray[np.float32]:
-        """The standard deviation: float32 (1, width, channels); a whole row, because short ones are slow to compute."""
+        """Return the standard deviation: float32 (1, width, channels). A whole row is faster in NumPy than a pixel."""
         return np.tile(np.array(self.std, np.float32), (1, width, 1))
 
     @cached_property
@@ -191,7 +192,7 @@ class Preprocess:
         """Return (pixels / 255 - mean) / std.
 
         Takes uint8 (..., height, width, channels), returns float32 (..., channels, height, width). Raises UsageError
-        for anything else.
+        for another shape or dtype.
         """
         if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != self.channels:
             raise UsageError(
@@ -204,17 +205,17 @@ class Preprocess:
         return np.ascontiguousarray(np.moveaxis(inputs, -1, -3))
 
     def __call__(self, picture: Image.Image) -> NDArray[np.float32]:
-        """Turn one picture into the network's input: float32 (channels, size, size)."""
+        """Return the network's input for one picture: float32 (channels, size, size)."""
         return self.normalize(self.pixels(picture))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Return the fields, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `to_dict`; raises UsageError for a key or value that is not known."""
+        """Return the Preprocess with these fields, the inverse of `to_dict`. Raises UsageError for a wrong field."""
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -227,9 +228,9 @@ class Preprocess:
 
 
 def sides_at(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """Width and height once the shorter side is `shorter_side`; the longer is rounded down, as in torchvision.
+    """Return width and height after resizing the shorter side to `shorter_side`, with the same aspect ratio.
 
-    Raises DataError if the longer side would be more than MOST_LONGER_SIDE.
+    The longer side is rounded down, as in torchvision. Raises DataError if it would be more than MOST_LONGER_SIDE.
     """
     width, height = size
     longer_side = int(shorter_side * max(size) / min(size))
@@ -239,24 +240,26 @@ def sides_at(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
 
 
 def as_array(picture: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of an 8-bit picture: uint8 (height, width, channels), writable."""
+    """Return the pixels of an 8-bit picture: uint8 (height, width, channels), writable."""
     width, height = picture.size
     pixels = np.empty((height, width, len(picture.getbands())), np.uint8)
     rows = max(1, STRIP // max(1, pixels[:1].size))
-    for top in range(0, height, rows):  # Pillow copies into a buffer first, which is faster if it fits the cache
+    for top in range(
+        0, height, rows
+    ):  # Pillow copies into a buffer first, which is faster if the buffer fits into the cache
         strip = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
         pixels[top : top + rows] = np.asarray(strip).reshape(-1, *pixels.shape[1:])
     return pixels
 
 
 def _crop(pixels: NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:
-    """The size x size window of (height, width, channels) pixels at one of PLACES."""
+    """Return the size x size window of (height, width, channels) pixels at one of PLACES."""
     left, top = _corner((pixels.shape[1], pixels.shape[0]), size, place)
     return pixels[top : top + size, left : left + size]
 
 
 def _corner(sides: tuple[int, int], size: int, place: str) -> tuple[int, int]:
-    """Left and top of a size x size window of a picture of `sides` (width, height)."""
+    """Return left and top of a size x size window at one of PLACES in a picture of `sides` (width, height)."""
     right, below = sides[0] - size, sides[1] - size
     if place == "centre":
         return round(right / 2), round(below / 2)  # Python rounds halves to even, and so does torchvision

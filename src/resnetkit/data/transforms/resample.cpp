@@ -1,6 +1,6 @@
-// Resizing by convolution, to the bit what Pillow's Image.resize makes of 8-bit pixels: a filter as wide as an output
-// pixel, weights in fixed point, across first, then down, rounded to 8 bits in between (Pillow, src/libImaging/Resample.c).
-// Only the pixels of a window are computed, and of the source only what they need is read.
+// Resize 8-bit pixels by convolution, equal to the bit to Pillow's Image.resize (src/libImaging/Resample.c): the filter
+// is as wide as an output pixel, weights are in fixed point, rows are resized before columns, and values are rounded to
+// 8 bits in between. Only the pixels of a window are computed, and only the source pixels that they need are read.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -15,11 +15,11 @@
 
 namespace {
 
-constexpr int BITS = 32 - 8 - 2;  // of a weight behind its point: a sum over 8-bit pixels, with a sign, fits into 32
+constexpr int BITS = 32 - 8 - 2;  // fraction bits of a weight: a signed sum over 8-bit pixels fits into 32 bits
 constexpr int HALF = 1 << (BITS - 1);
-constexpr int BLOCK = 64;  // sums that stay in registers
+constexpr int BLOCK = 64;  // sums that are kept in registers
 constexpr int GROUP = 4;   // pixels that are loaded together
-constexpr int SPLIT = 11;  // bits of a weight's lower part, where it is multiplied in two parts of 16 bits
+constexpr int SPLIT = 11;  // bits of the lower part of a weight, which is multiplied as two numbers of 16 bits
 
 struct Filter {
     double support;
@@ -41,8 +41,8 @@ double cubic(double x) {  // Keys 1981, a = -1/2
 
 constexpr Filter FILTERS[] = {{1.0, triangle}, {2.0, cubic}};
 
-// How output pixels along one side come from input pixels: each from as many, beginning at `first`, of which those that
-// are behind the end have no weight.
+// The weights along one side: each output pixel is a weighted sum of `count` input pixels, beginning at `first`. Pixels
+// behind the end have weight 0.
 struct Taps {
     int count = 0;
     std::vector<int> first, weights;
@@ -87,7 +87,7 @@ inline uint8_t clipped(int sum) { return static_cast<uint8_t>(std::clamp(sum >> 
 
 #if defined(__AVX512BW__) || defined(__AVX2__)
 #if defined(__AVX512BW__)
-constexpr int ROWS = 4;  // that go across together, each in 128 bits of a register
+constexpr int ROWS = 4;  // that are resized together, each in 128 bits of a register
 using Lanes = __m512i;
 inline __m128i at(const uint8_t* bytes) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)); }
 inline Lanes load(const uint8_t* pixel, long stride) {
@@ -131,7 +131,7 @@ inline void store(Lanes lanes, uint8_t* out, size_t stride) {
 }
 #endif
 
-// Weights of a group of pixels: of the first two and of the last two, upper and lower parts of each.
+// Weights of a group of pixels: the upper and lower parts, for the first two and for the last two pixels.
 struct Group {
     int upper[2], lower[2];
 };
@@ -154,10 +154,10 @@ std::vector<Group> groups_of(const Taps& taps, int width, int groups) {
     return found;
 }
 
-// ROWS rows across, for three channels: two pixels and two parts of a weight in 16 bits make exact products of 32.
+// Resize ROWS rows of three channels: products of pixels and 16-bit parts of weights are exact in 32 bits.
 void across_colors(const uint8_t* in, long stride, uint8_t* out, size_t out_stride, const Taps& taps,
                    const Group* group, int groups, int width) {
-    const char no = -1;  // a zero
+    const char no = -1;  // gives a zero
     const Lanes first_two = every(_mm_setr_epi8(0, no, 3, no, 1, no, 4, no, 2, no, 5, no, no, no, no, no));
     const Lanes last_two = every(_mm_setr_epi8(6, no, 9, no, 7, no, 10, no, 8, no, 11, no, no, no, no, no));
     const Lanes lowest = every(_mm_setr_epi8(0, 4, 8, 12, no, no, no, no, no, no, no, no, no, no, no, no));
@@ -199,13 +199,13 @@ void across_grey(const uint8_t* in, uint8_t* out, const Taps& taps, int width) {
     }
 }
 
-// One row down: weighted rows of `stride` bytes, added.
+// Resize along the columns: one output row is a weighted sum of rows of `stride` bytes.
 void down(const uint8_t* rows, size_t stride, uint8_t* out, const int* weights, int taps, int bytes) {
     for (int begin = 0; begin < bytes; begin += BLOCK) {
         int sums[BLOCK], length = std::min(BLOCK, bytes - begin);
         std::fill(sums, sums + BLOCK, HALF);
         for (int t = 0; t < taps; ++t) {
-            const uint8_t* row = rows + t * stride + begin;  // rows are padded: whole blocks can be read
+            const uint8_t* row = rows + t * stride + begin;  // rows are padded, so whole blocks can be read
             for (int i = 0; i < BLOCK; ++i) sums[i] += row[i] * weights[t];
         }
         uint8_t block[BLOCK];
@@ -214,9 +214,9 @@ void down(const uint8_t* rows, size_t stride, uint8_t* out, const int* weights, 
     }
 }
 
-// `in` has rows of `stride` bytes, pixels without gaps; `box` is left, top, right, bottom; the box is brought to
-// out_width x out_height, of which the window (left, top, width, height) is written to `out`, row after row, mirrored
-// left and right or not.
+// Resize the `box` (left, top, right, bottom) of `in` to out_width x out_height, and write the `window` (left, top,
+// width, height) of the result to `out`. `in` has rows of `stride` bytes, and pixels without gaps. If `mirrored`, the
+// result is mirrored left to right.
 void resample_window(const uint8_t* in, long stride, int width, int height, int channels, int filter, const float* box,
                      int out_width, int out_height, const int* window, int mirrored, uint8_t* out) {
     Taps x_taps(FILTERS[filter], width, box[0], box[2], out_width, window[0], window[2]);
@@ -226,10 +226,11 @@ void resample_window(const uint8_t* in, long stride, int width, int height, int 
     int top = *lowest, bottom = std::min(*highest + y_taps.count, height);
     int bytes = window[2] * channels, groups = (x_taps.count + GROUP - 1) / GROUP;
     std::vector<Group> weights = groups_of(x_taps, window[2], groups);
-    // Rows that are read but not computed have no weight.
+    // The weights of rows that are read but not computed are 0.
     size_t padded = static_cast<size_t>((bytes + BLOCK) / BLOCK) * BLOCK;
     std::unique_ptr<uint8_t[]> between(new uint8_t[padded * (bottom - top + y_taps.count + ROWS)]);
-    // What is read of a row: of the last rows, copies are.
+    // `reach` bytes of a row are read, which may be more than it has. The last rows are copied, so that nothing behind
+    // `in` is read.
     int rightmost = *std::max_element(x_taps.first.begin(), x_taps.first.end());
     long reach = static_cast<long>(rightmost + GROUP * groups) * channels + 4;
     long last_byte = (height - 1) * stride + static_cast<long>(width) * channels;
@@ -258,7 +259,7 @@ void resample_window(const uint8_t* in, long stride, int width, int height, int 
 
 }  // namespace
 
-// The same for C: 0, or 1 where there is no memory.
+// resample_window for C. Returns 0, or 1 if there is not enough memory.
 extern "C" int resample(const uint8_t* in, long stride, int width, int height, int channels, int filter,
                         const float* box, int out_width, int out_height, const int* window, int mirrored, uint8_t* out) {
     try {

@@ -1,4 +1,4 @@
-"""Resize with our own kernel: Pillow's pixels, several times faster, and only the window that is needed. No torch."""
+"""Resize with our own C++ kernel: the pixels are Pillow's, several times faster, of a window only. No torch here."""
 
 import ctypes
 from functools import cache
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from resnetkit.native import load
 
 FILTERS = ("bilinear", "bicubic")
-"""In the order of their numbers in resample.cpp."""
-# The filter's weights equal Pillow's only if each product is rounded before it is added.
+"""The filters of the kernel, in the order of their numbers in resample.cpp."""
+# No fused multiply-add: the filter's weights equal Pillow's only if each product is rounded before it is added.
 FLAGS = ("-ffp-contract=off",)
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
@@ -24,13 +24,13 @@ _lock = Lock()
 
 
 def prepare() -> None:
-    """Compile the kernel, unless that was done before. It takes two seconds: call it before resizing many pictures."""
+    """Compile the kernel unless it is compiled. This takes two seconds: call it before resizing many pictures."""
     _kernel(make=True)
     _prepared.set()
 
 
 def can_resample(interpolation: str) -> bool:
-    """Whether `resample` knows the filter and its kernel is compiled; use Pillow if not."""
+    """Whether `resample` has the filter and its kernel is compiled. Otherwise use Pillow."""
     return interpolation in FILTERS and _kernel(make=_prepared.is_set()) is not None
 
 
@@ -46,11 +46,13 @@ def resample(
 ) -> NDArray[np.uint8]:
     """Resize uint8 (height, width, 1 or 3) pixels to `sides` (width, height), with antialiasing.
 
-    The result is that of Pillow's `resize` with its `box` (left, top, right, bottom), rows first; equal to the bit
-    where Pillow begins with rows too, see `rows_first`. `window` (left, top, width, height) is the part of the result
-    that is returned, mirrored if asked, in `out` if given. No other thread is started. Ask `can_resample` first.
+    The result is that of Pillow's `resize` with `box` (left, top, right, bottom) along the rows first. It is equal to
+    the bit if Pillow also begins with the rows, see `rows_first`. Only the part `window` (left, top, width, height) of
+    the result is computed. It is mirrored left and right with `mirrored`, and written to `out` if given. No thread is
+    started. Call it only if `can_resample` is true.
 
-    Raises ValueError for an `out` of another shape or type, or one that is not contiguous, and MemoryError.
+    Returns uint8 (window's height, window's width, channels). Raises ValueError for an `out` of another shape or type
+    or one that is not contiguous, and MemoryError.
     """
     kernel = _kernel(make=_prepared.is_set())
     height, width, channels = pixels.shape
@@ -82,16 +84,16 @@ def resample(
 
 
 def rows_first(size: tuple[int, int], sides: tuple[int, int]) -> bool:
-    """Whether every version of Pillow resizes a picture of `size` (width, height) along its rows first.
+    """Whether every version of Pillow resizes a picture of `size` (width, height) to `sides` along its rows first.
 
-    Since version 13 Pillow begins with the columns if the height shrinks by more than twice as many pixels as the
+    Since version 13, Pillow begins with the columns if the height shrinks by more than twice as many pixels as the
     width.
     """
     return size[1] - sides[1] <= 2 * max(size[0] - sides[0], 0) or sides[1] >= size[1]
 
 
 def status() -> str:
-    """One line about the kernel: that it is loaded, or why not. Compiles it the first time, which takes two seconds."""
+    """Return a line about the kernel: that it is loaded, or why not. The first call compiles it in two seconds."""
     return _load(make=True)[1]
 
 

@@ -1,4 +1,4 @@
-"""What every backend offers, and what they share: batches in order, probabilities, errors of their runtimes."""
+"""The interface of all backends, and the functions that they share."""
 
 import os
 from collections import deque
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = NDArray[np.uint8]
 """A batch of pictures from `Preprocess.pixels`: (n, size, size, channels), contiguous."""
 Values: TypeAlias = NDArray[np.float32]
+"""The network's output for a batch: logits (n, classes) or features (n, ...)."""
 
-ANEW = ". Delete it, and it will be made again; an int8 one by resnetkit tune"
-"""What to do about a graph that can't be read."""
+FIX = ". Delete it, and it will be made again; an int8 graph is made by resnetkit tune"
+"""The end of an error message about a graph that can't be read."""
 FORKED = (
-    "{} can't compute in a process that was forked from one that had used it: its threads are not there. Make the "
-    "Predictor in the new process only, or start that by multiprocessing's spawn"
+    "{} can't compute in a process that was forked from one that had used it, as its threads do not exist there. "
+    "Make the Predictor in the new process only, or start that process by multiprocessing's spawn"
 )
-"""The error message where the runtime would wait for ever."""
+"""The error message in a forked process, where the runtime would wait for ever."""
 
 
 class Backend(Protocol):
@@ -37,21 +38,21 @@ class Backend(Protocol):
     """
 
     def __call__(self, pixels: Pixels) -> Values:
-        """(n, size, size, channels), any n, to (n, classes) logits, or to the features that were asked for."""
+        """Return the output, logits or features, for pixels (n, size, size, channels) with any n."""
         ...
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
-        """Compute many batches, `choice.streams` of them at the same time; outputs come in the order of the batches.
+        """Yield the outputs of many batches, in their order; `choice.streams` batches are computed at the same time.
 
-        A batch is taken from the iterator when it is needed: one more than are being computed.
+        At most one batch more than are being computed is taken from the iterator.
         """
         ...
 
 
 def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iterator[Values]:
-    """Call `compute` on each batch in `at_a_time` threads; results come in the order of the batches.
+    """Call `compute` on each batch in `at_a_time` threads; yield the results in the order of the batches.
 
-    One batch more is taken from `batches` meanwhile, so that it is ready when a thread is free.
+    One batch more is taken from `batches` meanwhile, so that it is ready when a thread becomes free.
     """
     with ThreadPoolExecutor(at_a_time) as pool:
         waiting: deque[Future[Values]] = deque()
@@ -70,8 +71,8 @@ def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iter
 def stream_decoded(
     backend: Backend, pictures: "Iterator[Decoded]", batch_size: int
 ) -> Iterator[tuple[Path, Values | str]]:
-    """For each picture in order: its path, and the backend's output for it or what is wrong with the picture."""
-    waiting: deque[tuple[Path, str | None]] = deque()  # pictures without a result so far, and what is wrong with them
+    """Yield for each picture, in order, its path and the backend's output, or the reason why it can't be read."""
+    waiting: deque[tuple[Path, str | None]] = deque()  # pictures without a result so far, with their error
 
     def batches() -> Iterator[Pixels]:
         while batch := list(islice(pictures, batch_size)):
@@ -90,18 +91,18 @@ def stream_decoded(
 
 
 def softmax(logits: Values) -> Values:
-    """Probabilities from logits (n, classes), both float32; the same function for every backend."""
+    """Return probabilities for logits, both float32 (n, classes). All backends use this function."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
 def refuse_forked(runtime: str, process: int) -> None:
-    """Raise UsageError in any process but the one that has the runtime's threads."""
+    """Raise UsageError unless this is `process`, the one that has the threads of `runtime`."""
     if process != os.getpid():
         raise UsageError(FORKED.format(runtime))
 
 
 def reason_of(error: Exception) -> str:
-    """The line of an error that gives the reason. Others name places in the runtime's source code."""
+    """Return the line of an error that gives the reason. Other lines name places in the runtime's source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if not line.startswith(("Exception from", "Check "))), type(error).__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetkit.errors import ModelFileError
-from resnetkit.infer.backends.backend import ANEW, Pixels, Values, in_order, reason_of, refuse_forked
+from resnetkit.infer.backends.backend import FIX, Pixels, Values, in_order, reason_of, refuse_forked
 from resnetkit.infer.choice import Choice, usable_threads
 from resnetkit.infer.unreported import unreported
 
@@ -16,6 +16,7 @@ class OnnxRuntime:
     """A graph computed by ONNX Runtime."""
 
     def __init__(self, choice: Choice, graph: Path) -> None:
+        """Load the graph. Raises ModelFileError if it can't be read."""
         with unreported():
             import onnxruntime
 
@@ -27,18 +28,18 @@ class OnnxRuntime:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's have no base of their own
-            raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {reason_of(error)}{ANEW}") from error
+        except Exception as error:  # onnxruntime's errors have no common base class
+            raise ModelFileError(f"{graph} can't be computed by ONNX Runtime: {reason_of(error)}{FIX}") from error
         self._process = os.getpid()
         self._input = self._session.get_inputs()[0].name
         self._streams = choice.streams
 
     def __call__(self, pixels: Pixels) -> Values:
-        """Compute one batch."""
+        """Compute one batch. Raises UsageError in a forked process."""
         refuse_forked("ONNX Runtime", self._process)
         (values,) = self._session.run(None, {self._input: pixels})
         return np.asarray(values, np.float32)
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
-        """Compute batch after batch."""
+        """Compute batches, see Backend.stream."""
         return in_order(self, batches, at_a_time=self._streams)

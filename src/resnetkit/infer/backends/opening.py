@@ -1,4 +1,4 @@
-"""The backend that a choice names, opened."""
+"""Open the backend that a choice names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ def open_backend(
 ) -> Backend:
     """Open the backend that `choice` names.
 
-    For OpenVINO and ONNX Runtime, `source` is a graph of graphs.served_graph, which was made for one output. For torch
-    it is a model; only torch uses `output` and `device`. `cache` is a folder where OpenVINO keeps compiled graphs.
+    For OpenVINO and ONNX Runtime, `source` is the path of a graph (see graphs.cached_graph), which has one output. For
+    torch it is a model; only torch uses `output` and `device`. `cache` is the folder for OpenVINO's compiled graphs.
     Raises UsageError for a backend that is not installed, ModelFileError for a graph that can't be read.
     """
     if not installed(choice.backend):

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from resnetkit.errors import ModelFileError
-from resnetkit.infer.backends.backend import ANEW, Pixels, Values, reason_of, refuse_forked
+from resnetkit.infer.backends.backend import FIX, Pixels, Values, reason_of, refuse_forked
 from resnetkit.infer.choice import Choice, usable_threads
 from resnetkit.infer.unreported import unreported
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-"""The precision that OpenVINO is told; in an int8 graph, that of the layers in float. Without the hint, it would choose
-bfloat16 on a processor with AMX. With the hint bf16 on a processor without bfloat16, it takes float32."""
+"""OpenVINO's name of each precision; for int8, of the precision of the layers that stay in float. Without this hint,
+OpenVINO chooses bfloat16 on a processor with AMX. With the hint bf16, a processor without bfloat16 uses float32."""
 
 
 def openvino_core() -> Any:
-    """OpenVINO's runtime: one for the whole process, kept until the process ends.
+    """Return OpenVINO's runtime. A process has only one, until the process ends.
 
-    Raises UsageError in a process that was forked from one that had it. There, a network could get the threads of one
-    that was freed before the fork, which do not exist any more, and would wait for them for ever.
+    Raises UsageError in a process that was forked from one that had a runtime. There, a network could be given threads
+    of the parent process, which do not exist any more, and would wait for them for ever.
     """
     core, process = _core()
     refuse_forked("OpenVINO", process)
@@ -33,10 +33,10 @@ def openvino_core() -> Any:
 
 @cache
 def _core() -> tuple[Any, int]:
-    """The runtime, and the id of the process that made it.
+    """Return the runtime and the id of the process that made it.
 
-    Its CPU plugin sets a stack for signal handlers. If two runtimes with such a stack end in the wrong order, the
-    process is left with a stack in freed memory, and its next signal, such as Ctrl-C, kills it.
+    There is only one because the runtime's CPU plugin sets a stack for signal handlers. If two runtimes with such a
+    stack end in the wrong order, the stack is in freed memory, and the next signal, such as Ctrl-C, kills the process.
     """
     with unreported():
         import openvino
@@ -50,6 +50,7 @@ class OpenVino:
     """A graph compiled by OpenVINO, whose threads (TBB's) do not spin while they wait."""
 
     def __init__(self, choice: Choice, graph: Path, *, cache: Path | None = None) -> None:
+        """Compile the graph, or take it from `cache`. Raises ModelFileError for a graph that can't be read."""
         core = openvino_core()
         import openvino
 
@@ -61,21 +62,21 @@ class OpenVino:
         try:
             if cache is None:
                 self._network = core.compile_model(core.read_model(graph), "CPU", settings)
-            else:  # given a path, it finds a compiled graph in the cache without reading the graph itself
+            else:  # with a path, OpenVINO reads the compiled graph from the cache, and not the graph itself
                 self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
         except RuntimeError as error:
-            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {reason_of(error)}{ANEW}") from error
+            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {reason_of(error)}{FIX}") from error
         self._process = os.getpid()
         self._streams = choice.streams
         self._tensor = openvino.Tensor
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def __call__(self, pixels: Pixels) -> Values:
-        """Compute one batch."""
+        """Compute one batch. Raises UsageError in a forked process."""
         return self._result(self._start(pixels))
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
-        """Compute batch after batch."""
+        """Compute batches, see Backend.stream."""
         running: deque[tuple[Any, Pixels]] = deque()
         try:
             for pixels in batches:
@@ -89,14 +90,14 @@ class OpenVino:
                 request.wait()
 
     def _start(self, pixels: Pixels) -> tuple[Any, Pixels]:
-        """Start to compute a batch, not copied: the caller must keep the returned pixels until it has the result."""
+        """Start to compute a batch without copying it: the caller must keep the returned pixels until the result."""
         refuse_forked("OpenVINO", self._process)
         pixels = np.require(pixels, np.uint8, ["C", "W"])
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._network.create_infer_request()
-        # The runtime's own call, which copies nothing; openvino's wrapper takes several times as long.
+        # This call of the runtime copies nothing; openvino's wrapper takes several times as long.
         request.set_input_tensor(self._tensor(pixels, shared_memory=True))
         request.start_async()
         return request, pixels
@@ -104,6 +105,6 @@ class OpenVino:
     def _result(self, started: tuple[Any, Pixels]) -> Values:
         request, _ = started
         request.wait()
-        values = request.get_output_tensor().data.copy()  # the request will write there again
+        values = request.get_output_tensor().data.copy()  # the next batch of the request overwrites it
         self._idle.put(request)
         return values

@@ -1,4 +1,4 @@
-"""A network computed by torch itself, as it is or compiled."""
+"""Networks computed by torch, with or without torch.compile."""
 
 from collections.abc import Iterable, Iterator
 
@@ -22,7 +22,10 @@ class TorchBackend:
     """A network with its batch normalisation folded, in channels_last, on the CPU or a GPU."""
 
     def __init__(self, choice: Choice, model: Model, *, output: Output = "logits", device: str = "cpu") -> None:
-        """Copy the model's network. If `choice.threads` is not 0, it sets the threads of everything that torch does."""
+        """Copy the network to `device`. Unless `choice.threads` is 0, sets torch's threads for the whole process.
+
+        Raises UsageError for a device that torch can't use.
+        """
         if choice.threads:
             torch.set_num_threads(choice.threads)
         self.choice = choice
@@ -33,8 +36,8 @@ class TorchBackend:
         )
         self._dtype = DTYPES[choice.precision]
         net.to(self._dtype).to(memory_format=torch.channels_last)
-        # The compiler folds and lays out weights that can't change any more. It takes many seconds for each shape, so
-        # there is only one: batches are split and filled up to it.
+        # Freezing lets the compiler fold constant weights and choose their layout. Compiling takes many seconds per
+        # shape, so there is one batch size: larger batches are split, smaller ones are filled up.
         compiled = choice.backend == "inductor"
         self._batch_size = choice.batch_size if compiled else 0
         self._forward = (
@@ -54,11 +57,11 @@ class TorchBackend:
             return torch.cat(parts).cpu().numpy()
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
-        """Compute batch after batch, and prepare the next one meanwhile."""
+        """Compute batches one after the other, and prepare the next one meanwhile."""
         return in_order(self, batches, at_a_time=1)
 
     def _computed(self, pixels: Tensor) -> Tensor:
-        # Pixels have their channels last, which is channels_last memory: nothing is moved.
+        # Pixels have their channels last, so the permuted tensor is in channels_last memory without a copy.
         return self._network(self._network.normalize(pixels).to(self._dtype)).float()
 
     def _filled_up(self, pixels: Tensor) -> Tensor:
@@ -74,9 +77,9 @@ def _device(name: str) -> torch.device:
     except (
         RuntimeError,
         AssertionError,
-    ) as error:  # RuntimeError in a forked process, too; AssertionError where torch has no CUDA
+    ) as error:  # AssertionError: torch without CUDA; RuntimeError: also after a fork
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"`device` is {name!r}, which torch can't use here ({reason}); resnetkit doctor says more"
+            f"`device` is {name!r}, which torch can't use here ({reason}); see resnetkit doctor"
         ) from error
     return device

@@ -1,1 +1,1 @@
-"""Exported files: written, checked against their source, opened."""
+"""Export: write a model as ONNX, OpenVINO or torch.export file, and compare the file with the model."""

@@ -1,14 +1,11 @@
-"""Export of a model to a file for ONNX Runtime, OpenVINO or torch.export, compared with the model before it is kept."""
+"""Export a model to a file for ONNX Runtime, OpenVINO or torch.export. The file is kept only if it equals the model."""
 
-import os
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,6 +17,7 @@ from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.exports.formats import FILE_FORMATS, Format
 from resnetkit.infer.exports.parity import BATCH_SIZES, Gap, measure
+from resnetkit.infer.exports.replacing import replaced_together
 from resnetkit.infer.pictures import MOST_PICTURES, read_pixels
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
 from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
@@ -31,25 +29,25 @@ if TYPE_CHECKING:
     from resnetkit.infer.quantizing.quantize import Quantized
 
 MOST_JUDGED = 500
-"""Pictures that judge a file in integers; one of 500 is 0.2 percentage points."""
+"""Most pictures that judge the accuracy of an int8 file. One picture of 500 is 0.2 percentage points."""
 TOLERANCE = 1e-3
 """The largest gap (see Gap) of a file that is kept. Rounding alone makes gaps of 1e-7 to 1e-5."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written: its input, its output, and how far its numbers are from the model's."""
+    """An exported file: its input, its output, and the differences from the model's output."""
 
     path: Path
     files: tuple[Path, ...]
-    """All files of the export: OpenVINO's .xml has its weights in the .bin beside it."""
+    """All files of the export: an .xml file of OpenVINO has its weights in a .bin file of the same name."""
     input: str
     """Name, type and shape: `pixels: uint8 (batch, 32, 32, 3)`."""
     output: str
-    """The same: `probabilities: float32 (batch, 10)`."""
+    """Name, type and shape: `probabilities: float32 (batch, 10)`."""
     gap: Gap
     integers: "Quantized | None" = None
-    """With 8-bit integers: how many layers stayed in float, and the accuracy. `gap` then includes their rounding."""
+    """Of an int8 file: how many layers stayed in float, and the accuracy. `gap` then includes the rounding to int8."""
 
     def __repr__(self) -> str:
         integers = f"int8: {self.integers.verdict}" if self.integers else ""
@@ -70,32 +68,33 @@ def export(
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
-    """Write a model to `path` as `to`: onnx (.onnx), openvino (.xml, with a .bin beside it) or pt2 (torch.export's).
+    """Write a model to `path` in the format `to`: onnx (.onnx), openvino (.xml and .bin) or pt2 (.pt2, torch.export).
 
-    The file takes `images`, float32 (batch, channels, size, size), normalised as the model's Preprocess does, and gives
-    `logits`; with `with_preprocess` it takes `pixels`, uint8 (batch, size, size, channels), resized and cropped but
-    not normalised, and gives `probabilities`. `output` asks for another output: logits, probabilities, pool or c5 (see
-    ExportOutput). A batch may have any size. All numbers are float32, batch normalisation is folded, and the model's
-    header is in the metadata. By default, `path` is the model's name in the working folder.
+    The input of the file is `images`, float32 (batch, channels, size, size), normalised as by the model's Preprocess,
+    and the output is `logits`. With `with_preprocess`, the input is `pixels`, uint8 (batch, size, size, channels),
+    resized and cropped but not normalised, and the output is `probabilities`. `output` chooses another output: logits,
+    probabilities, pool or c5 (see ExportOutput). A batch may have any size. All numbers are float32, batch
+    normalisation is folded into the convolutions, and the metadata contains the model's header. By default, `path` is
+    the model's name in the working folder.
 
-    The file is run by the program that will run it (ONNX Runtime, OpenVINO, torch.export), in float32, and compared
-    with the model: one picture at a time and in batches. The pictures are those of `check` (whatever read_pixels
-    takes), or 16 that come with this package. The file is kept only if no gap is over `tolerance`. A file that exists
-    already is replaced only with `force`.
+    Before the file is kept, ONNX Runtime, OpenVINO or torch.export runs it in float32, with one picture at a time and
+    in batches, and its outputs are compared with the model's. The pictures are those of `check` (see
+    pictures.read_pixels), or 16 that come with this package. The file is kept only if no gap (see Gap) is larger than
+    `tolerance`. An existing file is replaced only with `force`.
 
-    With `calibrate` (cifar10, a folder or a CSV file), OpenVINO's file computes in 8-bit integers, whose ranges come
-    from these pictures. Instead of `tolerance`, `max_top1_loss` then says what is allowed: percentage points of top-1
-    error on the pictures of `check`, if they have the model's labels, else the percentage of them that get another best
-    class. Without `check`, a part of `calibrate` is set aside for it. Layers that lose too much accuracy stay in
-    float32 (see quantize).
+    With `calibrate` (cifar10, a folder or a CSV file), the file of OpenVINO computes in 8-bit integers. The ranges of
+    its activations come from these pictures. `max_top1_loss` then replaces `tolerance`: it is the allowed increase of
+    the top-1 error in percentage points on the pictures of `check`, if they have labels of the model's classes;
+    otherwise the percentage of the pictures whose best class may change. Without `check`, a part of `calibrate` is used
+    for it. Layers that lose too much accuracy stay in float32 (see quantize).
 
-    `say` gets a line before each step that takes more than a moment.
+    `say` is called with a line of text before each step that takes long.
 
-    Raises ExportError for a larger gap, and where the file can't be made or written; UsageError for wrong use and a
-    missing extra; ModelFileError and DataError for a model and pictures that can't be read.
+    Raises ExportError if the gap is too large or the file can't be made or written; UsageError for wrong use and for
+    packages that are not installed; ModelFileError and DataError if the model or pictures can't be read.
     """
     if to not in FILE_FORMATS:
-        raise UsageError(f"`to` is {to!r}; it takes {', '.join(FILE_FORMATS)}")
+        raise UsageError(f"`to` is {to!r}; choose one of {', '.join(FILE_FORMATS)}")
     check_loss(max_top1_loss)
     target = _target(path, model, to, force=force)
     if missing := [name for name in FILE_FORMATS[to].packages if find_spec(name) is None]:
@@ -105,13 +104,13 @@ def export(
 
     output = output or ("probabilities" if with_preprocess else "logits")
     if output not in get_args(ExportOutput):
-        raise UsageError(f"`output` is {output!r}; it takes {', '.join(get_args(ExportOutput))}")
+        raise UsageError(f"`output` is {output!r}; choose one of {', '.join(get_args(ExportOutput))}")
     loaded = model if isinstance(model, Model) else load(model)
     preprocess = loaded.header.preprocess
     if loaded.header.spec.in_channels != preprocess.channels:
         raise ModelFileError(
-            f"the network takes pictures with {loaded.header.spec.in_channels} channels, but its preprocessing makes "
-            f"{preprocess.mode} ones; nothing can be exported of a model that contradicts itself"
+            f"the network's input has {loaded.header.spec.in_channels} channels, but its preprocessing makes "
+            f"{preprocess.mode} pictures with {preprocess.channels}; such a model can't be exported"
         )
     tuning_pictures = None
     if calibrate is not None:
@@ -127,7 +126,7 @@ def export(
     network = ExportedNetwork(folded(net), preprocess, output=output, with_preprocess=with_preprocess)
     header, integers = loaded.header.to_json(), None
     say(f"making {target.name}")
-    with _kept_together(target, suffixes=FILE_FORMATS[to].suffixes) as file:
+    with replaced_together(target, suffixes=FILE_FORMATS[to].suffixes) as file:
         if tuning_pictures:
             integers = _write_integers(
                 network, file, header, tuning_pictures, expected, max_top1_loss=max_top1_loss, say=say
@@ -135,13 +134,13 @@ def export(
         else:
             _write(network, file, header, to=to)
         some = pixels[:MOST_PICTURES]
-        say(f"comparing it with its source on {len(some)} pictures")
+        say(f"comparing it with the model on {len(some)} pictures")
         inputs = some if with_preprocess else preprocess.normalize(some)
         gap = measure(FILE_FORMATS[to].open(file), inputs, expected[:MOST_PICTURES], output=output)
         if not gap.within(tolerance):
             raise ExportError(
-                f"{target}: what was made computes something else than its source ({describe(gap)}; {tolerance:g} is "
-                "allowed), so it was not kept. What was there before is intact"
+                f"{target} was not kept: its outputs differ from the model's too much ({describe(gap)}; "
+                f"{tolerance:g} is allowed). An older file was not changed"
             )
     kind = "uint8" if with_preprocess else "float32"
     return Exported(
@@ -155,7 +154,7 @@ def export(
 
 
 def describe(gap: Gap) -> str:
-    """Say in words how large a gap is."""
+    """Return a text that describes a gap."""
     parts = []
     if gap.probabilities is not None:
         parts.append(f"probabilities differ by up to {gap.probabilities:.1e}")
@@ -176,11 +175,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _target(path: str | Path | None, model: str | Path | Model, to: Format, *, force: bool) -> Path:
-    """The path of the file. Raises UsageError before any work is done where it can't be written there."""
+    """Return the path of the file. Raises UsageError, before any work is done, if it can't be written there."""
     first, *others = FILE_FORMATS[to].suffixes
     if path is None:
         if isinstance(model, Model):
-            raise UsageError("a model in memory has no file name to take over; give a path")
+            raise UsageError("a model in memory has no file name; give a path")
         source = expanded(model)
         stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors")
         path = stem.replace(":", "-") + first
@@ -195,14 +194,12 @@ def _target(path: str | Path | None, model: str | Path | Model, to: Format, *, f
         raise UsageError(f"{target} is there already; give another file, or `force` to replace it")
     for suffix in others:
         if (other := target.with_suffix(suffix)).exists() and not target.exists():
-            raise UsageError(
-                f"{target} needs the file {other} beside it, but something else is there; give another name"
-            )
+            raise UsageError(f"{target} needs the file {other}, but another file has that name; give another name")
     return target
 
 
 def _computed(network: "ExportedNetwork", images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The model's own output for normalised images, by torch, in float32."""
+    """Return the model's output for normalised images, computed by torch in float32."""
     import torch
 
     with torch.inference_mode(), exact_float32():
@@ -214,7 +211,7 @@ def _write(network: "ExportedNetwork", file: Path, header: str, *, to: Format) -
         FILE_FORMATS[to].write(network, file, header)
     except OSError:
         raise
-    except Exception as error:  # of three exporters, which have no base of their own
+    except Exception as error:  # the errors of the three exporters have no common base class
         raise ExportError(f"{to} can't be made of this network: {first_line(error)}") from error
 
 
@@ -228,12 +225,12 @@ def _write_integers(
     max_top1_loss: float,
     say: Callable[[str], None],
 ) -> "Quantized":
-    """Write OpenVINO's files in 8-bit integers, and judge them by `expected`, the model's output for the pictures."""
+    """Write OpenVINO's files in 8-bit integers, and judge them by `expected`, the model's output."""
     from resnetkit.infer.quantizing.quantize import quantize
 
     preprocess = network.preprocess
     calibration, judged = tuning_pictures.calibration, tuning_pictures.judged
-    assert calibration is not None  # read_tuning_pictures was told what to calibrate with
+    assert calibration is not None  # read_tuning_pictures was given `calibrate`
     accuracy_check = AccuracyCheck.of(expected, tuning_pictures.labels, max_top1_loss=max_top1_loss)
 
     def inputs(pixels: NDArray[np.uint8]) -> NDArray[Any]:
@@ -251,54 +248,8 @@ def _write_integers(
     made = quantize(folder / file.name, file, inputs(calibration), judge, say=say)
     if not made.verdict.passes:
         raise ExportError(
-            f"{file.name}: in 8-bit integers, with {len(made.layers_in_float)} of {made.layers} layers left in float: "
-            f"{made.verdict}. `max_top1_loss` allows {max_top1_loss:g}, so it was not kept; calibrate with more "
-            "pictures like those it will see, or export it in float32, without `calibrate`"
+            f"{file.name} was not kept: in 8-bit integers, with {len(made.layers_in_float)} of {made.layers} layers in "
+            f"float, it has {made.verdict}. `max_top1_loss` allows {max_top1_loss:g}; calibrate with more pictures "
+            "like those to be predicted, or export in float32, without `calibrate`"
         )
     return made
-
-
-@contextmanager
-def _kept_together(target: Path, *, suffixes: tuple[str, ...]) -> Generator[Path]:
-    """Give a path in a temporary folder; files written there with `suffixes` replace `target`'s when the block ends.
-
-    After an error nothing is replaced. Of two files, both old ones are moved away before the new ones are moved in, so
-    a crash in between can leave a file missing, but never two files that do not belong together.
-    """
-    try:
-        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as made:
-            new = Path(made, target.name)
-            yield new
-            files = [new.with_suffix(suffix) for suffix in suffixes]
-            for file in files:
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())
-            _replace(files, target.parent)
-    except OSError as error:
-        raise ExportError(
-            f"{target} could not be written: {error.strerror or error}. What was there before is intact"
-        ) from error
-
-
-def _replace(files: Sequence[Path], folder: Path) -> None:
-    """Move files to `folder`, all or none. The first is the one that people open, and is moved last."""
-    if len(files) == 1:
-        files[0].replace(folder / files[0].name)
-        return
-    before = files[0].parent / "before"
-    before.mkdir()
-    places = [folder / file.name for file in files]
-    moved: list[Path] = []
-    try:
-        for place in places:
-            if place.exists():
-                place.rename(before / place.name)
-        for file, place in zip(reversed(files), reversed(places), strict=True):
-            file.rename(place)
-            moved.append(place)
-    except BaseException:
-        for place in moved:
-            place.unlink()
-        for file in before.iterdir():
-            file.rename(folder / file.name)
-        raise

@@ -1,4 +1,4 @@
-"""The formats of exported files: how each is written, with the model's header as metadata, and how it is run."""
+"""The formats of exported files: how a file is written, with the model's header as metadata, and how it is run."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
 OPSET = 18
-"""The version of ONNX's operators. ONNX Runtime knows it since 1.14 and OpenVINO since 2023."""
+"""The version of ONNX's operators. ONNX Runtime supports it since 1.14 and OpenVINO since 2023."""
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A format of exported files: how a file is written, and how it is run."""
+    """A format of exported files."""
 
     suffixes: tuple[str, ...]
-    """Suffixes of its files; the first is that of the file that is opened."""
+    """Suffixes of its files. The first belongs to the file that is opened."""
     packages: tuple[str, ...]
     """The packages that write and run it; the extra `export` installs them."""
     write: Callable[["ExportedNetwork", Path, str], None]
-    """Writes a network and the JSON of its header to a file, and to those that belong to it."""
+    """Writes a network, with the JSON of its header, to the file at a path and to the files that belong to it."""
     open: Callable[[Path], Compute]
-    """Loads a file, and returns the function that runs it in float32 on the CPU."""
+    """Loads a file and returns a function that runs it in float32 on the CPU."""
 
 
 def trace(network: "ExportedNetwork") -> "ExportedProgram":
     """Return the graph of a network in evaluation mode, for batches of any size."""
     import torch
 
-    # Two pictures, since torch.export takes a batch of one for a constant.
+    # Two pictures, because torch.export makes a batch of one a constant.
     example = torch.zeros(network.input_shape(2), dtype=torch.uint8 if network.with_preprocess else torch.float32)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names folders of this machine
+        node.meta.pop("stack_trace", None)  # it contains folder names of this machine
     return program
 
 
@@ -56,7 +56,7 @@ def to_onnx(network: "ExportedNetwork", header: str) -> "ModelProto":
     import onnx
     import torch
 
-    with warnings.catch_warnings(action="ignore"), unreported():  # warnings about its own code
+    with warnings.catch_warnings(action="ignore"), unreported():  # torch warns about its own code
         program = torch.onnx.export(
             trace(network),
             dynamo=True,
@@ -71,7 +71,7 @@ def to_onnx(network: "ExportedNetwork", header: str) -> "ModelProto":
     model = program.model_proto
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
-        del part.metadata_props[:]  # torch's notes on where each node comes from: a third of a small file
+        del part.metadata_props[:]  # torch's notes on the origin of each node, a third of a small file
     model.producer_name = HEADER_KEY
     model.metadata_props.add(key=HEADER_KEY, value=header)
     onnx.checker.check_model(model, full_check=True)
@@ -96,17 +96,19 @@ def _write_openvino(network: "ExportedNetwork", path: Path, header: str) -> None
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
-    # Through ONNX, since openvino.convert_model may report to Intel where other code has imported it.
+    # Through ONNX, because openvino.convert_model may send a report to Intel if other code has imported openvino.
     model = core.read_model(to_onnx(network, header).SerializeToString())
     folding = Manager()
-    folding.register_pass(ConstantFolding())  # else biases have computed shapes, and NNCF takes them for activations
+    folding.register_pass(
+        ConstantFolding()
+    )  # otherwise the shapes of biases are computed, and NNCF mistakes biases for activations
     folding.run_passes(model)
     model.set_rt_info(header, [HEADER_KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def _open_openvino(path: Path) -> Compute:
-    # Without this hint it computes in bfloat16 wherever the processor can.
+    # Without this hint OpenVINO computes in bfloat16 if the processor can.
     compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: compiled(inputs)[0]
 

@@ -1,4 +1,4 @@
-"""Compare an exported file with its source on real pictures: how far do their outputs differ? No torch here."""
+"""Measure how much the outputs of an exported file and of its model differ on pictures. No torch here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,35 +10,36 @@ from numpy.typing import NDArray
 from resnetkit.infer.backends.backend import softmax
 
 BATCH_SIZES = (1, 3, 16)
-"""A file is run at each of them, because exported graphs are often right for one batch size only."""
+"""A file is run with each of these, because exported graphs are often correct for one batch size only."""
 
 Compute: TypeAlias = Callable[[NDArray[np.generic]], NDArray[np.float32]]
+"""Runs a file: takes a batch of inputs, returns the outputs."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest differences between the outputs of a file and its source, over all pictures and batch sizes."""
+    """The largest differences between the outputs of a file and of its model, over all pictures and batch sizes."""
 
     pictures: int
     values: float | None
-    """Difference of logits or features, in standard deviations of the source's; None if the file outputs neither."""
+    """Difference of logits or features, divided by their standard deviation; None if the file outputs probabilities."""
     probabilities: float | None
     """Difference of probabilities; None for features."""
     agreement: float | None
     """Fraction of the pictures, 0 to 1, whose best class is the same; None for features."""
 
     def within(self, tolerance: float) -> bool:
-        """Whether no difference is larger than `tolerance`; NaN is."""
+        """Whether no difference is larger than `tolerance`. NaN counts as larger."""
         return all(gap <= tolerance for gap in (self.values, self.probabilities) if gap is not None)
 
 
 def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.float32], *, output: str) -> Gap:
-    """Run a file on `inputs` in batches of each of BATCH_SIZES, and compare its outputs with `expected`.
+    """Run a file on `inputs` with each of BATCH_SIZES, compare its outputs with `expected`, and return the gap.
 
-    `output` says what both give: logits, probabilities or features.
+    `output` is the name of the outputs: logits, probabilities, or pool or c5 for features.
     """
     pictures = len(inputs)
-    rows = np.arange(max(pictures, *BATCH_SIZES)) % pictures  # too few pictures are repeated
+    rows = np.arange(max(pictures, *BATCH_SIZES)) % pictures  # pictures are repeated if there are too few
     inputs, expected = inputs[rows], expected[rows]
     values = probabilities = 0.0
     agreeing = np.ones(len(inputs), bool)
@@ -64,7 +65,7 @@ def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.
 
 
 def _batches(pictures: int) -> list[slice]:
-    """The first pictures in a batch of each smaller size, then all pictures in batches of the largest."""
+    """Return one batch of each smaller size from the first pictures, then all pictures in batches of the largest."""
     *small, largest = BATCH_SIZES
     return [
         *(slice(0, size) for size in small),

@@ -1,1 +1,1 @@
-"""Networks in 8-bit integers, and what a faster way of computing may cost in accuracy."""
+"""Quantizing: make networks that compute in 8-bit integers, and check the accuracy of faster precisions."""

@@ -1,4 +1,4 @@
-"""How much accuracy a faster way to compute a network loses, on pictures that nothing was fitted to."""
+"""Check how much accuracy a network loses in a faster precision, on pictures that did not calibrate it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,26 +9,26 @@ from numpy.typing import NDArray
 from resnetkit.errors import UsageError
 
 LEAST_OVER_CHANCE = 5.0
-"""Percentage points by which float32 must beat guessing. Otherwise the labels are taken to be of other classes."""
+"""Percentage points by which float32's accuracy must exceed chance; otherwise the labels belong to other classes."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the predictions of a network in some precision compare with its predictions in float32."""
+    """The accuracy of a network in some precision, compared with its accuracy in float32."""
 
     images: int
-    """Pictures that were predicted."""
+    """Number of pictures that were predicted."""
     agreement_percent: float
     """Share of the pictures with the same best class as in float32, 0 to 100."""
     top1_error_percent: float | None
-    """0 to 100; None without labels."""
+    """Top-1 error, 0 to 100; None without labels."""
     top1_loss: float | None
-    """Top-1 error minus float32's, in percentage points; None without labels."""
+    """Top-1 error minus the top-1 error in float32, in percentage points; None without labels."""
     passes: bool
-    """Whether the loss is allowed."""
+    """Whether the loss of accuracy is allowed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -41,24 +41,24 @@ class Verdict:
 
 
 def check_loss(max_top1_loss: float) -> None:
-    """Raise UsageError where `max_top1_loss` is no difference of percentages."""
+    """Raise UsageError if `max_top1_loss` is not from 0 to 100."""
     if not 0 <= max_top1_loss <= 100:
-        raise UsageError(f"`max_top1_loss` is {max_top1_loss:g}; it is a difference of percentages, from 0 to 100")
+        raise UsageError(f"`max_top1_loss` is {max_top1_loss:g}; give percentage points from 0 to 100")
 
 
 @dataclass(frozen=True)
 class AccuracyCheck:
-    """Checks that a faster network is nearly as accurate as float32, by predictions on the same pictures.
+    """A check that a network in another precision is nearly as accurate as in float32, on the same pictures.
 
-    With labels, its top-1 error may be `max_top1_loss` percentage points over float32's. Without labels, its best class
-    may differ from float32's on `max_top1_loss` percent of the pictures. Its error, though unknown, is then not more
-    than that over float32's either.
+    With labels, its top-1 error may be up to `max_top1_loss` percentage points higher than in float32. Without labels,
+    its best class may differ from float32's on up to `max_top1_loss` percent of the pictures. The unknown error is then
+    also at most that much higher.
     """
 
     reference: NDArray[np.float32]
-    """float32's logits (n, classes)."""
+    """The logits in float32 (n, classes)."""
     labels: NDArray[np.int64] | None
-    """The class of each picture as its index in the logits (n); None where it is not known."""
+    """The class of each picture as its index in the logits, (n,); None if the classes are not known."""
     max_top1_loss: float
     """Percentage points, 0 to 100."""
 
@@ -66,7 +66,7 @@ class AccuracyCheck:
     def of(
         cls, reference: NDArray[np.float32], labels: NDArray[np.int64] | None, *, max_top1_loss: float
     ) -> "AccuracyCheck":
-        """A check by `labels`, or without them if float32 is hardly better than chance: see LEAST_OVER_CHANCE."""
+        """Return a check by `labels`, or without them if float32 is hardly better than chance (LEAST_OVER_CHANCE)."""
         known = labels is not None and 100 * (reference.argmax(1) == labels).mean() >= (
             100 / reference.shape[1] + LEAST_OVER_CHANCE
         )
@@ -79,7 +79,7 @@ class AccuracyCheck:
         differing = int((found != expected).sum())
         agreement = 100 * (1 - differing / len(found))
         if self.labels is None:
-            # Pictures are counted, since percentages are rounded: 1 of 200 is 0.5 %.
+            # Compare numbers of pictures, because percentages are rounded: 1 of 200 is 0.5 %.
             passes = differing <= self.max_top1_loss / 100 * len(found) + 1e-9
             return Verdict(len(found), agreement, None, None, bool(passes))
         wrong, before = (int((best != self.labels).sum()) for best in (found, expected))

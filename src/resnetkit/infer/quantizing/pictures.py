@@ -1,4 +1,4 @@
-"""Choose and read the pictures for tuning: some to calibrate an int8 network, others to judge it. No torch here."""
+"""Choose and read pictures to calibrate an int8 network, and other pictures to judge it. No torch here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,29 +21,31 @@ from resnetkit.infer.pictures import read_pixels
 from resnetkit.modelfile import Header
 
 CALIBRATION = 100
-"""Pictures to calibrate with. With 300, ResNet-50 on photographs was no better."""
+"""Number of pictures to calibrate with. With 300, ResNet-50 was not more accurate on photographs."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class TuningPictures:
-    """The pictures for making a network in 8-bit integers, and for judging its accuracy.
+    """The pictures to calibrate an int8 network with, and the pictures to judge its accuracy by.
 
-    Pixels are uint8 (n, size, size, channels), as Preprocess.pixels gives them.
+    Pixels are uint8 (n, size, size, channels), from Preprocess.pixels.
     """
 
     calibration: NDArray[np.uint8] | None
-    """From these come the ranges of the activations. None where only the package's own pictures are there."""
+    """Pictures that give the ranges of the activations; None if no data were given."""
     judged: NDArray[np.uint8]
-    """By these the accuracy is judged. None of them is in `calibration`."""
+    """Pictures that judge the accuracy. No picture is in both."""
     labels: NDArray[np.int64] | None
-    """The class of each picture in `judged`, as its index in the network's output; None where it is not known."""
+    """The class of each picture in `judged`, as its index in the network's output, (n,); None if not known."""
     about: tuple[str, ...]
-    """Sentences that say which pictures were used for what, and how many were left out."""
+    """Sentences for people: which pictures judge, which calibrate, and how many were left out."""
 
 
 @dataclass(frozen=True)
 class _Pictures:
+    """Pictures that are not read yet."""
+
     sources: Sequence[Path] | NDArray[np.uint8]
     """Files, or arrays (height, width, channels)."""
     labels: NDArray[np.int64] | None = None
@@ -51,21 +53,21 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def at(self, places: NDArray[np.int64]) -> "_Pictures":
+    def at(self, indices: NDArray[np.int64]) -> "_Pictures":
         sources = self.sources
         return _Pictures(
-            sources[places] if isinstance(sources, np.ndarray) else [sources[place] for place in places],
-            None if self.labels is None else self.labels[places],
+            sources[indices] if isinstance(sources, np.ndarray) else [sources[index] for index in indices],
+            None if self.labels is None else self.labels[indices],
         )
 
 
 def read_tuning_pictures(header: Header, data: str | None, calibrate: str | None, *, most: int) -> TuningPictures:
-    """Read up to CALIBRATION pictures to calibrate with and up to `most` to judge with, drawn with a fixed seed.
+    """Read up to CALIBRATION pictures to calibrate with and up to `most` to judge by, drawn with a fixed seed.
 
     `data` is cifar10, cifar100, a folder or a CSV file. Its labels are used if its classes are the network's. The
     network's own training data is divided as in its training: validation pictures judge, and training pictures
-    calibrate. Data with one part only is divided in two. With `calibrate`, pictures from there calibrate. Without
-    `data` and `calibrate`, the pictures of the package judge, and nothing calibrates.
+    calibrate. Data with only one part is divided in two. With `calibrate`, pictures of `calibrate` calibrate. Without
+    `data` and `calibrate`, the 16 pictures of the package judge, and there are no pictures to calibrate with.
 
     Raises DataError if there is no such data, or too few pictures that can be read.
     """
@@ -95,19 +97,19 @@ def read_tuning_pictures(header: Header, data: str | None, calibrate: str | None
 
 
 def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
-    """The pictures of `data` that judge, and those that calibrate; None if one part must serve for both."""
+    """Return the pictures of `data` that judge and the pictures that calibrate; None if the first must be divided."""
     found = _open(header, data)
     if isinstance(found, _Pictures):
         return found, None
     undivided = found.test is None and (found.val is None or drawn(found.split))
     if undivided and not is_own(found, header.data):
         try:
-            # The network was trained on none of this part, so any of it can judge.
+            # The network was not trained on this part, so all of its pictures can judge.
             judged, apart = choose_part(found, header.data).samples, None
-        except DataError:  # all of it trained the network, so an error on it means nothing: use it without labels
+        except DataError:  # the network was trained on all of it, so its labels can't judge
             return _pictures(found.part("all")[1]), None
     elif held_out := found.val or found.test:
-        # Test pictures judge only if there is no val: nothing else should be chosen by them.
+        # Test pictures judge only if there are no validation pictures: no choice should depend on test pictures.
         judged, apart = held_out, found.train
     else:
         return _pictures(found.part("all")[1]), None
@@ -119,7 +121,7 @@ def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
 
 
 def _open(header: Header, data: str) -> "Dataset | _Pictures":
-    """The data set, divided as in the network's training; or the pictures of a folder that has no class folders."""
+    """Open a data set, divided as in the network's training, or the pictures of a folder without class folders."""
     folder = expanded(data)
     if folder.is_dir() and not subfolders(folder) and (loose := loose_pictures(folder)):
         return _Pictures(loose)
@@ -133,13 +135,13 @@ def _pictures(samples: Samples, *, labels: NDArray[np.int64] | None = None) -> _
 def _read(
     pictures: _Pictures, preprocess: Preprocess, *, most: int, name: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, int]:
-    """Pixels and labels of up to `most` pictures, drawn with SEED, and how many of the drawn ones can't be read."""
+    """Return pixels and labels of up to `most` pictures, drawn with SEED, and how many of them can't be read."""
     if not len(pictures):
-        raise DataError(f"{name} has too few pictures to calibrate by some and judge by others; give a hundred or more")
+        raise DataError(f"{name} has too few pictures: some must calibrate and others judge; give a hundred or more")
     drawn = pictures.at(np.random.default_rng(SEED).permutation(len(pictures))[:most])
     pixels: list[NDArray[np.uint8]] = []
     sound: list[int] = []
-    # All results are kept, so there is no reason to limit how far the threads are ahead.
+    # All results are kept, so the threads may read all pictures ahead.
     reading = prefetch(
         partial(pixels_of, preprocess=preprocess), drawn.sources, workers=usable_threads(), ahead=len(drawn)
     )
@@ -148,6 +150,6 @@ def _read(
             pixels.append(found)
             sound.append(place)
     if not sound:
-        raise DataError(f"{name}: of {len(drawn)} pictures that were drawn for tuning, none can be read; give more")
+        raise DataError(f"{name}: none of the {len(drawn)} pictures that were drawn can be read; give more pictures")
     labels = None if drawn.labels is None else drawn.labels[sound]
     return np.stack(pixels), labels, len(drawn) - len(sound)

@@ -1,4 +1,4 @@
-"""A graph in 8-bit integers, made by NNCF, with as many layers left in float as its accuracy needs."""
+"""Make a graph in 8-bit integers with NNCF, and leave as many layers in float as its accuracy needs."""
 
 import logging
 import time
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from openvino import Model as Graph
 
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-"""OpenVINO's names of the operations that are computed in integers."""
+"""OpenVINO's names of the operations that are computed in 8-bit integers."""
 EXACT = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""Instructions that add products of 8-bit numbers in 32 bits. Others add pairs of them in 16, which may overflow."""
+"""Instructions that add products of 8-bit numbers in 32 bits. Others add pairs in 16 bits, which may overflow."""
 RANKED_BY = 8
-"""Number of pictures by which layers are ranked."""
+"""Number of pictures with which the noise of layers is measured."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph in integers, and how accurate it is."""
+    """An int8 graph that was made, and its accuracy."""
 
     layers: int
     """Convolutions and fully connected layers of the network."""
     layers_in_float: tuple[str, ...]
-    """The graph's names of the layers that stay in float: bfloat16 where the processor has it, else float32."""
+    """Names, in the graph, of the layers that stay in float: bfloat16 if the processor has it, else float32."""
     verdict: Verdict
 
     def __repr__(self) -> str:
@@ -55,16 +55,16 @@ def quantize(
     seconds: float = 90.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Quantized:
-    """Write the graph at `graph` to `target` (.xml, with a .bin) in integers, and judge it.
+    """Write the float32 graph at `graph` to `target` (.xml, with a .bin) in 8-bit integers, and judge it.
 
-    `graph` is a float32 graph of graphs.served_graph. `calibration` are pixels, uint8 (n, size, size, channels), of
-    pictures like those the network is for; they give the ranges of the activations. `judge` takes the file of a graph.
-    While it does not pass, more layers are left in float, and the graph is made again: first the first layer, then also
-    those with the most noise in relation to their signal, in total 1, 2, 4 and so on, up to half of all layers.
-    After `seconds`, no further graph is made. The last one stays at `target` whether it passes or not; see `verdict`.
+    `calibration` is the graph's input for n pictures like those that will be predicted, such as uint8 (n, size, size,
+    channels); it gives the ranges of the activations. `judge` returns the verdict on the graph in a file. While a
+    verdict does not pass, more layers are left in float, and the graph is made again: first the first layer, then also
+    the layers with the most noise relative to their signal, in total 1, 2, 4 and so on, up to half of all layers. After
+    `seconds`, no further graph is made. The last graph stays at `target` even if its verdict does not pass.
 
-    The graph is for this processor: where sums of products may overflow 16 bits, weights have 7 bits.
-    Raises UsageError without NNCF, ExportError where NNCF fails.
+    The graph is made for this processor: if its sums of products may overflow 16 bits, weights have 7 bits. `say` is
+    called with a line of text for every graph. Raises UsageError without NNCF, ExportError if NNCF fails.
     """
     if find_spec("nncf") is None:
         raise UsageError("8-bit integers need nncf; pip install 'resnetkit[export]'")
@@ -85,8 +85,8 @@ def quantize(
         enough = max(1, 2 * len(kept))
         if verdict.passes or 2 * enough > len(layers) or time.monotonic() - began > seconds:
             return Quantized(len(layers), kept, verdict)
-        # The noise of the first layer goes through all others. With only it in float, a ResNet-50's logits had a
-        # fifth less error, though other layers have more noise in relation to their signal.
+        # The noise of the first layer goes through all others. With only this layer in float, the error of ResNet-50's
+        # logits was a fifth lower, although other layers have more noise relative to their signal.
         ranked = ranked or sorted(rank_by_noise(source, made, calibration[:RANKED_BY]), key=lambda n: n != layers[0])
         kept = tuple(ranked[:enough])
 
@@ -95,8 +95,8 @@ def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]
     """Return the names of the layers of `source`, the noisiest first.
 
     A layer's noise is the difference between its output in `quantized` and the output of its float weights for the same
-    input before rounding. Layers are ranked by the mean square of the noise over that of the float output. One run of
-    one graph gives it for all layers.
+    input before rounding. Layers are ranked by the mean square of the noise divided by that of the float output. All
+    layers are measured in one run of one graph. `pixels` is the graph's input.
     """
     import openvino
     from openvino import opset13 as op
@@ -126,7 +126,7 @@ def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]
 
 
 def _is_layer(node: Any) -> bool:
-    """Whether a node has weights; a product of two activations has none."""
+    """Whether a node is a layer with weights; a product of two activations has no weights."""
     return node.get_type_name() in LAYERS and node.input_value(1).get_node().get_type_name() == "Constant"
 
 
@@ -136,7 +136,7 @@ def _before_rounding(value: Any) -> Any:
 
 
 def _with_inputs(node: Any, values: Any, weights: Any) -> Any:
-    """Make a layer like `node` with other inputs."""
+    """Return a layer like `node` with other inputs."""
     from openvino import opset13 as op
 
     attributes = node.get_attributes()
@@ -161,11 +161,11 @@ def _quantized(graph: "Graph", calibration: NDArray[np.uint8], in_float: Sequenc
                 preset=nncf.QuantizationPreset.PERFORMANCE,
                 ignored_scope=nncf.IgnoredScope(names=list(in_float)) if in_float else None,
                 advanced_parameters=AdvancedQuantizationParameters(
-                    # NNCF's own choice, 7 bits for the first layer everywhere, changed 8 of 100 photographs' best
-                    # classes in ResNet-50; 8 bits changed one or none.
+                    # NNCF's default, 7 bits for the first layer on every processor, changed the best class of 8 of 100
+                    # photographs in ResNet-50; 8 bits changed at most one.
                     overflow_fix=OverflowFix.DISABLE if exact else OverflowFix.ENABLE,
-                    # It takes time and gains nothing: the logits of ResNet-50 are 9.6 % off without it
-                    # and 10.1 % with it, those of ResNet-20 14.2 % and 14.5 %.
+                    # Bias correction takes time and gains nothing: the error of ResNet-50's logits is 9.6 % without it
+                    # and 10.1 % with it, of ResNet-20's 14.2 % and 14.5 %.
                     disable_bias_correction=True,
                 ),
             )

@@ -1,4 +1,4 @@
-"""How fast each way to compute a model is on this machine: choices are measured in turns, and slow ones are dropped."""
+"""Measure how fast each choice computes a model on this machine. Choices take turns, and slow ones are dropped."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,40 +14,42 @@ from numpy.typing import NDArray
 from resnetkit.infer.backends.backend import Backend
 from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import GRAPHS, SUPPORTED, BackendName, Choice, Goal, Precision, available, usable_threads
-from resnetkit.infer.graphs import Source, graph_name, served_graph
+from resnetkit.infer.graphs import cached_graph
+from resnetkit.infer.tuning.record import INT8_GRAPH
+from resnetkit.infer.unloaded import UnloadedModel
 from resnetkit.machine import Machine
 from resnetkit.modelfile import Model, load
 
 Say: TypeAlias = Callable[[str], None]
 
 BATCHES = (4, 16, 32)
-"""Pictures in a batch that are tried for throughput."""
+"""The batch sizes that are measured for throughput."""
 FIRST_BATCH = 16
-"""Pictures in a batch while kinds (a backend with a precision) are compared for throughput."""
+"""The batch size in the first comparison for throughput, of kinds: a kind is a backend with a precision."""
 HOPELESS = 0.6
-"""A kind that is slower than this share of the fastest is not measured further."""
+"""A kind whose rate is below this share of the fastest kind's is not measured further."""
 BEHIND = 0.85
-"""A choice that is slower than this share of the fastest is not measured in the next round."""
+"""A choice whose rate is below this share of the fastest choice's is not measured in the next round."""
 SECONDS = 0.4
-"""How long one measurement takes."""
+"""Least duration of one measurement."""
 
 
 class Trial:
-    """A model on this machine. Its backends are opened when they are first needed."""
+    """A model that is measured on this machine. Its backends are opened when they are first needed."""
 
-    def __init__(self, source: Source, machine: Machine, folder: Path, say: Say) -> None:
-        """`folder` is for files that are made on the way."""
-        self.source, self.machine, self.say = source, machine, say
-        self.int8 = folder / graph_name("openvino", "int8", "logits")
+    def __init__(self, unloaded: UnloadedModel, machine: Machine, folder: Path, say: Say) -> None:
+        """`folder` is for the int8 graph. `say` is called with a line of text for every step."""
+        self.unloaded, self.machine, self.say = unloaded, machine, say
+        self.int8 = folder / INT8_GRAPH
         self._model: Model | None = None
         self._opened: dict[Choice, Backend] = {}
 
     def graph(self, backend: BackendName) -> Path:
-        """The float32 graph for a backend of GRAPHS."""
-        return served_graph(self.source, backend=backend)
+        """Return the path of the float32 graph for a backend of GRAPHS."""
+        return cached_graph(self.unloaded, backend=backend)
 
     def open(self, choice: Choice) -> Backend:
-        """The backend of a choice. One serves batches of any size, except where it is compiled for a single size."""
+        """Return the backend of a choice. Choices that differ only in batch size share it, except for inductor's."""
         key = choice if choice.backend == "inductor" else replace(choice, batch_size=1)
         if key not in self._opened:
             self._opened[key] = self._open(choice)
@@ -58,7 +60,7 @@ class Trial:
             return open_backend(choice, self.int8)
         if choice.backend in GRAPHS:
             return open_backend(choice, self.graph(choice.backend))
-        self._model = self._model or load(self.source.located)
+        self._model = self._model or load(self.unloaded.located)
         return open_backend(choice, self._model)
 
     def close(self) -> None:
@@ -68,25 +70,25 @@ class Trial:
 
 @dataclass
 class Measured:
-    """One choice, and its rate in every round."""
+    """One choice and its rates."""
 
     goal: Goal
     choice: Choice
     rates: list[float] = field(default_factory=list)
-    """Images per second."""
+    """Images per second in each round."""
 
     @property
     def rate(self) -> float:
-        """The median of the rates."""
+        """The median of the rates, in images per second."""
         return median(self.rates)
 
     @property
     def rank(self) -> tuple[int, float]:
-        """The highest is the best. A choice that was dropped early has fewer rounds, and can't win by a lucky one."""
+        """The best choice has the highest rank. Rounds count first, so a choice that was dropped early can't win."""
         return len(self.rates), self.rate
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of tune.json. The milliseconds are those from a batch's pixels to its outputs."""
+        """Return a row of tune.json. "milliseconds" is the time from a batch's pixels to its outputs."""
         together = self.choice.batch_size * self.choice.streams
         return {
             "goal": self.goal,
@@ -100,10 +102,11 @@ class Measured:
 def measure(
     trial: Trial, goal: Goal, allowed: Sequence[Precision], pixels: NDArray[np.uint8], *, rounds: int
 ) -> list[Measured]:
-    """Measure the choices for `goal`: first one of each kind, then in `rounds` all choices of the kinds that are fast.
+    """Measure the choices for `goal`, and return all that were measured.
 
-    `allowed` are the precisions that may be used, and `pixels` pictures (n, size, size, channels) to measure with, at
-    least as many as the largest of BATCHES. Returns all choices that were measured.
+    First one choice of each kind is measured, then in `rounds` rounds all choices of the fast kinds. `allowed` are the
+    precisions that may be used. `pixels` are pictures to measure with, uint8 (n, size, size, channels), at least as
+    many as the largest of BATCHES.
     """
     threads = usable_threads()
     batch = 1 if goal == "latency" else FIRST_BATCH
@@ -117,7 +120,7 @@ def measure(
     ]
     left = [kind for kind in kinds if kind not in dropped]
     for kind in left:
-        kind.rates.clear()  # measured anew beside the others, in as many rounds
+        kind.rates.clear()  # measured again with the others, in the same rounds
     trial.say(f"{goal}: {len(kinds)} kinds, then {len(left + others)} choices of the {len(left)} fastest")
     _race(trial, left + others, pixels, keep=BEHIND, rounds=rounds)
     trial.close()
@@ -127,9 +130,9 @@ def measure(
 def _race(
     trial: Trial, choices: Sequence[Measured], pixels: NDArray[np.uint8], *, keep: float, rounds: int
 ) -> list[Measured]:
-    """Measure `choices` in turns, and drop those under the share `keep` of the best rate, but never all of them.
+    """Measure `choices` in turns. After each round, drop the choices below the share `keep` of the best rate.
 
-    Returns those that were dropped.
+    Returns the choices that were dropped. The best choice is never dropped.
     """
     running = list(choices)
     for one in running:
@@ -145,24 +148,24 @@ def _race(
 
 
 def _kinds(allowed: Sequence[Precision]) -> list[tuple[BackendName, Precision]]:
-    """The backends that are installed, each with its allowed precisions.
+    """Return the backends that are installed, each with each of its allowed precisions.
 
-    torch.compile takes up to a minute to get ready, and was never faster than OpenVINO. It is tried only where OpenVINO
-    is not installed.
+    torch.compile takes up to a minute to compile, and was never faster than OpenVINO. It is tried only if OpenVINO is
+    not installed.
     """
     there = [name for name in available() if name != "inductor" or "openvino" not in available()]
     return [(name, precision) for name in there for precision in SUPPORTED[name] if precision in allowed]
 
 
 def _variants(goal: Goal, base: Choice, machine: Machine) -> list[Choice]:
-    """`base` with other threads for latency, or with other streams and batches for throughput."""
+    """Return `base` with other numbers of threads for latency, or of streams and pictures in a batch for throughput."""
     if goal == "latency":
-        # Two hyper-threads share the units that multiply, so one thread for each core may be faster.
+        # Two hyper-threads share the multiplying units of a core, so one thread for each core may be faster.
         physical = max(1, base.threads * machine.physical_cores // machine.cores)
         return [replace(base, threads=physical)] if physical < base.threads and base.backend in GRAPHS else []
     streams = sorted({1, -(-base.threads // 4), -(-base.threads // 2), base.threads})
     if base.backend not in GRAPHS:
-        streams = [1]  # torch has one set of threads for all
+        streams = [1]  # all batches of torch share one set of threads
     return [
         variant
         for number in streams
@@ -172,20 +175,20 @@ def _variants(goal: Goal, base: Choice, machine: Machine) -> list[Choice]:
 
 
 def _batches(measured: Measured, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Batches of the choice's size without end."""
+    """Yield batches of the choice's batch size without end."""
     size = measured.choice.batch_size
     whole = len(pixels) // size
     return (pixels[place % whole * size :][:size] for place in count())
 
 
 def _warm_up(backend: Backend, measured: Measured, pixels: NDArray[np.uint8]) -> None:
-    """Give every stream a batch, since the first ones allocate memory and make kernels."""
+    """Compute a batch in every stream, because the first batches allocate memory and compile kernels."""
     for _ in backend.stream(islice(_batches(measured, pixels), measured.choice.streams + 1)):
         pass
 
 
 def _rate(backend: Backend, measured: Measured, pixels: NDArray[np.uint8]) -> float:
-    """Images per second: for latency from the median of single calls, for throughput from a stream of batches."""
+    """Return images per second: for latency from the median time of a call, for throughput from a stream of batches."""
     batches = _batches(measured, pixels)
     if measured.goal == "latency":
         took: list[float] = []

@@ -1,0 +1,128 @@
+"""A model with the backends that compute it, which are opened when they are first needed, once in each process."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import RLock
+from typing import Any
+
+from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.forked import apart
+from resnetkit.infer.backends.backend import Backend
+from resnetkit.infer.backends.opening import open_backend
+from resnetkit.infer.choice import GRAPHS, Choice, Goal, Output
+from resnetkit.infer.graphs import cached_graph, compiled_folder, export_graph
+from resnetkit.infer.tuning.record import find_int8_graph
+from resnetkit.infer.unloaded import UnloadedModel
+from resnetkit.modelfile import Model, load
+
+
+@dataclass
+class _Opened:
+    """The backends that are open in one process."""
+
+    lock: Any = field(default_factory=RLock)
+    """Held by the thread that opens a backend; others wait for it."""
+    backends: dict[Output, Backend] = field(default_factory=dict)
+
+
+class Session:
+    """A model with a backend for each output. Several threads may use it; a forked process opens its own backends."""
+
+    choice: Choice
+    """The first of the choices that could be opened."""
+
+    def __init__(
+        self,
+        model: Model | UnloadedModel,
+        choices: Sequence[Choice],
+        *,
+        device: str,
+        goal: Goal,
+        cache_compiled: bool,
+    ) -> None:
+        """Open nothing yet.
+
+        `choices` are tried in their order. `goal` selects the int8 graph of an UnloadedModel. `cache_compiled` lets
+        OpenVINO keep the compiled graph in the cache.
+        """
+        self.choice = choices[0]
+        self._given = model
+        self._choices = choices
+        self._device = device
+        self._goal: Goal = goal
+        self._cache_compiled = cache_compiled
+        self._loaded: Model | None = None
+        self._opened: dict[int, _Opened] = {}
+
+    @property
+    def model(self) -> Model:
+        """The loaded model. The first use loads it, which imports torch."""
+        return self._given if isinstance(self._given, Model) else apart(self._load)
+
+    def _load(self) -> Model:
+        assert isinstance(self._given, UnloadedModel)
+        with self._here.lock:
+            self._loaded = self._loaded or load(self._given.located)
+            return self._loaded
+
+    def backend(self, output: Output) -> Backend:
+        """Return the backend that computes `output` from pixels. The first call in a process opens it.
+
+        Warns if the best of the choices can't be used. Raises ExportError, ModelFileError or UsageError if none can.
+        """
+
+        def ready() -> Backend:
+            here = self._here
+            with here.lock:  # several threads may call at the same time
+                if not here.backends:
+                    self.choice, here.backends[output] = self._open_first(output)
+                elif output not in here.backends:
+                    here.backends[output] = self._open(self.choice, output)
+                return here.backends[output]
+
+        return apart(ready)
+
+    @property
+    def _here(self) -> _Opened:
+        """The backends of this process. Those of its parent are kept too: closing them would wait for their threads."""
+        process = os.getpid()
+        return self._opened.get(process) or self._opened.setdefault(process, _Opened())
+
+    def _open_first(self, output: Output) -> tuple[Choice, Backend]:
+        """Open the first choice that can be opened; return the choice and its backend."""
+        for choice, following in zip_longest(self._choices, self._choices[1:]):
+            try:
+                return choice, self._open(choice, output)
+            except (ExportError, ModelFileError, UsageError) as error:
+                if following is None:
+                    raise
+                instead = f"{following.backend} {following.precision}"
+                warnings.warn(
+                    f"{choice.backend} {choice.precision} can't be used, so {instead} is used: {error}", stacklevel=6
+                )
+        raise AssertionError("there is at least one choice")
+
+    def _open(self, choice: Choice, output: Output) -> Backend:
+        if output != "logits" and choice.precision == "int8":  # tuning checks the accuracy of int8 logits only
+            choice = replace(choice, precision="float32")
+        if choice.backend not in GRAPHS:
+            return open_backend(choice, self.model, output=output, device=self._device)
+        if isinstance(self._given, Model):
+            if choice.precision == "int8":
+                raise UsageError(
+                    "a model in memory has no int8 graph; save it to a file, and run: resnetkit tune FILE DATA"
+                )
+            with TemporaryDirectory(prefix="resnetkit-", ignore_cleanup_errors=True) as folder:
+                return open_backend(
+                    choice, export_graph(self._given, Path(folder), backend=choice.backend, output=output)
+                )
+        if choice.precision == "int8":
+            graph = find_int8_graph(self._given, self._goal)
+        else:
+            graph = cached_graph(self._given, backend=choice.backend, output=output)
+        return open_backend(choice, graph, cache=compiled_folder(self._given) if self._cache_compiled else None)
