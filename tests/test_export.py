@@ -21,12 +21,12 @@ from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer import network as serving
 from resnetkit.infer.backends.openvino_backend import openvino_core
+from resnetkit.infer.comparison import read_pixels
 from resnetkit.infer.exports import replacing
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
 from resnetkit.infer.exports.parity import Gap, measure
 from resnetkit.infer.network import ExportedNetwork, folded
-from resnetkit.infer.pictures import read_pixels
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import build

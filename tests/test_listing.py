@@ -16,8 +16,8 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import KEPT, OF_RUNS, RECIPE, RUNS, find_below, is_of_runs
 from resnetkit.errors import DataError, UsageError
+from resnetkit.infer.comparison import _sources
 from resnetkit.infer.finding import find_pictures
-from resnetkit.infer.pictures import _sources
 from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import Recipe

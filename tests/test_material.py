@@ -13,7 +13,7 @@ from resnetkit.data.parts import record
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError
-from resnetkit.infer.quantizing.pictures import CALIBRATION, TuningPictures, read_tuning_pictures
+from resnetkit.infer.quantizing.calibration import CALIBRATION, TuningPictures, read_tuning_pictures
 from resnetkit.modelfile import Header
 from resnetkit.models.spec import SPECS
 

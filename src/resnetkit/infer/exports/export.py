@@ -15,12 +15,12 @@ from resnetkit.data.published.huggingface import first_line
 from resnetkit.display import line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.files import expanded
+from resnetkit.infer.comparison import MOST_PICTURES, read_pixels
 from resnetkit.infer.exports.formats import FILE_FORMATS, Format
 from resnetkit.infer.exports.parity import BATCH_SIZES, Gap, measure
 from resnetkit.infer.exports.replacing import replaced_together
-from resnetkit.infer.pictures import MOST_PICTURES, read_pixels
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
-from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
+from resnetkit.infer.quantizing.calibration import TuningPictures, read_tuning_pictures
 from resnetkit.modelfile import Model, load
 from resnetkit.precision import exact_float32
 

@@ -14,7 +14,7 @@ from resnetkit.errors import ExportError, UsageError
 from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import BFLOAT16, BackendName, Choice, Goal, Precision, available
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
-from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
+from resnetkit.infer.quantizing.calibration import TuningPictures, read_tuning_pictures
 from resnetkit.infer.quantizing.quantize import Quantized, quantize
 from resnetkit.infer.tuning.earlier import Judge, still_valid
 from resnetkit.infer.tuning.measurement import BATCHES, FIRST_BATCH, Say, Trial, measure

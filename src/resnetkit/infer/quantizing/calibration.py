@@ -16,8 +16,8 @@ from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import usable_threads
+from resnetkit.infer.comparison import read_pixels
 from resnetkit.infer.decoding import pixels_of
-from resnetkit.infer.pictures import read_pixels
 from resnetkit.modelfile import Header
 
 CALIBRATION = 100
