@@ -188,7 +188,7 @@ def test_a_file_put_by_hand_needs_no_client(model: Path, own_cache: Path, monkey
 def test_the_real_client_there_and_back(server: Files, model: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     refused = python(f"rk.to_hub({str(model)!r}, 'hf:me/flowers')", server, home, HF_TOKEN="hf_wrong")
-    assert "resnetkit.errors.DataError: the Hub did not take me/flowers (" in refused.stderr
+    assert "resnetkit.errors.DataError: the Hub did not accept me/flowers (" in refused.stderr
     assert "hf auth login" in refused.stderr
 
     sent = python(f"print(rk.to_hub({str(model)!r}, 'hf:me/flowers'))", server, home, HF_TOKEN="hf_secret")

@@ -25,7 +25,9 @@ def figures(monkeypatch):
 
 @pytest.mark.parametrize("steps", [[1], [1, 2], [1, 3, 4]])
 def test_curves_of_a_short_run(steps, figures, tmp_path):
-    draw_curves(rows(steps, "train") + rows(steps[-1:], "val"), tmp_path / "curves.png", title="short")
+    draw_curves(
+        rows(steps, "train") + rows(steps[-1:], "val"), tmp_path / "curves.png", score="error_percent", title="short"
+    )
     error, rate = figures[0].axes
     for line in (*error.lines, *rate.lines):
         assert line.get_marker() not in ("", "None"), "one point without a mark is not seen"
@@ -34,19 +36,21 @@ def test_curves_of_a_short_run(steps, figures, tmp_path):
 
 
 def test_curves_of_a_long_run_are_lines(figures, tmp_path):
-    draw_curves(rows(list(range(FEW_POINTS + 1)), "train"), tmp_path / "curves.png", title="long")
+    draw_curves(
+        rows(list(range(FEW_POINTS + 1)), "train"), tmp_path / "curves.png", score="error_percent", title="long"
+    )
     assert [line.get_marker() for axes in figures[0].axes for line in axes.lines] == ["", ""]
 
 
 @pytest.mark.parametrize("title", ["resnet20 on /home/$me/$them", "$x_$", "a_b^c"])
 def test_a_title_is_no_formula(title, figures, tmp_path):
-    draw_curves(rows([1], "train"), tmp_path / "curves.png", title=title)
+    draw_curves(rows([1], "train"), tmp_path / "curves.png", score="error_percent", title=title)
     assert figures[0].axes[0].get_title() == title
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_letters_that_the_font_lacks_are_no_warning(recwarn, tmp_path):
-    draw_curves(rows([1], "train"), tmp_path / "curves.png", title="resnet20 on 猫と犬")
+    draw_curves(rows([1], "train"), tmp_path / "curves.png", score="error_percent", title="resnet20 on 猫と犬")
     assert [str(warning.message) for warning in recwarn] == []
     assert (tmp_path / "curves.png").is_file()
 

@@ -14,7 +14,7 @@ from resnetkit.models.blocks import BasicBlock, Bottleneck
 class PreBasicBlock(BasicBlock):
     """Two 3×3 convolutions, each after its normalisation and ReLU, and a shortcut (2016b, Fig. 4e)."""
 
-    relu1_in_place: ClassVar[bool] = False  # in place, behind an identity as norm_layer, it would change the shortcut
+    relu1_in_place: ClassVar[bool] = False  # in place, after an identity as norm_layer, it would change the shortcut
 
     @staticmethod
     def normalised(conv: nn.Conv2d) -> int:
@@ -44,7 +44,7 @@ class PreBasicBlock(BasicBlock):
 class PreBottleneck(Bottleneck):
     """Convolutions of 1×1, 3×3 and 1×1, each after its normalisation and ReLU, and a shortcut."""
 
-    relu1_in_place: ClassVar[bool] = False  # in place, behind an identity as norm_layer, it would change the shortcut
+    relu1_in_place: ClassVar[bool] = False  # in place, after an identity as norm_layer, it would change the shortcut
 
     @staticmethod
     def normalised(conv: nn.Conv2d) -> int:
