@@ -79,7 +79,7 @@ def test_the_card_says_what_the_header_says() -> None:
     for part in (
         "# resnet20 on sea birds\n",
         "20 layers, 269,267 parameters",  # 269,722 with ten classes
-        "tells 3 classes apart",
+        "for 3 classes",
         "resnetkit predict hf:me/birds picture.jpg",
         'rk.Predictor("hf:me/birds")("picture.jpg", top=3)',
         "shorter side to 32 pixels (bilinear), the centre of 32 x 32",

@@ -74,7 +74,7 @@ def test_without_a_compiler_status_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["no-such-g++", 'g++ "', "/"])
 def test_a_compiler_that_is_not_there_is_named(name, monkeypatch):
     monkeypatch.setenv("CXX", name)
-    assert load() == (None, f"off: CXX is {name}, which is not there; install g++, or set CXX")
+    assert load() == (None, f"off: CXX is {name}, which does not exist; install g++, or set CXX")
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch, own_cache):

@@ -56,7 +56,7 @@ def test_numbers_into_a_file(model: str, picture_folder: Path, tmp_path: Path, c
         ("--logits --json", "--logits and --json can't be combined"),
         ("--out x.npz", "--out needs --logits or --features"),
         ("--logits --out x.txt", "--out is x.txt; give a name that ends in .npz"),
-        ("--logits --out nowhere/x.npz", "there is no folder nowhere; make it"),
+        ("--logits --out nowhere/x.npz", "there is no folder nowhere; create it"),
         ("--explain-class cat", "--explain-class needs --explain DIR"),
         ("--features c2", "--features takes c5, pool or null, not c2"),
         ("--workers -1", "--workers is -1; it must be at least 0"),
