@@ -182,3 +182,14 @@ def test_no_more_than_a_window_is_decoded_ahead(picture_folder: Path, monkeypatc
     check(picture_folder, workers=1, advance=advance)
     assert len(ahead) == 60
     assert 1 <= max(ahead) <= 1 + check_data.PICTURES_AHEAD
+
+
+def test_missing_files_of_a_list_are_to_mend(picture_folder: Path) -> None:
+    names = [path.relative_to(picture_folder).as_posix() for path in sorted(picture_folder.glob("*/*"))]
+    rows = [f"{name},{name[:3]}" for name in names] + [f"gone {i}.png,cat" for i in range(30)]
+    (picture_folder / "all.csv").write_text("path,label\n" + "\n".join(rows))
+    report = check(str(picture_folder / "all.csv"))
+    assert not report.sound
+    assert report.problems == ("30 of 90 files are missing",)
+    assert not any("missing" in note for note in report.notes)
+    assert report.skipped[0][1] == f"does not exist ({picture_folder}/all.csv, line 62)"

@@ -107,4 +107,4 @@ def test_a_batch_that_batch_norm_can_learn_nothing_from_is_refused(choice, datas
         prepare(recipe, dataset)
     with pytest.raises(UsageError, match="one picture of 32 × 32"):
         prepare(replace(recipe, size=64, early_scale=0.5), dataset)
-    assert prepare(replace(recipe, size=64), dataset).loader.batch_size == 1
+    assert prepare(replace(recipe, size=64), dataset).loader.order.batch_size == 1

@@ -33,6 +33,7 @@ from resnetkit.errors import UsageError
 from resnetkit.evaluation import report
 from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models import shipped
+from resnetkit.models.published import imagenet_classes
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
 from resnetkit.progress import Display
@@ -538,7 +539,7 @@ def test_data_that_can_be_read_in_two_ways(split_folder: Path, capsys: Shell) ->
     (split_folder / "train").rename(split_folder / "Training")
     (split_folder / "test").rename(split_folder / "more")
     assert main(["data", "check", "split"]) == 1
-    assert "--parts train=Training; or as classes, Training/, more/: --parts none" in capsys.readouterr().err
+    assert "--parts train=Training,test=more; or as classes, Training/, more/: --parts none" in capsys.readouterr().err
     parts = ["--parts", "train=Training,test=more"]
     assert main(["data", "check", "split", *parts]) == 0
     assert "note: parts: train = Training/, test = more/" in capsys.readouterr().out
@@ -607,8 +608,8 @@ def test_a_flag_wins_over_the_length_in_a_file(length: str, picture_folder: Path
     recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
     assert [recipe.get(name) for name in LENGTHS] == [1.0, None, None]
     err = capsys.readouterr().err
-    assert "own.yaml: --muon-lr has no effect here: it needs --optimizer muon\n" in err
-    assert "own.yaml: --min-area has no effect here: it needs --crop random-resized\n" in err
+    assert "own.yaml: muon_lr has no effect here: it needs --optimizer muon\n" in err
+    assert "own.yaml: min_area has no effect here: it needs --crop random-resized\n" in err
     assert "val_fraction has no effect" not in err
     assert main(["train", "pictures", "--config", "run/recipe.yaml", "--iterations", "1", "--out", "run2"]) == 0
     assert "has no effect" not in capsys.readouterr().err, "a run's own file records, and asks for nothing"
@@ -672,7 +673,7 @@ def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, 
     Path("pictures").rename("moved")
     assert main(["evaluate", "run", "moved", "--split", "all"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("60 all pictures of moved")
+    assert out.startswith("all 60 pictures of moved")
     assert "resnetkit evaluate: 30 of these 60 pictures trained the model" in err
     assert main(["evaluate", "run", "moved", "--split", "train", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -726,7 +727,7 @@ def test_evaluate_names_what_is_left_out(model: str, picture_folder: Path, capsy
     assert main(["evaluate", model, "pictures/labels.csv", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 1
-    assert "evaluate: 1 file of pictures/labels.csv left out, first pictures/gone.png: does not exist (" in err
+    assert "evaluate: 1 of 2 files are missing, first pictures/gone.png: does not exist (" in err
     assert main(["evaluate", model, "pictures/labels.csv", "--strict"]) == 1
     assert "gone.png does not exist" in capsys.readouterr().err
 
@@ -861,3 +862,33 @@ def test_an_interrupt_that_a_library_makes_another_error_of(monkeypatch: pytest.
     assert main(["train", "photos"]) == 130
     assert capsys.readouterr().err == "\nresnetkit train: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_evaluate_says_what_it_took(tmp_path: Path, capsys: Shell) -> None:
+    """Numbers in the order of ImageNet's classes, files that are missing, and a folder without labels, each once."""
+    torch.manual_seed(0)
+    net = build("resnet20", depths=(1, 1, 1), classes=1000).eval()
+    save(tmp_path / "m.safetensors", net, Header(net.spec, Preprocess(size=32), imagenet_classes()))
+    for name in ("1.png", "2.png", "more/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    (tmp_path / "val.txt").write_text("1.png 0\n2.png 281\n9.png 999\n")
+    assert main(["evaluate", str(tmp_path / "m.safetensors"), str(tmp_path / "val.txt")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"all 2 pictures of {tmp_path}/val.txt, single view\n")
+    assert "resnetkit evaluate: labels are numbers: they are taken in the order of the model's 1,000 classes" in err
+    assert f"resnetkit evaluate: 1 of 3 files are missing, first {tmp_path}/9.png: does not exist" in err
+    folder = tmp_path / "set"
+    for name in ("train/n01440764/1.png", "test/1.png", "test/2.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "1.png", folder / name)
+    assert main(["evaluate", str(tmp_path / "m.safetensors"), str(folder), "--split", "all"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("unlabelled, left out") == 1
+    assert "of set left out" not in err
+
+
+def test_max_pixels_stands_behind_the_verb(capsys: Shell) -> None:
+    assert main(["--max-pixels", "9", "predict"]) == 2
+    assert "--max-pixels must come after the verb: resnetkit predict --max-pixels N ..." in capsys.readouterr().err

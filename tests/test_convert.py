@@ -114,7 +114,13 @@ def test_every_missing_flag_is_listed_at_once():
     assert "`model`" not in said  # only one row has these tensors
     assert "`preprocess`" not in said
     said = refused(weights(bn1__bias=None), UsageError, "give `model` NAME")
-    assert "fit no row of `resnetkit models`" in said
+    assert "fit no row of `resnetkit models`, nor a change; nearest is " in said
+    assert ", with missing: bn1.bias " in said
+    changes = {"layer1__0__bn1__bias": torch.ones(3), "aux__weight": torch.ones(3, 2)}
+    said = refused(weights(**changes), UsageError, "give `model` NAME")
+    assert ", with left over: aux.weight 3×2; of another shape: layer1.0.bn1.bias 3)" in said
+    said = refused(weights(conv1__weight=None), UsageError, "give `model` NAME")
+    assert "fit no row of `resnetkit models`, nor a change)" in said  # without a first layer, none is the nearest
 
 
 @pytest.mark.slow

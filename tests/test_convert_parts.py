@@ -311,11 +311,11 @@ def test_list_shows_what_is_there(tmp_path, capsys):
 def test_list_answers_where_nothing_is_taken(tmp_path, capsys):
     path = tmp_path / "w.pth"
     torch.save({"epoch": 3, "stats": {"mean": torch.ones(3), "sparse": torch.eye(2).to_sparse()}}, path)
-    with pytest.raises(ModelFileError, match=rf"no tensors by name, but epoch, stats.*convert --list {path}"):
+    with pytest.raises(ModelFileError, match=rf"no named tensors \(found: epoch, stats.*convert --list {path}"):
         read_weights(path)
     assert main(["convert", "--list", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "taken for   nothing: it holds no tensors by name, but epoch, stats" in shown
+    assert "taken for   nothing: it holds no named tensors (found: epoch, stats" in shown
     assert "sparse  scalar a sparse tensor" in shown
     assert "epoch  3" in shown
     assert main(["convert", str(path)]) == 1

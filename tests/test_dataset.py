@@ -64,14 +64,14 @@ def test_what_is_not_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.csv can't be read: No such file or directory"):
         open_dataset(str(tmp_path / "nowhere.csv"))
     (tmp_path / "data.zip").touch()
-    with pytest.raises(DataError, match=r"data.zip is a file of another kind"):
+    with pytest.raises(DataError, match=r"data.zip is a broken archive"):
         open_dataset(str(tmp_path / "data.zip"))
 
 
 def test_wrong_values(picture_folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"val_fraction is 1.5; it must be at least 0 and less than 1"):
+    with pytest.raises(UsageError, match=r"`val_fraction` is 1.5; it must be at least 0 and less than 1"):
         open_dataset(str(picture_folder), val_fraction=1.5)
-    with pytest.raises(UsageError, match="train_split 'all' is unknown"):
+    with pytest.raises(UsageError, match="`train_split` is 'all'; choose one of 45k, 50k"):
         open_dataset("cifar10", train_split="all")
 
 

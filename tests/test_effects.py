@@ -53,7 +53,7 @@ def test_a_flag_without_use_is_refused(name, value, heeded, idle, dataset):
     with pytest.raises(UsageError, match=f"`{name}` has no effect here: .*; leave it out"):
         check_effects(recipe, dataset, asked)
     (line,) = check_effects(recipe, dataset, {name: "own.yaml"})
-    assert line.startswith(f"own.yaml: `{name}` has no effect here: ")
+    assert line.startswith(f"own.yaml: {name} has no effect here: ")
     assert check_effects(recipe, dataset, {}) == [], "what nobody asked for is not named"
 
 

@@ -19,9 +19,9 @@ from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
+from resnetkit.infer import network as serving
 from resnetkit.infer.backends.openvino_backend import openvino_core
 from resnetkit.infer.exports import export as exporting
-from resnetkit.infer.exports import network as serving
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
 from resnetkit.infer.exports.parity import Gap, measure

@@ -181,7 +181,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8")
     assert [reason for _, reason in load_folder(tmp_path).skipped] == ["its name is not UTF-8"]
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
-    with pytest.raises(DataError, match=r"caf.xe9'*: the folder's name is not UTF-8; rename it"):
+    with pytest.raises(DataError, match=r"caf.*: the folder's name is not UTF-8; rename it"):
         load_folder(tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_csv_errors(tmp_path: Path, text: str, message: str) -> None:
 
 def test_csv_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("path,label\ncafé.png,a\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"labels.csv is not a CSV file in UTF-8 .*; save it as one"):
+    with pytest.raises(DataError, match=r"labels.csv is not UTF-8; in Excel: Save as, CSV UTF-8"):
         load_list(tmp_path / "labels.csv")
 
 

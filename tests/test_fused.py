@@ -370,7 +370,7 @@ def test_a_stopped_run_ends_at_the_same_bits(precision, recompute, dataset, tmp_
 
 def test_training_stops_where_numbers_break(dataset, tmp_path):
     recipe = replace(TINY, precision="bfloat16", compile="kernels", lr=1e20, schedule="constant")
-    with pytest.raises(TrainingError, match=r"(the loss is|weights are no longer).*Lower --lr"):
+    with pytest.raises(TrainingError, match=r"(the loss is|weights are no longer).*Lower `lr`"):
         train(recipe, dataset, out=tmp_path / "run", quiet=True)
 
 

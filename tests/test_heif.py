@@ -125,5 +125,12 @@ def test_a_set_says_what_is_lost_of_each_class(tmp_path, monkeypatch):
     monkeypatch.setattr("resnetkit.data.samples.can_read_heif", lambda: False)
     note = "HEIC pictures can't be read here, 3 of 4 of 'dog', 4 of 4 of 'ship': pip install 'resnetkit[heic]'"
     assert note in load_folder(tmp_path).notes
+    for i in range(4):
+        (tmp_path / "ship" / f"{i}.heif").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(DataError) as error:
+        load_folder(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: all 4 pictures of 'ship' are HEIC, which needs pillow-heif; pip install 'resnetkit[heic]'"
+    )
     monkeypatch.setattr("resnetkit.data.samples.can_read_heif", lambda: True)
     assert not any("HEIC" in note for note in load_folder(tmp_path).notes)

@@ -1,8 +1,10 @@
 """Folders as people unpack them: parts by any of their names, wrappers, pictures without labels, and two readings."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.imagenet import wnid_places
@@ -50,6 +52,11 @@ def divided(*parts: str, classes: tuple[str, ...] = ("a", "b")) -> list[str]:
         ("test1", "test"),
         ("PrivateTest", "test"),
         ("evaluation", "test"),
+        ("tr", "train"),
+        ("VA", "val"),
+        ("te", "test"),
+        ("测试集", "test"),
+        ("te_deum", None),
         ("trainval", None),
         ("train_test_split", None),
         ("latest", None),
@@ -68,7 +75,10 @@ def test_names_of_parts(name: str, part: str | None) -> None:
     ("folders", "sizes", "understood"),
     [
         (divided("train", "test"), (2, 2, 4), ()),
-        (divided("Train", "Validation"), (4, 4, 0), ()),
+        (divided("Train", "Validation"), (4, 4, 0), ("parts: train = Train/, val = Validation/",)),
+        (divided("train", "valid"), (4, 4, 0), ("parts: train = train/, val = valid/",)),
+        (divided("tr", "te"), (2, 2, 4), ("parts: train = tr/, test = te/",)),
+        (divided("训练", "验证集", "测试"), (4, 4, 4), ("parts: train = 训练/, val = 验证集/, test = 测试/",)),
         (divided("Training", "Testing"), (2, 2, 4), ("parts: train = Training/, test = Testing/",)),
         (divided("train_set", "test_set"), (2, 2, 4), ("parts: train = train_set/, test = test_set/",)),
         (divided("train", "dev"), (4, 4, 0), ("parts: train = train/, val = dev/",)),
@@ -120,13 +130,29 @@ def test_forms(tmp_path: Path, folders: list[str], sizes: tuple[int, int, int], 
         ),
         (
             divided("Training", "Testing", "Extra"),
-            r"without Extra/: `parts` train=Training,test=Testing; or as classes, Training/, Testing/, Extra/: "
-            r"`parts` none",
+            r"Extra/ being val: `parts` train=Training,val=Extra,test=Testing; or as classes, Training/, Testing/, "
+            r"Extra/: `parts` none",
         ),
         (
             divided("train", "train_more"),
             r"two folders for train, one of them train_more/; merge them, or say which it is: `parts` train=train; or, "
             r"if train/ and train_more/ are classes: `parts` none",
+        ),
+        (divided("trainval", "test"), r"as parts, trainval/ being train: `parts` train=trainval,test=test; or as"),
+        (divided("Training", "Pruefung"), r"Pruefung/ being test: `parts` train=Training,test=Pruefung; or as classes"),
+        (
+            [*divided("Training"), "Extra/c", "Extra/d"],
+            r"without Extra/: `parts` train=Training; or as classes, Training/, Extra/: `parts` none",
+        ),
+        (
+            divided("fold1", "fold2", "fold3"),
+            r"fold1/, fold2/, fold3/ hold the same folders, a, b. Are they parts\? Then say which: "
+            r"`parts` train=fold1,val=fold2,test=fold3. Or are they the classes\? Then give `parts` none",
+        ),
+        (
+            divided("raw/train", "processed/train"),
+            r"processed/, raw/ hold the same folders, train. Either each of them is a set of its own: give one, such "
+            r"as .*/processed. Or are they the classes\? Then give `parts` none",
         ),
         (
             ["Training", "Testing"],
@@ -139,7 +165,7 @@ def test_two_readings_are_refused_with_what_settles_it(tmp_path: Path, folders: 
     fill(tmp_path, *folders)
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path)
-    assert "Training" in (classes := open_dataset(tmp_path, parts="none").classes) or "train" in classes
+    assert open_dataset(tmp_path, parts="none").classes == tuple(sorted({name.split("/")[0] for name in folders}))
 
 
 def test_a_flat_set_with_a_list_of_its_labels(tmp_path: Path) -> None:
@@ -147,6 +173,89 @@ def test_a_flat_set_with_a_list_of_its_labels(tmp_path: Path) -> None:
     touch(tmp_path, "train.csv")
     with pytest.raises(DataError, match=rf"then the labels are elsewhere, and {tmp_path}/train.csv is what to give"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("inner", [("images",), ("images", "masks"), ("deep",)])
+def test_folders_within_all_classes_that_are_no_classes(tmp_path: Path, inner: tuple[str, ...]) -> None:
+    fill(tmp_path, *(f"{label}/{name}" for label in "ab" for name in inner))
+    assert open_dataset(tmp_path).classes == ("a", "b")
+
+
+LABELS = "".join(f"{i}.png,{label}\n" for i, label in enumerate(["nv", "mel"] * 4))
+
+
+@pytest.mark.parametrize(
+    ("folders", "name", "text", "given"),
+    [
+        (("part_1", "part_2"), "metadata.csv", "image_id,dx\n" + LABELS.replace(".png", ""), " with `images` {root}"),
+        (
+            ("img_a", "img_b"),
+            "train.csv",
+            "path,label\n" + LABELS.replace(".png", ".png").replace("\n", "\nimg_a/"),
+            "",
+        ),
+        (("img",), "train.txt", "".join(f"img/{i}.png {i % 2}\n" for i in range(8)), ""),
+        (("train/img_a", "train/img_b"), "train.csv", "id;breed\n" + LABELS.replace(",", ";"), " with `images` {root}"),
+        (("cat", "dog"), "labels2.csv", "".join(f"{i}.png,{i % 2},{i}\n" for i in range(8)), " with `images` {root}"),
+    ],
+)
+def test_a_list_beside_folders_that_may_hold_the_labels(
+    tmp_path: Path, folders: tuple[str, ...], name: str, text: str, given: str
+) -> None:
+    for place in range(8):
+        touch(tmp_path, f"{folders[place * len(folders) // 8]}/{place}.png")
+    (tmp_path / name).write_text(text)
+    (tmp_path / "classes.txt").write_text("nv\nmel\n")
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path)
+    assert str(error.value).startswith(
+        f"{tmp_path} can be read in two ways. {tmp_path}/{name} lies beside the folders and may hold the labels: then "
+        f"give it, {tmp_path}/{name}{given.format(root=tmp_path)}. Or the folders are the classes, "
+    )
+    assert str(error.value).endswith("then give `parts` none")
+    assert len(open_dataset(tmp_path, parts="none", val_fraction=0).train or ()) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("README.txt", "A set of pictures.\n\nIt has 0.png and others, of cats and dogs.\n"),
+        ("classes.txt", "0 cat\n1 dog\n"),
+        ("labels.csv", ""),
+        ("broken.csv", "\0\0"),
+        ("other.csv", "path,label\nx.png,a\ny.png,b\nz.png,a\n"),
+        ("files.txt", "cat/0.png\ncat/1.png\ndog/4.png\n"),
+        ("same.csv", "path,label\n" + "".join(f"{i}.png,{'Cat' if i < 4 else 'Dog'}\n" for i in range(8))),
+        ("train.txt", "".join(f"{i}.png {int(i >= 4)}\n" for i in range(8))),
+        ("ids.csv", "id,path\n" + "".join(f"{i + 50},{i}.png\n" for i in range(8))),
+        ("split.csv", "path,part\n" + "".join(f"{i}.png,{['train', 'test'][i % 2]}\n" for i in range(8))),
+    ],
+)
+def test_a_list_beside_folders_that_is_harmless(tmp_path: Path, name: str, text: str) -> None:
+    """It names no picture, has nothing that can be a label, or has the folders' classes."""
+    touch(tmp_path, *(f"{'cat' if i < 4 else 'dog'}/{i}.png" for i in range(8)))
+    (tmp_path / name).write_text(text)
+    assert open_dataset(tmp_path).classes == ("cat", "dog")
+
+
+def test_pictures_without_a_suffix_are_said(tmp_path: Path) -> None:
+    fill(tmp_path, "a", "b")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "bare", "PNG")
+    assert open_dataset(tmp_path).understood == ("1 file without a picture's suffix is known by its first bytes",)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b" / "x.dat", "JPEG")
+    assert open_dataset(tmp_path).understood == ("2 files without a picture's suffix are known by their first bytes",)
+
+
+def test_classes_that_differ_in_case(tmp_path: Path) -> None:
+    fill(tmp_path, "train/Cat", "train/cat", "train/dog", "val/dog")
+    assert "the classes 'Cat' and 'cat' differ only in case" in open_dataset(tmp_path).notes
+    fill(tmp_path, "val/Dog")
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path)
+    assert str(error.value) == (
+        f'{tmp_path} has the same class names in another case: "dog" in train, "Dog" in val. Write them alike, first '
+        f"{tmp_path}/val/Dog"
+    )
 
 
 def test_parts_that_are_said(tmp_path: Path) -> None:
@@ -179,12 +288,35 @@ def test_a_set_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
     assert len(open_as_trained(str(tmp_path / "other"), trained_on).test or ()) == 4
 
 
-@pytest.mark.parametrize("name", ["data.zip", "data.tar.gz", "data.tgz", "data.TAR", "data.7z"])
-def test_archives_are_named_with_how_to_unpack_them(tmp_path: Path, name: str) -> None:
-    touch(tmp_path, name)
-    module = {"data.zip": "zipfile", "data.7z": None}.get(name, "tarfile")
-    how = f"with: python -m {module} -e {tmp_path}/{name} {tmp_path}/data" if module else f"into {tmp_path}/data"
-    with pytest.raises(DataError, match=rf"{name} is a file of another kind, an archive; unpack it {how}; then give"):
+@pytest.mark.parametrize("name", ["data.zip", "data.tar.gz", "data.tgz", "data.TAR", "data"])
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_archives_are_named_with_how_to_unpack_them(tmp_path: Path, name: str, form: str) -> None:
+    """By their first bytes, whatever their suffix."""
+    fill(tmp_path, "in/a")
+    made = shutil.make_archive(str(tmp_path / "made"), form, tmp_path / "in")
+    path = Path(shutil.move(made, tmp_path / name))
+    folder = tmp_path / ("data-unpacked" if name == "data" else "data")
+    module = {"zip": "zipfile", "tar": "tarfile"}[form]
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    assert str(error.value) == (
+        f"{path} is an archive; unpack it with: python -m {module} -e {path} {folder}; then give {folder}"
+    )
+
+
+def test_archives_that_python_does_not_unpack(tmp_path: Path) -> None:
+    for name, start in {"a.7z": b"7z\xbc\xaf\x27\x1c", "a.rar": b"Rar!\x1a\x07\0", "a.gz": b"\x1f\x8b\x08\0"}.items():
+        (tmp_path / name).write_bytes(start + bytes(50))
+        with pytest.raises(DataError, match=f"{name} is an archive; unpack it into {tmp_path}/a; then give"):
+            open_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["data.zip", "data.tar", "data.tgz", "cut"])
+def test_a_broken_archive_is_named(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, "in/a")
+    made = Path(shutil.make_archive(str(tmp_path / "made"), "zip", tmp_path / "in"))
+    (tmp_path / name).write_bytes(made.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"{name} is a broken archive, cut short or of another kind than its name"):
         open_dataset(tmp_path / name)
 
 

@@ -165,7 +165,7 @@ def test_training_without_kernels_is_done_by_torch(no_kernels, cifar_subset, tmp
     recipe = Recipe(model="resnet20,depths=1-1-1", iterations=2, batch_size=16, precision="float32", threads=1)
     train(recipe, dataset, out=tmp_path / "run", quiet=True)
     assert "float32 on cpu, eager" in (tmp_path / "run" / "log.txt").read_text()
-    with pytest.raises(UsageError, match="--compile kernels does not support this network: the kernels are off"):
+    with pytest.raises(UsageError, match="`compile` kernels does not support this network: the kernels are off"):
         train(replace(recipe, compile="kernels"), dataset, out=tmp_path / "other", quiet=True)
 
 

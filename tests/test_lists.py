@@ -160,8 +160,55 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
         ("split", ("train", "valid", "test", ""), (2, 1, 1), ("x.csv: 1 lines without a part are train",)),
         ("split", ("", "", "", ""), (4, 0, 0), ("x.csv: 4 lines without a part are train",)),
         ("Usage", ("Training", "PublicTest", "PrivateTest", "Training"), (2, 0, 2), ("x.csv: split = Usage",)),
-        ("set", ("a", "b", "c", "d"), (4, 0, 0), ()),
+        (
+            "set",
+            ("a", "b", "c", "d"),
+            (4, 0, 0),
+            ("x.csv: set is not used (its values are no parts: train, val or test)",),
+        ),
         ("dataset", ("train", "dev", "train", "train"), (3, 1, 0), ("x.csv: split = dataset",)),
+        (
+            "is_valid",
+            ("False", "True", "False", "False"),
+            (3, 1, 0),
+            ("x.csv: split = is_valid, val where is_valid is true, else train",),
+        ),
+        (
+            "Is Valid",
+            ("0", "1", "0", ""),
+            (3, 1, 0),
+            ("x.csv: split = Is Valid, val where Is Valid is true, else train, 1 lines without a part are train",),
+        ),
+        (
+            "is_test",
+            ("no", "yes", "no", "no"),
+            (3, 0, 1),
+            ("x.csv: split = is_test, test where is_test is true, else train",),
+        ),
+        (
+            "is_train",
+            ("1.0", "1.0", "1.0", "0.0"),
+            (3, 0, 1),
+            ("x.csv: split = is_train, train where is_train is true, else test",),
+        ),
+        (
+            "is_valid",
+            ("some", "True", "False", "no"),
+            (4, 0, 0),
+            ("x.csv: is_valid is not used (its values are no parts: train, val or test)",),
+        ),
+        (
+            "fold",
+            ("0", "1", "0", "1"),
+            (4, 0, 0),
+            ("x.csv: fold is not used (its values are no parts: train, val or test)",),
+        ),
+        (
+            "fold",
+            ("train", "val", "train", "val"),
+            (4, 0, 0),
+            ("x.csv: fold is not used (`split_column` fold takes it as the parts)",),
+        ),
     ],
 )
 def test_parts_in_a_column(
@@ -177,10 +224,128 @@ def test_parts_in_a_column(
     assert dataset.understood == understood
 
 
+def test_a_column_of_parts_that_is_named(here: Path) -> None:
+    path = write(here / "x.csv", "path,label,fold,is_valid,split\n" + "".join(
+        f"{name},a,{('train', 'val')[i % 2]},{i % 2},train\n" for i, name in enumerate(PICTURES)))  # fmt: skip
+    assert open_dataset(path, val_fraction=0).understood == (
+        "x.csv: fold is not used (`split_column` fold takes it as the parts), "
+        "is_valid is not used (`split_column` is_valid takes it as the parts)",
+    )
+    for column in ("fold", "is_valid"):
+        dataset = open_dataset(path, split_column=column)
+        assert (len(dataset.train or ()), len(dataset.val or ())) == (2, 2)
+    path = write(here / "y.csv", "path,label,n\n" + "".join(f"{name},a,{i % 3}\n" for i, name in enumerate(PICTURES)))
+    with pytest.raises(DataError) as error:
+        open_dataset(path, split_column="n")
+    assert str(error.value) == (f"{path}, line 2: split is '0' in 2 lines, '1', '2'; expected train, val or test")
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "refused"),
+    [
+        ("labels", ("cat|dog", "dog", "cat", "dog"), "cat, dog"),
+        ("label", ("cat|dog", "dog", "dog", "dog"), "cat, dog"),
+        ("labels", ("dog", "cat dog", "cat", "dog"), "cat, dog"),
+        ("label", ("dog", "cat", "cat,dog", "dog"), "cat, dog"),
+        ("tags", ("cat", "dog", "owl", "cat; dog; owl"), "cat, dog, owl"),
+        ("labels", ("hot dog", "dog", "hot dog", "dog"), ""),
+        ("label", ("hot dog", "dog", "crane, bird", "crane"), ""),
+    ],
+)
+def test_several_labels_in_a_column(here: Path, column: str, names: tuple[str, ...], refused: str) -> None:
+    rows = "".join(f'{path},"{name}"\n' for path, name in zip(PICTURES, names, strict=True))
+    path = write(here / "x.csv", f"path,{column}\n{rows}")
+    if not refused:
+        note = "'hot dog' is taken as one class beside 'dog'"
+        dataset = open_dataset(path, val_fraction=0)
+        assert dataset.classes == tuple(sorted({*names}))
+        assert any(note in said for said in dataset.understood) == (column == "labels")
+        return
+    line = 2 + next(place for place, name in enumerate(names) if len(name) > 3)
+    with pytest.raises(DataError, match=rf"line {line}: .* has . labels \({refused}\); .*multi-label"):
+        open_dataset(path)
+
+
+def test_pictures_in_folders_within_images(here: Path) -> None:
+    """As HAM10000 has them: the list knows no folders."""
+    for place in range(12):
+        folder = here / "HAM" / f"part_{1 + place // 6}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"p{place}.jpg").touch()
+    rows = "".join(f"p{place},{'ab'[place % 2]}\n" for place in range(12))
+    path = write(here / "HAM" / "x.csv", "image_id,dx\n" + rows)
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    ham = here / "HAM"
+    assert str(error.value).endswith(f". Of 12, there are 6 in {ham}/part_1, 6 in {ham}/part_2: give `images` {ham}")
+    dataset = open_dataset(path, images=ham, val_fraction=0)
+    assert labels(dataset) == {f"p{place}.jpg": "ab"[place % 2] for place in range(12)}
+    assert dataset.skipped == ()
+    assert dataset.understood[0].endswith(f"files found in folders within {ham}")
+    assert labels(open_dataset(path, images=here, val_fraction=0)) == labels(dataset)
+    dataset = open_dataset(path, images=ham / "part_1", val_fraction=0)
+    assert (len(dataset.train or ()), dataset.missing) == (6, 6)
+    assert dataset.understood[0] == (
+        f"x.csv: 6 of 12 files are missing. Of 6 that are missing, there are 6 in {ham}/part_2: give `images` {ham}"
+    )
+    write(path, "image_id,dx\n" + rows.replace("p", "part_1/p"))
+    with pytest.raises(DataError, match=r"x.csv: 6 lines to mend"):  # part_1/p6 is not part_2/p6
+        open_dataset(path, images=here, strict=True)
+    write(path, "image_id,dx\n" + rows)
+    (ham / "part_2" / "p3.jpg").touch()
+    with pytest.raises(DataError) as error:
+        open_dataset(path, images=ham)
+    assert str(error.value) == (f"{path}, line 5: {ham}/p3 may be part_1/p3.jpg or part_2/p3.jpg in {ham}; say which")
+
+
+def test_most_files_missing(here: Path) -> None:
+    rows = "".join(f"none{place}.png,cat\n" for place in range(25))
+    path = write(here / "x.csv", PLAIN + rows)
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    lines = str(error.value).splitlines()
+    assert lines[0] == (
+        f"{path}: 25 of 29 files are missing; paths are relative to the folder of the CSV, or to `images`"
+    )
+    assert lines[1] == f"  line 6: {here}/none0.png does not exist"
+    assert (len(lines), lines[-1]) == (22, "  and 5 more")
+    path = write(here / "x.csv", PLAIN + "".join(rows.splitlines(keepends=True)[:4]))
+    dataset = open_dataset(path, val_fraction=0)
+    assert (dataset.missing, len(dataset.skipped), len(dataset.train or ())) == (4, 4, 4)
+    assert "4 of 8 files are missing" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("1.jpg", "; did you mean 1.png?"),
+        ("IMG/4.jpg", "; did you mean img/4.jpg?"),
+        ("img/4.JPG", "; did you mean 4.jpg?"),
+        ("other/2.png", "; did you mean 2.png?"),
+        ("9.png", ""),
+        ("img/9", ""),
+    ],
+)
+def test_the_file_that_may_be_meant(here: Path, name: str, near: str) -> None:
+    if (here / "IMG").exists():
+        pytest.skip("a file system without letter case")
+    path = write(here / "x.csv", PLAIN + f"{name},cat\n")
+    assert [why for _, why in open_dataset(path).skipped] == [f"does not exist{near} ({path}, line 6)"]
+
+
+def test_web_addresses_are_not_downloaded(here: Path) -> None:
+    path = write(here / "x.csv", "url,label\nhttps://example.org/1.png,cat\nhttp://example.org/2.png,dog\n")
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    assert str(error.value) == (
+        f"{path}, line 2: web addresses are not downloaded; download them, and give their folder as `images`"
+    )
+
+
 def test_a_folder_of_pictures_elsewhere(here: Path) -> None:
     path = write(here / "x.csv", "id,label\n3 a,cat\n4,dog\n")
     with pytest.raises(
-        DataError, match=rf"none of its 2 files exists.*\. It is in {here}/img: give `images` {here}/img"
+        DataError, match=rf"none of its 2 files exists.*\. They are in {here}/img: give `images` {here}/img"
     ):
         open_dataset(path)
     dataset = open_dataset(path, images=here / "img", val_fraction=0)
@@ -271,7 +436,7 @@ def test_a_test_list_without_labels(here: Path, test: str) -> None:
     write(here / "test.csv", test)
     dataset = open_dataset(train, val_fraction=0)
     assert dataset.test is None
-    assert dataset.understood[-1] == "test.csv has no labels in columns called alike: left out"
+    assert dataset.understood[-1] == "test.csv has no label column: left out"
 
 
 def test_a_list_beside_whose_files_are_gone(here: Path) -> None:
@@ -384,21 +549,29 @@ def test_a_uri_without_a_path_does_not_exist(here: Path) -> None:
         (
             "x.csv",
             "image,width,height\n1.png,1,2\n",
-            r"line 1: there is no column 'label', only image, width, height; ",
+            r"line 1: no label column; columns: image, width, height; give the label's name or number as ",
         ),
         ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*`label_column` class"),
+        ("x.csv", "path,class_id,class_name\n1.png,1,a\n", r"class_name and class_id may .*`label_column` class_name"),
+        ("x.csv", "PK\x03\x04 and so on", "x.csv is a spreadsheet; save it as CSV, and give that"),
+        ("x.xlsx", "PK\x03\x04 and so on", "x.xlsx is a spreadsheet; save it as CSV, and give that"),
+        (
+            "x.json",
+            '[{"path": "1.png", "label": "a"}]',
+            r"one JSON document; one JSON object a line \(.jsonl\) is read",
+        ),
         (
             "x.csv",
             "one,two\nx,y\n",
-            r"line 1: there is no column 'path', only one, two; give its name or its number as `path_column`",
+            r"line 1: no path column; columns: one, two; give the path's name or number as `path_column`",
         ),
         *(
             (name, text, r"x.\w+ is empty; expected a line per picture below the line path,label$")
             for name in ("x.csv", "x.txt", "x.jsonl")
             for text in ("", "\n \n", "# a comment\n")
         ),
-        ("x.csv", "path\n1.png\n", r"line 1: there is no column 'label', only path; expected path,label"),
-        ("x.txt", "1.png\n2.png\n", r"line 1: there is no column 'path', only 1.png; expected path,label"),
+        ("x.csv", "path\n1.png\n", r"line 1: no label column; the only column is path; expected path,label"),
+        ("x.txt", "1.png\n2.png\n", r"line 1: one column, 1.png; expected a path and a label in a line"),
     ],
 )
 def test_what_can_not_be_read(here: Path, name: str, text: str, message: str) -> None:

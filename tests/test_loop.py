@@ -568,7 +568,7 @@ def test_fine_tuning_changes_only_the_preprocessing_that_is_asked(dataset, pictu
     [
         ("state.pt", b"garbage", "broken"),
         ("state.pt", b"", "broken"),
-        ("recipe.yaml", b"lr: abc", "lr is 'abc'; it takes a number"),
+        ("recipe.yaml", b"lr: abc", "`lr` is 'abc'; it takes a number"),
         ("recipe.yaml", b"lr: 0.1", "does not name the run's data"),
         ("recipe.yaml", b"\xff\xfe", "not YAML"),
     ],
@@ -584,7 +584,7 @@ def test_broken_run_folders_are_refused_in_words(file, content, words, dataset, 
     ("changes", "words"),
     [
         ({"freeze": 9}, "`freeze` is 9"),
-        ({"crop": "scale-jitter", "jitter": (16, 20)}, "`jitter` begins at 16"),
+        ({"crop": "scale-jitter", "jitter": (16, 20)}, "`jitter` from 16"),
         ({"model": "resnet20,classes=7"}, "leave classes= out"),
         ({"model": "resnet20,in_channels=1"}, "these pictures have 3 channels"),
     ],
@@ -757,6 +757,6 @@ def test_a_run_is_not_gone_on_with_by_other_means(dataset, tmp_path, monkeypatch
 
 def test_what_cannot_be_computed_leaves_no_run_folder(dataset, tmp_path):
     recipe = replace(TINY, model="preact_resnet110,depths=1-1-1", compile="kernels")
-    with pytest.raises(UsageError, match="--compile kernels does not support this network"):
+    with pytest.raises(UsageError, match="`compile` kernels does not support this network"):
         train(recipe, dataset, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

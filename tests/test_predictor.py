@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -224,6 +225,23 @@ def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("sub/*.webp", ".") == [("c.webp", True), *everything]
     assert found("a**") == [("a**", False)]
     assert found("") == [("", False)]
+
+
+def test_archives_and_lists_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "1.png")
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "in")
+    (tmp_path / "cut.zip").write_bytes(Path(archive).read_bytes()[:50])
+    (tmp_path / "x.csv").write_text("path,label\n1.png,a\n")
+    shutil.copy(tmp_path / "in" / "1.png", tmp_path / "picture.csv")
+    folder = archive.removesuffix(".zip")
+    reasons = {path.name: reason for path, reason in find_pictures([str(tmp_path / "*.*")])}
+    assert reasons == {
+        "photos.zip": f"an archive; unpack it with: python -m zipfile -e {archive} {folder}; then give {folder}",
+        "cut.zip": "a broken archive, cut short or of another kind than its name says; get it anew",
+        "x.csv": "a list, and no picture; give the folder of its pictures, or its files",
+        "picture.csv": None,
+    }
 
 
 def test_arrays(model: Model, pixels: np.ndarray) -> None:

@@ -249,7 +249,7 @@ def test_zero_init_residual_starts_each_block_as_its_shortcut(model):
 
 
 def test_zero_init_residual_is_refused_where_it_could_never_change():
-    with pytest.raises(UsageError, match="norm=frozen stays zero for ever"):
+    with pytest.raises(UsageError, match="with norm=frozen it would stay zero"):
         build("resnet18,norm=frozen", zero_init_residual=True)
     build("resnet18,norm=frozen", depths=(1,), zero_init_residual=True, norm_layer=nn.BatchNorm2d)
     build("preact_resnet18,norm=frozen", depths=(1,), zero_init_residual=True)

@@ -114,5 +114,5 @@ def test_many_classes_and_many_unreadable_files_stay_a_page(tmp_path: Path) -> N
 def test_a_title_is_text_and_no_mathematics(tmp_path: Path) -> None:
     row = {"step": 1, "error_percent": 5.0, "lr": 0.1}
     rows = [row | {"part": "train"}, row | {"part": "val"}]
-    draw_curves(rows, tmp_path / "curves.png", title=r"resnet18 on $\broken{ and $100_^")
+    draw_curves(rows, tmp_path / "curves.png", score="error_percent", title=r"resnet18 on $\broken{ and $100_^")
     assert (tmp_path / "curves.png").stat().st_size > 10_000

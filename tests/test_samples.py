@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit.data.samples import Dataset, Samples, write_pictures
+from resnetkit.data.samples import Dataset, Samples, numbers_imagenet, write_pictures
 from resnetkit.errors import DataError
+from resnetkit.models.published import imagenet_classes
 
 CLASSES = ("cat", "dog")
 
@@ -115,7 +116,22 @@ def test_classes_by_name_or_by_all_numbers_from_zero(classes: tuple[str, ...], l
 def test_numbers_that_may_count_otherwise_are_refused(classes: tuple[str, ...]) -> None:
     with pytest.raises(DataError) as error:
         labelled(*classes).as_classes(MODELS)
-    assert "They can be the model's only if they count all 3 of them from 0. Give them names" in str(error.value)
+    why = str(error.value)
+    assert why.startswith("labels are numbers (")
+    assert ("go up to 3, where the model has 3 classes" in why) == ("3" in classes)
+    assert ("and only 2 of 3 occur, so whose numbers they are is not certain" in why) == ("3" not in classes)
+    assert "put the class names, one a line, into classes.txt beside the list" in why
+
+
+def test_numbers_count_imagenets_classes_also_where_some_lack() -> None:
+    classes = imagenet_classes()
+    assert labelled("0", "999", "281").as_classes(classes).labels.tolist() == [0, 999, 281]
+    assert numbers_imagenet(("0", "999", "281"), classes)
+    for wrong in (("0", "1000"), ("1", "01"), ("0", "tench")):  # counted from 1, twice the same, and a name
+        assert not numbers_imagenet(wrong, classes)
+        with pytest.raises(DataError):
+            labelled(*wrong).as_classes(classes)
+    assert not numbers_imagenet(("0", "1"), tuple(map(str, range(1000))))
 
 
 def test_numbers_that_the_model_has_as_names_are_names() -> None:

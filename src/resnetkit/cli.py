@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,14 @@ from types import FrameType
 from typing import TextIO
 
 from resnetkit.allocator import keep_memory
-from resnetkit.commands.printing import MAX_PIXELS, any_name_printed, as_is, flags_printed, on_one_line
+from resnetkit.commands.printing import (
+    MAX_PIXELS,
+    any_name_printed,
+    as_is,
+    flags_printed,
+    is_answer_lost,
+    on_one_line,
+)
 from resnetkit.display import printable, wrong_name
 from resnetkit.errors import ResnetkitError, UsageError
 from resnetkit.version import __version__
@@ -44,6 +52,7 @@ STORING = ("train", "convert", "export", "tune")
 
 # Texts in errors of the C++ library, the dynamic loader, torch and CUDA, which have different classes.
 NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation")
+NO_TEMPORARY = "No usable temporary directory"
 NO_THREAD = "can't start new thread"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -62,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _noting(interrupts):
             code = _dispatch(arguments)
         sys.stdout.flush()
+        if code == 0 and is_answer_lost(sys.stdout) and (verb.split()[-1] not in STORING or "--json" in arguments):
+            _complain(f"{verb}: standard output is closed, so the result is lost; open it, for example with > FILE")
+            return 1
     except SystemExit as stop:  # the parser printed its help
         return int(stop.code or 0)
     except BrokenPipeError:  # the reader has ended, as in `resnetkit predict ... | head`
@@ -110,6 +122,10 @@ def set_up() -> None:
     # alone and with one busy process: 1000 turns 1,450 and 750, 6000 turns 1,535 and 600, 30,000 turns 1,580 and 355.
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     keep_memory()
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # torch creates a folder for compiled code when it is imported
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(os.sep).absolute()))
 
 
 def _is_full(error: Exception) -> bool:
@@ -142,6 +158,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"resnetkit {__version__}")
         return 0
     if verb not in VERBS:
+        if verb.partition("=")[0].replace("_", "-") == MAX_PIXELS:
+            raise UsageError(f"{MAX_PIXELS} must come after the verb: resnetkit predict --max-pixels N ...")
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
@@ -192,7 +210,7 @@ def _help() -> str:
         "Residual networks, complete: from the paper to production.\n\n"
         f"{verbs}\n\n"
         "  resnetkit VERB --help shows its options; --debug shows tracebacks; --version prints the version;\n"
-        "  --max-pixels N accepts pictures of up to N pixels (default 268,435,456)."
+        "  --max-pixels N after the verb accepts pictures of up to N pixels (default 268,435,456)."
     )
 
 
@@ -205,6 +223,8 @@ def _explain(error: Exception, verb: str) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
         return f"{verb}: out of memory; give a smaller --batch-size or a smaller network"
+    if NO_TEMPORARY in text:
+        return f"{verb}: no folder for temporary files can be written; set TMPDIR to a folder that can be written"
     if NO_THREAD in text:
         return f"{verb}: no more threads can be started; give --workers 0 and OMP_NUM_THREADS=1, or raise ulimit -u"
     if (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or "Too many open files" in text:

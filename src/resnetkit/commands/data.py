@@ -15,6 +15,8 @@ from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import bar
 
+MOST_SKIPPED = 20
+"""Largest number of left-out files that are printed."""
 MOST_COPIES = 10
 """Largest number of groups of copies that are printed."""
 
@@ -99,8 +101,10 @@ def _print(report: Findings) -> None:
     )
     for note in report.notes:
         print(on_one_line(f"note: {note}"))
-    for path, reason in report.skipped:
+    for path, reason in report.skipped[:MOST_SKIPPED]:
         print(on_one_line(f"skipped: {path}: {reason}"))
+    if more := len(report.skipped[MOST_SKIPPED:]):
+        print(f"skipped: {more:,} more; --json names them")
     for pictures in report.copies[:MOST_COPIES]:
         print(on_one_line(f"copies: {', '.join(pictures)}"))
     if more := len(report.copies[MOST_COPIES:]):
@@ -113,18 +117,21 @@ def _print(report: Findings) -> None:
         print(on_one_line(f"one picture, several classes: {', '.join(pictures)}"))
     for pictures in report.leaks:
         print(on_one_line(f"the same picture: {', '.join(pictures)}"))
-    print("nothing to fix" if report.sound else _to_fix(report))
+    if report.sound:
+        print("nothing to fix")
+    elif counts := _to_fix(report):
+        print(counts)
 
 
 def _to_fix(report: Findings) -> str:
-    """Return the last line: the number of faults of each kind."""
+    """Return a line with the number of faulty pictures of each kind; empty if only the whole set is faulty."""
     counts = {
         "unreadable": len(report.unreadable),
         "in several classes": len(report.contradictions),
         "in several parts": len(report.leaks),
-        "of the whole set": len(report.problems),
     }
-    return f"to fix: {', '.join(f'{count} {kind}' for kind, count in counts.items() if count)}"
+    faults = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"to fix: {faults}" if faults else ""
 
 
 def samples(argv: Sequence[str]) -> int:

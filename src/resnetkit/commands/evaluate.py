@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.data.folders.folder import UNLABELLED
 from resnetkit.data.reading import reading_of
+from resnetkit.data.samples import Dataset, numbers_imagenet
 from resnetkit.display import count
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
@@ -77,9 +79,10 @@ def run(argv: Sequence[str]) -> int:
     for note in dataset.understood:
         _say(note)
     part = choose_part(dataset, model.header.data, given["split"])
-    if dataset.skipped:
-        path, reason = dataset.skipped[0]
-        _say(f"{count(len(dataset.skipped), 'file')} of {given['data']} left out, first {path}: {reason}")
+    if left_out := _left_out(dataset):
+        _say(left_out)
+    if numbers_imagenet(part.samples.classes, model.header.classes):
+        _say("labels are numbers: they are taken in the order of the model's 1,000 classes, from 0")
     with bar("evaluating", len(part.samples)) as advance:
         result = evaluate(
             model,
@@ -94,7 +97,8 @@ def run(argv: Sequence[str]) -> int:
     if given["json"]:
         print_json(result.to_dict())
     else:
-        print(on_one_line(f"{result.images:,} {part.name} pictures of {given['data']}, {given['views']} view"))
+        pictures = f"all {result.images:,}" if part.name == "all" else f"{result.images:,} {part.name}"
+        print(on_one_line(f"{pictures} pictures of {given['data']}, {given['views']} view"))
         print(f"{part.name}: {part.why}")
         _print(result)
     for note in result.notes:
@@ -108,6 +112,19 @@ def run(argv: Sequence[str]) -> int:
         write_records(records, result.records, result.classes, part.samples)
         _say(f"the records are {records}")
     return 0
+
+
+def _left_out(dataset: Dataset) -> str:
+    """Return a line on the files that are left out, except unlabelled ones (see `understood`); empty if there are none."""
+    skipped = [(path, reason) for path, reason in dataset.skipped if reason != UNLABELLED]
+    if not skipped:
+        return ""
+    path, reason = skipped[0]
+    if dataset.missing == len(skipped):
+        total = dataset.missing + sum(map(len, dataset.parts.values()))
+        return f"{dataset.missing:,} of {total:,} files are missing, first {path}: {reason}"
+    what = "folder" if all(one.is_dir() for one, _ in skipped) else "file"
+    return f"{count(len(skipped), what)} of {dataset.name} left out, first {path}: {reason}"
 
 
 def _say(text: str) -> None:

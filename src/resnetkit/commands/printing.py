@@ -62,11 +62,28 @@ def _open_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
     if sys.stdout is None or sys.stdout.closed:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stdout = _ClosedStream(os.fdopen(1, "wb", closefd=False), encoding="utf-8")
     if sys.stderr is None or sys.stderr.closed:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     if sys.stdin is None or sys.stdin.closed:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+
+
+class _ClosedStream(TextIOWrapper):
+    """Replaces a stream that was closed when the process began. Text that is printed on it is lost."""
+
+    printed = False
+
+    def write(self, text: str, /) -> int:
+        """Drop `text`, and record that there was text."""
+        self.printed = self.printed or bool(text)
+        return super().write(text)
+
+
+def is_answer_lost(stream: TextIO) -> bool:
+    """Return whether text was printed on a stream that was closed when the process began."""
+    stream = as_is(stream)
+    return isinstance(stream, _ClosedStream) and stream.printed
 
 
 class FlagStream:

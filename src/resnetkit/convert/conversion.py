@@ -11,8 +11,8 @@ from torch import Tensor
 from resnetkit.convert.annotations import Stated, stated_error
 from resnetkit.convert.checking import Check, Trial, nearest, presets_for, try_all
 from resnetkit.convert.files.readers import read_weights, weights_file
-from resnetkit.convert.naming.fitting import fit, refuse_contradictions
-from resnetkit.convert.naming.networks import HEAD
+from resnetkit.convert.naming.fitting import fit, refuse_contradictions, shape_text
+from resnetkit.convert.naming.networks import HEAD, nearest_network
 from resnetkit.convert.naming.projects import Project
 from resnetkit.convert.naming.recognition import UNKNOWN_PROJECT, Recognised, recognised
 from resnetkit.convert.presets import CLASS_LISTS, PREPROCESSES, class_names, parse_preprocess
@@ -24,6 +24,9 @@ from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import expanded
 from resnetkit.modelfile import HEADER_KEY, Header, save
 from resnetkit.models.spec import ModelSpec, parse_spec
+
+MOST_TOLD = 3
+"""Tensors that are missing, or left over, and named."""
 
 if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet
@@ -232,7 +235,7 @@ def _question(
 ) -> UsageError:
     """The error that asks for every flag that is missing, with what it takes."""
     tries = "; `check` DATA tries them" if len(like) > 1 and found.classes else ""
-    none = "its tensors fit no row of `resnetkit models`, nor a change"
+    none = f"its tensors fit no row of `resnetkit models`, nor a change{_nearest(found)}"
     fits = f"its tensors fit {', '.join(like)}{tries}" if like else none
     needed = [f"`model` NAME ({fits})"] if network is None else []
     needed += [f"`preprocess` {'|'.join(PREPROCESSES)}"] if preset is None else []
@@ -242,6 +245,25 @@ def _question(
         many = f" ({found.classes:,} names)" if found.classes else ""
         needed += [f"`classes` {'|'.join(CLASS_LISTS)}|FILE{many}"]
     return UsageError(f"{path} has the names of {provenance.who}, which don't say all; give {', and '.join(needed)}")
+
+
+def _nearest(found: Recognised) -> str:
+    """The rest of a sentence on tensors that fit no network: the nearest one, and what of it is missing or over."""
+    if (near := nearest_network(found.tensors)) is None:
+        return ""
+    name, misfit = near
+    parts = {
+        "missing": [(one, misfit.expected[one]) for one in misfit.missing],
+        "left over": [(one, misfit.found[one]) for one in misfit.unexpected],
+        "of another shape": [(one, misfit.found[one]) for one in misfit.misshaped],
+    }
+    told = [
+        f"{what}: {', '.join(f'{one} {shape_text(shape)}' for one, shape in those[:MOST_TOLD])}"
+        + (f" and {len(those) - MOST_TOLD} more" if len(those) > MOST_TOLD else "")
+        for what, those in parts.items()
+        if those
+    ]
+    return f"; nearest is {name}, with {'; '.join(told)}" if told else ""
 
 
 def _classes_in(network: str) -> int | None:

@@ -48,6 +48,8 @@ class Findings:
     not a fault."""
     notes: tuple[str, ...] = ()
     """What to know about the set before you trust an error measured on it: see `Dataset.notes`."""
+    missing: int = 0
+    """How many of the skipped files a list names, and they are not there."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
@@ -56,17 +58,21 @@ class Findings:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing needs mending; copies and skipped files need not."""
+        """Whether nothing needs mending; copies and skipped files need not, unless a list names them."""
         return not (self.unreadable or self.leaks or self.contradictions or self.problems)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the set as a whole."""
         classes = next(iter(self.counts.values()))
+        found: list[str] = []
         if len(classes) < 2:
             only = next(iter(classes))
-            return (f"all pictures are of one class, {only}; a classifier needs two or more",)
-        return ()
+            found.append(f"all pictures are of one class, {only}; a classifier needs two or more")
+        if self.missing:
+            total = self.missing + sum(sum(per_class.values()) for per_class in self.counts.values())
+            found.append(f"{self.missing:,} of {total:,} files are missing")
+        return tuple(found)
 
 
 def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ignore) -> Findings:
@@ -118,7 +124,8 @@ def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ig
         leaks=tuple(group.named() for group in groups if len(group.parts) > 1),
         contradictions=tuple(group.named(with_class=True) for group in groups if len(group.classes) > 1),
         copies=tuple(group.named() for group in groups if len(group.parts) == len(group.classes) == 1),
-        notes=dataset.notes,
+        notes=tuple(note for note in dataset.notes if not note.endswith("files are missing")),
+        missing=dataset.missing,
     )
 
 

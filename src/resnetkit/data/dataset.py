@@ -4,8 +4,10 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
-from resnetkit.data.folders.folder import ARCHIVES, load_folder
-from resnetkit.data.folders.listing import is_utf8
+from resnetkit.data.folders.archives import is_archive, is_spreadsheet, of_archive
+from resnetkit.data.folders.folder import load_folder
+from resnetkit.data.folders.listing import decoded, is_utf8
+from resnetkit.data.lists.beside import refuse_lists_beside
 from resnetkit.data.lists.lists import load_list
 from resnetkit.data.published.cifar import CIFARS, find_cifar, load_cifar
 from resnetkit.data.reading import LISTS, Reading
@@ -64,33 +66,28 @@ def open_read(
     if str(data) in CIFARS and (isinstance(data, str) or not _is_there(path)):
         reading.refuse(*reading.given(), why=f"{data} is known")
         return load_cifar(str(data), train_split=train_split, seed=seed)
-    if not is_utf8(str(path)):
-        raise DataError(f"{os.fsencode(path)!r}: the name {wrong_name('; rename it')}")
+    if not is_utf8(decoded(str(path))):
+        raise DataError(f"{path}: the name {wrong_name('; rename it')}")
     if _is_there(path) and (name := find_cifar(path)):
         reading.refuse(*reading.given(), why=f"{data} is {name}")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():
-        return load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
+        dataset = load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
+        if reading.parts is None:
+            refuse_lists_beside(dataset, path)
+        return dataset
     if path.suffix.lower() in LISTS:
         return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
     if _is_there(path):
-        if path.name.lower().endswith(ARCHIVES):
-            raise DataError(f"{data} is a file of another kind, an archive; {_unpacking(path)}")
+        if is_spreadsheet(path):
+            raise DataError(f"{data} is a spreadsheet; save it as CSV, and give that")
+        if is_archive(path):
+            raise DataError(f"{data} is {of_archive(path)}")
+        if path.suffix.lower() == ".json":
+            raise DataError(f"{data} is one JSON document; one JSON object a line (.jsonl) is read")
         raise DataError(f"{data} is a file of another kind; give {ACCEPTED}")
     near = get_close_matches(str(data).lower(), CIFARS, n=1) if os.sep not in str(data) else []
     raise DataError(f"{data}: no such data{f' (did you mean {near[0]}?)' if near else ''}; give {ACCEPTED}")
-
-
-def _unpacking(archive: Path) -> str:
-    """Say how to unpack an archive, on any system."""
-    name = archive.name.lower()
-    stem = next(
-        archive.name[: -len(suffix)] for suffix in sorted(ARCHIVES, key=len, reverse=True) if name.endswith(suffix)
-    )
-    folder = archive.with_name(stem or "unpacked")
-    module = {True: "zipfile"}.get(name.endswith(".zip"), "tarfile" if ".t" in name else None)
-    how = f"with: python -m {module} -e {archive} {folder}" if module else f"into {folder}"
-    return f"unpack it {how}; then give {folder}"
 
 
 def _is_there(path: Path) -> bool:

@@ -37,10 +37,12 @@ def divided(
     reading: Reading,
     skipped: Sequence[tuple[Path, str]] = (),
     understood: Sequence[str] = (),
+    missing: int = 0,
 ) -> Dataset:
     """Divide the pictures, number the classes, and check that no part has a class that train lacks.
 
-    Raises DataError for such a class, UsageError for a `val_fraction` out of range.
+    Raises DataError for such a class, and for a class of HEIC pictures alone where they can't be read; UsageError for a
+    `val_fraction` out of range.
     """
     if not 0 <= val_fraction < 1:
         raise UsageError(f"`val_fraction` is {val_fraction}; it must be at least 0 and less than 1")
@@ -62,6 +64,13 @@ def divided(
         if only := [label for label in labels if label not in index]:
             named = ", ".join(f'"{label}"' for label in only)
             example = next(picture for picture in pictures if picture.label == only[0])
+            in_lower = {label.lower(): label for label in classes}
+            if all(label.lower() in in_lower for label in only):
+                pairs = ", ".join(f'"{in_lower[label.lower()]}" in train, "{label}" in {part}' for label in only)
+                raise DataError(
+                    f"{name} has the same class names in another case: {pairs}. Write them "
+                    f"alike, first {example.source}"
+                )
             raise DataError(
                 f"{name} has {len(classes)} classes in train but {len(labels)} in {part} (only in {part}: {named}). "
                 f"Move or remove {example.source}, or add the class to train"
@@ -75,7 +84,7 @@ def divided(
         for part, pictures in parts.items()
         if pictures
     }
-    return Dataset(
+    dataset = Dataset(
         name,
         classes,
         samples.get("train"),
@@ -84,7 +93,10 @@ def divided(
         split,
         tuple(skipped),
         tuple(understood),
+        missing,
     )
+    dataset.refuse_unreadable_classes()
+    return dataset
 
 
 def _choose_val(pictures: Sequence[Labelled], fraction: float, seed: int) -> set[str]:

@@ -15,11 +15,14 @@ LISTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".lst", ".list", ".jsonl", ".
 CLASSES_ONLY = "none"
 """Value of `parts`: all folders are classes, whatever their names."""
 WORDS = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst", "eval", "evaluation", "holdout"),
+    "train": ("train", "training", "trn", "训练", "训练集"),
+    "val": ("val", "valid", "validation", "dev", "验证", "验证集"),
+    "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "测试", "测试集"),
 }
 """Names of the parts. Pictures for evaluation count as test: nothing is ever chosen by them."""
+WHOLE = {"tr": "train", "va": "val", "te": "test"}
+"""Names of parts that are no part of a longer name."""
+_LETTERS = r"[a-z]+|[\u4e00-\u9fff]+"
 _PART = {word: part for part, words in WORDS.items() for word in words}
 _WORD = re.compile(rf"({'|'.join(_PART)})(?:sets?|data|images?|imgs?|pics?|split|folder|dir|list)?")
 
@@ -86,14 +89,16 @@ def reading_of(values: Mapping[str, Any]) -> Reading:
 def part_of(name: str) -> str | None:
     """The part that a name stands for: train, val or test; None where its words name none or several.
 
-    Letter case does not matter: Training, test_set, seg_train, imagenet-val, PrivateTest.
+    Letter case does not matter: Training, test_set, seg_train, imagenet-val, PrivateTest, tr, 训练.
     """
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    if whole := WHOLE.get(name.strip().lower()):
+        return whole
+    words = re.findall(_LETTERS, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     parts = {_PART[found[1]] for word in words if (found := _WORD.fullmatch(word))}
     return parts.pop() if len(parts) == 1 else None
 
 
 def without_part(name: str) -> tuple[str, ...]:
     """The words of a name but those for a part. Lists that belong together have the same: train_list and val_list."""
-    words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    return tuple(word for word in words if not _WORD.fullmatch(word))
+    words = re.findall(rf"{_LETTERS}|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return tuple(word for word in words if not _WORD.fullmatch(word) and word not in WHOLE)

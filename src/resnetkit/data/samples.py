@@ -1,6 +1,7 @@
 """Labelled pictures, in memory or on disk. Every reader of data returns them, and the loader takes them."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnetkit.data.decoding.heif import HEIF_SUFFIXES, can_read_heif
+from resnetkit.data.decoding.heif import HEIF_SUFFIXES, can_read_heif, is_heif
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.imagenet import are_imagenet, wnid_places
 from resnetkit.display import MOST_ROWS, count, cut, line, table
@@ -77,8 +78,8 @@ class Samples:
         """The same samples, with labels that are indices into `classes`.
 
         Classes are matched by name, in any order. If no name is among `classes` and all names are numbers, they are
-        taken as indices into `classes`; they must then be all of 0 to the last, each once ("07" is 7). WordNet numbers
-        such as n01440764 stand for ImageNet's classes.
+        taken as indices into `classes`; they must then be all of 0 to the last, each once ("07" is 7), but where the
+        classes are ImageNet's: see `numbers_imagenet`. WordNet numbers such as n01440764 stand for ImageNet's classes.
 
         Raises DataError for a class that is not among `classes`.
         """
@@ -88,10 +89,12 @@ class Samples:
         numbered = all(name.isascii() and name.isdigit() for name in self.classes)
         if numbered and not place.keys() & set(self.classes):
             place = {name: int(name) for name in self.classes}
-            if sorted(place.values()) != list(range(len(classes))):
+            whole = sorted(place.values()) == list(range(len(classes)))
+            if not whole and not numbers_imagenet(self.classes, classes):
                 raise DataError(
-                    f"the data's classes are numbers ({_some(self.classes)}). They can be the model's only if they "
-                    f"count all {len(classes)} of them from 0. Give them names; the model knows {_some(classes)}"
+                    f"labels are numbers ({_some(self.classes)}), and {_how_many(place, len(classes))}, so whose "
+                    "numbers they are is not certain; put the class names, one a line, into classes.txt beside the "
+                    f"list, or call the folders by them. The model knows {_some(classes)}"
                 )
         if not place.keys() & set(self.classes) and are_imagenet(classes):
             place = dict(wnid_places())
@@ -116,8 +119,22 @@ class Samples:
         if self.images is not None:
             digest.update(np.ascontiguousarray(self.images).data)
         for path in self.paths or ():
-            digest.update(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(os.fsencode(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\0"))
         return digest.hexdigest()[:16]
+
+
+def numbers_imagenet(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether class names are numbers that count `classes`, ImageNet's 1,000, in their order from 0; some may lack."""
+    numbers = all(name.isascii() and name.isdigit() for name in names) and not {*names} & {*classes}
+    return numbers and are_imagenet(classes) and len({*map(int, names)}) == len(names) and max(map(int, names)) < 1000
+
+
+def _how_many(place: Mapping[str, int], count: int) -> str:
+    """How the numbers that occur are not all of 0 to `count` - 1."""
+    numbers = {*place.values()}
+    if over := [number for number in numbers if number >= count]:
+        return f"go up to {max(over)}, where the model has {count} classes"
+    return f"only {len(numbers)} of {count} occur"
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,8 @@ class Dataset:
     """Files that were left out, each with the reason."""
     understood: tuple[str, ...] = ()
     """How an unusual layout or list was understood, a sentence each."""
+    missing: int = 0
+    """How many of the skipped files a list names, and they are not there."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())
@@ -164,6 +183,9 @@ class Dataset:
         classes val or test lacks, and, if HEIC files can't be read, how many pictures of which classes they are.
         """
         notes = list(self.understood)
+        if self.missing:
+            notes.append(f"{self.missing:,} of {self.missing + sum(map(len, self.parts.values())):,} files are missing")
+        notes += [f"the classes {' and '.join(map(repr, names))} differ only in case" for names in self._alike()]
         if self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
             notes.append(
                 f"val is drawn: {len(self.val):,} of the {len(self.val) + len(self.train or ()):,} training pictures, "
@@ -187,6 +209,26 @@ class Dataset:
             more = f" and some of {len(lost) - 3} more classes" if len(lost) > 3 else ""
             notes.append(f"HEIC pictures can't be read here, {few}{more}: pip install 'resnetkit[heic]'")
         return tuple(notes)
+
+    def _alike(self) -> list[list[str]]:
+        """Groups of class names that differ only in letter case."""
+        groups: dict[str, list[str]] = {}
+        for name in self.classes:
+            groups.setdefault(name.lower(), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    def refuse_unreadable_classes(self) -> None:
+        """Raise DataError where all pictures of a class are HEIC, and these can't be read here."""
+        if can_read_heif() or not self.parts:
+            return
+        all_of = _joined(list(self.parts.values()))
+        for name, (heif, total) in self._heif_of_classes().items():
+            paths = [path for path, i in zip(all_of.paths or (), all_of.labels, strict=True) if self.classes[i] == name]
+            if heif == total and all(map(_begins_as_heif, paths)):
+                raise DataError(
+                    f"{self.name}: all {total:,} pictures of {name!r} are HEIC, which needs pillow-heif; "
+                    "pip install 'resnetkit[heic]'"
+                )
 
     def _heif_of_classes(self) -> dict[str, list[int]]:
         """For each class with HEIC files (by their names): how many they are, and how many pictures it has."""
@@ -214,6 +256,15 @@ class Dataset:
         if name not in parts:
             raise DataError(f"{self.name} has no {name} pictures; it has {', '.join(parts)}")
         return name, parts[name]
+
+
+def _begins_as_heif(path: Path) -> bool:
+    """Whether a file is HEIC by its first bytes: telephones also write JPEG under that name."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return is_heif(file.read(256))
+    except OSError:
+        return False
 
 
 def _some(names: Sequence[str]) -> str:

@@ -48,7 +48,8 @@ class Evaluation:
             self.top5_right = np.zeros(len(self.classes), np.int64)
 
     def __repr__(self) -> str:
-        pictures = " ".join(word for word in (f"{self.images:,}", self.part, "pictures") if word)
+        words = ("all", f"{self.images:,}") if self.part == "all" else (f"{self.images:,}", self.part)
+        pictures = " ".join([*filter(None, words), "pictures"])
         trained = f"{self.trained_on:,} of them trained the model" if self.trained_on else ""
         error, loss = f"top-1 error {self.top1_error_percent:.2f} %", f"loss {self.loss:.4f}"
         return line(type(self), pictures, error, loss, trained)

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnetkit.data.decoding.pictures import ColorMode, open_picture
-from resnetkit.data.folders.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below
+from resnetkit.data.folders.archives import is_archive, is_spreadsheet, of_archive
+from resnetkit.data.folders.listing import PICTURE_SUFFIXES, OnePath, each_path, find_below, is_picture_file
 from resnetkit.data.prefetch import Failure, prefetch
+from resnetkit.data.reading import LISTS
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, UsageError
 
@@ -221,7 +223,8 @@ def find_pictures(paths: OnePath | Iterable[OnePath]) -> Iterator[tuple[Path, st
     `paths` is one path or several. In a folder, the pictures are those that training finds: see `listing.find_below`. A
     folder that can't be read comes with the reason, and so does a file that training would leave out as broken. Files
     without the suffix of a picture are left out; so are folders of training runs, with a warning. A file that is named,
-    or matches a glob, is taken as a picture whatever its suffix. Raises UsageError for anything that is no path.
+    or matches a glob, is taken as a picture whatever its suffix, unless it is an archive or a list. Raises UsageError
+    for anything that is no path.
     """
     for text in each_path(paths):
         try:
@@ -235,7 +238,16 @@ def find_pictures(paths: OnePath | Iterable[OnePath]) -> Iterator[tuple[Path, st
             if _is_folder(match):
                 yield from _pictures_below(match)
             else:
-                yield match, None
+                yield match, _no_picture_file(match)
+
+
+def _no_picture_file(path: Path) -> str | None:
+    """What a file is that can't be a picture, with the mend; None for what may be one."""
+    if not path.is_file() or not path.stat().st_size or is_picture_file(path):
+        return None
+    if path.suffix.lower() in LISTS or is_spreadsheet(path):
+        return "a list, and no picture; give the folder of its pictures, or its files"
+    return of_archive(path) if is_archive(path) else None
 
 
 def _is_folder(path: Path) -> bool:

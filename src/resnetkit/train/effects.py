@@ -94,7 +94,7 @@ def check_effects(recipe: Recipe, dataset: Dataset, asked: Mapping[str, str]) ->
     for name, why in idle.items():
         if asked[name] == FLAG:
             raise UsageError(f"`{name}` has no effect here: {why}; leave it out")
-    return [f"{asked[name]}: `{name}` has no effect here: {why}" for name, why in idle.items()]
+    return [f"{asked[name]}: {name} has no effect here: {why}" for name, why in idle.items()]
 
 
 def effective_fields(recipe: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def held(root: object) -> str:
     if isinstance(root, Record) and root.name.startswith("__torch__."):
         return "a frozen TorchScript network, whose weights have no names"
     names = [text_of(key)[:100] for key, _ in children(root)[:5]]
-    return f"no tensors by name, but {', '.join(names) or 'nothing'}"
+    return f"no named tensors (found: {', '.join(names) or 'nothing'})"
 
 
 Reader = Callable[[Path, BinaryIO], Contents]

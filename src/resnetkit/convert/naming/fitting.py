@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resnetkit.convert.naming.layouts import Tensors, fold_biases
 from resnetkit.convert.naming.networks import HEAD, contradicted, networks_like
-from resnetkit.convert.naming.projects import PROJECTS, Project, recognise
+from resnetkit.convert.naming.projects import Project, recognise
 from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.models.empty import empty_network
 from resnetkit.models.spec import ModelSpec
@@ -30,10 +30,9 @@ def find_project(tensors: Tensors, other_entries: Iterable[str] = (), *, where: 
             if any(re.fullmatch(pattern, name) for name in tensors):
                 raise ModelFileError(f"{where} is {networks} of {project.name}, which is not read: {why}")
         return project
-    known = ", ".join(project.name for project in PROJECTS)
     raise ModelFileError(
-        f"{where} holds no residual network with names that are known here ({known}); "
-        f"its first tensors are {_listed(tensors, 3)}"
+        f"{where} holds no residual network that is known here; first tensors: {_listed(tensors, 3)}. "
+        "Known projects: docs/weights.md"
     )
 
 
@@ -105,7 +104,7 @@ def _account(where: str, misfit: Misfit, spec: ModelSpec, like: list[str]) -> st
     if unexpected:
         lines += _rows("unexpected", unexpected, misfit.found, missing, misfit.expected)
     if misshaped:
-        shapes = [(name, _text(misfit.found[name]), _text(misfit.expected[name])) for name in misshaped]
+        shapes = [(name, shape_text(misfit.found[name]), shape_text(misfit.expected[name])) for name in misshaped]
         lines += _shown("another shape", [f"{name} {here}, the network's is {ours}" for name, here, ours in shapes])
     if not unexpected and missing == list(HEAD):
         lines.append(
@@ -129,8 +128,8 @@ def _rows(kind: str, names: list[str], shapes: Shapes, others: list[str], other_
     for name in names[:MOST_LISTED]:
         alike = [other for other in others if other_shapes[other] == shapes[name]]
         near = get_close_matches(name, alike, n=1, cutoff=0.3) or get_close_matches(name, others, n=1, cutoff=0.7)
-        nearest = f", nearest {near[0]} {_text(other_shapes[near[0]])}" if near else ""
-        texts.append(f"{name} {_text(shapes[name])}{nearest}")
+        nearest = f", nearest {near[0]} {shape_text(other_shapes[near[0]])}" if near else ""
+        texts.append(f"{name} {shape_text(shapes[name])}{nearest}")
     return _shown(kind, [*texts, *names[MOST_LISTED:]])
 
 
@@ -143,7 +142,8 @@ def _shown(kind: str, texts: list[str]) -> list[str]:
     return [f"{kind}:", *(f"  {text}" for text in texts[:MOST_LISTED]), *more]
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape for people: 3×3."""
     return "×".join(map(str, shape)) or "scalar"
 
 

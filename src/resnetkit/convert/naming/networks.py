@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -14,7 +15,7 @@ from resnetkit.errors import UsageError
 from resnetkit.models.empty import empty_network
 from resnetkit.models.geometry import ShortcutName, StridedKernel
 from resnetkit.models.spec import FIELDS, SPECS, ModelSpec
-from resnetkit.models.tensors import COUNTER
+from resnetkit.models.tensors import COUNTER, Misfit, compare, without_counters
 
 HEAD = ("fc.weight", "fc.bias")
 TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")
@@ -62,6 +63,23 @@ def spec_of(tensors: Tensors) -> ModelSpec | None:
     What they don't say is as in the first rows: the stride in the 3×3, no blur, no dilation, and zero-padded identities
     where nothing is beside a block.
     """
+    return next((spec for spec in _specs(tensors) if has_tensors_of(spec, tensors)), None)
+
+
+def nearest_network(tensors: Tensors) -> tuple[str, Misfit] | None:
+    """The network from which these tensors differ in the fewest, and how; None where they differ in most."""
+    found = {name: tensor for name, tensor in without_counters(tensors).items() if name not in HEAD}
+    ways: list[tuple[int, ModelSpec, Misfit]] = []
+    for spec in _specs(tensors):
+        expected = without_counters(empty_network(spec).state_dict())
+        misfit = compare({name: tensor for name, tensor in expected.items() if name not in HEAD}, found)
+        ways.append((len({*misfit.missing, *misfit.unexpected, *misfit.misshaped}), spec, misfit))
+    wrong, spec, misfit = min(ways, key=lambda way: way[0], default=(0, None, None))
+    return (name_of(spec), misfit) if spec and misfit and wrong <= len(misfit.expected) // 4 else None
+
+
+def _specs(tensors: Tensors) -> list[ModelSpec]:
+    """The networks, of one class, that these tensors may be of, by their first layers and the numbers of blocks."""
     blocks = {
         (int(found[1]), int(found[2])) for name in tensors if (found := re.match(r"layer(\d{1,5})\.(\d{1,5})\.", name))
     }
@@ -72,14 +90,14 @@ def spec_of(tensors: Tensors) -> ModelSpec | None:
     first = tensors.get("conv1.0.weight" if deep else "conv1.weight")
     last = tensors.get("conv1.6.weight" if deep else "conv1.weight")
     if not blocks or blocks != whole or first is None or last is None or first.ndim != 4 or last.ndim != 4:
-        return None
+        return []
     width, kernel = len(last), first.shape[-1]
     if not width or (stem := "deep" if deep else STEMS.get(kernel)) is None:
-        return None
+        return []
     grouped = tensors.get("layer1.0.conv2.weight")
     bottleneck = "layer1.0.conv3.weight" in tensors
     if grouped is None or grouped.ndim != 4 or not min(grouped.shape):
-        return None
+        return []
     inner = len(grouped)
     groups = inner // grouped.shape[1] if bottleneck else 1
     fields: dict[str, Any] = {
@@ -97,14 +115,11 @@ def spec_of(tensors: Tensors) -> ModelSpec | None:
     }
     if bottleneck and groups:  # the inverse of geometry.bottleneck_width
         fields["width_per_group"] = -(-inner // groups * 64 // width)
+    specs: list[ModelSpec] = []
     for shortcut in ("B", "C", "A"):
-        try:
-            spec = ModelSpec(shortcut=shortcut, **fields)
-        except UsageError:
-            continue
-        if has_tensors_of(spec, tensors):
-            return spec
-    return None
+        with suppress(UsageError):
+            specs.append(ModelSpec(shortcut=shortcut, **fields))
+    return specs
 
 
 def has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:

@@ -9,19 +9,30 @@ from pathlib import Path
 from unicodedata import normalize
 
 from resnetkit.data.division import Labelled, divided
-from resnetkit.data.folders.listing import OF_RUNS, Found, find_below, is_of_runs, listed, loose_pictures, subfolders
+from resnetkit.data.folders.archives import is_archive
+from resnetkit.data.folders.listing import (
+    OF_RUNS,
+    Found,
+    decoded,
+    find_below,
+    is_of_runs,
+    is_picture_name,
+    listed,
+    loose_pictures,
+    subfolders,
+)
 from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading, UnfitError, part_of
 from resnetkit.data.samples import Dataset
+from resnetkit.display import count as counted
 from resnetkit.display import shell, wrong_name
 from resnetkit.errors import DataError
 
-PLAIN = ("train", "val", "valid", "validation", "test")
-"""Names of part folders, in any letter case, that need no remark."""
+IN_CLASSES = ("train", "val", "valid", "validation", "test")
+"""Names of part folders within every class folder, in any letter case."""
 NO_CLASS = ("unknown", "unlabeled", "unlabelled", "images", "image", "imgs", "img", "pictures", "photos", "data", "all")
 """Names of folders that hold the pictures of a part without classes."""
 NO_LABELS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission")
 """Words for parts that nobody has labelled."""
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar", ".gz")
 MOST_LEVELS = 4
 """How many folders, each the only thing in the one above it, are looked through."""
 MOST_NAMED = 5
@@ -67,6 +78,10 @@ def load_folder(
         reading.refuse(name, why=f"{root} is a folder, and no list")
     layout = _layout(root, reading)
     parts = {part: _labelled(layout, classes) for part, classes in layout.parts.items()}
+    bare = sum(not is_picture_name(one.path.name) for pictures in parts.values() for one in pictures)
+    if bare:
+        are = "is known by its" if bare == 1 else "are known by their"
+        layout.understood.append(f"{counted(bare, 'file')} without a picture's suffix {are} first bytes")
     if strict and (wrong := [(path, reason) for path, reason in layout.skipped if reason not in FINE]):
         raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave `strict` out")
     return divided(
@@ -89,7 +104,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
         for _, folder in named:
             if not (root / folder).is_dir():
                 raise UnfitError(f"`parts`: {root} has no folder {folder}; it has {_names(subfolders(root))}")
-        return _of_parts(root, root, [(part, root / folder) for part, folder in named])
+        return _of_parts(root, root, [(part, root / folder) for part, folder in named], stated=True)
     inner = _unwrapped(root)
     folders = subfolders(inner)
     parts = {folder: part for folder in folders if (part := part_of(folder.name))}
@@ -119,12 +134,18 @@ def _layout(root: Path, reading: Reading) -> _Layout:
             "parts: " + ", ".join(f"{part} = <class>/{folders[0][1].name}/" for part, folders in by_class.items())
         )
     else:
+        _refuse_alike(root, classes)
         layout.parts["train"] = classes
     return layout
 
 
 def _of_parts(
-    root: Path, inner: Path, found: Iterable[tuple[str, Path]], *, unlabelled: Iterable[Path] = ()
+    root: Path,
+    inner: Path,
+    found: Iterable[tuple[str, Path]],
+    *,
+    unlabelled: Iterable[Path] = (),
+    stated: bool = False,
 ) -> _Layout:
     """The classes of known parts; what is not the plain layout is added to `understood`."""
     layout = _Layout(inner)
@@ -134,7 +155,7 @@ def _of_parts(
         held.append((part, _unwrapped(folder, part=part, classes=known)))
         layout.parts[part] += _class_folders(layout, held[-1][1])
     layout.parts = {part: classes for part, classes in layout.parts.items() if classes}
-    if any(folder.parent != root or folder.name.lower() not in PLAIN for _, folder in held):
+    if stated or any(folder.parent != root or folder.name not in PARTS for _, folder in held):
         layout.understood.append(f"parts: {_said(held, root)}")
     for folder in unlabelled:
         layout.skipped.append((folder, UNLABELLED))
@@ -148,9 +169,16 @@ def _refuse_two_ways(
     """Raise DataError where folders may be classes as well as parts, or where two are for the same part."""
     named = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
     if others:
+        ways = f"as parts, without {_names(others)}: `parts` {shell(named)}"
+        free = [part for part in PARTS if part not in {parts[folder] for folder in with_classes}]
+        if free and len(others) == 1 and _alike(with_classes[0], others[0]):
+            part = "train" if "train" in free else free[-1]
+            all_of = {**{parts[folder]: folder for folder in with_classes}, part: others[0]}
+            named = ",".join(f"{one}={all_of[one].relative_to(root)}" for one in PARTS if one in all_of)
+            ways = f"as parts, {others[0].name}/ being {part}: `parts` {shell(named)}"
         raise DataError(
             f"{inner} has {with_classes[0].name}/ with class folders, but also pictures in {others[0].name}/. It can "
-            f"be read in two ways: as parts, without {_names(others)}: `parts` {shell(named)}; or as classes, "
+            f"be read in two ways: {ways}; or as classes, "
             f"{_names([*with_classes, *others])}: `parts` none. Or move {others[0]} elsewhere, or into a class folder; "
             f"expected {_expected(root)}"
         )
@@ -165,12 +193,48 @@ def _refuse_two_ways(
             )
 
 
+def _inside(folder: Path) -> list[str]:
+    """The names of the folders within a folder, or within the only one in it; none where pictures lie loose."""
+    inner = _unwrapped(folder) if len(subfolders(folder)) == 1 and not _only_part(folder) else folder
+    return [] if loose_pictures(inner) else sorted(path.name for path in subfolders(inner))
+
+
+def _only_part(folder: Path) -> bool:
+    """Whether the only folder in a folder is called after a part."""
+    return any(part_of(path.name) for path in subfolders(folder))
+
+
+def _alike(one: Path, other: Path) -> bool:
+    """Whether two folders hold folders of the same names, as parts of a set do."""
+    return bool(names := _inside(one)) and bool({*names} & {*_inside(other)})
+
+
+def _refuse_alike(root: Path, classes: Sequence[tuple[str, Path]]) -> None:
+    """Raise DataError where all folders hold the same folders: they may be parts, and those in them the classes."""
+    inside = [_inside(folder) for _, folder in classes if _has_pictures(folder, root)]
+    folders = [folder for _, folder in classes if _has_pictures(folder, root)]
+    if len(folders) < 2 or not inside[0] or any(names != inside[0] for names in inside):
+        return
+    names = inside[0]
+    if {name.lower() for name in names} & {*NO_CLASS, "masks", "mask", "labels", "annotations"}:
+        return
+    if len(names) < 2 and not part_of(names[0]):
+        return
+    them = f"{root} can be read in two ways: {_names(folders)} hold the same folders, {', '.join(names[:MOST_NAMED])}"
+    if all(map(part_of, names)):
+        ways = f"Either each of them is a set of its own: give one, such as {folders[0]}"
+    else:
+        shown = ",".join(f"{part}={folder.relative_to(root)}" for part, folder in zip(PARTS, folders, strict=False))
+        ways = f"Are they parts? Then say which: `parts` {shell(shown)}"
+    raise DataError(f"{them}. {ways}. Or are they the classes? Then give `parts` none")
+
+
 def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tuple[str, Path]]]:
     """The parts of <class>/{train,test}/<picture>; empty unless every class is divided so."""
     parts: dict[str, list[tuple[str, Path]]] = {}
     for label, folder in classes:
         inside = subfolders(folder)
-        if not inside or any(path.name.lower() not in PLAIN for path in inside) or loose_pictures(folder):
+        if not inside or any(path.name.lower() not in IN_CLASSES for path in inside) or loose_pictures(folder):
             return {}
         for path in inside:
             parts.setdefault(part_of(path.name) or "", []).append((label, path))
@@ -228,13 +292,13 @@ def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
             if is_of_runs(found):
                 layout.skipped.append((found, OF_RUNS))
             else:
-                classes.append((normalize("NFC", found.name), found))
+                classes.append((normalize("NFC", decoded(found.name)), found))
         elif found.kind == "picture":
             loose += 1
             layout.skipped.append((found.path, "a picture in no class folder"))
         elif found.kind == "broken" and found.path.is_dir():
-            raise DataError(f"{os.fsencode(found.path)!r}: the folder's name {wrong_name('; rename it')}")
-        elif found.path.name.lower().endswith(ARCHIVES):
+            raise DataError(f"{found.path}: the folder's name {wrong_name('; rename it')}")
+        elif found.kind == "other" and is_archive(found.path):
             archive = found.path.name
     if not any(_has_pictures(path, folder) for _, path in classes):
         lack = f"it has {len(classes)} folders, but no pictures in them" if classes else "it has no class folders"
@@ -255,7 +319,7 @@ def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labe
         count = len(pictures)
         for found in _readable(folder, [layout.root, folder.parent]):
             if found.kind == "picture":
-                key = normalize("NFC", Path(os.path.relpath(found.path, layout.root)).as_posix())
+                key = normalize("NFC", decoded(Path(os.path.relpath(found.path, layout.root)).as_posix()))
                 pictures.append(Labelled(key, found.path, label, str(folder)))
             else:
                 layout.skipped.append((found.path, found.reason))
@@ -279,6 +343,7 @@ def _has_pictures(folder: Path, above: Path) -> bool:
 def _lists_in(folder: Path) -> str:
     """The lists right in a folder, as text; empty where there is none."""
     found = [one.path for one in listed(folder) if isinstance(one, Found) and one.path.suffix.lower() in LISTS]
+    found.sort(key=lambda path: part_of(path.stem) != "train")
     return ", ".join(map(str, found[:MOST_NAMED]))
 
 

@@ -1,6 +1,7 @@
 """The pictures below a folder, found in one way for training, checking, tuning and prediction."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple, TypeAlias
@@ -138,6 +139,28 @@ def is_utf8(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
+def decoded(name: str) -> str:
+    """A file name in UTF-8, whatever the locale: in ASCII's, Python reads its letters as surrogates.
+
+    A name that is not UTF-8 at all stays as it is.
+    """
+    if is_utf8(name):
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return name
+
+
+def encoded(name: str) -> str:
+    """The opposite of `decoded`: a name in UTF-8, such as a list holds, as Python takes it for a file here."""
+    try:
+        name.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+    except UnicodeError:
+        return os.fsdecode(name.encode("utf-8", "surrogatepass"))
+    return name
+
+
 def each_path(paths: OnePath | Iterable[OnePath]) -> Iterable[str]:
     """One path, or several as they come, each with ~ as the home folder. Raises UsageError for what is no path."""
     if isinstance(paths, str | Path):
@@ -175,7 +198,7 @@ def _entries(folder: Path) -> list[tuple[str, str]]:
             if not entry.name.startswith(".") and entry.name.lower() not in NOT_DATA
         ]
     # File systems decompose letters with accents, or don't.
-    return sorted(found, key=lambda entry: (normalize("NFC", entry[0]), entry[0]))
+    return sorted(found, key=lambda entry: (normalize("NFC", decoded(entry[0])), entry[0]))
 
 
 def _what(entry: "os.DirEntry[str]") -> str:
@@ -198,7 +221,7 @@ def _each(folder: Path, entries: Iterable[tuple[str, str]]) -> Iterator[Path | F
         path = folder / name
         if what != "folder" and not (is_picture_file(path) if what == "file" else is_picture_name(name)):
             yield Found(path, "other", "not a picture by its suffix")
-        elif not is_utf8(name):
+        elif not is_utf8(decoded(name)):
             yield Found(path, "broken", f"its name {wrong_name('')}")
         elif what == "folder":
             yield path

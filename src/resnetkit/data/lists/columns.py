@@ -9,7 +9,18 @@ from unicodedata import normalize
 
 from resnetkit.data.folders.listing import is_picture_name
 from resnetkit.data.lists.places import Places
-from resnetkit.data.lists.tables import LABEL_NAMES, PATH_NAMES, SEVERAL, SPLIT_NAMES, Table, plain
+from resnetkit.data.lists.tables import (
+    FOLD_NAMES,
+    LABEL_NAMES,
+    NO,
+    PART_FLAGS,
+    PATH_NAMES,
+    SEVERAL,
+    SPLIT_NAMES,
+    YES,
+    Table,
+    plain,
+)
 from resnetkit.data.reading import Reading, UnfitError, part_of
 from resnetkit.display import cut
 from resnetkit.errors import DataError
@@ -35,6 +46,8 @@ class Columns:
     label: int | None
     split: int | None
     one_hot: list[int] = field(default_factory=list)
+    flagged: tuple[str, str] | None = None
+    """Where `split` is a column of yes and no: the part for yes, and that for no."""
 
 
 def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
@@ -48,9 +61,9 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         named = ", ".join(columns or [cell for row in table.sample[:1] for cell in row.cells]) or "an empty line"
         named = cut(named, MOST_SHOWN)
         raise UnlabelledError(
-            f"{where}: there is no column 'path', only {named}; expected path,label or path,label,split"
-            if "path" not in map(plain, columns or ())
-            else f"{where}: there is no column 'label', only {named}; expected path,label or path,label,split"
+            f"{where}: no label column; the only column is {named}; expected path,label or path,label,split"
+            if columns is not None
+            else f"{where}: one column, {named}; expected a path and a label in a line"
         )
     names = columns if columns is not None else [""] * width
     there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{width} without names"
@@ -69,6 +82,9 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         split = _known(names, SPLIT_NAMES, taken)
         if split is not None and plain(names[split]) != "split" and not _names_parts(table, split):
             split = None
+        if split is None and width > 2:
+            split = next((p for p in range(width) if p not in taken and _part_flags(table, names, p)), None)
+    flagged = _part_flags(table, names, split) if split is not None else None
     taken |= {split} if split is not None else set()
     in_path = asked.get("path")
     if in_path is None:
@@ -76,9 +92,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
     if in_path is None:
         in_path = _holding_paths(table, [place for place in range(width) if place not in taken], places)
     if in_path is None:
-        raise DataError(
-            f"{where}: there is no column 'path', only {there}; give its name or its number as `path_column`"
-        )
+        raise DataError(f"{where}: no path column; columns: {there}; give the path's name or number as `path_column`")
     if "path" not in asked and not any(map(is_picture_name, _values(table, in_path))):
         # A column that is called id may number the rows, where another one holds the names.
         others = [place for place in range(width) if place not in {*taken, in_path}]
@@ -94,6 +108,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         known = [place for place in rest if plain(names[place]) in LABEL_NAMES]
         label = _known(names, LABEL_NAMES, taken) if known else None
         if len(known) > 1 and plain(names[label or 0]) not in ("label", "labelname"):
+            known.sort(key=lambda place: plain(names[place]).endswith("id"))  # names say more than numbers
             raise DataError(
                 f"{where}: {' and '.join(names[place] for place in known)} may be the label; say which one it is: "
                 f"`label_column` {names[known[0]]}"
@@ -104,7 +119,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
             one_hot = rest
         elif label is None:
             raise UnlabelledError(
-                f"{where}: there is no column 'label', only {there}; give its name or its number as `label_column`"
+                f"{where}: no label column; columns: {there}; give the label's name or number as `label_column`"
             )
     if columns is not None:
         table.form += [
@@ -112,11 +127,19 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
             for what, place in (("path", in_path), ("label", label), ("split", split))
             if place is not None and names[place].lower() != what
         ]
+        if flagged:
+            table.form.append(f"{flagged[0]} where {names[split or 0]} is true, else {flagged[1]}")
+        table.form += [
+            f"{names[place]} is not used" + _how_to_use(table, names, place)
+            for place in range(width)
+            if place not in (in_path, label, split, *one_hot)
+            and plain(names[place]) in (*SPLIT_NAMES, *FOLD_NAMES, *PART_FLAGS)
+        ]
     if one_hot:
         table.form.append(
             f"label = which of the {len(one_hot)} columns {names[one_hot[0]]} to {names[one_hot[-1]]} is 1"
         )
-    return Columns(in_path, label, split, one_hot)
+    return Columns(in_path, label, split, one_hot, flagged)
 
 
 def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
@@ -145,6 +168,19 @@ def _values(table: Table, place: int) -> list[str]:
 def _names_parts(table: Table, place: int) -> bool:
     values = _values(table, place)
     return bool(values) and all(part_of(value) for value in values)
+
+
+def _how_to_use(table: Table, names: Sequence[str], place: int) -> str:
+    """How a column that may stand for parts is taken as them."""
+    if _names_parts(table, place) or _part_flags(table, names, place):
+        return f" (`split_column` {names[place]} takes it as the parts)"
+    return " (its values are no parts: train, val or test)"
+
+
+def _part_flags(table: Table, names: Sequence[str], place: int) -> tuple[str, str] | None:
+    """The parts for yes and for no of a column such as is_valid; None for another column."""
+    values = {value.lower() for value in _values(table, place)}
+    return PART_FLAGS.get(plain(names[place])) if values and values <= YES | NO else None
 
 
 def _is_index(table: Table, place: int) -> bool:
@@ -203,4 +239,7 @@ def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
         label = boxed[1]
     if not label:
         return Labels("", "", "", "the label is empty; fill it in or remove the line")
-    return Labels(name, normalize("NFC", label), cell(columns.split))
+    split = cell(columns.split)
+    if columns.flagged and split.lower() in YES | NO:
+        split = columns.flagged[split.lower() in NO]
+    return Labels(name, normalize("NFC", label), split)

@@ -2,15 +2,15 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
 from resnetkit.data.division import Labelled, divided
-from resnetkit.data.lists.columns import UnlabelledError, find_columns, read_row
-from resnetkit.data.lists.places import Places
-from resnetkit.data.lists.tables import Lines, encoding_of, open_table
+from resnetkit.data.lists.columns import MULTI_LABEL, UnlabelledError, find_columns, read_row
+from resnetkit.data.lists.places import WEB_ADDRESS, Places
+from resnetkit.data.lists.tables import Lines, encoding_of, open_table, plain
 from resnetkit.data.reading import CLASSES_ONLY, NOTHING, Reading, UnfitError, part_of, reading_of, without_part
 from resnetkit.data.samples import Dataset
 from resnetkit.display import count
@@ -20,6 +20,13 @@ from resnetkit.files import expanded
 CLASS_LISTS = ("classes", "class_names", "classnames", "labels", "label_list", "label_names", "synset_words", "synsets")
 """Names, without .txt, of files beside a list whose labels are numbers: a class name in each line."""
 MOST_PROBLEMS = 20
+MOST_VALUES = 5
+
+
+PLURALS = ("labels", "tags", "classes", "categories", "targets")
+"""Names of columns that may hold several labels."""
+SEPARATORS = "|;,/+& "
+"""Characters between the labels of a picture that has several, in one column."""
 
 
 class NoFilesError(DataError):
@@ -39,6 +46,17 @@ class _Problems:
         if len(self.found) < MOST_PROBLEMS:
             self.found.append((line, what))
 
+    def add_parts(self, wrong: Mapping[str, Sequence[int]]) -> None:
+        """Add the values of the column of parts that are none, each with its lines, as one problem."""
+        if wrong:
+            shown = [
+                f"{value!r}{f' in {len(lines):,} lines' if len(lines) > 1 else ''}" for value, lines in wrong.items()
+            ]
+            more = f" and {len(shown) - MOST_VALUES} other values" if len(shown) > MOST_VALUES else ""
+            self.count += 1
+            what = f"split is {', '.join(shown[:MOST_VALUES])}{more}; expected train, val or test"
+            self.found.insert(0, (min(min(lines) for lines in wrong.values()), what))
+
     def refuse(self, missing: Sequence[tuple[Path, str]]) -> None:
         """Raise DataError with the first faults, if there are any, and the number of `missing` files."""
         do = "does" if len(missing) == 1 else "do"
@@ -47,7 +65,7 @@ class _Problems:
             first = f"{self.path}, line {self.found[0][0]}: {self.found[0][1]}"
             raise DataError(f"{first}\n  {lacking}" if lacking else first)
         if self.count:
-            lines = [f"  line {line}: {what}" for line, what in self.found]
+            lines = [f"  line {line}: {what}" for line, what in sorted(self.found)[:MOST_PROBLEMS]]
             more = [f"  and {self.count - len(lines):,} more"] if self.count > len(lines) else []
             more += [f"  {lacking}"] if lacking else []
             raise DataError("\n".join([f"{self.path}: {self.count:,} lines to mend:", *lines, *more]))
@@ -63,10 +81,10 @@ def load_list(
     named by `reading`. Paths are relative to the list's folder, or to `reading.images`; the suffix may be missing.
     Lists for val and test beside one for train are read, too. Whatever differs from plain path,label,split with commas
     is told in `understood`. Without val it is drawn from train, as in `load_folder`. Files that do not exist are listed
-    in `skipped`; with `strict` one is an error.
+    in `skipped`, and counted in `missing`; with `strict` one is an error.
 
     Raises DataError with the numbers of the first twenty wrong lines: empty labels, contradictions, unknown parts,
-    several labels; and where no file exists.
+    several labels; and where fewer than half of the files exist.
     """
     if reading.part_folders is not None:
         reading.refuse("parts", why=f"{path} is a list; its parts are in its column split, or `split_column` names it")
@@ -90,6 +108,7 @@ def load_list(
         reading=reading,
         skipped=reader.skipped,
         understood=reader.understood,
+        missing=reader.missing,
     )
 
 
@@ -101,6 +120,7 @@ class _Reader:
         self._strict = strict
         self.skipped: list[tuple[Path, str]] = []
         self.understood: list[str] = []
+        self.missing = 0
         self.has_parts = False
         self._columns: dict[str, str] = {}
         """Columns of the list that was read last: which one -> its name."""
@@ -111,12 +131,13 @@ class _Reader:
         try:
             found = reader.read(path, part=part)
         except (UnlabelledError, UnfitError):
-            self.understood.append(f"{path.name} has no labels in columns called alike: left out")
+            self.understood.append(f"{path.name} has no label column: left out")
             return []
         except NoFilesError:
             self.understood.append(f"{path.name}: none of its files exists; left out")
             return []
         self.skipped += reader.skipped
+        self.missing += reader.missing
         return [picture for pictures in found.values() for picture in pictures]
 
     def read(self, path: Path, *, part: str = "train") -> dict[str, list[Labelled]]:
@@ -133,7 +154,8 @@ class _Reader:
         parts: dict[str, list[Labelled]] = defaultdict(list)
         seen: dict[Path, tuple[int, str, str]] = {}
         problems = _Problems(path)
-        missing: list[tuple[Path, str]] = []
+        missing: list[tuple[int, Path, str]] = []
+        no_parts: dict[str, list[int]] = defaultdict(list)
         unsaid = 0
         for line, cells in table.rows:
             what = read_row(table, columns, cells)
@@ -142,13 +164,21 @@ class _Reader:
                 continue
             own = part_of(what.split) if what.split else part
             if own is None:
-                problems.add(line, f"split is {what.split!r}; expected train, val or test")
+                no_parts[what.split].append(line)
                 continue
             picture = places.find(what.name)
             if picture.reason:
+                if picture.several:
+                    problems.add(line, f"{picture.path} {picture.reason}; say which")
+                    continue
                 if self._strict:
                     problems.add(line, f"{picture.path} {picture.reason}; {places.base_said}")
-                missing.append((picture.path, f"{picture.reason} ({path}, line {line})"))
+                near = (
+                    places.near(picture.path)
+                    if len(missing) < MOST_PROBLEMS and WEB_ADDRESS not in picture.reason
+                    else ""
+                )
+                missing.append((line, picture.path, f"{picture.reason}{near}"))
                 continue
             known = seen.setdefault(picture.path, (line, what.label, own))
             if known[1] != what.label:
@@ -163,22 +193,69 @@ class _Reader:
                 continue
             unsaid += columns.split is not None and not what.split
             parts[own].append(Labelled(picture.key, picture.path, what.label, f"{path}, line {line}"))
-        problems.refuse([] if self._strict else missing)  # with strict they are among the problems
-        if not any(parts.values()):
-            if missing:
-                raise NoFilesError(
-                    f"{path}: none of its {len(missing)} files exists, first {missing[0][0]}; "
-                    f"{places.base_said}{places.elsewhere(missing[0][0])}"
-                )
+        problems.add_parts(no_parts)
+        _add_several(problems, parts, label=self._columns.get("label_column", ""), form=table.form)
+        gone = [(picture, f"{reason} ({path}, line {line})") for line, picture, reason in missing]
+        problems.refuse([] if self._strict else gone)  # with strict they are among the problems
+        there = sum(map(len, parts.values()))
+        if not there and not missing:
             raise DataError(f"{path} lists no pictures; expected a line per picture below the line path,label")
-        self.skipped += missing
+        if len(missing) > there:
+            raise _too_few(path, missing, there, places)
+        self.skipped += gone
+        self.missing += len(gone)
+        if elsewhere := places.elsewhere([picture for _, picture, _ in missing]) if missing else "":
+            self.understood.append(f"{path.name}: {len(gone):,} of {len(gone) + there:,} files are missing{elsewhere}")
         if unsaid and columns.split is not None:
             table.form.append(f"{unsaid:,} lines without a part are {part}")
         if places.completed:
             table.form.append("suffixes of the files found in their folder")
+        if places.deeper:
+            table.form.append(f"files found in folders within {places.base}")
         if table.form:
             self.understood.append(f"{path.name}: {', '.join(table.form)}")
         return parts
+
+
+def _too_few(path: Path, missing: Sequence[tuple[int, Path, str]], there: int, places: Places) -> DataError:
+    """The error of a list most of whose files are missing: the first ones, and where they are."""
+    elsewhere = places.elsewhere([picture for _, picture, _ in missing])
+    at, first, reason = missing[0]
+    if WEB_ADDRESS in reason:
+        return NoFilesError(
+            f"{path}, line {at}: web addresses are not downloaded; download them, and give their folder as `images`"
+        )
+    if not there:
+        why = "" if reason == "does not exist" else f" ({reason.removeprefix('does not exist; ')})"
+        return NoFilesError(
+            f"{path}: none of its {len(missing)} files exists, first {first}{why}; {places.base_said}{elsewhere}"
+        )
+    lines = [f"  line {line}: {picture} {what}" for line, picture, what in missing[:MOST_PROBLEMS]]
+    more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
+    of = f"{len(missing):,} of {len(missing) + there:,} files are missing"
+    return DataError("\n".join([f"{path}: {of}; {places.base_said}{elsewhere}", *lines, *more]))
+
+
+def _add_several(problems: _Problems, parts: Mapping[str, Sequence[Labelled]], *, label: str, form: list[str]) -> None:
+    """Add the rows whose label is several labels in one: each of its pieces is a label, too, or a bar is between."""
+    labels = {picture.label for pictures in parts.values() for picture in pictures}
+    several: dict[str, list[str]] = {}
+    for name in labels:
+        for separator in SEPARATORS:
+            pieces = [piece.strip() for piece in name.split(separator) if piece.strip()]
+            known = {*pieces} & labels - {name}
+            if len(pieces) > 1 and (len(known) == len({*pieces}) or (known and separator in "|;")):
+                several.setdefault(name, pieces)
+            elif len(pieces) > 1 and known and plain(label) in PLURALS:
+                note = f"{name!r} is taken as one class beside {min(known)!r}"
+                if note not in form:
+                    form.append(note)
+    for pictures in parts.values():
+        for picture in pictures:
+            if picture.label in several:
+                pieces = several[picture.label]
+                line = int(picture.source.rpartition(" ")[2])
+                problems.add(line, f"{picture.path.name} has {len(pieces)} labels ({', '.join(pieces)}); {MULTI_LABEL}")
 
 
 def _beside(path: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnetkit.data.folders.archives import first_bytes, is_spreadsheet
 from resnetkit.data.folders.devkit import GROUND_TRUTH, META, PICTURE, wnids_by_number
 from resnetkit.data.folders.listing import is_picture_name
 from resnetkit.data.lists.places import Places
@@ -27,8 +28,17 @@ LABEL_NAMES = (
     "labelid", "classid", "categoryid", "predictionstring",
 )
 SPLIT_NAMES = ("split", "set", "subset", "part", "partition", "usage", "phase", "dataset", "splits")
+PART_FLAGS = {
+    "isvalid": ("val", "train"), "isval": ("val", "train"), "isvalidation": ("val", "train"),
+    "istest": ("test", "train"), "istesting": ("test", "train"),
+    "istrain": ("train", "test"), "istraining": ("train", "test"), "istrainingimage": ("train", "test"),
+}
+FOLD_NAMES = ("fold", "folds", "kfold", "foldid", "cvfold", "foldnumber")
 # fmt: on
-"""Usual names of the columns, in small letters and digits; of several the first is taken."""
+"""Usual names of the columns, in small letters and digits; of several the first is taken. PART_FLAGS are columns of
+yes and no, as fastai has them, each with the part for yes and that for no. FOLD_NAMES number parts by turns."""
+YES = frozenset({"true", "1", "1.0", "yes", "y", "t"})
+NO = frozenset({"false", "0", "0.0", "no", "n", "f"})
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 SPACES = "spaces"
 SAMPLE = 50
@@ -58,6 +68,8 @@ class Table:
 
 
 def open_table(path: Path, reading: Reading) -> Table:
+    if is_spreadsheet(path) or first_bytes(path).startswith(b"PK\x03\x04"):
+        raise DataError(f"{path} is a spreadsheet; save it as CSV, and give that")
     try:
         encoding = encoding_of(path)
         if path.suffix.lower() in (".jsonl", ".ndjson"):
@@ -88,7 +100,9 @@ def _ground_truth(path: Path, encoding: str) -> Table:
 
 
 def _no_text(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one")
+    if isinstance(error, UnicodeError):
+        return DataError(f"{path} is not UTF-8; in Excel: Save as, CSV UTF-8")
+    return DataError(f"{path} is not a CSV file ({error}); in Excel: Save as, CSV UTF-8")
 
 
 def encoding_of(path: Path) -> str:
