@@ -115,7 +115,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _left_out(dataset: Dataset) -> str:
-    """Return a line on the files that are left out, except unlabelled ones (see `understood`); empty if there are none."""
+    """Return a line on the files that are left out, but not unlabelled ones (see `understood`); empty if none are."""
     skipped = [(path, reason) for path, reason in dataset.skipped if reason != UNLABELLED]
     if not skipped:
         return ""
