@@ -411,7 +411,7 @@ def test_timm_in_every_way(own_cache: Path) -> None:
         resnetkit.load("hf:timm/resnet18.a1_in1k").net,
     ):
         assert torch.equal(ours.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
-    with pytest.raises(UsageError, match=r"holds no resnet50; load it as hf:timm/resnet18.a1_in1k"):
+    with pytest.raises(UsageError, match=r"does not contain a resnet50; load it as hf:timm/resnet18.a1_in1k"):
         resnetkit.resnet50(weights="timm/resnet18.a1_in1k")
     with pytest.raises(UsageError, match=r"resnet18\.pth is a file: open a model file with resnetkit\.load"):
         resnetkit.resnet18(weights="mine/resnet18.pth")
