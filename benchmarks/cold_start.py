@@ -1,9 +1,9 @@
-"""From the shell to the answer for one picture: `resnetkit predict MODEL one.jpg` against the usual torchvision script.
+"""Time of the command `resnetkit predict MODEL one.jpg` for one picture, against the usual torchvision script.
 
-Each is a command of its own, timed from start to end, in turn: ours as tuned with --photos (`resnetkit tune`), on
-OpenVINO in float32, and through torch. The script imports torch and torchvision, loads the weights, and predicts with
-the eager network. Files are in the system's cache, and ours has run once, so that its graph is there. Also says whether
-ours imported torch.
+The commands run in turn, and each is timed from start to end: ours as tuned with --photos (`resnetkit tune`), on
+OpenVINO in float32, and with torch; and the script, which imports torch and torchvision, loads the weights, and
+predicts with the eager network. Files are in the system's cache, and ours has run once before, so that its graph
+exists. The output also reports whether ours imported torch.
 
     python benchmarks/cold_start.py [--photos DIR] [--weights-dir DIR] [--rounds 9]
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 def script(name: str, weights: Path, picture: Path) -> None:
-    """What people write."""
+    """Print the five most probable classes of a picture: the usual script with torchvision."""
     import torch
     from PIL import Image
     from torchvision import models, transforms
@@ -43,7 +43,7 @@ def script(name: str, weights: Path, picture: Path) -> None:
 
 
 def imports_torch(command: list[str]) -> bool:
-    """Whether a command of ours imports torch."""
+    """Return whether a Python command imports torch."""
     done = subprocess.run(
         [command[0], "-X", "importtime", *command[1:]], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -51,7 +51,7 @@ def imports_torch(command: list[str]) -> bool:
 
 
 def seconds_of(command: list[str]) -> float:
-    """From start to end."""
+    """Run a command and return its seconds, from start to end."""
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began

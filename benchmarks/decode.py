@@ -1,10 +1,10 @@
 """Decoding and augmenting JPEG folders for training: our loader against torchvision's, in turn, on one core.
 
-The peer is what torchvision's classification reference does: ImageFolder (Pillow) in a DataLoader, RandomResizedCrop
+The peer works like torchvision's classification reference: ImageFolder (Pillow) in a DataLoader, RandomResizedCrop
 (224, bilinear, antialiased), RandomHorizontalFlip, PILToTensor, ConvertImageDtype, Normalize. Ours is the loader of
-`resnetkit train` with random-resized crops of the same scale (0.08 to 1), and the normalisation that the training loop
-does by the batch, in a process that keeps its memory as `resnetkit train` does ("ours"), or does not ("ours, plain").
-Each process has one core and one thread, and gives float32 batches.
+`resnetkit train` with random-resized crops of the same scale (0.08 to 1), and the training loop's normalisation of
+whole batches. "ours" keeps freed memory, as `resnetkit train` does; "ours, plain" does not. Each process has one core
+and one thread, and produces float32 batches.
 
 Two folders are made from photographs: 500x375, and mosaics of 12 megapixels, both as cameras write them (4:2:0,
 quality 90). Without --photos they are made from the CIFAR pictures of the tests, enlarged, which are easier to decode.
@@ -32,7 +32,7 @@ CIFAR_SHEET = Path(__file__).parents[1] / "tests" / "data" / "cifar10-subset" / 
 
 
 def photographs(folder: Path | None) -> list[Image.Image]:
-    """Pictures of 500x375: the photographs of a folder, or mosaics of enlarged CIFAR pictures."""
+    """Return pictures of 500x375: the photographs of a folder, or mosaics of enlarged CIFAR pictures."""
     if folder:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         return [ImageOps.fit(Image.open(path).convert("RGB"), SIDES["500x375"]) for path in paths[:100]]
@@ -45,7 +45,7 @@ def photographs(folder: Path | None) -> list[Image.Image]:
 
 
 def mosaic(pictures: list[Image.Image], *, across: int) -> Image.Image:
-    """Pictures of one size, side by side and row by row."""
+    """Return a mosaic of pictures of the same size, `across` pictures in a row."""
     width, height = pictures[0].size
     whole = Image.new("RGB", (width * across, height * (len(pictures) // across)))
     for i, picture in enumerate(pictures):
@@ -54,7 +54,7 @@ def mosaic(pictures: list[Image.Image], *, across: int) -> Image.Image:
 
 
 def write_folders(root: Path, small: list[Image.Image], *, images: int, large: int) -> None:
-    """root/<size>/{even,odd}/<number>.jpg; a large picture is a mosaic of 16 small ones, each enlarged to twice."""
+    """Write root/<size>/{even,odd}/<number>.jpg; a large picture is a mosaic of 16 small ones at twice their size."""
 
     def all_of(size: str) -> Iterator[Image.Image]:
         for i in range(images if size == "500x375" else large):
@@ -73,7 +73,7 @@ def write_folders(root: Path, small: list[Image.Image], *, images: int, large: i
 
 
 def peer(folder: Path) -> Iterator[int]:
-    """Read an epoch; the number of pictures in each batch."""
+    """Read an epoch with torchvision; yield the number of pictures in each batch."""
     import torch
     from torchvision import datasets, transforms
 
@@ -95,7 +95,7 @@ def peer(folder: Path) -> Iterator[int]:
 
 
 def ours(folder: Path) -> Iterator[int]:
-    """Read an epoch; the number of pictures in each batch."""
+    """Read an epoch with our loader; yield the number of pictures in each batch."""
     import numpy as np
     import torch
 
@@ -117,7 +117,7 @@ def ours(folder: Path) -> Iterator[int]:
 
 
 def serve(name: str, root: Path) -> None:
-    """For each line on standard input, which is a size, read that folder once and print the images per second."""
+    """For each line of standard input, a name in SIDES, read this folder once and print the images per second."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import torch
@@ -135,10 +135,10 @@ def serve(name: str, root: Path) -> None:
 
 
 class Contender:
-    """A process of its own, which works when it is asked and waits otherwise."""
+    """A process that measures one loader on request, and waits otherwise."""
 
     def __init__(self, name: str, root: Path) -> None:
-        """Start it."""
+        """Start the process."""
         command = [sys.executable, __file__, "--only", name, "--root", str(root)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -146,19 +146,19 @@ class Contender:
         )
 
     def rate(self, size: str) -> float:
-        """Images per second of an epoch of one folder."""
+        """Return the images per second of an epoch of one folder."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(size, file=self.process.stdin, flush=True)
         return float(self.process.stdout.readline())
 
     def end(self) -> None:
-        """End it."""
+        """End the process."""
         self.process.communicate()
 
 
 def compare(root: Path, rounds: int) -> None:
-    """Measure all in turn, and print medians and ratios."""
+    """Measure all contenders in turn, and print medians and ratios."""
     contenders = {name: Contender(name, root) for name in NAMES}
     for size in SIDES:
         found: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -182,7 +182,7 @@ def compare(root: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """Make the folders, and compare."""
+    """Make the folders, and compare the contenders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=Path, help="folder of photographs to make the test folders from")
     parser.add_argument("--rounds", type=int, default=9)

@@ -1,11 +1,11 @@
-"""From a folder of JPEG files to a CSV: `resnetkit predict --csv` against the script that people write.
+"""Predictions for a folder of JPEG files as a CSV: `resnetkit predict --csv` against the usual torchvision script.
 
-Theirs is torchvision's: ImageFolder with Resize, CenterCrop, ToTensor and Normalize, a DataLoader with workers, the
-eager network in float32 without gradients, and Python's csv, in batches of 32. Both run as commands, in turn, and are
-timed from start to end, imports included; "after the start" leaves out what a folder of one picture takes. Memory is
-what all processes of a command use together (PSS), asked twice a second; "first third" is the most in that part of the
-time, so that growth shows. With --photos, ours is tuned first (`resnetkit tune`), as a person would for many pictures;
-without, it is what runs without tuning, OpenVINO in float32, and the folder is made of enlarged CIFAR pictures.
+The script uses ImageFolder with Resize, CenterCrop, ToTensor and Normalize, a DataLoader with workers, the eager
+network in float32 without gradients, and Python's csv, in batches of 32. Both run as commands, in turn, and are timed
+from start to end, including imports; "after the start" is this time without the time for a folder of one picture.
+Memory is that of all processes of a command together (PSS), measured twice a second; "first third" is the maximum in
+the first third of the time, so that growth is visible. With --photos, ours is tuned first (`resnetkit tune`). Without,
+it runs untuned on OpenVINO in float32, and the folder contains enlarged CIFAR pictures.
 
     python benchmarks/folder_to_csv.py [--photos DIR] [--weights-dir DIR] [--images 2000] [--rounds 3] [--workers 2 0]
 """
@@ -27,14 +27,14 @@ from pathlib import Path
 from PIL import Image
 
 BATCH = 32
-ASKED = 0.5  # seconds between two looks at the memory
-PERCENT_OF_SIDE = (85, 100)  # of a photograph that a crop keeps
+ASKED = 0.5  # seconds between two measurements of the memory
+PERCENT_OF_SIDE = (85, 100)  # range of a crop's side, in percent of the photograph's side
 QUALITY = (75, 95)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command, from start to end."""
+    """Time and memory of one command, from start to end."""
 
     seconds: float
     first_third_bytes: int
@@ -42,7 +42,7 @@ class Run:
 
 
 def write_jpegs(root: Path, photos: Path | None, count: int) -> None:
-    """root/{even,odd}/<number>.jpg: photographs, each cropped and compressed in its own way."""
+    """Write root/{even,odd}/<number>.jpg: photographs with different crops and qualities."""
     from decode import photographs
 
     if photos:
@@ -61,7 +61,7 @@ def write_jpegs(root: Path, photos: Path | None, count: int) -> None:
 
 
 def script(model: Path, root: Path, out: Path, workers: int) -> None:
-    """What people write."""
+    """Write the predictions for a folder as CSV: the usual script with torchvision."""
     import torch
     from torchvision.datasets import ImageFolder
 
@@ -81,7 +81,7 @@ def script(model: Path, root: Path, out: Path, workers: int) -> None:
 
 
 def command_of(name: str, model: Path, root: Path, out: Path) -> list[str]:
-    """The command line of a contender."""
+    """Return the command line of a contender."""
     if name == "ours":
         return [sys.executable, "-m", "resnetkit", "predict", str(model), str(root), "--csv", "--top", "1"]
     workers = name.split()[1]
@@ -90,7 +90,7 @@ def command_of(name: str, model: Path, root: Path, out: Path) -> list[str]:
 
 
 def run(name: str, model: Path, root: Path, out: Path) -> Run:
-    """Run a contender on a folder, and look at its memory meanwhile."""
+    """Run a contender on a folder, and return its time and memory."""
     looked: list[tuple[float, int]] = []
     began = time.perf_counter()
     with Path(out if name == "ours" else os.devnull).open("w") as stdout:
@@ -109,7 +109,7 @@ def run(name: str, model: Path, root: Path, out: Path) -> Run:
 
 
 def memory(pid: int) -> int:
-    """Bytes that a process and those it has started use, what they share counted once; 0 where Linux does not say."""
+    """Return the bytes of a process and its descendants; shared memory counts once. 0 if Linux does not report it."""
     total = 0
     for one in tree(pid):
         try:
@@ -121,11 +121,11 @@ def memory(pid: int) -> int:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """A process, those that it has started, and theirs."""
+    """Yield the numbers of a process and its descendants."""
     started: dict[int, list[int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended
-            parent = int(file.read_text().rpartition(")")[2].split()[1])  # proc(5): behind the name and the state
+            parent = int(file.read_text().rpartition(")")[2].split()[1])  # proc(5): after the name and the state
             started.setdefault(parent, []).append(int(file.parent.name))
     waiting = [pid]
     while waiting:
@@ -134,7 +134,7 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def count_rows(path: Path) -> int:
-    """Predictions in a CSV."""
+    """Return the number of predictions in a CSV file."""
     with path.open(newline="") as file:
         return sum(bool(row.get("probability")) for row in csv.DictReader(file))
 
@@ -149,7 +149,7 @@ def compare(model: Path, folder: Path, *, images: int, rounds: int, workers: lis
         for name in names:
             key = name.replace(",", "")
             start = run(key, model, folder / "one", out).seconds
-            if not round_:  # graphs are made, caches filled
+            if not round_:  # the first round makes graphs and fills caches
                 continue
             starts[name].append(start)
             found[name].append(run(key, model, folder / "all", out))
@@ -170,7 +170,7 @@ def compare(model: Path, folder: Path, *, images: int, rounds: int, workers: lis
 
 
 def main() -> None:
-    """Make the folders and the model file, and compare."""
+    """Make the folders and the model file, and compare the contenders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--photos", type=Path, help="folder of photographs to make the JPEG files of, and to tune on")

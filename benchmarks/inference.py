@@ -1,16 +1,16 @@
-"""Prediction from decoded pictures to probabilities: ours against torchvision's eager networks, and what bounds both.
+"""Prediction from decoded pictures to probabilities: ours against torchvision's eager networks and faster peers.
 
-Every contender is a process of its own, that works when it is asked and waits otherwise; they are asked in turn.
+Every contender is a process that works on request and waits otherwise. They are measured in turn:
 - eager: torchvision's network in float32, inference mode, with its usual transforms (Resize, CenterCrop, ToTensor,
   Normalize) and a softmax, at the number of threads and in the memory format that are measured to be the fastest here
   for that batch; "network alone" leaves transforms and softmax out;
-- ours: `Predictor` on OpenVINO in float32, bfloat16 and int8 (made by `resnetkit tune`, which wants --photos);
-- ours, small: the same from pictures whose shorter side is right, which need not be resized;
-- bare: the backend that Predictor uses, in a loop on pixels that are ready;
-- openvino: the network as OpenVINO's own converter and NNCF's mixed preset make it, in the loop of its benchmark_app,
-  on numbers that are ready; onnxruntime: the same in ONNX Runtime with its default options.
-A call is one picture, or two batches of 16. At the end, eager and ours run beside a process that keeps one core busy.
-Without --weights-dir, weights are drawn, which is as fast.
+- ours: `Predictor` on OpenVINO in float32, bfloat16 and int8 (made by `resnetkit tune`, which needs --photos);
+- ours, small: the same, from pictures that need no resizing;
+- bare: Predictor's backend alone, in a loop on prepared pixels;
+- openvino: the network from OpenVINO's own converter and NNCF's mixed preset, in the loop of its benchmark_app, on
+  prepared numbers; onnxruntime: the same in ONNX Runtime with its default options.
+A call is one picture, or two batches of 16. At the end, eager and ours run while another process keeps one core busy.
+Without --weights-dir, weights are random, which does not change the speed.
 
     python benchmarks/inference.py [--models resnet50 resnet18 ...] [--photos DIR] [--weights-dir DIR] [--rounds 5]
 """
@@ -34,45 +34,45 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 CALIBRATION = 100  # pictures
 LEAST_CALLS = 3
 BATCHES = 2
-"""Batches in a call, where a batch is more than a picture: so many are given to whatever can compute one meanwhile."""
+"""Batches in a call, if a batch is more than one picture, for contenders that compute several batches at once."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a contender is asked to do."""
+    """The settings of a measurement."""
 
     batch: int
     precision: str = "float32"
     way: str = ""
-    """Of a contender that can do more than one: see its function."""
+    """Variant of the contender: see its function."""
     threads: int = 0
     channels_last: bool = False
 
     @property
     def batches(self) -> int:
-        """Of a call."""
+        """Batches in a call."""
         return BATCHES if self.batch > 1 else 1
 
     @property
     def pictures(self) -> int:
-        """Of a call."""
+        """Pictures in a call."""
         return self.batch * self.batches
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it."""
+    """The result of a measurement."""
 
     milliseconds: float
-    """Of a batch: the median call's, divided by its batches."""
+    """Time of a batch: the time of the median call, divided by its batches."""
     images_per_second: float
 
 
-# The contenders: each makes a function without arguments, which is one call, of a task
+# The contenders: each returns a function that makes a call, without arguments, from a task.
 
 
 def eager(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]]:
-    """Torchvision's, way "" with transforms and softmax, "alone" without."""
+    """The network of torchvision: way "" with transforms and softmax, "alone" without them."""
     import torch
     from PIL import Image
 
@@ -105,7 +105,7 @@ def eager(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]]:
 
 
 def ours(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]]:
-    """Predictor, way "" from pictures, "small" from ones that are resized already, "bare" for its backend alone."""
+    """Predictor: way "" from pictures, "small" from pictures that need no resizing, "bare" for its backend alone."""
     from PIL import Image
 
     from resnetkit.infer.predictor import Predictor
@@ -130,7 +130,7 @@ def ours(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]]:
 
 
 def openvino(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]]:
-    """As benchmark_app runs a network: for batch 1 with the latency hint, else as many requests as it finds best."""
+    """OpenVINO in the way of benchmark_app: the latency hint for batch 1, else OpenVINO's number of requests."""
     import openvino as ov
 
     core = ov.Core()
@@ -158,7 +158,7 @@ def openvino(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]
 
 
 def onnxruntime(folder: Path, model: Path) -> Callable[[Task], Callable[[], object]]:
-    """The exported network with default options."""
+    """ONNX Runtime with default options."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(folder / "plain.onnx", providers=["CPUExecutionProvider"])
@@ -175,12 +175,12 @@ CONTENDERS = {"eager": eager, "ours": ours, "openvino": openvino, "onnxruntime":
 
 
 def serve(name: str, folder: Path, model: Path, seconds: float) -> None:
-    """For each line on standard input, which is a task, work for some seconds and print what was measured."""
+    """For each line of standard input, a task, measure for some seconds and print the result."""
     made = CONTENDERS[name](folder, model)
     calls: dict[Task, Callable[[], object]] = {}
     for line in sys.stdin:
         task = Task(**json.loads(line))
-        if name == "eager" or task not in calls:  # whose settings hold for the whole process
+        if name == "eager" or task not in calls:  # the settings of eager change the whole process
             calls[task] = made(task)
         call = calls[task]
         call()
@@ -195,29 +195,29 @@ def serve(name: str, folder: Path, model: Path, seconds: float) -> None:
 
 
 class Contender:
-    """A process of its own."""
+    """A process that measures one contender on request."""
 
     def __init__(self, name: str, folder: Path, model: Path, seconds: float) -> None:
-        """Start it."""
+        """Start the process."""
         given = ["--one", name, "--folder", folder, "--file", model, "--seconds", seconds]
         self.process = subprocess.Popen(
             [sys.executable, __file__, *map(str, given)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def measure(self, task: Task) -> Measured:
-        """Ask it."""
+        """Return the measurement of a task."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(vars(task)), file=self.process.stdin, flush=True)
         return Measured(**json.loads(self.process.stdout.readline()))
 
     def end(self) -> None:
-        """End it."""
+        """End the process."""
         self.process.communicate()
 
 
 def prepare(folder: Path, model: Path, photos: Path | None) -> None:
-    """What the upper peers need: plain.onnx, plain.xml, and int8-plain.xml where there are photographs."""
+    """Write the files of the faster peers: plain.onnx, plain.xml, and int8-plain.xml if there are photographs."""
     import openvino as ov
     import torch
     from PIL import Image
@@ -240,7 +240,7 @@ def prepare(folder: Path, model: Path, photos: Path | None) -> None:
 
 
 def without_int8(model: Path) -> str:
-    """Why there are no 8-bit integers for a model, if there are none."""
+    """Return the reason why a model has no 8-bit integers; empty if it has them."""
     from resnetkit.errors import UsageError
     from resnetkit.infer.predictor import Predictor
 
@@ -253,7 +253,7 @@ def without_int8(model: Path) -> str:
 
 @contextmanager
 def busy_process() -> Iterator[None]:
-    """Beside a process that keeps a core busy."""
+    """Within the block, another process keeps a core busy."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.5)
@@ -264,7 +264,7 @@ def busy_process() -> Iterator[None]:
 
 
 def best_settings(contender: Contender, batch: int, *, way: str = "") -> Task:
-    """The number of threads and the memory format with which eager is fastest, of those that make sense."""
+    """Return the task with the number of threads and the memory format that are fastest for eager."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = sorted({1, max(1, cores // 2), cores})
     tasks = [Task(batch, "float32", way, count, form) for count in threads for form in (False, True)]
@@ -275,12 +275,12 @@ def best_settings(contender: Contender, batch: int, *, way: str = "") -> Task:
 
 
 def named_settings(task: Task) -> str:
-    """Such as `2 threads, channels_last`."""
+    """Return a text such as `2 threads, channels_last`."""
     return f"{task.threads} threads, {'channels_last' if task.channels_last else 'contiguous'}"
 
 
 def compare(folder: Path, model: Path, *, batch: int, precisions: list[str], rounds: int, seconds: float) -> None:
-    """Measure every contender in turn, quiet and then beside a busy process; print medians and ratios."""
+    """Measure every contender in turn, alone and then with a busy process; print medians and ratios."""
     processes = {name: Contender(name, folder, model, seconds) for name in CONTENDERS}
     print(f"\n{model.stem}, batch {batch}")
     whole, alone = (best_settings(processes["eager"], batch, way=way) for way in ("", "alone"))
@@ -327,7 +327,7 @@ def compare(folder: Path, model: Path, *, batch: int, precisions: list[str], rou
 def in_turn(
     processes: dict[str, Contender], tasks: dict[str, tuple[str, Task]], rounds: int
 ) -> dict[str, list[Measured]]:
-    """What each task came to in each round."""
+    """Return the measurements of each task in all rounds."""
     found: dict[str, list[Measured]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, (process, task) in tasks.items():
@@ -336,13 +336,13 @@ def in_turn(
 
 
 def ratios(ours_: list[Measured], theirs: list[Measured]) -> str:
-    """The median of the rounds' ratios of images per second, and from where to where they go."""
+    """Return the median and the range of the rounds' ratios of images per second, as text."""
     found = [a.images_per_second / b.images_per_second for a, b in zip(ours_, theirs, strict=True)]
     return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f}) x"
 
 
 def main() -> None:
-    """Make model files and graphs, and compare."""
+    """Make model files and graphs, and compare the contenders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", default=["resnet50"], help="resnet18, resnet20, resnet50, resnet152, ..."

@@ -1,4 +1,4 @@
-"""What a figure was measured on: a line for the head of every benchmark's output."""
+"""A description of the machine and software, for the head of every benchmark's output."""
 
 import platform
 from importlib.metadata import version
@@ -9,7 +9,7 @@ from resnetkit.machine import read_machine
 
 
 def describe() -> str:
-    """Processor, cores, memory, instructions that matter here, threads and versions."""
+    """Return one line: processor, cores, memory, instructions that matter for networks, threads and versions."""
     return (
         f"{read_machine().summary()}, {torch.get_num_threads()} threads; "
         f"torch {version('torch')}, torchvision {version('torchvision')}, Python {platform.python_version()}"

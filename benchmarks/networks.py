@@ -1,4 +1,4 @@
-"""What the benchmarks of inference have in common: model files, the same network in torchvision, and pictures."""
+"""Common functions of the inference benchmarks: model files, the same networks in torchvision, and pictures."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from PIL import Image
 
 
 def write_model(name: str, folder: Path, weights: Path | None) -> Path:
-    """A model file of a network in `folder`.
+    """Write a model file of a network to `folder`, and return its path.
 
-    Its weights are those of <weights>/<name>.safetensors (a model file) or of *<name>.pth (a state dict), or, where
-    there are none, ones that come with the package; else drawn, with statistics that fit them, which is as fast.
+    Its weights are those of <weights>/<name>.safetensors (a model file) or of *<name>.pth (a state dict); if there are
+    none, those in the package; else random weights with fitting statistics, which are as fast.
     """
     import torch
 
@@ -48,7 +48,7 @@ def write_model(name: str, folder: Path, weights: Path | None) -> Path:
 
 
 def eager_network(path: Path):
-    """The network of a model file as torchvision has it; those that it has not, of torch's own layers in that order."""
+    """Return torchvision's network with the weights of a model file; ours, of torch's layers, if there is none."""
     import torchvision
     from safetensors.torch import load_file
 
@@ -61,7 +61,7 @@ def eager_network(path: Path):
 
 
 def eager_transform(path: Path):
-    """What the usual script does to a PIL picture before the network of this model file."""
+    """Return the usual torchvision transform of a PIL picture for the network of this model file."""
     from torchvision import transforms
 
     from resnetkit import modelfile
@@ -78,7 +78,7 @@ def eager_transform(path: Path):
 
 
 def pictures_for(path: Path, photos: Path | None, count: int) -> list[NDArray[np.uint8]]:
-    """Decoded pictures, (height, width, 3): of 500x375, or for a network of small pictures of its own size."""
+    """Return decoded pictures (height, width, 3): of 500x375, or of the network's own size if it is small."""
     from decode import photographs
     from resnetkit import modelfile
 
@@ -90,6 +90,6 @@ def pictures_for(path: Path, photos: Path | None, count: int) -> list[NDArray[np
 
 
 def resnetkit(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
-    """Run the command line as from a shell, and raise where it fails."""
+    """Run the command line as from a shell; raise CalledProcessError if it fails."""
     command = [sys.executable, "-m", "resnetkit", *map(str, arguments)]
     return subprocess.run(command, check=True, text=True, env=os.environ, **options)

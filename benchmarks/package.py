@@ -1,7 +1,7 @@
-"""Make a model of a run part of the package: half the space, the same errors, and what they are on the test pictures.
+"""Add the model of a run to the package, in half the space and with its errors on the test pictures in the header.
 
-Measures the run's best model and the file that would be shipped, each on CIFAR's test pictures, and writes
-src/resnetkit/models/packaged/NETWORK-DATA.safetensors only if they make the same number of errors.
+The script measures the run's best model and the smaller file on CIFAR's test pictures. It writes
+src/resnetkit/models/packaged/NETWORK-DATA.safetensors only if both have the same number of errors.
 
     python benchmarks/package.py runs/resnet56 [--storage float32] [--to DIR]
 """
@@ -15,7 +15,8 @@ from typing import Literal
 
 from resnetkit import __version__, modelfile
 from resnetkit.errors import DataError, ModelFileError, ResnetkitError, UsageError
-from resnetkit.evaluation.evaluate import evaluate, open_as_trained
+from resnetkit.data.parts import open_as_trained
+from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import write_whole
 from resnetkit.models.shipped import FOLDER
@@ -23,16 +24,16 @@ from resnetkit.models.spec import SPECS
 
 
 def package(run: Path, folder: Path, *, storage: Literal["float32", "float16"] = "float16", workers: int = 2) -> Path:
-    """Write the best model of `run` to `folder`, measured as it is stored; return the file.
+    """Write the best model of `run`, rounded to `storage`, to `folder`, with its measured errors. Return the file.
 
-    Raises ModelFileError, and writes nothing, where rounding to `storage` changes how many test pictures are wrong, and
-    UsageError where the network is no row of SPECS.
+    Raises ModelFileError, and writes no file, if the rounding changes the number of wrong test pictures; UsageError if
+    the network is not a row of SPECS.
     """
     model = modelfile.load(run)
     name, data = model.header.recipe["model"], model.header.data["name"]
     if name not in SPECS:
-        raise UsageError(f"{run} holds {name}, which is no row of the family: there is no name to give it")
-    test = open_as_trained(model.header, data).test
+        raise UsageError(f"{run} contains {name}, which is not a network that resnetkit models lists")
+    test = open_as_trained(data, model.header.data).test
     if test is None:
         raise DataError(f"{data} has no test pictures")
     before = evaluate(model, test, workers=workers)
@@ -58,12 +59,12 @@ def package(run: Path, folder: Path, *, storage: Literal["float32", "float16"] =
 
 
 def wrong(result: Evaluation) -> int:
-    """How many pictures have another class than the most probable one."""
+    """Return the number of pictures whose most probable class is not the label."""
     return result.images - int(result.confusion.diagonal().sum())
 
 
 def main() -> int:
-    """Package one run, and say what it came to."""
+    """Package one run, and print the size and the error of the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, or model file")
     parser.add_argument("--storage", choices=["float16", "float32"], default="float16")

@@ -1,10 +1,10 @@
-"""The recipe in plain float32 and by the fast path: the same validation error, and how much longer it takes.
+"""The validation error and the speed of the recipe in plain float32 and with the fast defaults.
 
 Each seed trains twice on the 45,000 pictures of the split, with `--precision float32 --compile off` (operation by
-operation) and with the defaults, and is measured on the 5,000 that were kept back. The same seed starts from the same
-weights and sees the same batches, but rounding leads the two apart within an epoch, so it is means and spreads of the
-seeds that have to agree. A few epochs say it as well as the whole recipe, in a fraction of the time. With --runs, run
-folders stay there, and finished ones are not trained again.
+operation) and with the defaults, and is measured on the 5,000 validation pictures. Both runs of a seed have the same
+first weights and batches, but their weights differ after an epoch, because of rounding. So the means and deviations
+over the seeds must agree, not the single errors. A few epochs are enough for this comparison. With --runs, run folders
+are kept, and finished runs are not trained again.
 
     python benchmarks/same_accuracy.py [--model resnet20] [--epochs 5] [--seeds 0 1 2] [--runs DIR]
 """
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--epochs", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, help="where run folders stay")
+    parser.add_argument("--runs", type=Path, help="folder in which run folders are kept")
     given = parser.parse_args()
     from machine import describe
 

@@ -1,9 +1,9 @@
-"""Time to the paper's accuracy: ResNet-20 on CIFAR-10 by our recipe, beside the paper's schedule in the plain loop.
+"""Time to the paper's accuracy: ResNet-20 on CIFAR-10 with our recipe, and with the paper's schedule in a plain loop.
 
-Each seed trains on all 50,000 training pictures by `resnetkit train` with the recipe `cifar10`, then meets the 10,000
-test pictures once. The plain loop's rate (see train_throughput.py) is measured before and after each run, and its time
-for the paper's 64,000 steps of 128 pictures is extrapolated from it. Three seeds take most of an hour; with --runs, run
-folders stay there, and finished ones are not trained again. With --minutes, a run takes as many steps as fit into them.
+Each seed trains on all 50,000 training pictures with `resnetkit train` and the recipe `cifar10`, and is evaluated once
+on the 10,000 test pictures. The plain loop's speed (see train_throughput.py) is measured before and after each run, and
+its time for the paper's 64,000 steps of 128 pictures is computed from it. Three seeds take most of an hour. With
+--runs, run folders are kept, and finished runs are not trained again. --minutes sets the length of a run.
 
     python benchmarks/time_to_accuracy.py [--model resnet20] [--seeds 0 1 2] [--minutes 15] [--runs DIR]
 """
@@ -21,13 +21,13 @@ PAPER_ERROR_PERCENT = {"resnet20": 8.75, "resnet32": 7.51, "resnet44": 7.17, "re
 
 
 def resnetkit(*arguments: str) -> dict:
-    """Run a verb with --json and return what it says."""
+    """Run a verb with --json and return its JSON document."""
     command = [sys.executable, "-m", "resnetkit", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def peer_rate(model: str) -> float:
-    """Images per second of the plain loop, now."""
+    """Measure and return the images per second of the plain loop."""
     script = Path(__file__).with_name("train_throughput.py")
     command = [sys.executable, str(script), "--one", "peer", "--only", model, "--workers", "2", "--folder", "."]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -35,7 +35,7 @@ def peer_rate(model: str) -> float:
 
 
 def trained(model: str, seed: int, run: Path, flags: list[str]) -> dict:
-    """Train with more `flags`, or take the finished run that is there; what `resnetkit train` says at its end."""
+    """Train with more `flags`, unless a finished run is kept; return the JSON document of `resnetkit train`."""
     kept = run.with_name(f"{run.name}.json")
     if not kept.exists():
         given = ["train", "cifar10", "--model", model, "--seed", str(seed), "--out", str(run), *flags]
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20", choices=list(PAPER_ERROR_PERCENT))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="length of a run; unset: the recipe's epochs")
-    parser.add_argument("--runs", type=Path, help="where run folders stay")
+    parser.add_argument("--runs", type=Path, help="folder in which run folders are kept")
     given = parser.parse_args()
     from machine import describe
 

@@ -1,11 +1,11 @@
-"""Training throughput: our loop against the loops that people copy, in turn, in one process tree.
+"""Training throughput: our loop against the usual loops, measured in turn, each in a process of its own.
 
-The peers are written as the usual trainers are. For CIFAR-10: torchvision's PIL transforms (flip, crop with 4 px of
-padding, ToTensor, Normalize) in a DataLoader with workers, batches of 128. For a folder of JPEGs, torchvision's
+The peers are the usual training loops. For CIFAR-10: torchvision's PIL transforms (flip, crop with 4 px of padding,
+ToTensor, Normalize) in a DataLoader with workers, batches of 128. For a folder of JPEG files, torchvision's
 classification reference: ImageFolder, RandomResizedCrop 224, flip, PILToTensor, Normalize, batches of 32. Both train in
-float32, operation by operation, with torch.optim.SGD. Ours is what `resnetkit train` does by default on the same
-pictures, its allocator and thread settings included, but with crops of full size from the first step on. The matrix
-rate is that of a 2048 x 2048 product in the same run, in the precision that a contender computed in.
+float32, operation by operation, with torch.optim.SGD. Ours is the loop of `resnetkit train` with its defaults on the
+same pictures, including its allocator and thread settings, but with crops of full size from the first step on. The
+matrix rate is that of a 2048 x 2048 product in the same run, in the precision of the contender.
 
     python benchmarks/train_throughput.py [--only resnet20 resnet56 resnet50] [--rounds 5] [--photos DIR]
 """
@@ -58,7 +58,7 @@ def peer_data(model: str, folder: Path):
 
 
 def peer(model: str, folder: Path, workers: int) -> float:
-    """Images per second of the plain loop."""
+    """Return the images per second of the plain loop."""
     import torch
 
     from resnetkit.models.resnet import build
@@ -85,13 +85,13 @@ def peer(model: str, folder: Path, workers: int) -> float:
 
 
 def endless(loader: Iterable):
-    """Epoch after epoch."""
+    """Yield the batches of one epoch after another, without end."""
     while True:
         yield from loader
 
 
 def ours(model: str, folder: Path) -> tuple[float, str]:
-    """Images per second of the loop of `resnetkit train`, with its defaults, and the precision that it chose here."""
+    """Return the images per second of `resnetkit train`'s loop with its defaults, and the precision that it chose."""
     from resnetkit.data.dataset import open_dataset
     from resnetkit.train.checkpoint import RunFolder
     from resnetkit.train.classification import prepare
@@ -100,7 +100,7 @@ def ours(model: str, folder: Path) -> tuple[float, str]:
     from resnetkit.train.recipe import RECIPES
 
     row = RECIPES["folder" if model == "resnet50" else "cifar10"]
-    recipe = replace(row, model=model, lr=0.01, batch_size=BATCH[model], early_scale=1.0)  # full size, as the peer's
+    recipe = replace(row, model=model, lr=0.01, batch_size=BATCH[model], early_scale=1.0)  # full size, as for the peer
     if model == "resnet50":
         recipe = replace(recipe, min_area=0.08)
     dataset = open_dataset(str(folder) if model == "resnet50" else "cifar10")
@@ -119,7 +119,7 @@ def ours(model: str, folder: Path) -> tuple[float, str]:
 
 
 def once(name: str, model: str, folder: Path, workers: int) -> None:
-    """Run one contender in this process and print its rate and precision; ours with what the command line sets up."""
+    """Run one contender in this process and print its rate and precision; ours with the command line's settings."""
     if name == "ours":
         from resnetkit.cli import set_up
 
@@ -130,7 +130,7 @@ def once(name: str, model: str, folder: Path, workers: int) -> None:
 
 
 def training_flop(model: str) -> float:
-    """Operations of a training step on one picture: forward, and twice as many for the two gradients."""
+    """Return the operations of a training step on one picture: forward, and twice as many for the two gradients."""
     from resnetkit.models.spec import SPECS
 
     return 3 * 2 * SPECS[model].macs(SIZES[model])

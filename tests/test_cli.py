@@ -376,10 +376,10 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
             "resnetkit models: standard output: No space left on device",
         ),
         (OSError(errno.ENOMEM, "Cannot allocate"), "resnetkit models: a file: Cannot allocate"),
-        (MemoryError(), "resnetkit models: out of memory; a smaller --batch-size, or a smaller network, needs less"),
+        (MemoryError(), "resnetkit models: out of memory; give a smaller --batch-size or a smaller network"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-            "resnetkit models: out of memory; a smaller --batch-size, or a smaller network, needs less",
+            "resnetkit models: out of memory; give a smaller --batch-size or a smaller network",
         ),
         (ZeroDivisionError("x"), "resnetkit models: internal error: ZeroDivisionError: x; run again with --debug"),
     ],
@@ -508,7 +508,7 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
     assert "<h2>On 120 test pictures</h2>" in Path("test.html").read_text()
 
     assert main(["train", data, *SMALL, "--out", "run"]) == 1
-    assert "run is there already" in capsys.readouterr().err
+    assert "run exists already" in capsys.readouterr().err
     assert main(["train", "--resume", "run", "--json"]) == 0  # it had ended: nothing to do, and nothing changes
     again = json.loads(capsys.readouterr().out)
     assert (again["model"], again["best"]) == (trained["model"], trained["best"])
@@ -608,11 +608,11 @@ def test_a_flag_wins_over_the_length_in_a_file(length: str, picture_folder: Path
     recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
     assert [recipe.get(name) for name in LENGTHS] == [1.0, None, None]
     err = capsys.readouterr().err
-    assert "own.yaml: muon_lr has no use here: it goes with --optimizer muon\n" in err
-    assert "own.yaml: min_area has no use here: it goes with --crop random-resized\n" in err
-    assert "val_fraction has no use" not in err
+    assert "own.yaml: muon_lr has no effect here: it needs --optimizer muon\n" in err
+    assert "own.yaml: min_area has no effect here: it needs --crop random-resized\n" in err
+    assert "val_fraction has no effect" not in err
     assert main(["train", "pictures", "--config", "run/recipe.yaml", "--iterations", "1", "--out", "run2"]) == 0
-    assert "has no use" not in capsys.readouterr().err, "a run's own file records, and asks for nothing"
+    assert "has no effect" not in capsys.readouterr().err, "a run's own file records, and asks for nothing"
 
 
 def test_a_run_goes_on_to_another_length(picture_folder: Path, capsys: Shell) -> None:
@@ -678,7 +678,7 @@ def test_evaluate_says_when_it_sees_the_training_pictures(picture_folder: Path, 
     assert main(["evaluate", "run", "moved", "--split", "train", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["notes"] == [
-        "these pictures trained the model: the error says little about pictures that are new to it"
+        "these pictures trained the model: on new pictures, the error may be much larger"
     ]
     Path("moved").rename("pictures")
     assert main(["evaluate", "run", "pictures", "--split", "val"]) == 0
@@ -790,13 +790,13 @@ def test_data_check_says_what_there_is_to_mend(picture_folder: Path, capsys: She
     assert main(["data", "check", "pictures"]) == 0
     out = capsys.readouterr().out
     assert "note: val is drawn: 12 of the 60 training pictures" in out
-    assert out.endswith("\nnothing to mend\n")
+    assert out.endswith("\nnothing to fix\n")
     shutil.copy("pictures/cat/cat 00.png", "pictures/frog/a frog.png")
     assert main(["data", "check", "pictures"]) == 1
     out = capsys.readouterr().out
     assert "one picture, several classes: " in out
     assert "pictures/frog/a frog.png (frog)" in out
-    assert "\nto mend: 1 in several classes" in out
+    assert "\nto fix: 1 in several classes" in out
     assert main(["data", "check", "pictures", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert len(report["contradictions"]) == 1
@@ -837,7 +837,7 @@ def test_data_check_of_one_class(picture_folder: Path, capsys: Shell) -> None:
     Path("root").mkdir()
     Path("one").rename("root/one")
     assert main(["data", "check", "root"]) == 1
-    assert "to mend: all pictures are of one class, one; a classifier needs two or more" in capsys.readouterr().out
+    assert "to fix: all pictures are of one class, one; a classifier needs two or more" in capsys.readouterr().out
     assert main(["data", "check", "root", "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
 
@@ -891,4 +891,4 @@ def test_evaluate_says_what_it_took(tmp_path: Path, capsys: Shell) -> None:
 
 def test_max_pixels_stands_behind_the_verb(capsys: Shell) -> None:
     assert main(["--max-pixels", "9", "predict"]) == 2
-    assert "--max-pixels stands behind the verb: resnetkit predict --max-pixels N ..." in capsys.readouterr().err
+    assert "--max-pixels must come after the verb: resnetkit predict --max-pixels N ..." in capsys.readouterr().err

@@ -122,15 +122,17 @@ def test_batches_of_a_single_value_are_refused(name, size, batch_size, frozen, r
 
 def test_recomputing_is_not_compiled(untouched_compile):
     assert chosen(UNSERVED, LONG, recompute=True) == "eager"
-    with pytest.raises(UsageError, match=r"`compile` inductor can't compute blocks again.* `batch_size` than 128$"):
+    with pytest.raises(UsageError, match=r"`compile` inductor can't compute maps again.* `batch_size` than 128$"):
         chosen(UNSERVED, Recipe(compile="inductor"), recompute=True)
     assert not untouched_compile
 
 
 def test_kernels_that_cannot_serve_are_refused_with_the_reason():
-    with pytest.raises(UsageError, match=r"^`compile` kernels can't serve this network: .+\. Give `compile` auto$"):
+    with pytest.raises(
+        UsageError, match=r"^`compile` kernels does not support this network: .+\. Give `compile` auto$"
+    ):
         chosen(UNSERVED, Recipe(compile="kernels"))
-    with pytest.raises(UsageError, match="can't serve this network: it is not on a CPU"):
+    with pytest.raises(UsageError, match="does not support this network: it is not on a CPU"):
         chosen(SERVED, Recipe(compile="kernels"), device=torch.device("cuda"))
 
 

@@ -359,23 +359,23 @@ def test_timm_says_its_network_classes_and_pictures():
     assert done.header.preprocess == Preprocess(160, 200, "bicubic", (0.5,) * 3, (0.25,) * 3)
     Path("theirs.safetensors").unlink()
     for change, words in (
-        ({"architecture": "resnet50t"}, "config.json describes a resnet50t, which is no row here"),
+        ({"architecture": "resnet50t"}, "config.json describes a resnet50t, which is not supported"),
         ({"num_classes": 7}, "config.json says 7 classes and the weights beside it have 5"),
         ({"label_names": ANIMALS[:2]}, "config.json says 2 classes"),
-        ({"model_args": {"output_stride": 8}}, "resnetblur18 with output_stride=8; no row here says that"),
+        ({"model_args": {"output_stride": 8}}, "resnetblur18 with output_stride=8, which is not supported"),
         ({"pretrained_cfg": cfg | {"crop_mode": "border"}}, "config.json: crop_mode is border"),
     ):
         Path("config.json").write_text(json.dumps(config | change))
         refused(file, UsageError, words)
     Path("config.json").write_text(json.dumps(config | {"pretrained_cfg": cfg}))
-    refused(file, ModelFileError, "config.json is not what timm writes")
+    refused(file, ModelFileError, "config.json is not a config.json of timm")
 
 
 def test_what_is_assumed_is_said(capsys):
     tensors = build("resnet20").state_dict()
     torch.save({name.replace("fc.", "linear."): tensor for name, tensor in tensors.items()}, "theirs.th")
     assert main(["convert", "theirs.th"]) == 0
-    said = "assumed     preprocessing and class names, as its author publishes: the file does not say; "
+    said = "assumed     preprocessing and class names, as its author publishes: not in the file; "
     assert f"{said}--preprocess and --classes override it\n" in capsys.readouterr().out
     assert convert("theirs.th", preprocess="cifar10", force=True).assumed == ("classes",)
     assert convert("theirs.th", preprocess="cifar10", classes="cifar10", force=True).assumed == ()

@@ -291,7 +291,7 @@ def test_list_shows_what_is_there(tmp_path, capsys):
     assert main(["convert", "--list", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "network     in state_dict" in shown
-    assert "also in     ema; --part takes it from there" in shown
+    assert "also in     ema; --part chooses the network" in shown
     assert "taken for   " in shown
     assert "resnet20" in shown.split("taken for")[1].splitlines()[0]
     assert "  conv1.weight" in shown
@@ -334,6 +334,6 @@ def test_convert_takes_a_part(tmp_path, capsys, monkeypatch):
     assert main(["convert", str(path), *flags, "--out", "ema.safetensors", "--part", "ema"]) == 0
     shown = capsys.readouterr().out
     assert "part        ema" in shown
-    assert "also in     state_dict; --part takes the network from there" in shown
+    assert "also in     state_dict; --part chooses the network to convert" in shown
     plain, average = (read_weights(tmp_path / f"{name}.safetensors").tensors for name in ("plain", "ema"))
     assert torch.equal(2 * plain["conv1.weight"], average["conv1.weight"])

@@ -62,22 +62,22 @@ def on(**changes: Any) -> Diagnosis:
     ("found", "words"),
     [
         (replace(FOUND, gpu_unused=True), "an NVIDIA GPU that this torch can't use"),
-        (on(load=3.0), "Other processes are at work (load 3.0 on 4 cores)"),
-        (on(quota_cores=1.5), "torch starts 2 threads, and there is time for 1.5: set OMP_NUM_THREADS=1, or"),
+        (on(load=3.0), "Other processes are busy (load 3.0 on 4 cores)"),
+        (on(quota_cores=1.5), "torch starts 2 threads on 1.5 cores: set OMP_NUM_THREADS=1, or"),
         (replace(FOUND, threads=1, waiting={"OMP_NUM_THREADS": "1"}), "torch uses 1 of 4 cores (OMP_NUM_THREADS=1)"),
-        (on(allowed_cores=2), "This process may run on 2 of 4 cores: taskset"),
+        (on(allowed_cores=2), "This process may run on 2 of 4 cores: give it more with taskset"),
         (replace(FOUND, compiler=""), "There is no C++ compiler"),
         (replace(FOUND, waiting={"OMP_WAIT_POLICY": "ACTIVE"}), "OMP_WAIT_POLICY=active makes waiting threads spin"),
         (replace(FOUND, keeps_memory=False, allocator_set_by="MALLOC_ARENA_MAX"), "MALLOC_ARENA_MAX sets the alloc"),
         (replace(FOUND, rates=Rates(0.4, 0.3, 20.0)), "Products of float32 are faster here"),
-        (replace(FOUND, precision="float32"), "This processor has no arithmetic for bfloat16. One that"),
+        (replace(FOUND, precision="float32"), "This processor has no arithmetic for bfloat16. A processor that has it"),
         (on(instructions=("avx2", "avx512_bf16")), "A processor with AMX"),
         (
             replace(FOUND, runtimes={"openvino": "2026.4.1"}),
             "onnxruntime and nncf not installed: pip install 'resnetkit",
         ),
-        (on(memory_bytes=2 * 10**9), "There are 2.0 GB of memory"),
-        (on(limit_bytes=10**9), "There are 1.0 GB of memory"),
+        (on(memory_bytes=2 * 10**9), "There are only 2.0 GB of memory"),
+        (on(limit_bytes=10**9), "There are only 1.0 GB of memory"),
         (replace(FOUND, cache_free_bytes=3 * 10**8), "/home/me/.cache/resnetkit has 0.3 GB free"),
     ],
 )
@@ -184,7 +184,7 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out == (
         "processor   Xeon (x86_64) avx2 avx512_bf16 amx_bf16\n"
-        "cores       2.5 usable: 4 there, 2 without hyper-threads, 4 by affinity, 2.5 by the cgroup's quota\n"
+        "cores       2.5 usable: 4 in total, 2 without hyper-threads, 4 by affinity, 2.5 by the cgroup's quota\n"
         "memory      16.0 GB, 12.0 GB available, 8.0 GB by the cgroup's limit\n"
         "GPU         none\n"
         "software    Python 3.11.7, torch 2.14.1, torchvision 0.29.1, 2 threads\n"
@@ -198,15 +198,15 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
         "load        0.1 processes on 2.5 cores\n"
         "cache       /home/me/.cache/resnetkit, 66.0 GB free\n"
         "\n"
-        "what is on\n"
+        "in use\n"
         "training    in bfloat16, channels_last\n"
-        "predicting  by OpenVINO in float32, or as resnetkit tune found for a model\n"
+        "predicting  by OpenVINO in float32, or as resnetkit tune chose for a model\n"
         "memory      freed memory is kept\n"
         "kernels     on\n"
         "resizing    off: there is no C++ compiler\n"
         "\n"
-        "what would make it faster\n"
-        "- nothing that is known here\n"
+        "how to make it faster\n"
+        "- no advice for this machine\n"
     )
 
 
@@ -221,10 +221,10 @@ def test_lines_of_little(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None
     for line in (
         "processor   arm (arm64)",
         "allocator   not glibc's",
-        "compiler    none for C++",
-        "threads     nothing set",
-        "memory      no: the allocator is not glibc's",
-        "- There is no C++ compiler, which the fused kernels need: apt-get install g++, or set CXX.",
+        "compiler    no C++ compiler",
+        "threads     no variables set",
+        "memory      freed memory is not kept: the allocator is not glibc's",
+        "- There is no C++ compiler, which the kernels need: apt-get install g++, or set CXX.",
     ):
         assert line in out.splitlines()
     assert not any(line.startswith(("products", "load")) for line in out.splitlines())

@@ -1,4 +1,4 @@
-"""Fields without an effect next to others: refused as flags, named if a file has them, not shown in a report."""
+"""Fields that have no effect: refused as flags, named where a file says them, not shown in a report."""
 
 from dataclasses import fields, replace
 
@@ -50,20 +50,20 @@ def test_a_flag_without_use_is_refused(name, value, heeded, idle, dataset):
     asked = {name: FLAG}
     assert check_effects(changed(Recipe(), {name: value, **heeded}, source=""), dataset, asked) == []
     recipe = changed(Recipe(), {name: value, **idle}, source="")
-    with pytest.raises(UsageError, match=f"`{name}` has no use here: .*; leave it out"):
+    with pytest.raises(UsageError, match=f"`{name}` has no effect here: .*; leave it out"):
         check_effects(recipe, dataset, asked)
     (line,) = check_effects(recipe, dataset, {name: "own.yaml"})
-    assert line.startswith(f"own.yaml: {name} has no use here: ")
+    assert line.startswith(f"own.yaml: {name} has no effect here: ")
     assert check_effects(recipe, dataset, {}) == [], "what nobody asked for is not named"
 
 
 def test_what_divides_the_set_is_refused_where_it_divides_nothing(dataset):
     assert check_effects(Recipe(), dataset, {"train_split": FLAG}) == []
-    with pytest.raises(UsageError, match="`val_fraction` has no use here"):
+    with pytest.raises(UsageError, match="`val_fraction` has no effect here"):
         check_effects(Recipe(val_fraction=0.3), dataset, {"val_fraction": FLAG})
     folder = replace(dataset, split={"seed": 0, "val_fraction": 0.3})
     assert check_effects(Recipe(), folder, {"val_fraction": FLAG}) == []
-    with pytest.raises(UsageError, match="`train_split` has no use here"):
+    with pytest.raises(UsageError, match="`train_split` has no effect here"):
         check_effects(Recipe(train_split="50k"), folder, {"train_split": FLAG})
     own = replace(dataset, split={"rule": "as given"})
     assert check_effects(Recipe(val_fraction=0), own, {"val_fraction": FLAG}) == [], "none is drawn, as asked"

@@ -113,7 +113,7 @@ def test_a_result_says_what_was_counted_and_warns_of_training_pictures(model, sp
     result = evaluate(trained, dataset.train.subset(np.arange(5)))
     assert (result.part, result.trained_on) == ("", 5)
     assert [record.getMessage() for record in caplog.records] == 3 * [
-        "these pictures trained the model: the error says little about pictures that are new to it"
+        "these pictures trained the model: on new pictures, the error may be much larger"
     ]
     with pytest.raises(UsageError, match="`data` is a list; give a name, a path, a Dataset or Samples"):
         evaluate(trained, [split_folder])
@@ -145,7 +145,7 @@ def test_unreadable_files_are_named_and_not_counted(model, tmp_path, cifar_subse
         assert list(result.unreadable) == [tmp_path / "bad.png"]
         with pytest.raises(DataError, match=r"bad\.png"):
             evaluate(model, samples, views=views, strict=True)
-    with pytest.raises(DataError, match="not one of the 1 pictures can be read"):
+    with pytest.raises(DataError, match="none of the 1 pictures can be read"):
         evaluate(model, samples.subset(np.array([0])))
 
 
@@ -166,7 +166,7 @@ def test_ten_crops_average_the_probabilities_of_ten_crops(cifar_subset):
 
 
 def test_ten_crops_of_whole_pictures_are_refused(model, cifar_subset):
-    with pytest.raises(UsageError, match=r"`views` ten-crop: .* nothing to crop"):
+    with pytest.raises(UsageError, match=r"`views` ten-crop: .* give `views` single"):
         evaluate(model, cifar_subset[1], views="ten-crop")
 
 

@@ -365,8 +365,8 @@ def test_predict_explains_the_class_and_stage_that_are_named(
     [
         ("--explain out --explain-class dog", "there is no class dog; give a name, or an index from 0 to 2"),
         ("--explain out --explain-stage c5", "there is no stage c5; this network has c2, c3, c4"),
-        ("--explain-class cat", "--explain-class says what --explain shows; give --explain DIR"),
-        ("--explain-stage c4", "--explain-stage says what --explain shows; give --explain DIR"),
+        ("--explain-class cat", "--explain-class needs --explain DIR"),
+        ("--explain-stage c4", "--explain-stage needs --explain DIR"),
         ("--explain pictures/out", "--explain pictures/out lies in pictures, whose pictures are read"),
         ("--explain pictures", "--explain pictures lies in pictures, whose pictures are read"),
     ],

@@ -547,8 +547,8 @@ def test_command(
     ("flags", "message"),
     [
         ("--to onnx --int8", "--int8 needs --calibrate DATA"),
-        ("--to onnx --calibrate cifar10", "--calibrate is for --int8"),
-        ("--to onnx --max-top1-loss 1", "--max-top1-loss is for --int8"),
+        ("--to onnx --calibrate cifar10", "--calibrate needs --int8"),
+        ("--to onnx --max-top1-loss 1", "--max-top1-loss needs --int8"),
         ("--to tflite", "--to takes onnx, openvino, pt2, not tflite"),
         ("", "--to missing"),
     ],

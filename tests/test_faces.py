@@ -195,7 +195,7 @@ def test_help_of_a_verb_is_its_own(name: str) -> None:
     ],
 )
 def test_what_is_no_model_is_wrong_use(verb: Callable[[Any], Any], wrong: object, kind: str) -> None:
-    with pytest.raises(rk.UsageError, match=f"^{kind} where .* belongs; give a str or a Path"):
+    with pytest.raises(rk.UsageError, match=f"^{kind} is not a .*; give a str or a Path"):
         verb(wrong)
 
 

@@ -253,7 +253,7 @@ def test_the_norms_own_momentum_and_epsilon_hold(momentum):
 def test_what_the_kernels_do_not_serve_is_named(name, words):
     net = network(name)
     assert words in (why_not(net) or "")
-    with pytest.raises(ValueError, match="the kernels don't serve this network: it"):
+    with pytest.raises(ValueError, match="the kernels don't support this network: it"):
         FusedNet(net, torch.float32)
 
 
@@ -262,7 +262,7 @@ def test_unusual_batch_norm_is_not_served():
         net = ResNet(
             parse_spec("resnet20,depths=1-1-1"), norm_layer=lambda channels, c=change: nn.BatchNorm2d(channels, **c)
         )
-        assert why_not(net) == "its batch norm is not the usual one"
+        assert why_not(net) == "its batch norm has no momentum, parameters or running statistics"
     assert why_not(network("resnet20").double()) == "its parameters are not float32 on the CPU"
     biased = network("resnet20")
     biased.layer1[0].conv1.bias = nn.Parameter(torch.zeros(16))
@@ -361,7 +361,7 @@ def test_a_stopped_run_ends_at_the_same_bits(precision, recompute, dataset, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "descend", until_it_is_killed)
-        with pytest.raises(InterruptedTrainingError, match="stopped at once"):
+        with pytest.raises(InterruptedTrainingError, match="stopped immediately"):
             train(recipe, dataset, out=tmp_path / "run", quiet=True)
     resume(tmp_path / "run", dataset, quiet=True)
     whole, run = (tmp_path / name / "last.safetensors" for name in ("whole", "run"))

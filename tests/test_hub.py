@@ -79,7 +79,7 @@ def test_the_card_says_what_the_header_says() -> None:
     for part in (
         "# resnet20 on sea birds\n",
         "20 layers, 269,267 parameters",  # 269,722 with ten classes
-        "tells 3 classes apart",
+        "for 3 classes",
         "resnetkit predict hf:me/birds picture.jpg",
         'rk.Predictor("hf:me/birds")("picture.jpg", top=3)',
         "shorter side to 32 pixels (bilinear), the centre of 32 x 32",
@@ -188,7 +188,7 @@ def test_a_file_put_by_hand_needs_no_client(model: Path, own_cache: Path, monkey
 def test_the_real_client_there_and_back(server: Files, model: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     refused = python(f"rk.to_hub({str(model)!r}, 'hf:me/flowers')", server, home, HF_TOKEN="hf_wrong")
-    assert "resnetkit.errors.DataError: the Hub did not take me/flowers (" in refused.stderr
+    assert "resnetkit.errors.DataError: the Hub did not accept me/flowers (" in refused.stderr
     assert "hf auth login" in refused.stderr
 
     sent = python(f"print(rk.to_hub({str(model)!r}, 'hf:me/flowers'))", server, home, HF_TOKEN="hf_secret")

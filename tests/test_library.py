@@ -74,7 +74,7 @@ def test_without_a_compiler_status_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["no-such-g++", 'g++ "', "/"])
 def test_a_compiler_that_is_not_there_is_named(name, monkeypatch):
     monkeypatch.setenv("CXX", name)
-    assert load() == (None, f"off: CXX is {name}, which is not there; install g++, or set CXX")
+    assert load() == (None, f"off: CXX is {name}, which does not exist; install g++, or set CXX")
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch, own_cache):
@@ -85,7 +85,7 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch, own_cache):
     assert load() == (None, f"off: {fails} -O1 failed: x.h:1: fatal error: no \N{REPLACEMENT CHARACTER} omp.h")
     assert not list((own_cache / "kernels").iterdir())
     monkeypatch.setenv("CXX", str(program(tmp_path / "silent", "exit 3")))
-    assert load() == (None, f"off: {tmp_path / 'silent'} failed: it says nothing")
+    assert load() == (None, f"off: {tmp_path / 'silent'} failed: without a message")
 
 
 def test_the_environment_turns_the_kernels_off(monkeypatch):
@@ -165,13 +165,13 @@ def test_training_without_kernels_is_done_by_torch(no_kernels, cifar_subset, tmp
     recipe = Recipe(model="resnet20,depths=1-1-1", iterations=2, batch_size=16, precision="float32", threads=1)
     train(recipe, dataset, out=tmp_path / "run", quiet=True)
     assert "float32 on cpu, eager" in (tmp_path / "run" / "log.txt").read_text()
-    with pytest.raises(UsageError, match="`compile` kernels can't serve this network: the kernels are off"):
+    with pytest.raises(UsageError, match="`compile` kernels does not support this network: the kernels are off"):
         train(replace(recipe, compile="kernels"), dataset, out=tmp_path / "other", quiet=True)
 
 
 def test_asking_for_kernels_that_are_not_there_names_the_mend(no_kernels):
     recipe = Recipe(compile="kernels")
-    with pytest.raises(UsageError, match=r"resnetkit doctor says why\). Give `compile` auto"):
+    with pytest.raises(UsageError, match=r"resnetkit doctor gives the reason\). Give `compile` auto"):
         choose_forward(build("resnet20"), recipe, torch.device("cpu"), "float32")
 
 

@@ -63,7 +63,7 @@ def test_a_run_folder_is_its_best_model(tmp_path: Path) -> None:
         (tmp_path / f"{name}.safetensors").touch()
         assert locate(tmp_path) == LocalFile(str(tmp_path), tmp_path / f"{name}.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelFileError, match=r"holds no model file; expected .*best.safetensors$"):
+    with pytest.raises(ModelFileError, match=r"contains no model file; expected .*best.safetensors$"):
         locate(tmp_path / "empty")
 
 

@@ -189,7 +189,7 @@ def test_fine_tuning_to_other_classes_makes_the_last_layer_anew(dataset, picture
     assert model.header.classes == ("cat", "frog", "ship")
     assert model.header.preprocess == start.header.preprocess, "pictures reach the old weights as they always did"
     assert torch.equal(model.net.layer3[0].conv1.weight, start.net.layer3[0].conv1.weight)
-    with pytest.raises(UsageError, match="does not hold a resnet20; give `model` resnet20,depths=1-1-1"):
+    with pytest.raises(UsageError, match="does not contain a resnet20; give `model` resnet20,depths=1-1-1"):
         train(replace(recipe, model="resnet20"), str(picture_folder), out=tmp_path / "other", quiet=True)
     assert not (tmp_path / "other").exists()
 
@@ -400,7 +400,7 @@ def test_a_run_is_stopped_in_an_evaluation_and_repeats_it(number, evaluations, d
 
 def test_a_second_ctrl_c_names_the_way_to_go_on(dataset, tmp_path, ask_while_validating):
     ask_while_validating(signal.SIGINT, signal.SIGINT, evaluations=2)
-    with pytest.raises(InterruptedTrainingError, match=rf"stopped at once; .* --resume {tmp_path}/run") as stopped:
+    with pytest.raises(InterruptedTrainingError, match=rf"stopped immediately; .* --resume {tmp_path}/run") as stopped:
         train(TINY, dataset, out=tmp_path / "run", quiet=True)
     assert stopped.value.exit_code == 130
     resume(tmp_path / "run", dataset, quiet=True)
@@ -503,7 +503,9 @@ def test_a_disk_that_fills_up_loses_nothing(share, dataset, tmp_path, interrupt_
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(saved["state.pt"])), limits[1]))
     try:
-        with pytest.raises(TrainingError, match=r"make room or mend it, then go on with: resnetkit train --resume"):
+        with pytest.raises(
+            TrainingError, match=r"free space or fix the cause, then go on with: resnetkit train --resume"
+        ):
             resume(run, dataset, quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -567,7 +569,7 @@ def test_fine_tuning_changes_only_the_preprocessing_that_is_asked(dataset, pictu
         ("state.pt", b"garbage", "broken"),
         ("state.pt", b"", "broken"),
         ("recipe.yaml", b"lr: abc", "`lr` is 'abc'; it takes a number"),
-        ("recipe.yaml", b"lr: 0.1", "does not say what data"),
+        ("recipe.yaml", b"lr: 0.1", "does not name the run's data"),
         ("recipe.yaml", b"\xff\xfe", "not YAML"),
     ],
 )
@@ -755,6 +757,6 @@ def test_a_run_is_not_gone_on_with_by_other_means(dataset, tmp_path, monkeypatch
 
 def test_what_cannot_be_computed_leaves_no_run_folder(dataset, tmp_path):
     recipe = replace(TINY, model="preact_resnet110,depths=1-1-1", compile="kernels")
-    with pytest.raises(UsageError, match="`compile` kernels can't serve this network"):
+    with pytest.raises(UsageError, match="`compile` kernels does not support this network"):
         train(recipe, dataset, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused_with_the_mend():
     asked = Need(kept=8 * GIB, recomputed=3 * GIB)
     with pytest.raises(
         TrainingError,
-        match=r"training resnet20 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller `batch_size` than 128$",
+        match=r"training resnet20 needs about 3\.0 GiB, and 2\.0 GiB are free; give a smaller `batch_size` than 128$",
     ):
         choose_recompute(asked, Recipe(), 2 * GIB)
     with pytest.raises(TrainingError, match=r"about 8\.0 GiB, .* smaller `batch_size` than 128 or `recompute` on$"):
@@ -145,7 +145,7 @@ def test_an_evaluation_that_does_not_fit_is_refused_before_the_training():
     assert not choose_recompute(asked, Recipe(), 4 * GIB)
     with pytest.raises(
         TrainingError,
-        match=r"evaluating resnet50 takes about 3\.0 GiB, and 2\.0 GiB are free; give a smaller `size` or `model`$",
+        match=r"evaluating resnet50 needs about 3\.0 GiB, and 2\.0 GiB are free; give a smaller `size` or `model`$",
     ):
         choose_recompute(asked, Recipe(model="resnet50"), 2 * GIB)
 

@@ -64,12 +64,10 @@ def counted(*labels: int, classes: tuple[str, ...] = ("ant", "bee", "fly", "gnat
 
 def test_what_makes_an_error_worth_little_is_noted():
     assert counted(0, 0, 1, 1, 2, 2, 3, 3).notes == ()
-    assert counted(1, 1, 1).notes == ("all pictures are of one class, bee: an error over one class is no result",)
-    assert counted(0, 0, 1, 1, 3, 3).notes == (
-        "no picture of 1 of the 4 classes (fly): how well the model knows them is not measured",
-    )
+    assert counted(1, 1, 1).notes == ("all pictures are of one class, bee: an error over one class has little meaning",)
+    assert counted(0, 0, 1, 1, 3, 3).notes == ("no picture of 1 of the 4 classes (fly): their errors are not measured",)
     assert counted(0, 0, 1, 2, 2, 3).notes == (
-        "one picture only of bee, gnat: the error of such a class is 0 or 100 % by chance",
+        "only one picture of bee, gnat: the error of such a class can only be 0 or 100 %",
     )
     assert counted(0, 0, 7, 7, classes=NAMES).notes == ("pictures of 2 of the model's 8 classes only",)
     assert counted(3).to_dict()["notes"][0].startswith("all pictures are of one class, gnat")

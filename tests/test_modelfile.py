@@ -73,7 +73,7 @@ def test_inspect_imports_no_torch(tmp_path):
 
 def test_what_would_not_load_is_not_written(tmp_path):
     path = tmp_path / "m.safetensors"
-    with pytest.raises(ModelFileError, match="not those of its spec"):
+    with pytest.raises(ModelFileError, match="do not fit its spec"):
         modelfile.save(path, build("resnet32,classes=3"), header())
     with pytest.raises(ModelFileError, match="3 class names for a network with 10"):
         header("resnet20,classes=10")
@@ -103,7 +103,7 @@ def test_broken_files_are_refused(break_it, words, tmp_path):
 def test_foreign_and_future_files_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file({"conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ModelFileError, match=r"somebody's weights.*resnetkit convert"):
+    with pytest.raises(ModelFileError, match=r"contains weights without resnetkit's header.*resnetkit convert"):
         modelfile.load(path)
     future = json.loads(header().to_json()) | {"format_version": 99, "version": "9.0"}
     save_file({"conv1.weight": torch.zeros(1)}, path, {HEADER_KEY: json.dumps(future)})
@@ -151,10 +151,10 @@ def write_header(path, **changes):
         ({"classes": ["a", "b"]}, r"broken header \(2 class names for a network with 3 classes\)"),
         ({"classes": [1, 2, 3]}, "classes are not names"),
         ({"classes": "abc"}, 'classes is "abc"'),
-        ({"classes": None}, "it lacks 'classes'"),
+        ({"classes": None}, "'classes' is missing"),
         ({"data": []}, r"data is \[\]"),
         ({"data": 3}, "data is 3"),
-        ({"data": {"split": [1]}}, r"\[1\] in place of fields by name"),
+        ({"data": {"split": [1]}}, r"\[1\] instead of fields by name"),
         ({"data": {"split": {"seed": "x"}}}, 'seed is "x"'),
         ({"data": {"split": {"val_fraction": [1]}}}, r"val_fraction is \[1\]"),
         ({"data": {"split": {"read_as": "none"}}}, "read_as is"),
@@ -168,15 +168,15 @@ def write_header(path, **changes):
         ({"kind": 1}, "kind is 1"),
         (
             {"kind": "detector", "version": "0.9", "classes": None, "spec": {"rois": 7}},
-            r"holds a detector, written by resnetkit 0\.9; this is .* reads a classifier\. Upgrade to resnetkit 0\.9",
+            r"contains a detector, written by resnetkit 0\.9; .* reads a classifier\. Upgrade to resnetkit 0\.9",
         ),
         (
             {"spec": {**parse_spec("resnet20,classes=3").to_dict(), "gated": True}, "version": "0.9"},
-            r"written by resnetkit 0\.9, with a field .* not know: gated\. Upgrade",
+            r"written by resnetkit 0\.9, with a field .* not support: gated\. Upgrade",
         ),
         (
             {"preprocess": {**Preprocess(size=32).to_dict(), "pad": 1}, "version": "0.9"},
-            r"written by resnetkit 0\.9, with a field .* not know: pad\. Upgrade",
+            r"written by resnetkit 0\.9, with a field .* not support: pad\. Upgrade",
         ),
     ],
 )
@@ -218,7 +218,7 @@ def test_no_field_of_a_recipe_is_taken_for_the_origin():
 def test_another_kind_may_lack_classes(monkeypatch):
     regressor = Header(parse_spec("resnet20,classes=3"), Preprocess(size=32), kind="regressor")
     assert "class," not in repr(regressor)
-    with pytest.raises(ModelFileError, match=r"^m holds a regressor, written by resnetkit .* reads a classifier"):
+    with pytest.raises(ModelFileError, match=r"^m contains a regressor, written by resnetkit .* reads a classifier"):
         Header.from_json(regressor.to_json(), source="m")
     monkeypatch.setattr(modelfile, "KINDS", (*KINDS, "regressor"))
     assert Header.from_json(regressor.to_json(), source="m") == regressor
@@ -250,7 +250,9 @@ def test_weights_that_are_not_finite_are_refused(number, tmp_path):
     net = build("resnet20,classes=3")
     net.layer2[0].bn1.running_var[3] = number
     modelfile.save(tmp_path / "m.safetensors", net, header())
-    with pytest.raises(ModelFileError, match=r"m.safetensors: layer2\.0\.bn1\.running_var holds numbers that are not"):
+    with pytest.raises(
+        ModelFileError, match=r"m.safetensors: layer2\.0\.bn1\.running_var contains numbers that are not"
+    ):
         modelfile.load(tmp_path / "m.safetensors")
 
 
@@ -285,15 +287,21 @@ def test_half_precision_weights_become_float32(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cat.JPG", "is no model file but a picture; the model comes first$"),
-        ("m.onnx", "is no model file but one that other programs run, such as resnetkit export writes; give the model"),
-        ("m.xml", "is no model file but one that other programs run"),
-        ("labels.csv", "is no model file but text; give a .safetensors, a run folder, or NAME:WEIGHTS"),
-        ("w.pth", "if it holds somebody's weights: resnetkit convert"),
-        ("pictures", "holds no model file; expected .*best.safetensors. It holds pictures: resnetkit train"),
+        ("cat.JPG", "is not a model file but a picture; give the model before the pictures$"),
+        ("m.onnx", "is not a model file but an exported file for other programs; give the model"),
+        ("m.xml", "is not a model file but an exported file for other programs"),
+        ("labels.csv", "is not a model file but text; give a .safetensors file, a run folder, or NAME:WEIGHTS"),
+        ("w.pth", "if it contains weights of another project: resnetkit convert"),
+        (
+            "pictures",
+            "expected .*best.safetensors. It contains pictures; to train on them: resnetkit train",
+        ),
         ("runs", "runs/best.safetensors. Give one of the runs in it, such as .*runs/a$"),
-        ("runs/a", "runs/a holds no model file; expected .*runs/a/best.safetensors. It is a run that has none yet$"),
-        ("empty", "holds no model file; expected .*best.safetensors$"),
+        (
+            "runs/a",
+            "runs/a contains no model file; expected .*runs/a/best.safetensors. It is a run without a model yet$",
+        ),
+        ("empty", "contains no model file; expected .*best.safetensors$"),
     ],
 )
 def test_what_is_given_in_place_of_a_model_is_named(tmp_path: Path, name: str, words: str) -> None:

@@ -52,12 +52,12 @@ def test_numbers_into_a_file(model: str, picture_folder: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--logits --features pool", "--logits and --features both say what to give"),
-        ("--logits --json", "--logits gives numbers, which --json does not go with"),
-        ("--out x.npz", "--out is for --logits and --features"),
+        ("--logits --features pool", "--logits and --features both set the output"),
+        ("--logits --json", "--logits and --json can't be combined"),
+        ("--out x.npz", "--out needs --logits or --features"),
         ("--logits --out x.txt", "--out is x.txt; give a name that ends in .npz"),
-        ("--logits --out nowhere/x.npz", "there is no folder nowhere; make it"),
-        ("--explain-class cat", "--explain-class says what --explain shows"),
+        ("--logits --out nowhere/x.npz", "there is no folder nowhere; create it"),
+        ("--explain-class cat", "--explain-class needs --explain DIR"),
         ("--features c2", "--features takes c5, pool or null, not c2"),
         ("--workers -1", "--workers is -1; it must be at least 0"),
     ],
@@ -163,7 +163,7 @@ def test_what_is_there_is_replaced_on_request_only(
     assert main(command) == 0
     before = (tmp_path / "x.npz").read_bytes()
     assert main(command) == 2
-    assert f"{tmp_path / 'x.npz'} is there already; give another --out, or --force to replace it" in (
+    assert f"{tmp_path / 'x.npz'} exists already; give another --out, or --force to replace it" in (
         capsys.readouterr().err
     )
     (tmp_path / "x.npz").write_bytes(b"old")

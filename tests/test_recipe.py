@@ -132,7 +132,7 @@ def test_a_length_takes_the_place_of_another(before, length):
     "two", [{"epochs": 2.0, "minutes": 1.0}, {"epochs": 2.0, "iterations": 7}, {"iterations": 7, "minutes": 1.0}]
 )
 def test_two_lengths_are_refused(two, tmp_path):
-    words = "`{}` and `{}` say how long to train".format(*two)
+    words = "`{}` and `{}` are all lengths of the run".format(*two)
     with pytest.raises(UsageError, match=words):
         Recipe(**two)
     with pytest.raises(UsageError, match=words):

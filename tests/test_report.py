@@ -76,7 +76,7 @@ def test_a_page_fits_small_screens_and_dark_ones(tmp_path: Path) -> None:
     assert "class &lt;0&gt;" in text
     assert "Trained on birds." in text
     assert "/home" not in text
-    assert "Drawn from the set&#x27;s training pictures (seed 7)" in text
+    assert "Chosen at random from the set&#x27;s training pictures (seed 7)" in text
     assert text.count("top-5 error") == 2
     assert "<tr><td>lr</td><td>0.05</td></tr>\n<tr><td>flip</td><td>true</td></tr></table>" in text
 
@@ -99,7 +99,7 @@ def test_what_makes_a_number_worth_little_is_on_the_page(tmp_path: Path) -> None
     assert "<p>all: asked for by name.</p>" in text
     alone = Evaluation(("ant", "bee"))
     alone.add(torch.tensor([[9.0, 0.0]]).log_softmax(1), torch.tensor([0]))
-    assert "All pictures are of one class, ant: an error over one class is no result." in page(tmp_path, alone)
+    assert "All pictures are of one class, ant: an error over one class has little meaning." in page(tmp_path, alone)
 
 
 def test_many_classes_and_many_unreadable_files_stay_a_page(tmp_path: Path) -> None:

@@ -425,8 +425,8 @@ def test_constructors_are_ordinary_functions(name):
         ({"replace_stride_with_dilation": [True]}, r"\[True\]; it takes None or 3 values"),
         ({"replace_stride_with_dilation": []}, r"\[\]; it takes None or 3 values"),
         ({"num_classes": 0}, "classes has 0"),
-        ({"groups": 2}, "basic blocks take no groups"),
-        ({"width_per_group": 128}, "basic blocks take no groups"),
+        ({"groups": 2}, "basic blocks have no groups"),
+        ({"width_per_group": 128}, "basic blocks have no groups"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments, message):

@@ -83,7 +83,7 @@ def test_a_run_that_another_process_has_begun_meanwhile_is_left_alone(dataset, t
         return task
 
     monkeypatch.setattr(runs, "prepare", slow)
-    with pytest.raises(TrainingError, match="run is there already"):
+    with pytest.raises(TrainingError, match="run exists already"):
         train(TINY, dataset, out=tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "recipe.yaml").read_text() == "lr: 0.1"
 
@@ -109,7 +109,10 @@ def test_home_is_a_folder_wherever_a_path_is_given(picture_folder, tmp_path, mon
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        (("folder", "cifar10"), "train takes a Recipe first and then the data, not 'folder'; RECIPES has some"),
+        (
+            ("folder", "cifar10"),
+            "train takes a Recipe first and then the data, not 'folder'; RECIPES contains recipes by name",
+        ),
         ((Path("pictures"), TINY), "train takes a Recipe first and then the data, not a PosixPath"),
         ((TINY, None), "data is None; give cifar10, cifar100, a folder, a .csv file or a Dataset"),
         ((TINY, 5), "data is 5; give cifar10"),
@@ -170,7 +173,7 @@ def test_other_validation_pictures_are_refused(changed, dataset, tmp_path):
 
 def test_another_set_is_named_before_its_classes_are_counted(dataset, picture_folder, tmp_path):
     run = train(TINY, dataset, out=tmp_path / "run", quiet=True).run
-    words = rf"are not those of {picture_folder} \(48 of 3 classes, .* or start anew: resnetkit train DATA --init {run}"
+    words = rf"are not those of {picture_folder} \(48 of 3 .* start a new run: resnetkit train DATA --init {run}"
     with pytest.raises(TrainingError, match=words):
         resume(run, picture_folder, quiet=True)
 
@@ -230,7 +233,7 @@ def test_a_run_on_the_clock_gets_more_time(dataset, tmp_path):
 )
 def test_what_goes_by_shares_of_the_run_gets_no_other_length(changes, setting, dataset, tmp_path):
     run = train(TINY.replace(iterations=1, **changes), dataset, out=tmp_path / "run", quiet=True).run
-    words = f"can't get another length: {setting} goes by shares of the whole run.*instead: .*--init {run}"
+    words = f"can't get another length: {setting} depends on the length of the whole run.*instead: .*--init {run}"
     with pytest.raises(UsageError, match=words):
         resume(run, dataset, iterations=2, quiet=True)
     text = (run / "recipe.yaml").read_text()
@@ -246,7 +249,7 @@ def test_what_goes_by_shares_of_the_run_gets_no_other_length(changes, setting, d
 def test_a_length_that_is_behind_or_said_twice_is_refused(length, dataset, tmp_path):
     run = train(TINY, dataset, out=tmp_path / "run", quiet=True).run
     before = (run / "recipe.yaml").read_text()
-    with pytest.raises(UsageError, match=r"has done 4 steps .* give a greater length|say how long to train"):
+    with pytest.raises(UsageError, match=r"has done 4 steps .* give a greater length|are all lengths of the run"):
         resume(run, dataset, **length, quiet=True)
     assert (run / "recipe.yaml").read_text() == before
 
@@ -279,7 +282,7 @@ def test_other_arithmetic_is_for_those_who_ask(dataset, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"its computed by was \w+ and is abacus now.*--allow-other-arithmetic"):
         resume(run, dataset, quiet=True)
     resume(run, dataset, iterations=6, allow_other_arithmetic=True, quiet=True)
-    assert "is abacus now; the bits differ" in (run / "log.txt").read_text()
+    assert "is abacus now; the weights differ" in (run / "log.txt").read_text()
     about = yaml.safe_load((run / "recipe.yaml").read_text())["run"]
     assert about["computed_by"] == "abacus"
     assert about["earlier_arithmetic"] == [{"computed_by": first["computed_by"], "until_step": 4}]
@@ -328,6 +331,6 @@ def test_torchs_threads_and_random_numbers_stay_its_users(dataset: Dataset, tmp_
 def test_pictures_that_have_moved_are_given_anew(picture_folder: Path, tmp_path: Path) -> None:
     run = train(TINY.replace(**ON_FILES), picture_folder, out=tmp_path / "run", quiet=True).run
     moved = picture_folder.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=rf"Where they have moved: resnetkit train --resume {run} DATA"):
+    with pytest.raises(DataError, match=rf"If the pictures have moved: resnetkit train --resume {run} DATA"):
         resume(run, quiet=True)
     assert resume(run, moved, quiet=True).run == run

@@ -42,7 +42,7 @@ def package(cifar_subset: tuple[Samples, Samples], monkeypatch: pytest.MonkeyPat
     spec.loader.exec_module(script)
     train, test = cifar_subset
     dataset = Dataset("cifar10", train.classes, train, None, test, {})
-    monkeypatch.setattr(script, "open_as_trained", lambda header, data: dataset)
+    monkeypatch.setattr(script, "open_as_trained", lambda data, trained_on: dataset)
     return script
 
 
@@ -108,11 +108,14 @@ def test_a_file_of_that_name_wins(in_package: Path, tmp_path: Path, monkeypatch:
     [
         (
             "resnet110:cifar10",
-            "resnet110 has no published weights cifar10; this package brings resnet20:cifar10, torch",
+            "resnet110 has no published weights cifar10; this package contains resnet20:cifar10, torch",
         ),
-        ("resnet20:IMAGENET1K_V1", "resnet20 has no published weights IMAGENET1K_V1; this package brings resnet20:cif"),
-        ("resnet20:cifar100", "resnet20 has no published weights cifar100; this package brings resnet20:cifar10, "),
-        ("resnet20", "resnet20 has no published weights; this package brings resnet20:cifar10, torchvision has"),
+        (
+            "resnet20:IMAGENET1K_V1",
+            "resnet20 has no published weights IMAGENET1K_V1; this package contains resnet20:cif",
+        ),
+        ("resnet20:cifar100", "resnet20 has no published weights cifar100; this package contains resnet20:cifar10, "),
+        ("resnet20", "resnet20 has no published weights; this package contains resnet20:cifar10, torchvision has"),
     ],
 )
 def test_what_there_is_instead(model: str, message: str, in_package: Path, capsys: Shell) -> None:
@@ -243,7 +246,7 @@ def test_a_changed_network_has_no_name(package: ModuleType, run: Path, tmp_path:
     model = modelfile.load(run)
     header = replace(model.header, recipe={**model.header.recipe, "model": "resnet20,drop_path=0.1"})
     modelfile.save(run / "best.safetensors", model.net, header)
-    with pytest.raises(UsageError, match=r"holds resnet20,drop_path=0.1, which is no row of the family"):
+    with pytest.raises(UsageError, match=r"contains resnet20,drop_path=0.1, which is not a network"):
         package.package(run, tmp_path / "packaged")
 
 

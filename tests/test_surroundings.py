@@ -68,7 +68,7 @@ def test_closed_streams(world: Path, command: str, closed: str) -> None:
 def test_a_closed_stream(world: Path) -> None:
     """An answer that is lost is an error; that nobody reads errors or gives input is none."""
     done = shell(world, "rk models >&-")
-    lost = b"resnetkit models: standard output is closed, and so the answer is lost; open it, say by > FILE\n"
+    lost = b"resnetkit models: standard output is closed, so the result is lost; open it, for example with > FILE\n"
     assert (done.returncode, done.stderr) == (1, lost)
     assert shell(world, "rk --version 2>&- <&-").returncode == 0
     assert shell(world, "rk nothing >&- 2>&- <&-").returncode == 2
@@ -248,7 +248,9 @@ def test_no_folder_for_temporary_files(world: Path, command: str) -> None:
 def test_no_folder_for_temporary_files_where_one_is_needed(world: Path) -> None:
     (world / "cli.py").write_text(NO_TEMPORARY)
     done = shell(world, f'"{sys.executable}" cli.py predict m.safetensors - --backend torch < /dev/null')
-    said = b"resnetkit predict: no folder for temporary files can be written; set TMPDIR to one that can\n"
+    said = (
+        b"resnetkit predict: no folder for temporary files can be written; set TMPDIR to a folder that can be written\n"
+    )
     assert (done.returncode, done.stderr) == (1, said)
 
 

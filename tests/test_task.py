@@ -180,7 +180,5 @@ def test_a_run_on_the_clock_is_measured_on_the_task_itself(task, tmp_path):
 
 
 def test_a_warm_up_by_the_error_needs_a_task_that_counts_one(task, tmp_path):
-    with pytest.raises(
-        UsageError, match="`warmup_lr` holds until the training error is low, and this task counts none"
-    ):
+    with pytest.raises(UsageError, match="`warmup_lr` needs a training error, and this task counts no error"):
         run(task(), tmp_path / "run", replace(RECIPE, warmup_lr=0.01))

@@ -54,5 +54,5 @@ def test_an_empty_network_takes_the_tensors_of_a_real_one() -> None:
 def test_what_no_network_can_hold_is_not_filled_in() -> None:
     net = empty_network(parse_spec("resnet20", depths=(1, 1, 1)))
     tensors = build(net.spec).state_dict() | {"bn1.running_var": torch.full((16,), -1.0)}
-    with pytest.raises(ModelFileError, match=r"^x: bn1\.running_var holds variances below 0; get weights that"):
+    with pytest.raises(ModelFileError, match=r"^x: bn1\.running_var contains variances below 0; get weights that"):
         fill(net, tensors, source="x")

@@ -164,7 +164,7 @@ def test_known_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pretrained": True, "weights": "DEFAULT"}, "`pretrained` and `weights` both say what to load"),
+        ({"pretrained": True, "weights": "DEFAULT"}, "`pretrained` and `weights` both name weights"),
         ({"pretrained": "IMAGENET1K_V2"}, "`pretrained` is 'IMAGENET1K_V2'; it takes true or false. Give `weights`="),
         ({"weights": "IMAGENET1K_V2", "num_classes": 10}, "IMAGENET1K_V2 has 1000 classes, not 10. Load it with all"),
         ({"pretrained": True, "num_classes": 10}, "fine-tune with resnetkit train DATA --init"),
@@ -250,7 +250,7 @@ def test_a_right_hash_of_wrong_contents(server: Files, monkeypatch: pytest.Monke
     ):
         resnetkit.resnet18(pretrained=True)
     publish(b"cos\nsystem\n(S'touch executed'\ntR.")
-    with pytest.raises(ModelFileError, match="holds no weights that torch can read without running code"):
+    with pytest.raises(ModelFileError, match="contains no weights that torch can read without running code"):
         resnetkit.resnet18(pretrained=True)
 
 
@@ -411,9 +411,9 @@ def test_timm_in_every_way(own_cache: Path) -> None:
         resnetkit.load("hf:timm/resnet18.a1_in1k").net,
     ):
         assert torch.equal(ours.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
-    with pytest.raises(UsageError, match=r"holds no resnet50; load it as hf:timm/resnet18.a1_in1k"):
+    with pytest.raises(UsageError, match=r"does not contain a resnet50; load it as hf:timm/resnet18.a1_in1k"):
         resnetkit.resnet50(weights="timm/resnet18.a1_in1k")
-    with pytest.raises(UsageError, match=r"resnet18\.pth is a file: open it with resnetkit\.load"):
+    with pytest.raises(UsageError, match=r"resnet18\.pth is a file: open a model file with resnetkit\.load"):
         resnetkit.resnet18(weights="mine/resnet18.pth")
     with pytest.raises(UsageError, match=r"timm/resnet18.a1_in1k has 1000 classes, not 3"):
         resnetkit.resnet18(weights="timm/resnet18.a1_in1k", num_classes=3)
@@ -422,14 +422,14 @@ def test_timm_in_every_way(own_cache: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "resnet51q"}, "describes a resnet51q, which is no row here; these are: resnet18"),
-        ({"model_args": {"output_stride": 8}}, "describes a resnet18 with output_stride=8; no row here says that"),
+        ({"architecture": "resnet51q"}, "describes a resnet51q, which is not supported; supported are: resnet18"),
+        ({"model_args": {"output_stride": 8}}, "describes a resnet18 with output_stride=8, which is not supported"),
         ({"global_pool": "max"}, "describes a resnet18 with global_pool='max'"),
-        ({"crop_mode": "squash"}, "x/y: crop_mode is squash; only the centre"),
+        ({"crop_mode": "squash"}, "x/y: crop_mode is squash; only center is supported"),
         ({"input_size": [3, 224, 192]}, "x/y: inputs of 224x192 pixels"),
         ({"interpolation": "random"}, "x/y: `interpolation` is 'random'; choose one of"),
-        ({"input_size": None}, "x/y is not what timm writes"),
-        ({"pretrained_cfg": {}}, "x/y does not say how pictures are prepared .input_size in .*config.json"),
+        ({"input_size": None}, "x/y is not a config.json of timm"),
+        ({"pretrained_cfg": {}}, "x/y does not describe the preprocessing .input_size in .*config.json"),
     ],
 )
 def test_what_timm_says_and_no_row_can(config: dict[str, object], message: str, own_cache: Path) -> None:

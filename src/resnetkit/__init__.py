@@ -130,7 +130,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:  # PEP 562
-    if name in ("convert", "train"):  # packages that are called like verbs, and are these: see verb.py
+    if name in ("convert", "train"):  # packages that are also functions: see verb.py
         return import_module(f"resnetkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m resnetkit` is the command line."""
+"""`python -m resnetkit` runs the command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line. Each verb is one function, imported only when it runs, so that help and errors come at once."""
+"""The command line. Each verb is one function, imported only when it runs, so that help and errors appear quickly."""
 
 import errno
 import os
@@ -30,27 +30,27 @@ from resnetkit.errors import ResnetkitError, UsageError
 from resnetkit.version import __version__
 
 VERBS = {
-    "models": ("the family: depth, parameters, GMACs, features", "resnetkit.commands.models"),
-    "recipes": ("how networks are trained: the rows, and one of them in full", "resnetkit.commands.recipes"),
+    "models": ("list the networks: depth, parameters, GMACs, weights", "resnetkit.commands.models"),
+    "recipes": ("list the recipes for training, or print one in full", "resnetkit.commands.recipes"),
     "train": ("train a network on CIFAR, a folder or a CSV, or go on with a run", "resnetkit.commands.train"),
-    "evaluate": ("error and loss of a model on labelled pictures", "resnetkit.commands.evaluate"),
-    "predict": ("pictures to labelled probabilities", "resnetkit.commands.predict"),
-    "convert": ("other people's weights to a model file, and the other way", "resnetkit.commands.convert"),
-    "export": ("a model as a file for ONNX Runtime, OpenVINO or torch.export", "resnetkit.commands.export"),
-    "tune": ("find the fastest way to compute a model here that keeps its accuracy", "resnetkit.commands.tune"),
-    "data": ("get CIFAR, check a data set, write samples of it", "resnetkit.commands.data"),
-    "doctor": ("what this machine can do, and what would make it faster", "resnetkit.commands.doctor"),
+    "evaluate": ("measure error and loss of a model on labelled pictures", "resnetkit.commands.evaluate"),
+    "predict": ("print the most probable classes of pictures", "resnetkit.commands.predict"),
+    "convert": ("convert weights of other projects to a model file, or back", "resnetkit.commands.convert"),
+    "export": ("write a model for ONNX Runtime, OpenVINO or torch.export", "resnetkit.commands.export"),
+    "tune": ("find the fastest way to compute a model here without losing accuracy", "resnetkit.commands.tune"),
+    "data": ("download CIFAR, check a data set, write some of its pictures", "resnetkit.commands.data"),
+    "doctor": ("examine this machine, and show how to make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> its help, and the module whose `run(argv)` runs it and returns the exit code."""
 COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
 """Verbs for which `set_up` is called."""
 
 DECODING = ("train", "evaluate", "predict", "export", "tune", "data")
-"""Verbs that read pictures, and so take --max-pixels."""
+"""Verbs that read pictures, and so accept --max-pixels."""
 STORING = ("train", "convert", "export", "tune")
-"""Verbs that write names into files, or hand them to libraries, in UTF-8 alone."""
+"""Verbs that write names into files, or pass them to libraries, which accept UTF-8 only."""
 
-# Words in the errors of the C++ library, the dynamic loader, torch and CUDA, whatever their class.
+# Texts in errors of the C++ library, the dynamic loader, torch and CUDA, which have different classes.
 NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation")
 NO_TEMPORARY = "No usable temporary directory"
 NO_THREAD = "can't start new thread"
@@ -62,7 +62,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     given = list(sys.argv[1:] if argv is None else argv)
-    end = given.index("--") if "--" in given else len(given)  # behind it there are no flags
+    end = given.index("--") if "--" in given else len(given)  # there are no flags after it
     debug = "--debug" in given[:end]
     arguments = [*(argument for argument in given[:end] if argument != "--debug"), *given[end:]]
     verb = f"resnetkit {arguments[0]}" if arguments and arguments[0] in VERBS else "resnetkit"
@@ -72,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _dispatch(arguments)
         sys.stdout.flush()
         if code == 0 and is_answer_lost(sys.stdout) and (verb.split()[-1] not in STORING or "--json" in arguments):
-            _complain(f"{verb}: standard output is closed, and so the answer is lost; open it, say by > FILE")
+            _complain(f"{verb}: standard output is closed, so the result is lost; open it, for example with > FILE")
             return 1
-    except SystemExit as stop:  # a parser that printed its help
+    except SystemExit as stop:  # the parser printed its help
         return int(stop.code or 0)
-    except BrokenPipeError:  # the reader has gone, as in `resnetkit predict ... | head`
+    except BrokenPipeError:  # the reader has ended, as in `resnetkit predict ... | head`
         _drop_output(sys.stdout)
         return 1
     except KeyboardInterrupt:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _noting(interrupts: list[int]) -> Iterator[None]:
-    """Add each SIGINT to `interrupts`: a library that is interrupted while it is imported may raise another error."""
+    """Add each SIGINT to `interrupts`, since a library may raise another error if its import is interrupted."""
 
     def note(number: int, frame: FrameType | None) -> None:
         interrupts.append(number)
@@ -117,24 +117,24 @@ def _noting(interrupts: list[int]) -> Iterator[None]:
 
 def set_up() -> None:
     """Make the process ready to compute, before anything imports torch."""
-    # OpenMP threads spin while they wait for each other, by default so long that beside one busy process they hold up
-    # each other; without spinning they fall asleep between two kernels. ResNet-20 in training on two cores, images/s
-    # alone and beside one busy process: 1000 turns 1,450 and 750, 6000 turns 1,535 and 600, 30,000 turns 1,580 and 355.
+    # OpenMP threads spin while they wait for each other. The default is so long that they block each other if another
+    # process is busy; without spinning, they fall asleep between two kernels. Training ResNet-20 on two cores, images/s
+    # alone and with one busy process: 1000 turns 1,450 and 750, 6000 turns 1,535 and 600, 30,000 turns 1,580 and 355.
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     keep_memory()
     try:
         tempfile.gettempdir()
-    except FileNotFoundError:  # torch makes a folder for what it compiles as soon as it is imported
+    except FileNotFoundError:  # torch creates a folder for compiled code when it is imported
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(os.sep).absolute()))
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether standard output is full. Errors of other files have a name: they are written through `files.py`."""
+    """Return whether standard output is full. Errors of other files have a file name, since `files.py` writes them."""
     return isinstance(error, OSError) and error.errno in FULL and not error.filename
 
 
 def _complain(text: str) -> None:
-    """Print an error. Where nobody reads standard error any more, only the exit code tells it."""
+    """Print an error. If standard error is closed, only the exit code reports it."""
     try:
         print("\n".join(map(on_one_line, text.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
@@ -142,8 +142,8 @@ def _complain(text: str) -> None:
 
 
 def _drop_output(stream: TextIO) -> None:
-    """Drop what is left in the buffer of a stream; else Python complains when it ends."""
-    with suppress(UnsupportedOperation):  # it may be no file, when `main` is called from Python
+    """Drop the text in the buffer of a stream; else Python prints an error when it ends."""
+    with suppress(UnsupportedOperation):  # the stream may not be a file, when `main` is called from Python
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -159,7 +159,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if verb not in VERBS:
         if verb.partition("=")[0].replace("_", "-") == MAX_PIXELS:
-            raise UsageError(f"{MAX_PIXELS} stands behind the verb: resnetkit predict --max-pixels N ...")
+            raise UsageError(f"{MAX_PIXELS} must come after the verb: resnetkit predict --max-pixels N ...")
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
         raise UsageError(f"there is no {'flag' if verb.startswith('-') else 'verb'} {verb}; {hint}")
@@ -179,7 +179,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _check_folder() -> None:
-    """Raise UsageError where the current folder has been removed: torch's libraries would end the process."""
+    """Raise UsageError if the current folder was removed: torch's libraries would end the process."""
     try:
         Path.cwd()
     except OSError as error:
@@ -187,7 +187,7 @@ def _check_folder() -> None:
 
 
 def _taken(arguments: list[str]) -> tuple[list[str], int | None]:
-    """The arguments without --max-pixels, which all verbs share, and its value."""
+    """Return the arguments without --max-pixels, and its value (None if it is not given)."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     for place, argument in enumerate(arguments[:end]):
         flag, equals, value = argument.partition("=")
@@ -209,28 +209,26 @@ def _help() -> str:
         "usage: resnetkit VERB [options]\n\n"
         "Residual networks, complete: from the paper to production.\n\n"
         f"{verbs}\n\n"
-        "  resnetkit VERB --help says more; --debug shows tracebacks; --version prints the version;\n"
-        "  --max-pixels N behind the verb takes pictures of up to N pixels (268,435,456 unless it is given)."
+        "  resnetkit VERB --help shows its options; --debug shows tracebacks; --version prints the version;\n"
+        "  --max-pixels N after the verb accepts pictures of up to N pixels (default 268,435,456)."
     )
 
 
 def _explain(error: Exception, verb: str) -> str:
-    """One or two lines about an error, for the person at the terminal."""
+    """Return one or two lines about an error, for the person at the terminal."""
     if isinstance(error, UsageError):
         return f"{verb}: {error}\nSee {verb} --help."
     if isinstance(error, ResnetkitError):
         return f"{verb}: {error}"
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
-        return f"{verb}: out of memory; a smaller --batch-size, or a smaller network, needs less"
+        return f"{verb}: out of memory; give a smaller --batch-size or a smaller network"
     if NO_TEMPORARY in text:
-        return f"{verb}: no folder for temporary files can be written; set TMPDIR to one that can"
+        return f"{verb}: no folder for temporary files can be written; set TMPDIR to a folder that can be written"
     if NO_THREAD in text:
-        return (
-            f"{verb}: no more threads can be started; --workers 0 and OMP_NUM_THREADS=1 need fewer, or raise ulimit -u"
-        )
+        return f"{verb}: no more threads can be started; give --workers 0 and OMP_NUM_THREADS=1, or raise ulimit -u"
     if (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or "Too many open files" in text:
-        return f"{verb}: too many open files; raise the limit, say by ulimit -n 1024"
+        return f"{verb}: too many open files; raise the limit, for example with ulimit -n 1024"
     if isinstance(error, ImportError):
         return f"{verb}: {error}; the installation is incomplete: pip install --force-reinstall resnetkit"
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision, when nobody has said."""
+"""The choice of device and precision, if they are `auto`."""
 
 import torch
 
@@ -7,14 +7,17 @@ from resnetkit.precision import multiplies_bfloat16
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is a GPU if there is one, else the CPU."""
+    """Return the device for auto, cpu or cuda; auto is a GPU if there is one, else the CPU.
+
+    Raises UsageError for cuda without a GPU that torch can use.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("`device` is cuda, and this machine has no GPU that torch can use; give `device` cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bfloat16 where the processor multiplies it in hardware, else float32."""
+    """Return the precision for auto, float32 or bfloat16; auto is bfloat16 if the hardware multiplies it."""
     if precision != "auto":
         return precision
     if device.type == "cuda":

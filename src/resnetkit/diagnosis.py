@@ -1,4 +1,4 @@
-"""What a machine can do for a network: measured rates, what of the machine is used, and what would make it faster."""
+"""The speed of this machine for networks: its hardware and software, measured rates, and advice to make it faster."""
 
 import os
 import shlex
@@ -19,15 +19,15 @@ from resnetkit.machine import Machine, read_machine
 from resnetkit.native import find_compiler
 from resnetkit.version import __version__
 
-SIDE = 2048  # of the matrices that are multiplied, at most
-LONGEST = 0.5  # seconds that one product may take
-COPIED = 128 * 2**20  # bytes: more than caches hold
-SECONDS = 0.3  # for each rate
+SIDE = 2048  # largest side of the matrices that are multiplied
+LONGEST = 0.5  # longest time of one product, in seconds
+COPIED = 128 * 2**20  # bytes that are copied, more than fit into caches
+SECONDS = 0.3  # time for the measurement of each rate
 RUNTIMES = ("openvino", "onnxruntime", "nncf")
 DECODERS = ("pillow", "torchvision", "torchcodec", "simplejpeg")
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 LITTLE_DISK, LITTLE_MEMORY = 10**9, 4 * 10**9  # bytes
-BUSY = 0.5  # processes per core that want to run
+BUSY = 0.5  # ready processes per core from which the machine counts as busy
 
 
 @dataclass(frozen=True)
@@ -36,52 +36,54 @@ class Rates:
 
     float32_tflops: float
     """10^12 operations a second in a product of two matrices; a multiply-add is two operations. The matrices are 2048 x
-    2048, or smaller where such a product takes long, as in emulated arithmetic."""
+    2048, or smaller if such a product takes long, as in emulated arithmetic."""
     bfloat16_tflops: float
+    """The same for bfloat16."""
     copy_gb_per_second: float
     """10^9 bytes read and written in copying 128 MiB."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that `resnetkit doctor` says."""
+    """The result of `resnetkit doctor`."""
 
     machine: Machine
     python: str
     versions: Mapping[str, str]
-    """Of torch and torchvision."""
+    """Versions of torch and torchvision."""
     threads: int
     """Threads that torch computes with."""
     gpus: tuple[str, ...]
     """GPUs that torch can use."""
     gpu_unused: bool
-    """There is an NVIDIA GPU, and torch can't use it."""
+    """Whether there is an NVIDIA GPU that torch can't use."""
     rates: Rates | None
-    """None where they were not measured."""
+    """None if they were not measured."""
     allocator: str
+    """glibc, or another."""
     keeps_memory: bool
     """Whether freed memory stays with the process; see `allocator.keep_memory`."""
     allocator_set_by: str
-    """The environment variable that sets the allocator; empty where none does."""
+    """The environment variable that sets the allocator; empty if there is none."""
     compiler: str
-    """The C++ compiler that makes the kernels; empty where there is none."""
+    """The C++ compiler for the kernels; empty if there is none."""
     waiting: Mapping[str, str]
     """Environment variables for the number of threads and how they wait for each other."""
     runtimes: Mapping[str, str]
-    """Runtimes beside torch that compute predictions, and what quantizes for them, with versions."""
+    """Installed packages, other than torch, that compute or quantise predictions, with versions."""
     decoders: Mapping[str, str]
-    """Packages that decode a JPEG, with versions."""
+    """Installed packages that decode JPEG files, with versions."""
     cache: Path
     cache_free_bytes: int
     precision: str
-    """The precision of training unless another is asked for: float32 or bfloat16."""
+    """The default precision of training: float32 or bfloat16."""
     kernels: str
-    """Whether the kernels of training are on, and why."""
+    """One line on the kernels of training: that they are on, or the reason why not."""
     resizing: str
-    """Whether the kernel that resizes pictures is on, and why."""
+    """One line on the kernel that resizes pictures."""
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON document."""
+        """Return the fields and the advice as JSON values."""
         known = asdict(self) | {"cache": str(self.cache), "advice": self.advice(), "version": __version__}
         known["machine"] |= {"usable_cores": self.machine.usable_cores, "usable_bytes": self.machine.usable_bytes}
         return known
@@ -92,7 +94,7 @@ class Diagnosis:
         return not set(BFLOAT16) & set(self.machine.instructions)
 
     def advice(self) -> list[str]:
-        """What would make it faster, most effective first; only what applies here."""
+        """Return advice to make this machine faster, one sentence or two each, the most effective first."""
         machine, cores = self.machine, self.machine.usable_cores
         said: list[str] = []
         if self.gpu_unused:
@@ -101,47 +103,47 @@ class Diagnosis:
             return said
         if machine.load is not None and machine.load >= BUSY * cores:
             said.append(
-                f"Other processes are at work (load {machine.load:.1f} on {cores:g} cores): threads that wait for a "
-                "processor hold up all others. Stop them, or give them other cores with taskset."
+                f"Other processes are busy (load {machine.load:.1f} on {cores:g} cores): a thread that waits for a "
+                "core delays all other threads. Stop these processes, or give them other cores with taskset."
             )
         if self.threads > max(1, cores):
             said.append(
-                f"torch starts {self.threads} threads, and there is time for {cores:g}: set OMP_NUM_THREADS="
-                f"{max(1, int(cores))}, or train by resnetkit train --threads {max(1, int(cores))}."
+                f"torch starts {self.threads} threads on {cores:g} cores: set OMP_NUM_THREADS={max(1, int(cores))}, or "
+                f"train with resnetkit train --threads {max(1, int(cores))}."
             )
         elif self.threads < min(machine.physical_cores, int(cores)):
             given = self.waiting.get("OMP_NUM_THREADS")
             why = f" (OMP_NUM_THREADS={given})" if given else ""
-            said.append(f"torch uses {self.threads} of {cores:g} cores{why}: let it have them.")
+            said.append(f"torch uses {self.threads} of {cores:g} cores{why}: set OMP_NUM_THREADS={int(cores)}.")
         if machine.allowed_cores < machine.cores:
             said.append(
-                f"This process may run on {machine.allowed_cores} of {machine.cores} cores: taskset gives it more, "
+                f"This process may run on {machine.allowed_cores} of {machine.cores} cores: give it more with taskset "
                 "or docker run --cpuset-cpus."
             )
         if not self.compiler:
-            said.append("There is no C++ compiler, which the fused kernels need: apt-get install g++, or set CXX.")
+            said.append("There is no C++ compiler, which the kernels need: apt-get install g++, or set CXX.")
         if self.waiting.get("OMP_WAIT_POLICY", "").lower() == "active":
-            said.append("OMP_WAIT_POLICY=active makes waiting threads spin, at the cost of working ones: unset it.")
+            said.append("OMP_WAIT_POLICY=active makes waiting threads spin, which slows working threads: unset it.")
         if not self.keeps_memory and self.allocator_set_by:
             said.append(
-                f"{self.allocator_set_by} sets the allocator, so it is left as it is: without it, freed memory is kept "
-                "for the next operation, up to 1.5 times faster."
+                f"{self.allocator_set_by} sets the allocator, so resnetkit does not change it: unset this variable to "
+                "keep freed memory for the next operation, which is up to 1.5 times faster."
             )
         if missing := [name for name in RUNTIMES if name not in self.runtimes]:
             said.append(
                 f"{' and '.join(missing)} not installed: pip install 'resnetkit[export]', then resnetkit tune MODEL "
-                "DATA, make predictions several times faster."
+                "DATA; predictions are then several times faster."
             )
         said += self._advice_on_numbers()
         if machine.usable_bytes and machine.usable_bytes < LITTLE_MEMORY:
             said.append(
-                f"There are {machine.usable_bytes / 1e9:.1f} GB of memory: train with a smaller batch or smaller "
+                f"There are only {machine.usable_bytes / 1e9:.1f} GB of memory: train with smaller batches or smaller "
                 "pictures: resnetkit train --batch-size N --size N."
             )
         if self.cache_free_bytes < LITTLE_DISK:
             said.append(
                 f"{self.cache} has {self.cache_free_bytes / 1e9:.1f} GB free, and downloads go there: "
-                "make room, or name another folder in RESNETKIT_CACHE."
+                "free space, or set RESNETKIT_CACHE to another folder."
             )
         return said
 
@@ -152,8 +154,8 @@ class Diagnosis:
             ]
         if self.precision == "float32":
             return [
-                "This processor has no arithmetic for bfloat16. One that has (Intel Xeon since 2023, with AMX; AMD EPYC"
-                " since 2022; ARM with bf16) trains and predicts about twice as fast, or more."
+                "This processor has no arithmetic for bfloat16. A processor that has it (Intel Xeon since 2023, with "
+                "AMX; AMD EPYC since 2022; ARM with bf16) trains and predicts about twice as fast, or more."
             ]
         if self.machine.architecture == "x86_64" and "amx_bf16" not in self.machine.instructions:
             return ["A processor with AMX (Intel Xeon since 2023) multiplies bfloat16 several times faster."]
@@ -161,10 +163,10 @@ class Diagnosis:
 
 
 def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: None) -> Diagnosis:
-    """Look at everything; `quick` measures no rates. Keeps freed memory, as the command line does.
+    """Examine this machine. With `quick`, no rates are measured.
 
-    `say` is called with a line before each step that takes more than a moment. Compiles the kernels where that was not
-    done before, which takes some seconds.
+    `say` is called with a line of text before each step that takes longer. The function calls `keep_memory`, as the
+    command line does. It compiles the kernels if they are not in the cache, which takes some seconds.
     """
     keeps = keep_memory()
     say("importing torch")
@@ -174,11 +176,11 @@ def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: N
 
     from resnetkit.device import choose_device, choose_precision
 
-    machine = read_machine()  # before the load that measuring makes
+    machine = read_machine()  # before the measurements, which raise the load
     cuda = torch.cuda.is_available()
     compiler = find_compiler()
     rates = None if quick else measure(say)
-    say("loading the kernels, which are compiled the first time")
+    say("loading the kernels, which are compiled at the first use")
     return Diagnosis(
         machine=machine,
         python=platform.python_version(),
@@ -203,7 +205,7 @@ def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: N
 
 
 def measure(say: Callable[[str], None] = lambda line: None) -> Rates:
-    """Measure the processor's rates; takes about a second, and a few where bfloat16 is emulated."""
+    """Measure the processor's rates. This takes about a second, and some seconds if bfloat16 is emulated."""
     import torch
 
     def product(side: int, dtype: torch.dtype) -> Callable[[], object]:
@@ -225,7 +227,7 @@ def measure(say: Callable[[str], None] = lambda line: None) -> Rates:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of three calls, after one that prepares."""
+    """Return the seconds of the fastest of three calls, after a first call that is not measured."""
     work()
     times: list[float] = []
     for _ in range(3):
@@ -236,7 +238,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of several calls; the first, which prepares, does not count."""
+    """Return the seconds of the fastest of several calls, after a first call that is not measured."""
     work()
     took: list[float] = []
     while sum(took) < SECONDS:
@@ -247,7 +249,7 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """Return the versions of the packages that are installed."""
     found: dict[str, str] = {}
     for package in packages:
         try:
@@ -258,6 +260,6 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _free(folder: Path) -> int:
-    """Bytes free on the disk where `folder` is, or will be."""
+    """Return the free bytes on the disk of `folder`, which need not exist."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free

@@ -1,4 +1,4 @@
-"""Texts for people: the line that an object shows of itself, tables of HTML, and the words of messages."""
+"""Texts for people: the reprs of objects, HTML tables, and parts of messages."""
 
 import re
 import shlex
@@ -8,40 +8,41 @@ from html import escape
 from pathlib import Path
 
 MOST = 150
-"""Most characters between the parentheses of an object's line."""
+"""Largest number of characters between the parentheses of an object's repr."""
 MOST_ROWS = 30
-"""Most rows of a table in a notebook: nobody reads more."""
+"""Largest number of rows of a table in a notebook."""
 NAME = re.compile(r"`([a-z]\w*)`")
 """A field or an argument in a message: its Python name in backticks."""
 SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character: how Python reads a byte of a file name that is not UTF-8, and what Windows allows in one."""
+"""A surrogate, half of a character. Python reads a byte of a file name that is not UTF-8 as a surrogate, and Windows
+allows them in file names."""
 
 
 def line(kind: type, *parts: str) -> str:
-    """`Kind(part, part)`, cut to a line or two. Empty parts are left out."""
+    """Return a repr, `Kind(part, part)`, cut to MOST characters. Empty parts are left out."""
     return f"{kind.__name__}({cut(', '.join(part for part in parts if part), MOST)})"
 
 
 def cut(text: str, most: int) -> str:
-    """`text` on one line, cut to `most` characters; an ellipsis at the end says that it was cut."""
+    """Return `text` on one line, cut to `most` characters; a cut text ends with an ellipsis."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def middle_cut(text: str, most: int) -> str:
-    """Like `cut`, but with the middle left out: similar names often begin alike."""
+    """Return `text` like `cut`, but with the middle left out, since similar names often have the same beginning."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
 def count(number: int, thing: str) -> str:
-    """A number and its noun, in the plural if needed: `1 class`, `1,000 classes`."""
+    """Return a number and its noun, in the plural if needed: `1 class`, `1,000 classes`."""
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
     return f"{number:,} {thing if number == 1 else plural}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
-    """A table of HTML; `kind` is its CSS class."""
+    """Return an HTML table; `kind` is its CSS class."""
     lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
@@ -50,39 +51,40 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "")
 
 
 def printable(text: str) -> str:
-    r"""`text` in characters that UTF-8 has: a byte of a file name that is not UTF-8 becomes \xe9, as Python writes it.
+    r"""Return `text` with escapes for surrogates: a byte of a file name that is not UTF-8 becomes \xe9, for example.
 
-    This holds for JSON, CSV, lines for people and errors. The escape is plain text, so a JSON document has \\xe9.
+    It is used for JSON, CSV, printed lines and errors. The escape is plain text, so a JSON document contains \\xe9.
     """
     return SURROGATE.sub(lambda found: _escape(ord(found[0])), text)
 
 
 def speak(text: str, flags: Mapping[str, str]) -> str:
-    """`text` with each field in backticks as `flags` has it: "`batch_size` is 0" becomes "--batch-size is 0".
+    """Return `text` with flags instead of fields in backticks: "`batch_size` is 0" becomes "--batch-size is 0".
 
-    Fields that are not in `flags` stay as they are. Messages have Python's names everywhere but on the command line.
+    `flags` maps fields to flags; other fields are not changed. The command line uses this for all messages, which
+    contain Python's names.
     """
     return NAME.sub(lambda found: flags.get(found[1], found[0]), text)
 
 
 def shell(argument: str | Path) -> str:
-    """`argument` as a shell takes it, for the commands that messages suggest: quoted where it has spaces."""
+    """Return `argument` quoted for a shell if needed, for commands in messages."""
     return shlex.quote(str(argument))
 
 
 def type_of(value: object) -> str:
-    """The type of a value with its article, if it takes one: `an int`, `a Path`, `bytes`, `None`."""
+    """Return the type of a value with its article, if it needs one: `an int`, `a Path`, `bytes`, `None`."""
     name = type(value).__name__
     if value is None or name == "bytes":
         return name.removesuffix("Type")
     return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
-def wrong_name(mend: str) -> str:
-    """Say that a name has halves of characters, and `mend`; where the locale is at fault, say that instead."""
+def wrong_name(advice: str) -> str:
+    """Return the end of an error about a name with surrogates: the reason and `advice`, or the fault of the locale."""
     encoding = sys.getfilesystemencoding()
     if encoding == "utf-8":
-        return f"is not UTF-8{mend}"
+        return f"is not UTF-8{advice}"
     return f"can't be read in this locale ({encoding}); set PYTHONUTF8=1"
 
 

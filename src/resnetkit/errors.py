@@ -1,13 +1,13 @@
-"""Errors written for the person who made the mistake: they name the file or the field, and the mend.
+"""The errors of this package. Messages name the file or the field, and say how to fix the mistake.
 
-A field or argument stands in backticks under its Python name: "`batch_size` is 0; it must be at least 1". The command
-line prints an error as one or two lines, with the field as its flag, --batch-size, and exits with its `exit_code`. Any
-other exception that escapes is a bug.
+A field or argument has its Python name, in backticks: "`batch_size` is 0; it must be at least 1". The command line
+prints an error as one or two lines, with the flag, --batch-size, instead of the field, and exits with its `exit_code`.
+Any other exception that reaches the user is a bug.
 """
 
 
 class ResnetkitError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of all errors of this package."""
 
     exit_code = 1
 
@@ -22,7 +22,7 @@ class DataError(ResnetkitError):
     """Data that is missing, broken, or not laid out as expected."""
 
     def __init__(self, reason: str, *, name: str = "") -> None:
-        """`name` is the name of the file, if it is one file that is at fault; the message begins with it."""
+        """`name` is the name of the wrong file, if it is one file; the message is then the name and `reason`."""
         super().__init__(f"{name}: {reason}" if name else reason)
         self.reason = reason
 
@@ -36,4 +36,4 @@ class TrainingError(ResnetkitError):
 
 
 class ExportError(ResnetkitError):
-    """An exported file that could not be made or written, or whose outputs are not those of its source."""
+    """An exported file that could not be made or written, or whose outputs differ from those of its model."""

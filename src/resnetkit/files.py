@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and where what can be made again is kept."""
+"""Writing files whole or not at all, paths that people give, and the cache folder."""
 
 import os
 from collections.abc import Iterator
@@ -12,33 +12,33 @@ from resnetkit.display import type_of
 from resnetkit.errors import UsageError
 
 HEADER_KEY = "resnetkit"
-"""Under which a .safetensors file carries a model's header."""
+"""The key of a model's header in the metadata of a .safetensors file."""
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path that a person gave, with ~ as the home folder: a shell does not expand it within quotes.
 
-    Raises UsageError for a value that is no path, such as None.
+    Raises UsageError for a value that is not a path, such as None.
     """
     try:
         given = Path(path)
     except TypeError as error:
-        raise UsageError(f"{type_of(path)} where a path or a name belongs; give a str or a Path") from error
+        raise UsageError(f"{type_of(path)} is not a path or a name; give a str or a Path") from error
     try:
         return given.expanduser()
-    except (RuntimeError, ValueError):  # ~name, and nobody is called so, or can be
+    except (RuntimeError, ValueError):  # ~name, and there is no user with this name
         return given
 
 
 NOWHERE = Path(os.devnull) / "resnetkit"
-"""A folder that does not exist and can't be made."""
+"""A folder that does not exist and can't be created."""
 
 
 def cache_folder() -> Path:
     """Return the folder for downloads and decoded data: `$RESNETKIT_CACHE`, else resnetkit/ in the XDG cache folder.
 
-    Without a home folder, as for a user without a name in a container, it is NOWHERE: work that needs no cache is done,
-    and the rest fails with an error that the folder can't be written.
+    Without a home folder, as for a user without a name in a container, it is NOWHERE: work that needs no cache
+    succeeds, and other work fails with the error that the folder can't be written.
     """
     if own := os.environ.get("RESNETKIT_CACHE"):
         return expanded(own)
@@ -54,8 +54,8 @@ def cache_folder() -> Path:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that replaces `path` when the block ends without an error, and is removed otherwise.
 
-    The bytes are on the disk before the name changes, so a crash, a kill or a full disk leaves `path` as it was. Of
-    several writers, in any threads, processes or containers, the last one to finish wins.
+    The bytes are on the disk before the name changes, so a crash, a kill or a full disk leaves `path` unchanged. If
+    several threads, processes or containers write it, the file is that of the last one to finish.
     """
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
@@ -65,7 +65,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # for the person who reads it, the name that was asked for
+        error.filename = str(path)  # the message must not name the temporary file
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""A model file on the Hugging Face Hub, or in a folder laid out like a repository there, with a model card.
+"""Model files on the Hugging Face Hub, or in a folder with the layout of a repository, with a model card.
 
-The card is written from the file's header, so it says what the file says, and nothing that nobody knows: no licence
-that was not given, no number that was not measured.
+The card is written from the file's header. It contains only known facts: no licence that was not given, no number that
+was not measured.
 """
 
 import json
@@ -28,15 +28,16 @@ CLASSES_SHOWN = 100
 def to_hub(
     model: str | Path, where: str | Path, *, licence: str = "", private: bool = False, replace_files: bool = False
 ) -> str:
-    """Publish a model file, or the best one of a run folder, with a card; return the address of what was written.
+    """Publish a model file, or the best model of a run folder, with a model card. Return its address.
 
-    `where` is hf:OWNER/NAME, a repository that is made unless it is there (extra `hub`; log in with `hf auth login`),
-    or a folder that gets the same files: model.safetensors and README.md. In a folder, `replace_files` writes over
-    files of these names; on the Hub, the earlier ones stay in the history. `licence` is an identifier such as
-    apache-2.0; empty says nothing of it.
+    `where` is hf:OWNER/NAME, a repository on the Hub, which is created if it does not exist (needs the extra `hub`; log
+    in with `hf auth login`); or a folder. Both get the files model.safetensors and README.md. In a folder,
+    `replace_files` replaces existing files with these names; on the Hub, earlier files stay in the history. `private`
+    makes a new repository private. `licence` is an identifier such as apache-2.0; if it is empty, the card names no
+    licence.
 
     Raises ModelFileError for a model file that can't be read or a folder that can't be written, UsageError without the
-    extra, DataError where the Hub refuses or can't be reached.
+    extra, DataError if the Hub refuses the files or can't be reached.
     """
     path = model_file(model)
     header = inspect(path)
@@ -46,9 +47,7 @@ def to_hub(
     repository = str(where).removeprefix(HUB)
     check_repository(repository)
     if offline():
-        raise DataError(
-            f"RESNETKIT_OFFLINE is set: nothing can be sent to {where}; give a folder, and upload that later"
-        )
+        raise DataError(f"RESNETKIT_OFFLINE is set: nothing can be sent to {where}; give a folder, and upload it later")
     hub = client()
     with TemporaryDirectory() as folder:
         _write(path, header, Path(folder), address=str(where), licence=licence, over=True)
@@ -58,18 +57,18 @@ def to_hub(
             api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message=f"{network_name(header)} by resnetkit"
             )
-        except Exception as error:  # its transport's errors have no base of the client's own
+        except Exception as error:  # errors of the connection have no common base class
             raise DataError(
-                f"the Hub did not take {repository} ({first_line(error)}); `hf auth login` says who you are, and OWNER "
-                f"must be you or an organisation of yours"
+                f"the Hub did not accept {repository} ({first_line(error)}); log in with `hf auth login`; OWNER must "
+                f"be your user name or an organisation of yours"
             ) from error
     return hub.constants.ENDPOINT + "/" + repository
 
 
 def from_hub(where: str | Path) -> Model:
-    """Load what `to_hub` wrote: hf:OWNER/NAME from the Hub, cached (extra `hub`), or a folder of the same layout.
+    """Load a model that `to_hub` wrote: hf:OWNER/NAME from the Hub, cached (needs the extra `hub`), or a folder.
 
-    hf:OWNER/NAME may also hold weights of timm's. Raises as `resnetkit.load` does.
+    hf:OWNER/NAME may also contain weights of timm. Raises the same errors as `resnetkit.load`.
     """
     if str(where).startswith(HUB):
         return load(where)
@@ -80,16 +79,16 @@ def from_hub(where: str | Path) -> Model:
 
 
 def network_name(header: Header) -> str:
-    """The row of SPECS that the network is, whatever its number of classes; else its number of layers."""
+    """Return the network's name in SPECS, for any number of classes; else a description with its number of layers."""
     spec = header.spec
     names = [name for name, row in SPECS.items() if replace(row, classes=spec.classes) == spec]
     return names[0] if names else f"residual network of {spec.layers} layers"
 
 
 def card(header: Header, *, address: str, licence: str = "") -> str:
-    """The model card of a header, as Markdown with the front matter that the Hub reads.
+    """Return the model card of a header, as Markdown with the front matter that the Hub reads.
 
-    `address` is what `resnetkit predict` is given to use the model.
+    `address` is the model's name for `resnetkit predict`.
     """
     spec, preprocess, name = header.spec, header.preprocess, network_name(header)
     front = {
@@ -106,8 +105,8 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
         f"# {name}{f' on {_plain(trained_on)}' if trained_on else ''}",
         "",
         f"A {name} ({spec.layers} layers, {spec.parameters:,} parameters, {spec.block} blocks, shortcuts "
-        f"{spec.shortcut}) that tells {spec.classes} classes apart. The file holds the network, its preprocessing and "
-        f"its class names; nothing else is needed to use it.",
+        f"{spec.shortcut}) for {spec.classes} classes. The file contains the network, its preprocessing and its class "
+        f"names; nothing else is needed to use it.",
         "",
         "```shell",
         "pip install 'resnetkit[hub]'" if address.startswith(HUB) else "pip install resnetkit",
@@ -161,7 +160,7 @@ def _numbers(values: tuple[float, ...], channels: int) -> str:
 
 
 def _block(values: Mapping[str, Any]) -> list[str]:
-    # By way of JSON, as in the header: no tuples.
+    # Through JSON, as in the header, so that tuples become lists.
     return [
         "```yaml",
         yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True).strip(),
@@ -170,5 +169,5 @@ def _block(values: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """A name on one line of Markdown, without code marks."""
+    """Return a name on one line of Markdown, without backticks."""
     return " ".join(str(text).replace("`", "'").split())

@@ -1,6 +1,6 @@
-"""What MODEL names, and where it is: a model file, a run folder, NAME[:WEIGHTS] or hf:OWNER/NAME. Read by `modelfile`.
+"""Finding the model that MODEL names: a model file, a run folder, NAME[:WEIGHTS] or hf:OWNER/NAME.
 
-Nothing is opened or downloaded here, and neither torch nor torchvision is imported.
+Nothing is opened or downloaded here, and neither torch nor torchvision is imported. `modelfile` opens the models.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from resnetkit.models.shipped import shipped, shipped_names
 from resnetkit.models.spec import SPECS, nearest_name
 
 IN_FOLDERS = ("best.safetensors", "last.safetensors", "model.safetensors")
-"""Names of the model file in a folder, in the order in which they are looked for: a run's, and what to_hub writes."""
+"""Names of the model file in a folder, in the order of the search: two of a run folder, and one of `to_hub`."""
 EXPORTED = (".onnx", ".xml", ".pt2")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".txt")
 
@@ -27,20 +27,20 @@ class LocalFile:
     """A model file on this disk."""
 
     name: str
-    """As MODEL was written."""
+    """MODEL as it was given."""
     path: Path
     shipped: bool = False
-    """Whether it comes with this package: MODEL is NAME:WEIGHTS then."""
+    """Whether the file is in this package; MODEL is then NAME:WEIGHTS."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weights of a row of SPECS that torchvision or timm publishes. Whether there are such weights is not known yet."""
+    """Weights of a row of SPECS that torchvision or timm publishes. It is not checked yet whether they exist."""
 
     network: str
     """The row of SPECS."""
     weights: str
-    """IMAGENET1K_V2, DEFAULT, or a repository of timm's: OWNER/NAME, which may begin with hf:."""
+    """IMAGENET1K_V2, DEFAULT, or a repository of timm: OWNER/NAME, which may begin with hf:."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository on the Hugging Face Hub. Its files say whether it holds a model file or weights of timm's."""
+    """A repository on the Hugging Face Hub, which contains a model file or weights of timm."""
 
     repository: str
     """OWNER/NAME."""
@@ -70,18 +70,18 @@ Located: TypeAlias = LocalFile | PublishedWeights | HubRepository
 
 
 def locate(model: str | Path) -> Located:
-    """Find out what MODEL names; what exists as a file or a folder is that, whatever its name.
+    """Return the location of MODEL. An existing file or folder has priority over the other meanings of a name.
 
-    A folder is the first of IN_FOLDERS in it. Raises ModelFileError where there is nothing, with what was probably
-    meant.
+    For a folder, it is the first file of IN_FOLDERS in it. Raises ModelFileError, which suggests a similar name, if
+    there is no such model.
     """
     path = expanded(model)
-    if not is_utf8(str(path)):  # safetensors, OpenVINO and ONNX Runtime open no other
+    if not is_utf8(str(path)):  # safetensors, OpenVINO and ONNX Runtime open no other names
         raise ModelFileError(f"{path}: the name {wrong_name('; rename it')}")
     if path.is_dir():
         if file := file_in(path):
             return LocalFile(str(model), file)
-        raise ModelFileError(f"{path} holds no model file; expected {path}/{IN_FOLDERS[0]}{what_else(path)}")
+        raise ModelFileError(f"{path} contains no model file; expected {path}/{IN_FOLDERS[0]}{what_else(path)}")
     if path.is_file():
         return LocalFile(str(model), path)
     if str(model).startswith(HUB):
@@ -98,40 +98,40 @@ def locate(model: str | Path) -> Located:
 
 
 def file_in(folder: Path) -> Path | None:
-    """The model file of a folder: of a run its best one. None where it has none."""
+    """Return the model file of a folder, for a run its best model; None if there is no model file."""
     return next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
 
 
 def short_name(name: str | Path) -> str:
-    """What a file may say of where a data set or first weights were: the last name of a path, and not where it was.
+    """Return the last part of a path, so that files do not contain the whole path of data or first weights.
 
-    A model file of a run has its run's name, too. Names that are no paths stay as they are.
+    For a model file of a run, the result includes the run's name. Names that are not paths are not changed.
     """
     if str(name).startswith(HUB):
         return str(name)
-    path = Path(name).absolute()  # "." has a last name, too
+    path = Path(name).absolute()  # so that "." gets a name
     if path.name == "..":
         path = path.resolve()
     return f"{path.parent.name}/{path.name}" if path.name in IN_FOLDERS else path.name or str(name)
 
 
 def what_else(path: Path) -> str:
-    """The rest of an error about a path that holds no model: what it is instead, and the mend; empty if not known."""
+    """Return the end of an error about a path without a model: what it is instead, and advice; empty if not known."""
     suffix = path.suffix.lower()
     if path.is_dir():
         if is_of_runs(path):
             runs = sorted(run for run in path.iterdir() if is_of_runs(run))
-            return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run that has none yet"
+            return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run without a model yet"
         files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
         return (
-            f". It holds pictures: resnetkit train {shell(path)}"
+            f". It contains pictures; to train on them: resnetkit train {shell(path)}"
             if any(is_picture_name(file.name) for file in files)
             else ""
         )
     if is_picture_name(path.name):
-        return " but a picture; the model comes first"
+        return " but a picture; give the model before the pictures"
     if suffix in EXPORTED:
-        return " but one that other programs run, such as resnetkit export writes; give the model that it was made of"
+        return " but an exported file for other programs; give the model that it was exported from"
     if suffix in TABLES:
-        return " but text; give a .safetensors, a run folder, or NAME:WEIGHTS"
+        return " but text; give a .safetensors file, a run folder, or NAME:WEIGHTS"
     return ""

@@ -1,6 +1,7 @@
-"""The machine as the system describes it: processor, cores and memory, and how much of them this process may use.
+"""The processor, cores and memory of this machine, and how much of them this process may use.
 
-It is read from Linux's /proc and /sys; elsewhere from what Python knows, with None for the rest. Imports no torch.
+The values come from /proc and /sys on Linux. On other systems they come from Python, and some are None. This module
+does not import torch.
 """
 
 import os
@@ -14,32 +15,33 @@ INSTRUCTIONS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
     *("asimd", "asimddp", "sve", "i8mm", "bf16"),
 )
-"""Instructions that make networks faster, as /proc/cpuinfo names them: x86's, then ARM's."""
+"""Instruction sets that make networks faster, by their names in /proc/cpuinfo: of x86, then of ARM."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor, cores and memory. Cores are counted as the system does: two hyper-threads of one are two."""
+    """Processor, cores and memory. Two hyper-threads of one physical core count as two cores."""
 
     processor: str
     architecture: str
     """x86_64, aarch64, ..."""
     instructions: tuple[str, ...]
-    """Those of INSTRUCTIONS that the processor has; empty where the system does not say."""
+    """Those of INSTRUCTIONS that the processor has; empty if the system does not report them."""
     cores: int
     physical_cores: int
-    """Without hyper-threads; `cores` where the system does not say."""
+    """Cores without hyper-threads; equal to `cores` if the system does not report them."""
     allowed_cores: int
     """Cores that this process may run on (its affinity)."""
     quota_cores: float | None
-    """Processor time that its cgroup may use per second (a container's limit); None: no limit."""
+    """Limit of the cgroup (of a container) on processor time, in seconds per second; None: no limit."""
     memory_bytes: int | None
+    """Memory of the machine."""
     available_bytes: int | None
     """Memory that this process can still get without swapping, within the limit of its cgroup."""
     limit_bytes: int | None
-    """Memory that its cgroup may use (a container's limit); None: no limit."""
+    """Limit of the cgroup (of a container) on memory; None: no limit."""
     load: float | None
-    """Processes that were ready to run in the last minute, on average, this one included."""
+    """Mean number of processes that were ready to run in the last minute, including this process."""
 
     @property
     def usable_cores(self) -> float:
@@ -48,18 +50,18 @@ class Machine:
 
     @property
     def usable_bytes(self) -> int | None:
-        """Most memory that this process can have, whatever is in use now."""
+        """Largest memory that this process can get if other processes use none; None if it is not known."""
         known = [size for size in (self.memory_bytes, self.limit_bytes) if size is not None]
         return min(known, default=None)
 
     def summary(self) -> str:
-        """One line, to be written beside what was measured here."""
+        """Return a description of one line, for the output of measurements."""
         memory = f", {self.usable_bytes / 2**30:.0f} GiB" if self.usable_bytes else ""
         return f"{self.processor}, {self.usable_cores:g} cores{memory} ({', '.join(self.instructions)})"
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
-    """Describe the machine; `root` is where proc and sys are."""
+    """Return the description of this machine. `root` is the folder that contains proc and sys."""
     blocks = [_fields(block) for block in _text(root / "proc/cpuinfo").split("\n\n") if block.strip()]
     first = blocks[0] if blocks else {}
     flags = (first.get("flags") or first.get("Features") or "").split()
@@ -87,7 +89,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
 
 def _quotas(root: Path) -> Iterator[float]:
     for folder in _cgroups(root, "cpu"):
-        # Version 2 has both in one file; no limit is "max" there, and -1 in version 1.
+        # cgroup version 2 has both numbers in one file. No limit is "max" in version 2, and -1 in version 1.
         text = (
             _text(folder / "cpu.max") or f"{_text(folder / 'cpu.cfs_quota_us')} {_text(folder / 'cpu.cfs_period_us')}"
         )
@@ -96,18 +98,18 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Each limit on memory, and what is used of it; 0 where the system does not say."""
+    """Yield each limit on memory and its used bytes; used bytes are 0 if the system does not report them."""
     for folder in _cgroups(root, "memory"):
         text = (_text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")).strip()
-        if text.isdigit() and int(text) < 2**60:  # version 1 says "no limit" by a number that no machine has
+        if text.isdigit() and int(text) < 2**60:  # in version 1, no limit is a very large number
             used = (_text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")).strip()
             yield int(text), max(int(used) - _droppable(folder), 0) if used.isdigit() else 0
 
 
 def _droppable(folder: Path) -> int:
-    """Bytes of a cgroup's memory that only keep files at hand: they count as used, and are dropped when it gets tight.
+    """Return the bytes of a cgroup's memory that only cache files: they count as used, but the kernel can drop them.
 
-    Version 2 counts the cgroups within it; version 1 does so in a field of its own.
+    The number includes inner cgroups; version 1 has another field for this number than version 2.
     """
     lines = (line.partition(" ") for line in _text(folder / "memory.stat").splitlines())
     known = {name: int(value) for name, _, value in lines if value.strip().isdigit()}
@@ -115,16 +117,16 @@ def _droppable(folder: Path) -> int:
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's cgroup and of those around it, whose limits hold as well.
+    """Yield the folders of this process's cgroup and of the outer cgroups, whose limits apply, too.
 
-    In a container the path may be the host's, and only the outermost folder be there; what is not there says nothing.
+    In a container, the path may be that of the host, and only the outermost folder exists; others are ignored.
     """
     top = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        mount = top / controller if controllers else top  # version 1 has a tree for each controller, version 2 one
+        mount = top / controller if controllers else top  # version 1 has a tree for each controller, version 2 has one
         inner = PurePosixPath(path.lstrip("/"))
         for place in (inner, *inner.parents):
             yield mount / place
@@ -138,7 +140,7 @@ def _text(path: Path) -> str:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """Lines such as `MemTotal:  24684084 kB`, by name."""
+    """Return the values of lines such as `MemTotal:  24684084 kB`, by name."""
     lines = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, colon, value in lines if colon}
 
@@ -150,5 +152,5 @@ def _kilobytes(text: str | None) -> int | None:
 def _physical_memory() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # there is no such function, or no such name
+    except (AttributeError, ValueError, OSError):  # this system does not have the function or the name
         return None

@@ -1,8 +1,8 @@
-"""The self-describing model file: one .safetensors with the weights and a JSON header.
+"""The model file: one .safetensors file with the weights and a JSON header.
 
-The header holds all that a prediction needs (network, preprocessing, class names) and where the weights come from
-(recipe, metrics, data fingerprint, package version), so `load(path)` needs nothing else. Tensors have the names that
-torchvision gives them.
+The header describes the network, the preprocessing and the class names, which a prediction needs, and the origin of the
+weights (recipe, metrics, data fingerprint, package version). So `load(path)` needs no other file. Tensors have
+torchvision's names.
 """
 
 import json
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet
 
 FORMAT_VERSION = 1
-"""Raised when a reader of the version before would misunderstand a file. A field that may be ignored raises nothing."""
+"""Version of the file format. It is increased when an older reader would misunderstand a file, but not for a new field
+that older readers may ignore."""
 KINDS = ("classifier",)
 """Kinds of model that this version reads. Every kind has a `spec` and a `preprocess`; a classifier has `classes`."""
 Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
@@ -36,27 +37,29 @@ Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself. Raises ModelFileError where a classifier has not one name for each class."""
+    """The header of a model file. Raises ModelFileError if a classifier does not have one name for each class."""
 
     spec: ModelSpec
-    """The network; of a kind with more parts, the residual network in it."""
+    """The network; for a kind with more parts, the residual network in it."""
     preprocess: Preprocess
+    """The preprocessing of pictures."""
     classes: tuple[str, ...] = ()
-    """Class names, in the order of the logits; empty for a kind that has none."""
+    """Class names, in the order of the logits; empty for a kind without classes."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How the weights were trained: a Recipe's fields. Empty for weights that were not trained here."""
+    """The fields of the Recipe that trained the weights. Empty for weights that resnetkit did not train."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured: step, validation error and the like; errors in percent."""
+    """Measured values: step, validation error and others; errors in percent."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What the weights were trained on: name, fingerprint, how training and validation were divided, and what
-    recognises the pictures wherever they are now (see resnetkit.data.parts)."""
+    """The training data: name, fingerprint, division into training and validation, and a record by which the pictures
+    are recognised at another place (see resnetkit.data.parts)."""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """Where weights that were not trained here come from: ORIGIN_FIELDS. Empty for others."""
+    """The origin of weights that resnetkit did not train, with the fields ORIGIN_FIELDS. Empty for other weights."""
     kind: str = "classifier"
-    """What the model does: one of KINDS."""
+    """The kind of model: one of KINDS."""
     version: str = __version__
-    """Version of this package that wrote the file."""
+    """Version of the package that wrote the file."""
     format_version: int = FORMAT_VERSION
+    """Version of the file format."""
 
     def __post_init__(self) -> None:
         if self.kind == "classifier" and len(self.classes) != self.spec.classes:
@@ -67,7 +70,7 @@ class Header:
 
     @property
     def in_words(self) -> tuple[str, ...]:
-        """The network, its classes and pictures, what it was trained on, and its error; empty for what is not known."""
+        """Phrases for a repr: network, classes, picture size, training data and error; empty if not known."""
         data, error = self.data.get("name"), self.metrics.get("error_percent")
         return (
             text_of(self.spec, without=["classes"]),
@@ -78,10 +81,10 @@ class Header:
         )
 
     def to_json(self) -> str:
-        """The header as one JSON document.
+        """Return the header as one JSON document.
 
-        Fields that earlier versions did not have, `kind` and `origin`, are left out at their defaults: version 0.1.0
-        refuses fields that it does not know, and so reads every classifier that was trained here.
+        `kind` and `origin` are left out if they have their defaults: the first readers of version 0.1.0 refuse unknown
+        fields, and can so still read every classifier that resnetkit trained.
         """
         values = vars(self) | {"spec": self.spec.to_dict(), "preprocess": self.preprocess.to_dict()}
         if self.kind == "classifier":
@@ -92,24 +95,24 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Header":
-        """Read a header; `source` names the file in errors.
+        """Return the header from a JSON document; `source` names the file in errors.
 
-        A field that only a later version has is ignored: one that must not be comes with a higher FORMAT_VERSION or
-        with another kind. But an unknown field of the network or of the preprocessing is an error, since it changes
-        what is computed. Raises ModelFileError.
+        Unknown fields of the header are ignored: a later version that adds a field which must not be ignored also
+        increases FORMAT_VERSION or uses another kind. Unknown fields of the network or the preprocessing are an error,
+        since they change the predictions. Raises ModelFileError for a header that is broken or too new.
         """
         try:
             values = json.loads(text)
             _refuse_newer(values, source)
             return cls(**_fields(values))
         except (ValueError, KeyError, TypeError) as error:
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise ModelFileError(f"{source} has a broken header ({reason}); get the file anew") from error
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ModelFileError(f"{source} has a broken header ({reason}); get the file again") from error
 
 
 ORIGIN_FIELDS = ("source", "weights", "licence", "recipe", "url", "converted_from", "sha256")
-"""Whose the weights are, their name there, the licence, an address where the training is described, where the file is;
-for converted ones the name and the SHA-256 of the file that they were in."""
+"""The publisher of the weights, their name there, the licence, the address of a description of the training, the
+address of the file; for converted weights, the name and the SHA-256 of the original file."""
 _TYPES: Types = {
     "classes": list,
     "recipe": dict,
@@ -117,12 +120,12 @@ _TYPES: Types = {
     "data": dict,
     "origin": dict,
 }
-"""What JSON makes of a header's fields."""
+"""Types of a header's fields in JSON."""
 _SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str, "read_as": dict}
 
 
 def _refuse_newer(values: Any, source: str) -> None:
-    """Raise ModelFileError for a header that only a later version of this package understands."""
+    """Raise ModelFileError for a header that only a later version of this package can read."""
     _check_types(values, {"format_version": int, "version": str, "kind": str})
     wrote = f"written by resnetkit {values['version']}"
     if values["format_version"] > FORMAT_VERSION:
@@ -132,27 +135,30 @@ def _refuse_newer(values: Any, source: str) -> None:
         )
     if (kind := values.get("kind", "classifier")) not in KINDS:
         raise ModelFileError(
-            f"{source} holds a {kind}, {wrote}; this is {__version__} and reads a {' or a '.join(KINDS)}. "
+            f"{source} contains a {kind}, {wrote}; this is {__version__} and reads a {' or a '.join(KINDS)}. "
             f"Upgrade to resnetkit {values['version']} or newer."
         )
     _check_types(values, {"spec": dict, "preprocess": dict})
     for part, given in ((ModelSpec, values["spec"]), (Preprocess, values["preprocess"])):
         if unknown := sorted(given.keys() - {field.name for field in fields(part)}):
             raise ModelFileError(
-                f"{source} was {wrote}, with a field that this one ({__version__}) does not know: {unknown[0]}. "
+                f"{source} was {wrote}, with a field that this version ({__version__}) does not support: {unknown[0]}. "
                 f"Upgrade resnetkit."
             )
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a Header in what JSON has, as this version writes them; ValueError for what does not fit."""
+    """Return the fields of a Header from JSON values, including those of earlier versions.
+
+    Raises ValueError, KeyError or TypeError for values that are not valid.
+    """
     _check_types(values, _TYPES)
     _check_types(values.get("data", {}).get("split", {}), _SPLIT_TYPES)
     known = {field.name: values[field.name] for field in fields(Header) if field.name in values}
     for of, name in (("data", "name"), ("recipe", "init")):  # earlier versions wrote the whole path
         if Path(path := str(known.get(of, {}).get(name, ""))).is_absolute():
             known[of] = known[of] | {name: short_name(path)}
-    recipe = known.get("recipe", {})  # into which earlier versions wrote the origin; a Recipe has no such fields
+    recipe = known.get("recipe", {})  # earlier versions wrote the origin into it; a Recipe does not have these fields
     if "origin" not in known and (origin := {name: recipe[name] for name in ORIGIN_FIELDS if name in recipe}):
         known |= {"origin": origin, "recipe": {name: recipe[name] for name in recipe if name not in origin}}
     spec = ModelSpec.from_dict(known["spec"])
@@ -163,9 +169,9 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_types(values: object, types: Types) -> None:
-    """Raise TypeError where `values` is no mapping, or one of its values is of another type; each may be absent."""
+    """Raise TypeError if `values` is not a dict, or if a value has another type than in `types`; none is required."""
     if not isinstance(values, dict):
-        raise TypeError(f"{json.dumps(values)[:40]} in place of fields by name")
+        raise TypeError(f"{json.dumps(values)[:40]} instead of fields by name")
     for name, expected in types.items():
         if name in values and (not isinstance(values[name], expected) or isinstance(values[name], bool)):
             raise TypeError(f"{name} is {json.dumps(values[name])[:40]}")
@@ -179,7 +185,7 @@ def _wrong_count(classes: Sequence[str], spec: ModelSpec) -> str:
 
 @dataclass(frozen=True)
 class Model:
-    """A network and what its file says of it."""
+    """A network and the header of its model file."""
 
     net: "ResNet"
     """In evaluation mode, float32, on the CPU."""
@@ -194,12 +200,12 @@ def save(
 ) -> None:
     """Write `net` and `header` to `path`, whole or not at all.
 
-    With `storage` float16, weights of convolutions and of the last layer are rounded to it and take half the space;
-    `load` makes float32 of them again, exactly. Vectors (normalisation, biases, counters), which are few, are kept as
-    they are, and so is a tensor that has a value beyond float16's 65,504.
+    With `storage` float16, weights of convolutions and of the last layer are rounded to float16, and need half the
+    space; `load` returns the rounded values as float32. Vectors (normalisation, biases, counters) are not rounded, and
+    neither is a tensor with a value over 65,504, the largest of float16.
 
-    Raises ModelFileError where the tensors of `net` are not those of `header.spec` (a changed norm layer, say):
-    such a file could not be loaded.
+    Raises ModelFileError if the tensors of `net` do not fit `header.spec`, for example after a change of the norm
+    layer, since such a file could not be loaded; and if the file can't be written.
     """
     from safetensors.torch import save as to_bytes
 
@@ -209,7 +215,7 @@ def save(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if misfit := compare(empty_network(header.spec).state_dict(), tensors):
         raise ModelFileError(
-            f"{path}: the network's tensors are not those of its spec ({misfit}); it can't be saved as that"
+            f"{path}: the network's tensors do not fit its spec ({misfit}); give the spec of this network"
         )
     if storage == "float16":
         tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
@@ -217,7 +223,7 @@ def save(
         write_whole(path, to_bytes(tensors, {HEADER_KEY: header.to_json()}))
     except OSError as error:
         raise ModelFileError(
-            f"{path} could not be written: {error.strerror}. What was there before is intact."
+            f"{path} could not be written: {error.strerror}. An earlier file of this name is intact."
         ) from error
 
 
@@ -227,15 +233,19 @@ def _halved(tensor: "Tensor") -> "Tensor":
 
 
 def load(model: str | Path | Located) -> Model:
-    """Load the network that MODEL names, in evaluation mode, and its header.
+    """Return the network that MODEL names, in evaluation mode, and its header.
 
-    `model` is a model file; a run folder, for its best one; NAME:WEIGHTS for weights of a row of SPECS, those that come
-    with this package (`resnet56:cifar10`) or published ones (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT);
-    hf:OWNER/NAME for a repository on the Hugging Face Hub that holds a model file or weights of timm's; or what
-    `location.locate` made of one of these. Published weights are downloaded, checked, and kept in the cache.
+    `model` is one of:
+    - a model file;
+    - a run folder, for its best model;
+    - NAME:WEIGHTS, weights for a row of SPECS, in this package (`resnet56:cifar10`) or published
+      (`resnet50:IMAGENET1K_V2`; NAME alone is NAME:DEFAULT);
+    - hf:OWNER/NAME, a repository on the Hugging Face Hub that contains a model file or weights of timm;
+    - the result of `location.locate` for one of these.
+    Published weights are downloaded, checked, and kept in the cache. No random numbers are drawn.
 
-    Raises ModelFileError for a file that is missing, broken, or does not fit, or holds a number that is not finite;
-    UsageError for unknown weights; DataError for a failed download. No random number is drawn.
+    Raises ModelFileError for a file that is missing or broken, does not fit, or contains a number that is not finite;
+    UsageError for unknown weights; DataError for a failed download.
     """
     from safetensors.torch import load_file
 
@@ -258,30 +268,31 @@ def load(model: str | Path | Located) -> Model:
 
 
 def inspect(model: str | Path | Located) -> Header:
-    """Read the header of MODEL, as `load` takes it, without its weights; of a file, without torch.
+    """Return the header of MODEL without reading the weights; for a file, torch is not imported.
 
-    For published weights it is what their source says of them. A repository on the Hub is downloaded for it.
+    `model` and the errors are those of `load`. For published weights, the header contains the facts that their source
+    states. A repository on the Hub is downloaded.
     """
     found = _file_or_weights(model)
     return _read_header(found) if isinstance(found, Path) else _header(found)
 
 
 def model_file(model: str | Path | Located) -> Path:
-    """The model file of MODEL on this disk; one on the Hub is downloaded, unless it is in the cache.
+    """Return the path of MODEL's model file. A file on the Hub is downloaded, unless it is in the cache.
 
-    Raises ModelFileError for weights that others publish: they are in no model file.
+    Raises ModelFileError for weights that others publish, since they are not in a model file.
     """
     found = _file_or_weights(model)
     if not isinstance(found, Path):
         raise ModelFileError(
-            f"{found.name} names weights of {found.source}, which are in no model file; save them as one: "
+            f"{found.name} names weights of {found.source}, which are not in a model file; save them as a model file: "
             "resnetkit.save(path, model.net, model.header) with model = resnetkit.load(...)"
         )
     return found
 
 
 def _file_or_weights(model: str | Path | Located) -> "Path | Published":
-    """The model file that MODEL names, or the weights, of which only what is known of them is read."""
+    """Return the path of the model file that MODEL names, or the description of the published weights."""
     match model if isinstance(model, LocalFile | PublishedWeights | HubRepository) else locate(model):
         case LocalFile(path=path):
             return path
@@ -302,8 +313,8 @@ def _read_header(path: Path) -> Header:
     metadata = _metadata(path)
     if HEADER_KEY not in metadata:
         raise ModelFileError(
-            f"{path} holds somebody's weights, without a header that names network, preprocessing and classes. "
-            f"Make a model file of it: resnetkit convert {shell(path)}"
+            f"{path} contains weights without resnetkit's header, which names network, preprocessing and classes. "
+            f"Convert it to a model file: resnetkit convert {shell(path)}"
         )
     return Header.from_json(metadata[HEADER_KEY], source=str(path))
 
@@ -316,9 +327,9 @@ def _metadata(path: Path) -> Mapping[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         if instead := what_else(path):
-            raise ModelFileError(f"{path} is no model file{instead}") from error
+            raise ModelFileError(f"{path} is not a model file{instead}") from error
         ours = path.suffix == ".safetensors"
-        hint = "get it anew" if ours else f"if it holds somebody's weights: resnetkit convert {shell(path)}"
+        hint = "get it again" if ours else f"if it contains weights of another project: resnetkit convert {shell(path)}"
         raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); {hint}") from error
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Advance: TypeAlias = Callable[[int], None]
-"""Called with the number of items that were done since the last call."""
+"""A function that is called with the number of items that were done since the last call."""
 
 LINE_EVERY = 15.0
 """Seconds between two plain lines, without a terminal or a notebook."""
@@ -28,10 +28,10 @@ def ignore(count: int) -> None:
 
 @contextmanager
 def bar(doing: str, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
-    """While the block runs, show how many of `total` (None: not known) are done; yields the Advance to call.
+    """Show the progress of the block: how many of `total` items (None: not known) are done. Yields an Advance to call.
 
-    The bar disappears when the block ends. Without a terminal or a notebook, nothing is printed of work that takes less
-    than LINE_EVERY seconds.
+    The bar disappears when the block ends. Without a terminal or a notebook, nothing is printed for work that takes
+    less than LINE_EVERY seconds.
     """
     with Display() as display:
         yield display.counter(doing, total, unit)
@@ -42,8 +42,9 @@ class Far:
     """The progress of work at one moment."""
 
     doing: str
-    """Name of the work; empty where the unit says it."""
+    """Name of the work; empty if the unit is enough."""
     done: int
+    """Number of items done."""
     total: int | None
     """None: not known."""
     unit: str
@@ -53,7 +54,7 @@ class Far:
 
     @property
     def count(self) -> str:
-        """The number of items done, in words."""
+        """The number of items done, as text."""
         if not self.unit:
             return ""
         of, unit = f" of {self.total:,}" if self.total is not None else "", self.unit
@@ -61,7 +62,7 @@ class Far:
 
     @property
     def left(self) -> str:
-        """The time left, as 1:02:05 or 2:05; empty where it is unknown or the work is done."""
+        """The time left, as 1:02:05 or 2:05; empty if it is unknown or the work is done."""
         if self.left_seconds is None or self.done == self.total:
             return ""
         minutes, seconds = divmod(round(max(self.left_seconds, 0)), 60)
@@ -75,9 +76,9 @@ class Far:
 
 
 class Display:
-    """Shows progress in one place while the block runs, with lines of text above it.
+    """Shows progress while the block runs: a bar, with lines of text above it.
 
-    Without a terminal or a notebook, plain lines are passed to `line`, or printed on standard error.
+    Without a terminal or a notebook, progress is plain lines, passed to `line`, or printed on standard error.
     """
 
     def __init__(self, *, quiet: bool = False, line: Callable[[str], None] | None = None) -> None:
@@ -107,16 +108,16 @@ class Display:
 
     @property
     def closed(self) -> bool:
-        """Whether the reader of standard error has gone, as in `resnetkit train ... 2>&1 | head`."""
+        """Whether the reader of standard error has ended, as in `resnetkit train ... 2>&1 | head`."""
         return self._errors.closed_pipe
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        # A terminal would break the line within a word; a file or a pipe takes it as it is.
+        # On a terminal, lines are wrapped between words; in a file or a pipe, they are not wrapped.
         self._console.print(text, markup=False, highlight=False, soft_wrap=not self._errors.isatty())
 
     def show(self, far: Far) -> None:
-        """Update the bar. The time left, unless it is given, is estimated by the time so far."""
+        """Update the bar. If the time left is not given, it is estimated from the time so far."""
         if far.doing != self._doing:
             self._doing, self._began, self._first = far.doing, time.monotonic(), far.done
         if far.left_seconds is None and far.total is not None and far.done > self._first:
@@ -125,7 +126,7 @@ class Display:
         self._bar.show(far)
 
     def counter(self, doing: str, total: int | None, unit: str) -> Advance:
-        """Show that work begins, and return the Advance that counts its items."""
+        """Show the beginning of some work, and return the Advance that counts its items."""
         done = 0
         self.show(Far(doing, done, total, unit))
 
@@ -138,12 +139,12 @@ class Display:
 
 
 class StandardError(TextIOBase):
-    """Standard error at this moment. Text that can't be written, as its terminal or reader has gone, is dropped."""
+    """The present standard error. Text is dropped if it can't be written, for example after its reader has ended."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr  # None in a process without one
         self.closed_pipe = False
-        """Whether its reader has gone."""
+        """Whether its reader has ended."""
 
     @property
     def encoding(self) -> str:  # pyrefly: ignore[bad-override]
@@ -164,7 +165,7 @@ class StandardError(TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Print what is buffered."""
+        """Print the buffered text."""
         self._try(lambda: self._stream.flush())
 
     def _try(self, do: Callable[[], object]) -> None:
@@ -198,7 +199,7 @@ class _Nothing:
 
 
 class _Lines(_Nothing):
-    """A line every LINE_EVERY seconds."""
+    """Prints a line every LINE_EVERY seconds."""
 
     def __init__(self, line: Callable[[str], None]) -> None:
         self._line = line
@@ -225,7 +226,7 @@ class _TerminalBar:
             console=console,
             transient=True,
             expand=True,
-            # What goes into a file or a pipe must not be drawn into the terminal's lines.
+            # Output for a file or a pipe must not appear on the terminal.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._task = self._shown.add_task("", total=None, count="", left="", note="", visible=False)
@@ -250,7 +251,7 @@ class _TerminalBar:
 
 
 class _NotebookBar:
-    """A bar in the output of a notebook's cell. It needs no widgets, which many notebooks lack."""
+    """A bar in the output of a notebook's cell. It needs no widgets, which many notebooks do not have."""
 
     def __init__(self, display: Callable[..., Any]) -> None:
         self._display = display
@@ -277,7 +278,7 @@ class _NotebookBar:
 
 
 def _notebook() -> Callable[..., Any] | None:
-    """The function that displays things in a notebook's cell; None outside of a notebook."""
+    """Return IPython's function that displays objects in a notebook's cell; None outside of a notebook."""
     ipython = sys.modules.get("IPython")  # a notebook has imported it
     shell = ipython.get_ipython() if ipython else None
     if not hasattr(shell, "kernel"):

@@ -1,3 +1,3 @@
-"""The version of this package, in a module of its own: modules read it without importing the package's root."""
+"""The version of this package. It is a separate module, so that modules can read it without importing the package."""
 
 __version__ = "0.1.0"

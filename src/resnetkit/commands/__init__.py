@@ -1,1 +1,1 @@
-"""The verbs of the command line: flags in, a call, a table or JSON out. What they do lives elsewhere."""
+"""The verbs of the command line. Each reads its flags, calls the library, and prints a table or JSON."""

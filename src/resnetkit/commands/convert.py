@@ -1,4 +1,4 @@
-"""`resnetkit convert`: someone else's weights to a model file, and a model file to what torchvision or timm loads."""
+"""`resnetkit convert`: weights of other projects to a model file, and a model file to torchvision's or timm's form."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,65 +23,75 @@ if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet
 
 MOST_CHECKED, FEW_CHECKED = 10_000, 2_000
-"""Pictures that --check measures on; the second number is for networks of more than CHEAP_MACS multiply-adds."""
+"""Number of pictures for --check; the second number is for networks of more than CHEAP_MACS multiply-adds."""
 CHEAP_MACS = 300e6
 MOST_LISTED = 20
-"""Most groups without a network, and most objects, that --list prints; JSON has all of them."""
+"""Largest number of groups without a network, and of objects, that --list prints; JSON contains all of them."""
 MOST_WIDE = 100
-"""Characters of an object in a line of --list."""
+"""Largest number of characters of an object in a line of --list."""
 NOT_WITH_TO = ("model", "preprocess", "classes", "new_head", "check", "part", "strict")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Convert, and print what was known, what was assumed, and where from."""
+    """Convert, and print the network, preprocessing and classes, and which of them were assumed."""
     parser = Parser(
         "convert",
         "FILE [options], or resnetkit convert MODEL --to torchvision|timm",
-        "Someone else's weights (.pth, .pt, .th, .bin, .safetensors, .h5, .keras, .npz) to a model file. No code in "
-        "them is run. Names of torchvision, timm, transformers, Keras, OpenMMLab, detectron2, fastai and well-known "
-        "projects for CIFAR are known, others are told by their layers' shapes. Nothing is written unless all fits.",
+        "Convert weights of other projects (.pth, .pt, .th, .bin, .safetensors, .h5, .keras, .npz) to a model file. "
+        "Code in the file is not run. Tensor names of torchvision, timm, transformers, Keras, OpenMMLab, detectron2, "
+        "fastai and well-known projects for CIFAR are recognised; other files are matched by the shapes of their "
+        "layers. A model file is written only if all tensors fit.",
     )
     parser.add_argument("file", metavar="FILE", help="the weights; with --to, a model file or a run folder")
     parser.add_argument(
-        "--model", type=str, metavar="NAME", help="the network, with changes behind commas: resnet50_v1,classes=10"
+        "--model", type=str, metavar="NAME", help="the network, with changes after commas: resnet50_v1,classes=10"
     )
     parser.add_argument(
         "--preprocess",
         type=str,
-        help="imagenet, imagenet-v2, imagenet-bicubic, caffe, cifar-imagenet, cifar10 or cifar100, and changes behind "
+        help="imagenet, imagenet-v2, imagenet-bicubic, caffe, cifar-imagenet, cifar10 or cifar100, with changes after "
         "commas: imagenet,size=288,resize=320,mean=0.5:0.5:0.5; or a JSON object of fields",
     )
     parser.add_argument(
-        "--classes", type=str, metavar="FILE", help="class names, one a line or as JSON; or imagenet, cifar10, cifar100"
+        "--classes",
+        type=str,
+        metavar="FILE",
+        help="file with class names, one per line or as JSON; or imagenet, cifar10, cifar100",
     )
     parser.add_argument(
-        "--new_head", type=int, metavar="N", help="make the last layer anew, with first values, for N classes"
+        "--new_head", type=int, metavar="N", help="replace the last layer by a new one with random weights, N classes"
     )
     parser.add_argument(
         "--check",
         type=str,
         metavar="DATA",
-        help="choose the preprocessing, and the network where several fit, by their errors on labelled pictures: "
-        "cifar10, cifar100 (of the cache), a folder or a .csv file",
+        help="choose the preprocessing, and the network if several fit, by their errors on labelled pictures: "
+        "cifar10 or cifar100 (must be in the cache), a folder or a .csv file",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="refuse what would be taken for granted, such as layers told by shapes"
+        "--strict", action="store_true", help="fail instead of assuming something, such as layers matched by shapes"
     )
     parser.add_argument(
         "--to",
         type=Literal["torchvision", "timm"],
-        help="the other way: a state dict that this project loads, strictly",
+        help="write a model file as a state dict, which this project loads with strict=True",
     )
     parser.add_argument(
-        "--out", type=str, metavar="FILE", help="unset: FILE's stem in this folder; with --to, .pth or .safetensors"
+        "--out",
+        type=str,
+        metavar="FILE",
+        help="file to write; unset: FILE's name in this folder; with --to, a .pth or .safetensors file",
     )
     parser.add_argument(
-        "--part", type=str, metavar="NAME", help="which network of several in the file: model_ema, state_dict.encoder_k"
+        "--part",
+        type=str,
+        metavar="NAME",
+        help="network to use, if the file has several: model_ema, state_dict.encoder_k",
     )
     parser.add_argument(
-        "--list", action="store_true", help="only show what is in the file, and what it would be taken for"
+        "--list", action="store_true", help="only show the content of the file, and which network it would become"
     )
-    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
     if given["list"]:
@@ -90,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
         if others := [
             dashed(f"--{name}") for name in NOT_WITH_TO if given[name] is not None and given[name] is not False
         ]:
-            raise UsageError(f"--to writes what is in the model file; leave out {' '.join(others)}")
+            raise UsageError(f"--to writes the model file without changes; leave out {' '.join(others)}")
         return _export(given["file"], given["to"], given["out"], force=given["force"], as_json=given["json"])
 
     from resnetkit.convert.conversion import convert
@@ -146,16 +156,16 @@ def run(argv: Sequence[str]) -> int:
         flags = [f"--{name}" for name in done.assumed]
         what = " and ".join({"preprocess": "preprocessing", "classes": "class names"}[name] for name in done.assumed)
         overrides = f"{' and '.join(flags)} override{'' if len(flags) > 1 else 's'} it"
-        print(f"assumed     {what}, as its author publishes: the file does not say; {overrides}")
+        print(f"assumed     {what}, as its author publishes: not in the file; {overrides}")
     for guess in done.guessed:
         print(f"assumed     {guess}")
     _print_trials(done, check)
     if done.new_head:
-        print("last layer  made anew: it predicts nothing before it is trained")
+        print("last layer  new, with random weights: train it before you predict")
     if done.part:
         print(f"part        {done.part}")
     if done.other_parts:
-        print(f"also in     {', '.join(done.other_parts)}; --part takes the network from there")
+        print(f"also in     {', '.join(done.other_parts)}; --part chooses the network to convert")
     if done.left_out:
         print(f"left out    {', '.join(done.left_out)}")
     print(f"model       {done.path}")
@@ -163,7 +173,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _check(data: str, advance: Advance) -> "Check":
-    """The labelled pictures of `data`; none is fetched for it."""
+    """Return the check on the labelled pictures of `data`. Nothing is downloaded."""
     from resnetkit.convert.checking import Check
     from resnetkit.data.dataset import open_dataset
     from resnetkit.data.published.cifar_archives import CIFARS
@@ -171,7 +181,7 @@ def _check(data: str, advance: Advance) -> "Check":
     from resnetkit.files import cache_folder
 
     if data in CIFARS and not (cache_folder() / data).is_dir():
-        raise UsageError(f"--check {data}: it is not in the cache; resnetkit data get {data} brings it")
+        raise UsageError(f"--check {data}: it is not in the cache; download it with: resnetkit data get {data}")
     part, samples = open_dataset(data).part("auto")
 
     def measure(net: "ResNet", preprocess: "Preprocess", classes: tuple[str, ...]) -> tuple[float, int]:
@@ -185,19 +195,19 @@ def _check(data: str, advance: Advance) -> "Check":
 
 
 def _print_trials(done: "Conversion", check: "Check | None") -> None:
-    """What was measured, or what could be."""
+    """Print the errors that were measured, or that --check could measure."""
     if done.stated:
         error, place = done.stated
         offer = (
-            "" if done.trials or "preprocess" not in done.assumed else "; --check DATA tries which preprocessing has it"
+            "" if done.trials or "preprocess" not in done.assumed else "; --check DATA finds the preprocessing for it"
         )
-        print(f"stated      an error of {error:.2f} % by {place} in the file{offer}")
+        print(f"stated      an error of {error:.2f} % in {place} of the file{offer}")
     if check is None or not done.trials:
         return
     print(f"checked     on {done.trials[0].pictures:,} of {check.pictures:,} {check.name}:")
     for trial in done.trials:
-        taken = "  taken" if trial is done.trial else ""
-        print(f"            {trial.error_percent:5.2f} % {trial.model} {trial.preprocess}{taken}")
+        chosen = "  chosen" if trial is done.trial else ""
+        print(f"            {trial.error_percent:5.2f} % {trial.model} {trial.preprocess}{chosen}")
 
 
 def _list(file: str, part: str | None, *, as_json: bool) -> int:
@@ -213,7 +223,7 @@ def _list(file: str, part: str | None, *, as_json: bool) -> int:
 
 
 def _lines(listing: "Listing") -> Iterator[str]:
-    """What is in a file: every tensor of networks, a line for each other group, and each object in short."""
+    """Yield the lines for the content of a file: the tensors of networks, the other groups, and the objects."""
     from resnetkit.convert.listing import dtype_name
 
     count = sum(map(len, listing.groups.values()))
@@ -221,7 +231,7 @@ def _lines(listing: "Listing") -> Iterator[str]:
     if listing.part is not None:
         yield f"network     in {listing.part or 'the file itself'}"
     if listing.others:
-        yield f"also in     {', '.join(listing.others)}; --part takes it from there"
+        yield f"also in     {', '.join(listing.others)}; --part chooses the network"
     if listing.left_out:
         yield f"left out    {', '.join(listing.left_out)}"
     first, *more = listing.taken_for.splitlines() or [""]
@@ -253,7 +263,7 @@ def _short(value: object) -> str:
 def _cut(lines: list[str]) -> Iterator[str]:
     yield from lines[:MOST_LISTED]
     if len(lines) > MOST_LISTED:
-        yield f"  and {len(lines) - MOST_LISTED:,} more; --json has them all"
+        yield f"  and {len(lines) - MOST_LISTED:,} more; --json prints all"
 
 
 def _export(model: str, to: str, out: str | None, *, force: bool, as_json: bool) -> int:

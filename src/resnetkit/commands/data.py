@@ -1,4 +1,4 @@
-"""`resnetkit data`: get CIFAR, check a data set, write samples of one."""
+"""`resnetkit data`: download CIFAR, check a data set, write some of its pictures."""
 
 import sys
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from resnetkit.files import expanded
 from resnetkit.progress import bar
 
 MOST_SKIPPED = 20
-"""Most files that are left out and printed."""
+"""Largest number of left-out files that are printed."""
 MOST_COPIES = 10
-"""Most groups of copies that are printed."""
+"""Largest number of groups of copies that are printed."""
 
 HELP = """usage: resnetkit data ACTION [options]
 
@@ -26,7 +26,7 @@ HELP = """usage: resnetkit data ACTION [options]
   check DATA        count the pictures of each class, find faults
   samples DATA DIR  write a few pictures as PNG files
 
-  resnetkit data ACTION --help says more."""
+For the options: resnetkit data ACTION --help"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -44,11 +44,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def get(argv: Sequence[str]) -> int:
-    """Download and decode cifar10 or cifar100, unless it is here already."""
+    """Download and decode cifar10 or cifar100, unless it is in the cache already."""
     parser = Parser("data get", "NAME [options]", "Download a data set to the cache folder.")
     parser.add_argument("name", metavar="NAME", help="cifar10 or cifar100")
     parser.add_argument(
-        "--from", type=str, metavar="DIR", help="folder that holds the official archive; unset: download it"
+        "--from", type=str, metavar="DIR", help="folder that contains the official archive; unset: download it"
     )
     given = parser.read(argv)
     folder = get_cifar(given["name"], folder=expanded(given["from"]) if given["from"] else None)
@@ -57,7 +57,7 @@ def get(argv: Sequence[str]) -> int:
 
 
 def check(argv: Sequence[str]) -> int:
-    """Open every picture of a set; return 1 if there is something to mend."""
+    """Open every picture of a set; return 1 if there is something to fix."""
     parser = Parser(
         "data check",
         "DATA [options]",
@@ -90,7 +90,7 @@ def check(argv: Sequence[str]) -> int:
 
 def _print(report: Findings) -> None:
     classes = list(next(iter(report.counts.values())))
-    totals = ["in all", *(f"{sum(count.values()):,}" for count in report.counts.values())]
+    totals = ["total", *(f"{sum(count.values()):,}" for count in report.counts.values())]
     print_table(
         ("class", *report.counts), [[n, *(f"{c[n]:,}" for c in report.counts.values())] for n in classes] + [totals]
     )
@@ -112,35 +112,35 @@ def _print(report: Findings) -> None:
     for path, reason in report.unreadable:
         print(on_one_line(f"unreadable: {path}: {reason}"))
     for problem in report.problems:
-        print(on_one_line(f"to mend: {problem}"))
+        print(on_one_line(f"to fix: {problem}"))
     for pictures in report.contradictions:
         print(on_one_line(f"one picture, several classes: {', '.join(pictures)}"))
     for pictures in report.leaks:
         print(on_one_line(f"the same picture: {', '.join(pictures)}"))
     if report.sound:
-        print("nothing to mend")
-    elif counts := _to_mend(report):
+        print("nothing to fix")
+    elif counts := _to_fix(report):
         print(counts)
 
 
-def _to_mend(report: Findings) -> str:
-    """How many pictures there are to mend; empty where the set as a whole is all there is."""
+def _to_fix(report: Findings) -> str:
+    """Return a line with the number of faulty pictures of each kind; empty if only the whole set is faulty."""
     counts = {
         "unreadable": len(report.unreadable),
         "in several classes": len(report.contradictions),
         "in several parts": len(report.leaks),
     }
-    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"to mend: {said}" if said else ""
+    faults = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"to fix: {faults}" if faults else ""
 
 
 def samples(argv: Sequence[str]) -> int:
-    """Write pictures of a set as PNG files."""
+    """Write some pictures of a set as PNG files."""
     parser = Parser(
         "data samples", "DATA DIR [options]", "Write pictures of a data set as PNG files, from each class in turn."
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
-    parser.add_argument("folder", metavar="DIR", help="folder to write them to")
+    parser.add_argument("folder", metavar="DIR", help="folder for the files")
     parser.add_argument("--count", type=int, default=6, help="number of pictures")
     parser.add_reading()
     given = parser.read(argv)

@@ -1,4 +1,4 @@
-"""`resnetkit doctor`: what this machine can do, what of it is used, and what would make it faster."""
+"""`resnetkit doctor`: hardware and software of this machine, what resnetkit uses of it, and how to make it faster."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,26 +9,26 @@ from resnetkit.diagnosis import Diagnosis, diagnose
 
 
 def run(argv: Sequence[str]) -> int:
-    """Look, measure, print."""
+    """Examine the machine, measure its speed, and print the result."""
     parser = Parser(
-        "doctor", "[options]", "What this machine can do, what of it is used, and what would make it faster."
+        "doctor",
+        "[options]",
+        "Show the hardware and software of this machine, what resnetkit uses of it, and how to make it faster.",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="leave out the rates, whose measurement takes some seconds"
-    )
+    parser.add_argument("--quick", action="store_true", help="do not measure the speed, which takes some seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
     found = diagnose(quick=given["quick"], say=_say)
     if given["json"]:
         print_json(found.to_dict())
         return 0
-    for title, lines in (("", _there(found)), ("\nwhat is on", _on(found))):
+    for title, lines in (("", _there(found)), ("\nin use", _in_use(found))):
         if title:
             print(title)
         for name, text in lines:
             print(f"{name:10}  {text}")
-    print("\nwhat would make it faster")
-    for advice in found.advice() or ["nothing that is known here"]:
+    print("\nhow to make it faster")
+    for advice in found.advice() or ["no advice for this machine"]:
         print(f"- {advice}")
     return 0
 
@@ -39,7 +39,7 @@ def _there(found: Diagnosis) -> Iterator[tuple[str, str]]:
     quota = f", {machine.quota_cores:g} by the cgroup's quota" if machine.quota_cores else ""
     yield (
         "cores",
-        f"{machine.usable_cores:g} usable: {machine.cores} there, {machine.physical_cores} without hyper-threads, "
+        f"{machine.usable_cores:g} usable: {machine.cores} in total, {machine.physical_cores} without hyper-threads, "
         f"{machine.allowed_cores} by affinity{quota}",
     )
     if machine.memory_bytes:
@@ -56,21 +56,21 @@ def _there(found: Diagnosis) -> Iterator[tuple[str, str]]:
         )
         yield "copying", f"{rates.copy_gb_per_second:.1f} GB/s"
     yield "allocator", {"glibc": "glibc's", "another": "not glibc's"}[found.allocator]
-    yield "compiler", found.compiler or "none for C++"
-    yield "threads", ", ".join(f"{name}={value}" for name, value in found.waiting.items()) or "nothing set"
-    yield "runtimes", _list(found.runtimes) or "torch alone"
+    yield "compiler", found.compiler or "no C++ compiler"
+    yield "threads", ", ".join(f"{name}={value}" for name, value in found.waiting.items()) or "no variables set"
+    yield "runtimes", _list(found.runtimes) or "only torch"
     yield "decoders", _list(found.decoders)
     if machine.load is not None:
         yield "load", f"{machine.load:.1f} processes on {machine.usable_cores:g} cores"
     yield "cache", f"{found.cache}, {found.cache_free_bytes / 1e9:.1f} GB free"
 
 
-def _on(found: Diagnosis) -> Iterator[tuple[str, str]]:
+def _in_use(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "training", f"in {found.precision}, channels_last"
     by = "torch" if found.gpus or "openvino" not in found.runtimes else "OpenVINO"
-    yield "predicting", f"by {by} in float32, or as resnetkit tune found for a model"
-    kept = f"no: {found.allocator_set_by} is set" if found.allocator_set_by else "no: the allocator is not glibc's"
-    yield "memory", "freed memory is kept" if found.keeps_memory else kept
+    yield "predicting", f"by {by} in float32, or as resnetkit tune chose for a model"
+    reason = f"{found.allocator_set_by} is set" if found.allocator_set_by else "the allocator is not glibc's"
+    yield "memory", "freed memory is kept" if found.keeps_memory else f"freed memory is not kept: {reason}"
     yield "kernels", found.kernels
     yield "resizing", found.resizing
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from resnetkit.evaluation.metrics import Evaluation
 
 TOP = 5
-"""Classes that --records gives for each picture, the most probable first."""
+"""Number of classes that --records writes for each picture, the most probable first."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Evaluate, and print or write the result."""
     parser = Parser(
-        "evaluate", "MODEL DATA [options]", "Errors and loss of a model on labelled pictures, each counted once."
+        "evaluate", "MODEL DATA [options]", "Measure the errors and the loss of a model on labelled pictures."
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("data", metavar="DATA", help=DATA)
@@ -33,15 +33,15 @@ def run(argv: Sequence[str]) -> int:
         "--views",
         type=Literal["single", "ten-crop", "multi-scale"],
         default="single",
-        help="what the network sees of a picture: the centre crop, ten crops, or the whole picture at five scales; the "
-        "probabilities of several are averaged",
+        help="input of the network: the centre crop, ten crops, or the whole picture at five scales; the probabilities "
+        "of several views are averaged",
     )
     parser.add_argument(
         "--split",
         type=Literal["auto", "train", "val", "test", "all"],
         default="auto",
-        help="which part of the data to evaluate on; a set without parts is divided as it was for the model's "
-        "training. auto is test, else val, else all, and never pictures that trained the model",
+        help="part of the data to evaluate on; data without parts is divided as for the model's training. auto is "
+        "test, else val, else all, and never pictures that trained the model",
     )
     parser.add_argument(
         "--batch_size",
@@ -52,12 +52,12 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
     parser.add_argument("--strict", action="store_true", help="fail on an unreadable picture instead of skipping it")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as a page of HTML")
+    parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as an HTML page")
     parser.add_argument(
         "--records",
         type=str,
         metavar="FILE",
-        help=f"also write CSV: each picture's label, and its {TOP} most probable classes with their probabilities",
+        help=f"also write a CSV file: label, {TOP} most probable classes and their probabilities for each picture",
     )
     parser.add_reading()
     given = parser.read(argv)
@@ -115,7 +115,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _left_out(dataset: Dataset) -> str:
-    """What is left out of a set, with the first one; empty where nothing is, or only what `understood` says."""
+    """Return a line on the files that are left out, but not unlabelled ones (see `understood`); empty if none are."""
     skipped = [(path, reason) for path, reason in dataset.skipped if reason != UNLABELLED]
     if not skipped:
         return ""
@@ -132,12 +132,12 @@ def _say(text: str) -> None:
 
 
 def _file(path: str | None, flag: str, example: str) -> Path | None:
-    """The file that `flag` names, None for none; UsageError, before any work, where it can't be written."""
+    """Return the path that was given with `flag`, or None. Raises UsageError if it can't be a file."""
     if path is None:
         return None
     file = expanded(path)
     if not file.parent.is_dir():
-        raise UsageError(f"{flag} {file}: there is no folder {file.parent}; make it, or give another file")
+        raise UsageError(f"{flag} {file}: there is no folder {file.parent}; create it, or give another file")
     if file.is_dir():
         raise UsageError(f"{flag} {file} is a folder; give a file, such as {file / example}")
     return file

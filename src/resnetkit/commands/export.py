@@ -17,8 +17,8 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "export",
         "MODEL --to onnx|openvino|pt2 [options]",
-        "Write a model as a file for ONNX Runtime, OpenVINO or torch.export, for batches of any size. The file is run "
-        "on pictures and compared with the model before it is kept.",
+        "Write a model as a file for ONNX Runtime, OpenVINO or torch.export, for batches of any size. Its output on "
+        "pictures is compared with that of the model; if they differ too much, no file is written.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
@@ -32,25 +32,25 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--with_preprocess",
         action="store_true",
-        help="the file takes uint8 pixels (batch, size, size, channels) and gives probabilities; without this flag it "
-        "takes normalised float32 images (batch, channels, size, size) and gives logits",
+        help="the input is uint8 pixels (batch, size, size, channels), the output probabilities; without this flag, "
+        "the input is normalised float32 images (batch, channels, size, size), the output logits",
     )
     parser.add_argument(
         "--output",
         type=Literal["logits", "probabilities", "pool", "c5"],
-        help="what the file gives; c5 is the last map and pool its mean over all places",
+        help="output of the file; c5 is the last feature map, pool its mean over all positions",
     )
     parser.add_argument(
-        "--check", type=str, metavar="DATA", help="pictures to compare on; unset: 16 that come with resnetkit"
+        "--check", type=str, metavar="DATA", help="pictures for the comparison; unset: 16 pictures in this package"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="compute in 8-bit integers, but for layers that lose too much accuracy"
+        "--int8", action="store_true", help="compute in 8-bit integers, except in layers that lose too much accuracy"
     )
     parser.add_argument(
         "--calibrate",
         type=str,
         metavar="DATA",
-        help="pictures to calibrate --int8 with: they show the ranges of the numbers",
+        help="pictures for the calibration of --int8, which measures the ranges of the numbers",
     )
     parser.add_argument(
         "--max_top1_loss", type=float, metavar="POINTS", help="points of accuracy that --int8 may lose (unset: 0.5)"
@@ -61,10 +61,10 @@ def run(argv: Sequence[str]) -> int:
     if given["to"] is None:
         raise UsageError("--to missing; it takes onnx, openvino or pt2")
     if given["int8"] and not given["calibrate"]:
-        raise UsageError("--int8 needs --calibrate DATA: some hundred pictures like those the model will see")
+        raise UsageError("--int8 needs --calibrate DATA: some hundred pictures like those of the later use")
     for flag in ("calibrate", "max_top1_loss"):
         if given[flag] is not None and not given["int8"]:
-            raise UsageError(f"--{flag.replace('_', '-')} is for --int8; give both or neither")
+            raise UsageError(f"--{flag.replace('_', '-')} needs --int8; give both or neither")
 
     from resnetkit.infer.exports.export import describe, export
 

@@ -1,4 +1,4 @@
-"""`resnetkit models`: the family as a table, or one network in detail; weights in this package, and published ones."""
+"""`resnetkit models`: all networks as a table, or one in detail, and the weights in this package or published."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,20 +10,20 @@ from resnetkit.models.spec import SPECS, describe, parse_spec
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the table of SPECS, or what follows from one spec."""
+    """Print the table of SPECS, or the details of one spec."""
     parser = Parser(
         "models",
         "[NAME] [options]",
-        "The family: depth, parameters, multiply-adds, features; weights in this package; of one network also "
-        "published ones.",
+        "List the networks with their depth, parameters and multiply-adds (GMACs), and the weights in this package. "
+        "With NAME, show all fields of one network and its published weights.",
     )
     parser.add_argument(
         "name",
         nargs="?",
         metavar="NAME",
-        help="one network, with changes behind commas: resnet20,shortcut=C,classes=100",
+        help="one network, with changes after commas: resnet20,shortcut=C,classes=100",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
     if given["json"]:
         name = given["name"]
@@ -52,7 +52,7 @@ def _details(name: str) -> dict[str, Any]:
 
 
 def _shipped(name: str) -> list[dict[str, Any]]:
-    """The models of a row that come with this package, as their headers have it; a row with changes has none."""
+    """Return the headers of this package's models for a row of SPECS; a name with changes has no models."""
     files = shipped(name) if name in SPECS else {}
     return [
         {"model": f"{name}:{weights}", "path": str(path), "megabytes": path.stat().st_size / 1e6}
@@ -89,7 +89,7 @@ def _print_lines(lines: Mapping[str, str]) -> None:
 
 
 def _weights(name: str) -> list[dict[str, Any]]:
-    """What is known of the published weights of a row; a row with changes has none."""
+    """Return the published weights of a row of SPECS, as JSON values; a name with changes has no weights."""
     if name not in SPECS:
         return []
     from resnetkit.models.published import published
@@ -122,7 +122,7 @@ def _print_weights(name: str) -> None:
 
     spec = parse_spec(name)
     if theirs := [architecture for architecture, row in ARCHITECTURES.items() if parse_spec(row) == spec]:
-        print(f"\ntimm's are on the Hugging Face Hub: hf:timm/{theirs[0]}.TAG (needs resnetkit[hub])")
+        print(f"\ntimm's weights are on the Hugging Face Hub: hf:timm/{theirs[0]}.TAG (needs resnetkit[hub])")
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The parser of a verb: jsonargparse, with flags in dashes or underscores and errors of one line that name the flag."""
+"""The parser of a verb: jsonargparse, with dashes or underscores in flags, and one-line errors that name the flag."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from resnetkit.errors import UsageError
 
 MODEL = "a model file, a run folder, NAME:WEIGHTS such as resnet56:cifar10 or resnet50:IMAGENET1K_V2, or hf:OWNER/NAME"
 DATA = "cifar10, cifar100, a folder, or a CSV file or other list"
-"""Help for the arguments MODEL and DATA, which many verbs take."""
+"""Help for the arguments MODEL and DATA of many verbs."""
 OTHER_NAMES = {
     "data get": {"folder": "from"},
     "train": {"run_folder": "resume"},
@@ -27,11 +27,11 @@ OTHER_NAMES = {
     "convert": {"path": "file"},
     "export": {"path": "out"},
 }
-"""Verb -> arguments in Python that the command line calls otherwise, with its names."""
+"""Verb -> {name of an argument in Python: its name on the command line}, if the two differ."""
 
 
 class _Help(DefaultHelpFormatter):
-    """Shows flags with dashes, the type of their value, and the default unless it is none."""
+    """Formats help: flags with dashes, the type of their value, and the default unless it is None."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
@@ -47,7 +47,7 @@ class _Help(DefaultHelpFormatter):
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
         for kind in get_args(getattr(action, "_typehint", None)):
-            if get_origin(kind) is Literal:  # of a choice that may be unset
+            if get_origin(kind) is Literal:  # a choice that may be unset
                 return f"{{{','.join(get_args(kind))}}}"
         return (self._get_type_str(action) or action.dest).removesuffix(" | null").upper()
 
@@ -61,7 +61,7 @@ class _Help(DefaultHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """Reads the arguments of one verb. Raises UsageError for whatever is wrong with them."""
+    """Reads the arguments of one verb. Raises UsageError if they are wrong."""
 
     def __init__(self, verb: str, arguments: str, description: str) -> None:
         super().__init__(
@@ -73,18 +73,18 @@ class Parser(ArgumentParser):
             allow_abbrev=False,
         )
         self._other_names = OTHER_NAMES.get(verb, {})
-        # The lines under the fields of a dataclass become the help of their flags. The setting holds for the whole
-        # process: so it is made where the command line runs, and not where this module is imported.
+        # The docstrings of a dataclass's fields become the help of their flags. The setting changes the whole process,
+        # so it is made when the command line runs, and not when this module is imported.
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
     def add_reading(self) -> None:
-        """Add the flags that say how DATA is read."""
+        """Add the flags for the layout of DATA, one for each field of Reading."""
         self.add_class_arguments(Reading)
-        (self.groups or {})["Reading"].title = "how DATA is laid out; what is unset is found out, and said"
+        (self.groups or {})["Reading"].title = "layout of DATA; if a flag is unset, it is detected and printed"
 
     @property
     def flags(self) -> dict[str, str]:
-        """Field -> its flag, or the word that stands for it in the usage line, such as DATA."""
+        """Field -> its flag, or its word in the usage line, such as DATA."""
         flags = {
             action.dest: dashed(f"--{action.dest}") if action.option_strings else str(action.metavar)
             for action in self._actions
@@ -92,21 +92,27 @@ class Parser(ArgumentParser):
         return flags | {name: flags[own] for name, own in self._other_names.items() if own in flags}
 
     def show_defaults(self, defaults: Mapping[str, str]) -> None:
-        """In the help, show these texts, by name, instead of the defaults of flags."""
+        """Show these texts, by name of the flag, instead of the defaults in the help."""
         for action in self._actions:
             if action.dest in defaults:
                 action.help = " ".join(filter(None, (action.help, defaults[action.dest])))
                 action.default = SUPPRESS
 
     def read(self, argv: Sequence[str], *, defaults: bool = True) -> dict[str, Any]:
-        """The arguments by name; without `defaults` only those that were given. From here on, flags are printed."""
+        """Return the arguments by name; without `defaults`, only those that were given.
+
+        From here on, fields in printed messages appear as this verb's flags.
+        """
         set_flags(self.flags)
         switches = [action.dest for action in self._actions if _is_switch(action)]
         lists = [action.dest for action in self._actions if _is_list(action)]
         return vars(self.parse_args(_as_fields(argv, switches, lists), defaults=defaults))
 
     def read_file(self, path: Path) -> dict[str, Any]:
-        """The arguments in a YAML file, by name; UsageError naming `path` for an unknown key or a wrong type."""
+        """Return the arguments in a YAML file, by name.
+
+        Raises UsageError, which names `path`, for an unknown key or a wrong type.
+        """
         if not path.is_file():
             raise UsageError(f"{path} does not exist; give a YAML file")
         try:
@@ -119,7 +125,7 @@ class Parser(ArgumentParser):
             return {}
         try:
             values = vars(self.parse_string(text, str(path), defaults=False))
-            for action in self._actions:  # jsonargparse takes null for any field
+            for action in self._actions:  # jsonargparse accepts null for every field
                 if values.get(action.dest, "") is None and NoneType not in get_args(getattr(action, "_typehint", None)):
                     raise UsageError(f"{action.dest} can't be null; give a value or leave it out")
             return values
@@ -127,7 +133,7 @@ class Parser(ArgumentParser):
             raise UsageError(f"{path}: {as_key(str(error))}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise UsageError with one line in place of the several of jsonargparse."""
+        """Raise UsageError with one line instead of the several lines of jsonargparse."""
         raise UsageError(self._reworded(message)) from ex
 
     def _reworded(self, message: str) -> str:
@@ -154,17 +160,17 @@ class Parser(ArgumentParser):
 
 
 def dashed(flag: str) -> str:
-    """A flag as people see it, with dashes; fields have underscores."""
+    """Return a flag in the form of the help, with dashes; fields have underscores."""
     return flag.replace("_", "-")
 
 
 def as_key(message: str) -> str:
-    """An error about lines of a file, where fields are keys and not flags: `batch_size` loses its backticks."""
+    """Return an error about a file, in which fields are keys and not flags: `batch_size` loses its backticks."""
     return NAME.sub(r"\1", message)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """The end of an error about an unknown name: the one that was meant, or else the known ones if they are few."""
+    """Return the end of an error about an unknown name: the most similar known name, or all names if they are few."""
     near = get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}" if len(names) < 10 else ""
 
@@ -178,9 +184,10 @@ def _is_list(action: Action) -> bool:
 
 
 def _as_fields(argv: Sequence[str], switches: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """Flags as fields: `--batch-size=8` is `--batch_size=8`, `--flip` `--flip=true`, and `--no-flip` `--flip=false`.
+    """Return the arguments in the form of jsonargparse.
 
-    Of a list, `--jitter 256,480` is `--jitter=[256,480]`.
+    `--batch-size=8` becomes `--batch_size=8`, `--flip` `--flip=true`, `--no-flip` `--flip=false`, and a list such as
+    `--jitter 256,480` `--jitter=[256,480]`.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     fields: list[str] = []
@@ -194,7 +201,7 @@ def _as_fields(argv: Sequence[str], switches: Sequence[str], lists: Sequence[str
             flag, equals, value = f"--{flag[5:]}", "=", "false"
         if equals and flag[2:] in lists:
             value = _bracketed(value)
-        elif fields and fields[-1] in [f"--{name}" for name in lists] and flag[:2] != "--":  # the value of that flag
+        elif fields and fields[-1] in [f"--{name}" for name in lists] and flag[:2] != "--":  # the value of a list
             flag = _bracketed(flag)
         fields.append(flag + equals + value)
     return [*fields, *argv[end:]]
@@ -214,7 +221,7 @@ WORDS = {
 
 
 def _expected(message: str) -> str:
-    """The types or choices that a value may have, and the value, from the long error of jsonargparse."""
+    """Return the types or choices that a flag accepts, and the wrong value, from the long error of jsonargparse."""
     types = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.+?)\])", message)
     names = [WORDS.get(name, name) or choices.replace("'", "") for name, choices in types]
     value = re.search(r"(?:Got|Given) value: (.*)$", message)

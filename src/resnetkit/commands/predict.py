@@ -1,4 +1,4 @@
-"""`resnetkit predict`: from files, folders and globs to labelled probabilities, or to logits or features."""
+"""`resnetkit predict`: the probabilities of classes for pictures, or logits or features."""
 
 import csv
 import sys
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 Results = Iterable[dict[str, Any]]
 STANDARD_INPUT = "-"
-"""The path that stands for the picture on standard input; a file of that name is ./-."""
+"""The path of the picture on standard input; for a file with this name, give ./-."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Predict every picture; return 1 if one could not be predicted."""
-    parser = Parser("predict", "MODEL PATH... [options]", "Pictures to labelled probabilities.")
+    parser = Parser("predict", "MODEL PATH... [options]", "Print the most probable classes of pictures.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a picture, a folder of them, a glob in quotes, or - for one from standard input",
+        help="a picture, a folder of pictures, a glob in quotes, or - for a picture from standard input",
     )
-    parser.add_argument("--top", type=int, default=5, help="number of classes to print, the most probable ones")
+    parser.add_argument("--top", type=int, default=5, help="number of classes to print, the most probable first")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help="print CSV: path,label,index,probability,error")
     parser.add_argument(
@@ -45,7 +45,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--features",
         type=Literal["c5", "pool"] | None,
-        help="print the last map (c5) or its mean over all places (pool), as JSON lines, or write it to --out",
+        help="print the last feature map (c5) or its mean over all positions (pool), as JSON lines, or write it to "
+        "--out",
     )
     parser.add_argument(
         "--out", type=str, metavar="FILE", help="an .npz file for the paths and the array of --logits or --features"
@@ -54,32 +55,34 @@ def run(argv: Sequence[str]) -> int:
         "--explain",
         type=str,
         metavar="DIR",
-        help="draw the evidence for a class over each picture (Grad-CAM), into this folder",
+        help="draw the evidence for a class over each picture (Grad-CAM); write the drawings to this folder",
     )
     parser.add_argument(
         "--explain_class",
         type=str,
         metavar="NAME",
-        help="class for --explain, by name or index; unset: the most probable one",
+        help="class for --explain, by name or index; unset: the most probable class",
     )
     parser.add_argument(
         "--explain_stage", type=str, metavar="NAME", help="stage for --explain: c2, c3, ...; unset: the last"
     )
     parser.add_argument(
-        "--goal", type=Goal | None, help="which result of tune to use; unset: latency for one picture, else throughput"
+        "--goal", type=Goal | None, help="result of tune to use; unset: latency for one picture, else throughput"
     )
     parser.add_argument(
-        "--backend", type=BackendName | None, help="what computes; unset: what tune found, or what is installed"
+        "--backend", type=BackendName | None, help="library that computes; unset: tune's choice, or one installed"
     )
     parser.add_argument(
-        "--precision", type=Precision | None, help="precision of the numbers; unset: what tune found, or float32"
+        "--precision", type=Precision | None, help="precision of the numbers; unset: tune's choice, or float32"
     )
-    parser.add_argument("--threads", type=int | None, help="threads that compute; unset: what tune found, or all")
+    parser.add_argument("--threads", type=int | None, help="threads that compute; unset: tune's choice, or all cores")
     parser.add_argument(
-        "--streams", type=int | None, help="batches computed at the same time; unset: what tune found, or 1"
+        "--streams", type=int | None, help="batches computed at the same time; unset: tune's choice, or 1"
     )
     parser.add_argument(
-        "--batch_size", type=int | None, help="pictures that go through the network together; unset: tune's, or 32"
+        "--batch_size",
+        type=int | None,
+        help="pictures that go through the network together; unset: tune's choice, or 32",
     )
     parser.add_argument(
         "--workers",
@@ -97,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
         warnings.showwarning = cast("Any", _print_warning)
         files = [path for path in given["paths"] if Path(path).is_file()]
         one = len(given["paths"]) == len(files) == 1
-        # On a terminal the printed results show the progress; one picture takes but a moment.
+        # On a terminal the printed results show the progress; one picture needs no progress bar.
         if one or (sys.stdout.isatty() and not given["out"]):
             _predict(given, failed, ignore)
         else:
@@ -110,7 +113,7 @@ def run(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _standard_input(given: dict[str, Any]) -> Iterator[None]:
-    """If - is among the paths, write standard input to a file, and put that file in its place."""
+    """If - is among the paths, write standard input to a temporary file, and replace - by this file."""
     if STANDARD_INPUT not in given["paths"]:
         yield
         return
@@ -153,31 +156,31 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
 
 
 def _check(given: dict[str, Any]) -> None:
-    """Raise UsageError for flags that don't go together and values out of range."""
+    """Raise UsageError for flags that contradict each other and for values out of range."""
     if given["json"] and given["csv"]:
-        raise UsageError("--json and --csv both say how to print; give one")
+        raise UsageError("--json and --csv both set the format; give one of them")
     numbers = [f"--{name}" for name in ("logits", "features") if given[name]]
     if len(numbers) > 1:
-        raise UsageError("--logits and --features both say what to give; give one")
+        raise UsageError("--logits and --features both set the output; give one of them")
     for name in ("json", "csv", "explain"):
         if numbers and given[name]:
-            raise UsageError(f"{numbers[0]} gives numbers, which --{name} does not go with; leave one out")
+            raise UsageError(f"{numbers[0]} and --{name} can't be combined; leave one out")
     if given["out"]:
         if not numbers:
-            raise UsageError("--out is for --logits and --features; what is printed goes to a file by > FILE")
+            raise UsageError("--out needs --logits or --features; to write printed results to a file, use > FILE")
         if Path(given["out"]).suffix != ".npz":
             raise UsageError(f"--out is {given['out']}; give a name that ends in .npz")
         if not Path(given["out"]).absolute().parent.is_dir():
-            raise UsageError(f"--out {given['out']}: there is no folder {Path(given['out']).parent}; make it")
+            raise UsageError(f"--out {given['out']}: there is no folder {Path(given['out']).parent}; create it")
         if Path(given["out"]).exists() and not given["force"]:
-            raise UsageError(f"{given['out']} is there already; give another --out, or --force to replace it")
+            raise UsageError(f"{given['out']} exists already; give another --out, or --force to replace it")
     for name in ("explain_class", "explain_stage"):
         if given[name] is not None and not given["explain"]:
-            raise UsageError(f"--{name.replace('_', '-')} says what --explain shows; give --explain DIR")
+            raise UsageError(f"--{name.replace('_', '-')} needs --explain DIR; give both")
     for folder in map(Path, given["paths"] if given["explain"] else ()):
         if folder.is_dir() and Path(given["explain"]).resolve().is_relative_to(folder.resolve()):
             raise UsageError(
-                f"--explain {given['explain']} lies in {folder}, whose pictures are read; give a folder outside"
+                f"--explain {given['explain']} is inside {folder}, whose pictures are read; give a folder outside it"
             )
     for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
         if given[name] is not None and given[name] < least:
@@ -185,7 +188,7 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def _print_warning(message: Warning | str, *_: object) -> None:
-    """Print a warning for the person at the terminal, without the line of our code."""
+    """Print a warning in one line, without the place in the code."""
     print(f"resnetkit predict: warning: {on_one_line(message)}", file=sys.stderr)
 
 
@@ -200,16 +203,19 @@ def _noting_failures(results: Results, failed: list[str], advance: Advance) -> I
 def _explained(
     results: Results, predictor: "Predictor", folder: Path, label: int | None, stage: int
 ) -> Iterator[dict[str, Any]]:
-    """Draw the evidence for each result, and yield the result with the path of its drawing."""
+    """Draw the evidence for the class of each result, and yield the result with the path of its drawing.
+
+    `label` is the index of the class; None is the most probable class.
+    """
     from resnetkit.infer.explain import drawing_path
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"--explain {folder} can't be made: {error.strerror}; give another folder") from error
+        raise DataError(f"--explain {folder} can't be created: {error.strerror}; give another folder") from error
     for result in results:
         if "error" not in result:
-            best = result["predictions"][0]["index"]  # in the precision asked for; the drawing is made in float32
+            best = result["predictions"][0]["index"]  # in the predictor's precision; the drawing is made in float32
             drawing = drawing_path(folder, result["path"])
             predictor.explain(result["path"], label=best if label is None else label, stage=stage).save(drawing)
             result["drawing"] = str(drawing)
@@ -225,7 +231,7 @@ def _values(
     advance: Advance,
     renamed: Mapping[str, str],
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the numbers of each picture; print on standard error why others can't be read."""
+    """Yield the name and the numbers of each readable picture; print the reasons for others on standard error."""
     for path, value in predictor.compute_paths(paths, output=output, workers=workers):
         advance(1)
         name = renamed.get(str(path), str(path))
@@ -242,7 +248,7 @@ def _write_json_lines(values: Iterable[tuple[str, Any]], output: str) -> None:
 
 
 def _write_npz(values: Iterable[tuple[str, Any]], output: str, file: Path) -> None:
-    """Write `paths` (n) and the array (n, ...), in the order of the pictures, without those that could not be read."""
+    """Write `paths` (n) and the array (n, ...), in the order of the pictures; unreadable ones are left out."""
     import numpy as np
 
     from resnetkit.files import whole_file
@@ -273,7 +279,7 @@ def _write_csv(results: Results) -> None:
 
 
 def _write_json(results: Results) -> None:
-    """Print the list as the results come: all of a folder may not fit into memory."""
+    """Print the list one result at a time, since all results of a folder may not fit into memory."""
     separator = "["
     for result in results:
         print(separator, as_json(result), sep="\n", end="", file=as_is(sys.stdout))

@@ -1,4 +1,4 @@
-"""What verbs print: aligned columns and messages for people, JSON for programs, and names that any terminal takes."""
+"""The output of verbs: aligned columns and messages for people, JSON for programs, escaped names for every terminal."""
 
 import codecs
 import json
@@ -14,24 +14,24 @@ from typing import Any, TextIO, cast
 from resnetkit.display import printable, speak
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that a terminal does not show, but obeys."""
+"""Control characters, which a terminal does not show but executes."""
 MAX_PIXELS = "--max-pixels"
-"""The flag of `max_pixels`, which every verb that reads pictures takes."""
+"""The flag of `max_pixels`, which every verb that reads pictures accepts."""
 
 
 def on_one_line(text: object) -> str:
-    r"""`text` on one line for people, whatever the name of a file or a class holds.
+    r"""Return `text` on one line, for names of files and classes, which may contain any character.
 
-    Control characters are escaped: a newline becomes \n, and the one that begins colours and cursor moves, \x1b.
+    Control characters are escaped: a newline becomes \n, and escape, which starts colours and cursor moves, \x1b.
     """
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 
 @contextmanager
 def any_name_printed() -> Iterator[None]:
-    """Within the block, print any name: what the terminal's encoding lacks is escaped instead of an error.
+    """Within the block, escape characters that the terminal's encoding does not contain, instead of an error.
 
-    What is printed on a stream that was closed when the process began (`>&-`) is dropped.
+    Text for a stream that was closed when the process began (`>&-`) is dropped.
     """
 
     def escaped(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -50,17 +50,17 @@ def any_name_printed() -> Iterator[None]:
         yield
     finally:
         for stream, errors in zip(streams, before, strict=True):
-            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            with suppress(OSError, ValueError):  # the stream or its reader is closed
                 stream.reconfigure(errors=errors)
 
 
 def _open_closed_streams() -> None:
-    """Open closed standard streams on the null device; else the next opened file would get what is printed."""
+    """Open closed standard streams on the null device; else printed text would go to the next opened file."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
     if sys.stdout is None or sys.stdout.closed:
         sys.stdout = _ClosedStream(os.fdopen(1, "wb", closefd=False), encoding="utf-8")
     if sys.stderr is None or sys.stderr.closed:
@@ -70,18 +70,18 @@ def _open_closed_streams() -> None:
 
 
 class _ClosedStream(TextIOWrapper):
-    """A stream in place of one that was closed when the process began; what is printed on it is lost."""
+    """Replaces a stream that was closed when the process began. Text that is printed on it is lost."""
 
     printed = False
 
     def write(self, text: str, /) -> int:
-        """Drop `text`, and note that there was some."""
+        """Drop `text`, and record that there was text."""
         self.printed = self.printed or bool(text)
         return super().write(text)
 
 
 def is_answer_lost(stream: TextIO) -> bool:
-    """Whether something was printed on a stream that was closed when the process began."""
+    """Return whether text was printed on a stream that was closed when the process began."""
     stream = as_is(stream)
     return isinstance(stream, _ClosedStream) and stream.printed
 
@@ -92,7 +92,7 @@ class FlagStream:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.flags: Mapping[str, str] = {"max_pixels": MAX_PIXELS}
-        """Field -> how the verb calls it; from the verb's parser, once there is one."""
+        """Field -> its flag. The verb's parser sets it (see `set_flags`)."""
 
     def write(self, text: str, /) -> int:
         """Print `text`."""
@@ -104,9 +104,9 @@ class FlagStream:
 
 @contextmanager
 def flags_printed() -> Iterator[None]:
-    """Within the block, print fields as flags, on both standard streams: errors, warnings, progress and results alike.
+    """Within the block, print fields in backticks as flags, on both standard streams.
 
-    Files that a verb writes, and JSON and CSV, keep Python's names: programs read them.
+    Files that a verb writes, and JSON and CSV output, keep Python's names, since programs read them.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast("TextIO", FlagStream(stream)) for stream in before)
@@ -117,26 +117,26 @@ def flags_printed() -> Iterator[None]:
 
 
 def set_flags(flags: Mapping[str, str]) -> None:
-    """Say how the verb calls its fields, for what is printed from now on."""
+    """Set the flags of the verb's fields, for text that is printed from now on."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, FlagStream):
             stream.flags = {"max_pixels": MAX_PIXELS, **flags}
 
 
 def as_is(stream: TextIO) -> TextIO:
-    """The stream itself, on which everything is printed as it is."""
+    """Return the stream below a FlagStream, which prints text without changes."""
     return stream.stream if isinstance(stream, FlagStream) else stream
 
 
 def print_json(document: Any) -> None:
-    """One JSON document, and nothing else."""
+    """Print one JSON document."""
     print(as_json(document, indent=2), file=as_is(sys.stdout))
 
 
 def as_json(document: Any, *, indent: int | None = None) -> str:
-    """`document` as JSON that every reader takes: in ASCII where standard output is not UTF-8.
+    """Return `document` as JSON, in ASCII if standard output is not UTF-8.
 
-    NaN and infinity, which JSON does not have, become null. Text is `printable`.
+    NaN and infinity, which JSON does not allow, become null. Text is made `printable`.
     """
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     return json.dumps(_plain(document), indent=indent, ensure_ascii=not utf8, allow_nan=False)
@@ -167,13 +167,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def _as_shown(cell: object) -> str:
-    """A cell as the terminal shows it, with what its encoding lacks escaped: so long is it in a column."""
+    """Return a cell as the terminal shows it, with escaped characters; its length is the width in a column."""
     encoding = sys.stdout.encoding or "utf-8"
     return printable(on_one_line(cell)).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def as_text(value: Any) -> str:
-    """A recipe's value as a person writes it on the command line; a dash for none."""
+    """Return a recipe's value as on the command line; a dash for None."""
     match value:
         case None:
             return "-"

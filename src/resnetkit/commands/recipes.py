@@ -1,4 +1,4 @@
-"""`resnetkit recipes`: the rows of RECIPES and how they differ, or one of them in full as YAML."""
+"""`resnetkit recipes`: the recipes in RECIPES as a table, or one of them in full as YAML."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -17,7 +17,7 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "recipes",
         "[NAME] [--json]",
-        "The recipes for training. With NAME, one of them in full, as a file for train --config.",
+        "List the recipes for training. With NAME, print one in full, as a file for train --config.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -37,19 +37,19 @@ def run(argv: Sequence[str]) -> int:
         for name, row in rows.items():
             print(f"\n{name}")
             print(_indented(PURPOSES[name]))
-            print(_indented(f"Besides: {', '.join(_others(row))}."))
-        print("\nresnetkit recipes NAME prints one in full,\nresnetkit train DATA --recipe NAME trains by it.")
+            print(_indented(f"Other fields: {', '.join(_others(row))}."))
+        print("\nTo print one in full: resnetkit recipes NAME\nTo train with it: resnetkit train DATA --recipe NAME")
     return 0
 
 
 def _length(row: Recipe) -> str:
-    """The length of a run with its unit; iterations are called steps, which is shorter."""
+    """Return the length of a run with its unit; iterations are shown as steps, which is shorter."""
     (unit, value), *_ = [(unit, value) for unit, value in row.length.items() if value is not None]
     return f"{value:,g} {'steps' if unit == 'iterations' else unit}"
 
 
 def _others(row: Recipe) -> list[str]:
-    """The fields of a row that are not in the table and differ from the defaults, with their values."""
+    """Return the fields of a recipe that are not in the table and differ from the defaults, with their values."""
     own = [field.name for field in fields(Recipe) if field.name not in (*COLUMNS, *LENGTHS)]
     return [f"{name} {as_text(getattr(row, name))}" for name in own if getattr(row, name) != getattr(Recipe(), name)]
 

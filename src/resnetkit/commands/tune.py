@@ -1,4 +1,4 @@
-"""`resnetkit tune`: measure how to compute a model fastest on this machine at its accuracy, and keep the result."""
+"""`resnetkit tune`: measure the fastest way to compute a model on this machine without losing accuracy, and keep it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Tune and print."""
+    """Tune, and print the measurements."""
     parser = Parser(
         "tune",
         "MODEL [DATA] [options]",
-        "Measure the ways to compute a model on this machine, and keep the fastest one that is accurate. Predictions "
-        "use it from then on.",
+        "Measure the ways to compute a model on this machine, and keep the fastest that is accurate enough. All later "
+        "predictions use it.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "data",
         metavar="DATA",
         nargs="?",
-        help="cifar10, cifar100, a CSV file, or a folder of pictures with or without class folders. The accuracy is "
-        "measured on them; without pictures 8-bit integers are not tried",
+        help="cifar10, cifar100, a CSV file, or a folder of pictures with or without class folders, to measure the "
+        "accuracy on. Without DATA, 8-bit integers are not tried",
     )
     parser.add_argument(
         "--goal",
         type=Literal["latency", "throughput", "both"],
         default="both",
-        help="least time for one picture, most pictures per second in batches, or both",
+        help="latency: least time for one picture; throughput: most pictures per second in batches",
     )
     parser.add_argument(
         "--max_top1_loss",
@@ -41,9 +41,11 @@ def run(argv: Sequence[str]) -> int:
         help="points of top-1 accuracy that may be lost; without labels, percent of pictures whose class may change",
     )
     parser.add_argument(
-        "--calibrate", type=str, metavar="DATA", help="pictures to calibrate 8-bit integers with; unset: DATA"
+        "--calibrate", type=str, metavar="DATA", help="pictures for the calibration of 8-bit integers; unset: DATA"
     )
-    parser.add_argument("--quick", action="store_true", help="measure with fewer pictures and rounds, less exactly")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure faster but less exactly: fewer pictures and rounds"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
 

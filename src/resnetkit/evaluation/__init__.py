@@ -1,1 +1,1 @@
-"""Evaluation: counting errors, merging counts, records of each picture, and the report. It knows no training."""
+"""Evaluation: counting errors, merging counts, records of each picture, and the report. It does not import training."""

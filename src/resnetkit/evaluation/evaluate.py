@@ -1,4 +1,4 @@
-"""Evaluating a model, always in float32: on the centre crop, on ten crops, or on whole pictures at several scales."""
+"""Evaluation of a model in float32: on the centre crop, on ten crops, or on whole pictures at several scales."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -36,10 +36,10 @@ logger = logging.getLogger("resnetkit")
 Views = Literal["single", "ten-crop", "multi-scale"]
 Pixels = list[NDArray[np.uint8]]
 
-PICTURES_AHEAD = 8  # per worker, whose views wait in memory: enough that no worker waits for a slow picture
+PICTURES_AHEAD = 8  # decoded pictures per worker that wait in memory, so that no worker waits for a slow picture
 
 SCALES = (224, 256, 384, 480, 640)
-"""Shorter sides of pictures in multi-scale testing (Table 4), for networks of 224 pixels; others in proportion."""
+"""Shorter sides of pictures in multi-scale testing (Table 4), for networks of 224 pixels; in proportion for others."""
 
 
 def evaluate(
@@ -55,23 +55,23 @@ def evaluate(
     device: str = "auto",
     advance: Advance = ignore,
 ) -> Evaluation:
-    """Measure the errors of `model` on labelled pictures, each counted once.
+    """Measure the errors of `model` on labelled pictures; each picture is counted once.
 
-    `model` is a loaded model, or anything that `load` takes. `data` is cifar10, cifar100, a folder, a CSV file or a
-    Dataset; `split` names the part of it: train, val, test or all. auto is test, else val, else all, and never pictures
-    that trained the model. Samples, or a Part, are evaluated whole. The result says which part was taken and why. A
-    warning is logged where pictures trained the model.
+    `model` is a loaded model, or an argument for `load`. `data` is cifar10, cifar100, a folder, a CSV file or a
+    Dataset. `split` names the part of the data: train, val, test or all. auto is test, else val, else all, and never
+    pictures that trained the model. Samples, or a Part, are evaluated whole. The result contains the name of the part
+    and the reason for it. A warning is logged if some of the pictures trained the model.
 
     `views` is single, the centre crop; ten-crop, the mean probability over ten crops (Sec. 3.4); or multi-scale, the
     mean probability over the whole picture at five scales. Classes are matched by name, in any order. `batch_size` is
-    by default `evaluation_batch`: 250, or as many as fit into half a GiB. The errors do not depend on it, nor on
-    `workers`, the threads that decode pictures. `records` is how many of the most probable classes are kept for each
-    picture, in `Evaluation.records`; 0 keeps nothing. `advance` is called after each batch with the number of its
+    by default `evaluation_batch`: 250, or as many as fit into half a GiB. The errors do not depend on it or on
+    `workers`, the threads that decode pictures. `records` is the number of most probable classes to keep for each
+    picture, in `Evaluation.records`; 0 keeps no records. `advance` is called after each batch with the number of its
     pictures.
 
-    Raises UsageError for an argument that can't be meant. Raises DataError where the pictures have a class that the
-    model does not know, where none can be read, where auto finds only pictures that trained the model, and, with
-    `strict`, at the first unreadable file.
+    Raises UsageError for an argument that is not valid. Raises DataError if the pictures have a class that the model
+    does not have, if no picture can be read, if auto finds only pictures that trained the model, and, with `strict`,
+    at the first unreadable file.
     """
     model = model if isinstance(model, Model) else load(model)
     part = data if isinstance(data, Part) else _part(data, split, trained_on=model.header.data, strict=strict)
@@ -104,7 +104,7 @@ def _part(data: Dataset | Samples | str | Path, split: str, *, trained_on: Mappi
 
 
 def moved(net: ResNet, device: torch.device) -> ResNet:
-    """The network on `device`: `net` itself where it is there already, else a copy."""
+    """Return the network on `device`: `net` itself if it is on this device, else a copy."""
     return net if next(net.parameters()).device == device else deepcopy(net).to(device)
 
 
@@ -122,9 +122,9 @@ def evaluate_net(
     records: int = 0,
     advance: Advance = ignore,
 ) -> Evaluation:
-    """`evaluate` for a network in memory, whose classes are those of `samples`. Leaves it in evaluation mode.
+    """Measure the errors of a network, whose classes are those of `samples`. The network is left in evaluation mode.
 
-    `advance` is called after each batch with the number of its pictures; an exception from it ends the evaluation.
+    Other arguments are those of `evaluate`. An exception from `advance` ends the evaluation.
     """
     if records < 0:
         raise UsageError(f"`records` is {records}; it must be at least 0")
@@ -156,31 +156,31 @@ def evaluate_net(
             log_probabilities = mean_log_probabilities(torch.cat(logits)[:, None])
             add(log_probabilities, torch.tensor([samples.labels[index]]), torch.tensor([index]))
     if not result.images:
-        raise DataError(f"not one of the {len(samples)} pictures can be read; see resnetkit data check")
+        raise DataError(f"none of the {len(samples)} pictures can be read; see resnetkit data check")
     result.records = joined(kept) if records else None
     return result
 
 
 def ten_crops(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:
-    """Return how a picture is cut into the four corners, the centre and their mirror images: one batch of ten.
+    """Return a function that cuts a picture into its corners, its centre and their mirror images: one batch of ten.
 
-    Raises UsageError where a crop would be the whole picture.
+    Raises UsageError if a crop would be the whole picture.
     """
     if preprocess.shorter_side == preprocess.size:
         raise UsageError(
-            f"`views` ten-crop: this model sees whole pictures of {preprocess.size} pixels, so there is nothing to crop"
+            f"`views` ten-crop: this model uses whole pictures of {preprocess.size} pixels; give `views` single"
         )
     return lambda picture: [preprocess.views(picture, "ten-crop")]
 
 
 def scales(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:
-    """Return how a picture is resized to each scale, whole: a batch of one picture for each."""
+    """Return a function that resizes a whole picture to each scale: a batch of one picture for each scale."""
     sides = [round(scale * preprocess.size / SCALES[0]) for scale in SCALES]
     return lambda picture: [preprocess.scaled(picture, side)[None] for side in sides]
 
 
 def as_batch(pixels: NDArray[np.uint8]) -> Tensor:
-    """Turn pixels, uint8 (n, height, width, channels), into the (n, channels, height, width) of a Batch."""
+    """Return pixels, uint8 (n, height, width, channels), as a tensor (n, channels, height, width)."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 
@@ -193,7 +193,11 @@ def each_picture(
     workers: int,
     strict: bool,
 ) -> Iterator[tuple[Pixels, int]]:
-    """Yield the views of each readable picture, and its index in `samples`, in order; note others in `unreadable`."""
+    """Yield the views of each readable picture and its index in `samples`, in order.
+
+    `cut` returns the views of a picture. Other files are added to `unreadable`, with the reason. Raises DataError for
+    an unreadable picture in memory, and with `strict` for every unreadable picture.
+    """
 
     def read(index: int) -> Pixels:
         return cut(open_picture(samples.source(index), mode=preprocess.mode))

@@ -1,4 +1,4 @@
-"""What an evaluation counts: loss, top-1 and top-5 error, for all pictures and for each class; how parts merge."""
+"""The result of an evaluation: loss, top-1 and top-5 error, for all pictures and for each class; merging of results."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,27 +20,27 @@ from resnetkit.evaluation.sums import ExactSum
 
 @dataclass
 class Evaluation:
-    """Counts over labelled pictures, each counted once. Errors are percentages of the pictures that could be read."""
+    """Counts over labelled pictures. Errors are percentages of the pictures that could be read."""
 
     classes: tuple[str, ...]
     loss_sum: ExactSum = field(default_factory=ExactSum)
     """Sum of the pictures' cross-entropies, in nats."""
     confusion: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    """Shape (classes, classes): pictures by label (row) and predicted class (column)."""
+    """Shape (classes, classes): number of pictures by label (row) and predicted class (column)."""
     top5_right: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Shape (classes,): pictures of each class whose label is among the five most probable classes."""
+    """Shape (classes,): number of pictures of each class whose label is among the five most probable classes."""
     unreadable: dict[Path, str] = field(default_factory=dict)
     """Files that could not be read and are not counted, with the reasons."""
     part: str = ""
-    """Which part of a set was counted: train, val, test or all; empty where pictures were given as Samples."""
+    """Name of the part of the data: train, val, test or all; empty if the pictures were given as Samples."""
     of: str = ""
-    """The set's name."""
+    """Name of the data."""
     why: str = ""
-    """Why this part was taken, in words."""
+    """Reason for the choice of this part, as a phrase."""
     trained_on: int = 0
-    """How many of the pictures are known to have trained the model."""
+    """Number of the pictures that are known to have trained the model."""
     records: Records | None = None
-    """What the network said of each picture, where that was asked for."""
+    """The most probable classes of each picture; None if `records` was 0."""
 
     def __post_init__(self) -> None:
         if not self.confusion.size:
@@ -60,7 +60,10 @@ class Evaluation:
         return f"<p>{escape(repr(self))}</p>{notes}{table(head, rows[:MOST_ROWS])}"
 
     def table(self, *, worst_first: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Head and rows: each class that occurs, its pictures and errors; the worst first, or in the classes' order."""
+        """Return a table, head and rows, of the pictures and errors of each class that occurs.
+
+        The class with the largest error is first, or the order is that of `classes`.
+        """
         columns = {"top-1 error": "top1_error_percent"}
         if self.has_top5:
             columns["top-5 error"] = "top5_error_percent"
@@ -73,25 +76,25 @@ class Evaluation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Reasons to trust the errors less, a sentence each."""
+        """Reasons to trust the errors less, one phrase each."""
         notes: list[str] = []
         if self.trained_on:
             few = f"{self.trained_on:,} of these {self.images:,}" if self.trained_on < self.images else "these"
-            notes.append(f"{few} pictures trained the model: the error says little about pictures that are new to it")
+            notes.append(f"{few} pictures trained the model: on new pictures, the error may be much larger")
         totals = self.confusion.sum(axis=1)
         there, lacking, lonely = (np.flatnonzero(found) for found in (totals > 0, totals == 0, totals == 1))
         if len(there) == 1:
             name = self.classes[there[0]]
-            notes.append(f"all pictures are of one class, {name}: an error over one class is no result")
+            notes.append(f"all pictures are of one class, {name}: an error over one class has little meaning")
         elif 0 < len(lacking) <= len(there):
             notes.append(
                 f"no picture of {len(lacking):,} of the {len(self.classes):,} classes ({self._some(lacking)}): "
-                "how well the model knows them is not measured"
+                "their errors are not measured"
             )
         elif len(there) and len(lacking):
-            notes.append(f"pictures of {len(there):,} of the model's {len(self.classes):,} classes only")
+            notes.append(f"there are pictures of only {len(there):,} of the model's {len(self.classes):,} classes")
         if len(lonely):
-            notes.append(f"one picture only of {self._some(lonely)}: the error of such a class is 0 or 100 % by chance")
+            notes.append(f"only one picture of {self._some(lonely)}: the error of such a class can only be 0 or 100 %")
         return tuple(notes)
 
     def _some(self, places: NDArray[np.int64]) -> str:
@@ -100,7 +103,7 @@ class Evaluation:
 
     @property
     def has_top5(self) -> bool:
-        """Whether the top-5 error says anything: with five classes or fewer it is always 0."""
+        """Whether the top-5 error has a meaning: with five classes or fewer it is always 0."""
         return len(self.classes) > 5
 
     def add(self, log_probabilities: Tensor, labels: Tensor) -> None:
@@ -114,17 +117,17 @@ class Evaluation:
 
     @classmethod
     def merge(cls, parts: Iterable["Evaluation"]) -> "Evaluation":
-        """One evaluation of all the pictures that `parts` counted, each in one of them. The parts stay as they are.
+        """Return one evaluation of all the pictures in `parts`. The parts are not changed.
 
-        Counts, errors and loss equal, to the bit, those of one evaluation that counted the same log-probabilities, in
-        any order and any division into parts. (A network's own outputs may differ in their last bits between batches of
-        different sizes.)
+        Each picture must be in one part only. Counts, errors and loss equal, to the bit, those of one evaluation of the
+        same log-probabilities, for any order and any division into parts. (A network's outputs may differ in their last
+        bits between batches of different sizes.)
 
-        `trained_on` is the sum. `part`, `of` and `why` stay where all parts agree, and are empty otherwise. Unreadable
-        files are sorted by path, records by index.
+        `trained_on` is the sum. `part`, `of` and `why` are kept if they are equal in all parts, else they are empty.
+        Unreadable files are sorted by path, records by index.
 
-        Raises UsageError for no parts, for parts with different classes, where some parts have records and others have
-        none, and for records that can't be joined (see `records.joined`).
+        Raises UsageError if there are no parts, if they have different classes, if only some parts have records, and
+        for records that can't be joined (see `records.joined`).
         """
         parts = list(parts)
         if not parts:
@@ -152,7 +155,7 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """Pictures counted."""
+        """Number of pictures counted."""
         return int(self.confusion.sum())
 
     @property
@@ -172,7 +175,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, dict[str, Any]]:
-        """Pictures and errors of each class that occurs, by name."""
+        """For each class that occurs, by name: images (the number of pictures) and both errors in percent."""
         totals = self.confusion.sum(axis=1)
         return {
             name: {
@@ -185,7 +188,7 @@ class Evaluation:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain values for JSON, rounded so that it does not depend on the batch size."""
+        """Return the result as plain values for JSON, rounded so that it does not depend on the batch size."""
         result: dict[str, Any] = {
             "images": self.images,
             "top1_error_percent": self.top1_error_percent,
@@ -202,7 +205,7 @@ class Evaluation:
         return result
 
     def to_state(self) -> dict[str, Any]:
-        """Everything as tensors and plain values, which torch.save writes; see `from_state`."""
+        """Return all fields as tensors and plain values, for torch.save and `from_state`."""
         return {
             "classes": list(self.classes),
             "loss_sum": self.loss_sum.over(1),
@@ -219,9 +222,9 @@ class Evaluation:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Evaluation":
-        """The evaluation that `to_state` was called on, with the same loss to the bit.
+        """Return the evaluation from the result of `to_state`, with the same loss to the bit.
 
-        States of earlier versions have the loss as a rounded sum, and nothing after the unreadable files.
+        States of earlier versions contain the loss as a rounded sum, and no fields after the unreadable files.
         """
         loss_sum = ExactSum.of([state["loss_sum"]])
         records = state.get("records")
@@ -240,7 +243,7 @@ class Evaluation:
 
 
 def _common(texts: Iterable[str]) -> str:
-    """The text where all are the same, else an empty one."""
+    """Return the text if all texts are equal, else an empty text."""
     found = set(texts)
     return found.pop() if len(found) == 1 else ""
 

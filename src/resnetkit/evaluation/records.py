@@ -1,4 +1,4 @@
-"""What a network said of each picture: its label, and the most probable classes with their probabilities."""
+"""Records of single pictures: the label, and the most probable classes with their probabilities."""
 
 import csv
 import io
@@ -22,11 +22,11 @@ class Records:
     """Records of n pictures, in the order of their indices."""
 
     indices: NDArray[np.int64]
-    """Shape (n,): the place of each picture in the samples, from 0."""
+    """Shape (n,): the index of each picture in the samples, from 0."""
     labels: NDArray[np.int64]
-    """Shape (n,): the class that the picture is of, as an index into the classes."""
+    """Shape (n,): the label of each picture, as an index into the classes."""
     classes: NDArray[np.int64]
-    """Shape (n, top): the most probable classes, the first the most probable; of equal ones, the lower index first."""
+    """Shape (n, top): the most probable classes, in order of probability; if equal, the lower index first."""
     probabilities: NDArray[np.float32]
     """Shape (n, top): the probabilities of these classes, 0 to 1."""
 
@@ -38,14 +38,14 @@ class Records:
 
     @property
     def top(self) -> int:
-        """How many classes are kept for each picture."""
+        """Number of classes that are kept for each picture."""
         return self.classes.shape[1]
 
     @classmethod
     def of(cls, log_probabilities: Tensor, labels: Tensor, indices: Tensor, *, top: int) -> "Records":
-        """Record a batch: log-probabilities float32 (n, classes), labels and indices int64 (n,).
+        """Return the records of a batch: log-probabilities float32 (n, classes), labels and indices int64 (n,).
 
-        Keeps `top` classes for each picture, or all where there are fewer.
+        `top` classes are kept for each picture, or all if there are fewer.
         """
         ordered = log_probabilities.float().sort(dim=1, descending=True, stable=True)
         return cls(
@@ -56,37 +56,37 @@ class Records:
         )
 
     def within(self, places: NDArray[np.int64]) -> "Records":
-        """The same records with indices into the samples that these were chosen from.
+        """Return the same records of a subset, with indices into the whole set.
 
-        `places`, int64 (m,), are those that were given to `Samples.subset`. Records of several subsets of one set are
-        joined, and evaluations merged, after this.
+        `places`, int64 (m,), are the indices that were given to `Samples.subset`. Call this before you join the records
+        of several subsets of one set, or merge their evaluations.
         """
         return joined([Records(places[self.indices], self.labels, self.classes, self.probabilities)])
 
     def to_state(self) -> dict[str, Tensor]:
-        """The fields as tensors, by name; the records are `Records.from_state` of it."""
+        """Return the fields as tensors, by name, for `from_state`."""
         return {field.name: torch.tensor(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "Records":
-        """The records that `to_state` was called on."""
+        """Return the records from the result of `to_state`."""
         return cls(**{name: tensor.numpy() for name, tensor in state.items()})
 
 
 def joined(parts: Sequence[Records]) -> Records:
-    """All records of one or more parts, by index, whatever the order of the parts.
+    """Return all records of one or more parts, sorted by index.
 
-    Raises UsageError where two records are of the same picture, or where the parts keep different numbers of classes.
+    Raises UsageError if two records are of the same picture, or if the parts have different numbers of classes.
     """
     if len(tops := sorted({part.top for part in parts})) > 1:
-        raise UsageError(f"the parts keep records of {tops[0]} and of {tops[-1]} classes; give each the same `records`")
+        raise UsageError(f"the parts have records of {tops[0]} and of {tops[-1]} classes; give each the same `records`")
     indices = np.concatenate([part.indices for part in parts])
     order = indices.argsort(kind="stable")
     indices = indices[order]
     if (twice := indices[1:][indices[1:] == indices[:-1]]).size:
         raise UsageError(
-            f"picture {twice[0]} has two records. Where the parts are subsets of one set, their indices start at 0 in "
-            "each: call `Records.within` first"
+            f"picture {twice[0]} has two records. If the parts are subsets of one set, their indices all start at 0: "
+            "call `Records.within` first"
         )
     return Records(
         indices,
@@ -99,8 +99,8 @@ def joined(parts: Sequence[Records]) -> Records:
 def write_records(path: Path, records: Records, classes: Sequence[str], samples: Samples) -> None:
     """Write `records` as CSV: picture,label,class_1,probability_1,class_2,... with a row for each picture.
 
-    A picture is named by its path, or by its index where it is in memory. `classes` are the names that labels are
-    indices into. `samples` are the pictures that were evaluated. A file at `path` is replaced.
+    The first column is the picture's path, or its index if it is in memory. `classes` are the class names, in the order
+    of the labels. `samples` are the pictures that were evaluated. A file at `path` is replaced.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

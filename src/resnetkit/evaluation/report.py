@@ -1,4 +1,4 @@
-"""A finished run or an evaluation as one page of HTML: errors, curves, each class, and confused classes."""
+"""The HTML report of a finished run or an evaluation: errors, curves, each class, and confusions."""
 
 import base64
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from resnetkit.files import write_whole
 from resnetkit.location import short_name
 from resnetkit.modelfile import Header
 
-MOST_CLASSES = 30  # nobody can read a larger table of confusions; of more classes, the most frequent ones are listed
-MOST_FILES = 200  # unreadable files that are named
-LONGEST_HEAD = 24  # characters of a class name at the head of a column
+MOST_CLASSES = 30  # largest table of confusions; for more classes, the most frequent confusions are listed
+MOST_FILES = 200  # at most this many unreadable files are listed
+LONGEST_HEAD = 24  # longest class name at the head of a column, in characters
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --stripe: #f4f4f4; --rule: #ccc; --note: #8a5a00; }
@@ -57,10 +57,10 @@ def write_report(
     on: str = "",
     curves: bytes | None = None,
 ) -> None:
-    """Write the page on a model with `header` to `path`, in place of a file that is there.
+    """Write the report of a model with this `header` to `path`. A file at `path` is replaced.
 
-    `evaluated` was measured `on` some pictures ("validation pictures"). `recipe` has the fields to show, in their
-    order. `curves` is a PNG.
+    `evaluated` is the evaluation of the model; None leaves it out. `on` names its pictures, such as "validation
+    pictures". `recipe` contains the fields to show, in their order. `curves` is a PNG image.
     """
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(header)}</p>"]
     if evaluated is not None:
@@ -101,7 +101,7 @@ def _said_of(evaluated: Evaluation, header: Header) -> list[str]:
     if evaluated.part:
         why = f"{evaluated.part}: {evaluated.why}."
     elif drawn(split):
-        why = f"Drawn from the set's training pictures (seed {split.get('seed')}), and kept out of training."
+        why = f"Chosen at random from the set's training pictures (seed {split.get('seed')}), and not trained on."
     else:
         why = ""
     notes = [f'<p class="note">{escape(note[0].upper() + note[1:])}.</p>' for note in evaluated.notes]
@@ -123,7 +123,7 @@ def _confusions(evaluated: Evaluation) -> str:
     if len(names) > MOST_CLASSES:
         pairs = [(int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
         rows = [(names[i], names[j], str(count)) for count, i, j in sorted(pairs, reverse=True)[:MOST_CLASSES]]
-        return _scrolled(table(("label", "taken for", "pictures"), rows))
+        return _scrolled(table(("label", "prediction", "pictures"), rows))
     head = "".join(f'<th title="{escape(name)}">{escape(middle_cut(name, LONGEST_HEAD))}</th>' for name in names)
     body = ""
     for name, row in zip(names, counts, strict=True):
@@ -145,5 +145,5 @@ def _unreadable(evaluated: Evaluation) -> list[str]:
 
 
 def _scrolled(table: str) -> str:
-    """Let a table that is wider than the page scroll by itself, so that the page need not."""
+    """Return a table in a box that scrolls, so that a wide table does not make the page scroll."""
     return f'<div class="scroll">{table}</div>'

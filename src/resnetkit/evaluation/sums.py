@@ -1,4 +1,4 @@
-"""Sums without rounding: the same in any order, so that parts of an evaluation merge to the bit."""
+"""Sums without rounding. They are the same in any order, so merged evaluations are equal to the bit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ UNIT_BITS = 149  # the smallest float32 over 0 is 2^-149; every finite float32 i
 class ExactSum:
     """The exact sum of float32 numbers.
 
-    A sum of floats is rounded at each addition, so its last bits depend on the order and on the grouping. Whole numbers
-    of any size, which Python has, are never rounded.
+    A sum of floats is rounded at each addition, so its last bits depend on the order of the additions. Python's
+    integers have any size and are never rounded.
     """
 
     units: int = 0
     """Sum of the finite numbers, in units of 2^-149."""
     not_finite: float = 0.0
-    """Sum of the numbers that are infinite or NaN; 0 where there are none."""
+    """Sum of the numbers that are infinite or NaN; 0 if there are none."""
 
     @classmethod
     def of(cls, numbers: Iterable[float]) -> "ExactSum":
-        """Add up `numbers`, each a float32 or a sum of float32 numbers."""
+        """Return the sum of `numbers`, each a float32 or a sum of float32 numbers."""
         units, not_finite = 0, 0.0
         for number in numbers:
             if isfinite(number):
@@ -36,5 +36,5 @@ class ExactSum:
         return ExactSum(self.units + other.units, self.not_finite + other.not_finite)
 
     def over(self, count: int) -> float:
-        """The sum divided by `count` (1 or more), rounded once."""
+        """Return the sum divided by `count` (1 or more), rounded once."""
         return self.not_finite or self.units / (count << UNIT_BITS)

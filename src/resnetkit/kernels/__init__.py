@@ -1,1 +1,1 @@
-"""C++ kernels for what PyTorch's operations leave slow on a CPU, compiled for this machine when first used."""
+"""C++ kernels for operations that are slow in PyTorch on a CPU. They are compiled for this machine at the first use."""

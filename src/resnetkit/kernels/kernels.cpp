@@ -1,4 +1,4 @@
-// The functions that Python calls. Pointers are to whole maps; `threads` threads share the work.
+// The functions that Python calls. Pointers are to whole maps; the work is divided between `threads` threads.
 #include <algorithm>
 
 #include "normalization.h"
@@ -15,7 +15,7 @@ template <typename T>
 void norm_forward(Norm norm, const T* in, const T* beside, T* out, float* running_mean, float* running_var,
                   float momentum, float epsilon, int threads) {
     std::vector<float> partial(2 * threads * norm.channels, 0.0f), origin(norm.channels);
-    // Differences from the first place, so that squares don't cancel where a mean is far from zero.
+    // The values of the first place are subtracted, so that precision is not lost if a mean is far from zero.
     for (long c = 0; c < norm.channels; c += LANES) store(&origin[c], load(in + c));
 #pragma omp parallel num_threads(threads)
     {
@@ -69,8 +69,8 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
 NORM(float32, float)
 NORM(bfloat16, bfloat16)
 
-// `count` matrices, each [rows[i]][columns[i]], in place, with singular values near 1. Where they are many, put the large
-// ones last: threads take them from the end.
+// Brings the singular values of `count` matrices, each [rows[i]][columns[i]], near 1, in place. If there are many, put the
+// large ones last: threads begin at the end.
 extern "C" void orthogonal(float* const* matrices, const long* rows, const long* columns, long count, float a, float b,
                            float c, int iterations, int threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
@@ -84,7 +84,7 @@ namespace {
 using winograd::F2;
 using winograd::F4;
 
-// `run` with the transforms that take fewer products, of those that serve.
+// Calls `run` with the transforms that need the fewest products, of those that support this size.
 template <class Run>
 void with_transforms(winograd::Shape s, Run run) {
     if (winograd::serves<F4>(s))
@@ -95,13 +95,13 @@ void with_transforms(winograd::Shape s, Run run) {
 
 }  // namespace
 
-// Whether unit_forward and unit_backward take a convolution of such maps.
+// Returns whether unit_forward and unit_backward support a convolution of maps of this size.
 extern "C" int unit_serves(long height, long width, long inputs, long outputs) {
     winograd::Shape s = {1, height, width, inputs, outputs};
-    return winograd::serves<F2>(s);  // and so all that F(4, 3) serves
+    return winograd::serves<F2>(s);  // F(4, 3) supports a part of these sizes
 }
 
-// A 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
+// Computes a 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
 extern "C" void unit_forward(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
                              long images, long height, long width, long inputs, long outputs, const float* gain,
                              const float* bias, const float* origin, float* running_mean, float* running_var,
@@ -137,8 +137,8 @@ extern "C" void unit_forward(const bfloat16* in, const float* weight, const bflo
     });
 }
 
-// Gradients of what unit_forward got. grad_beside, that of what was added, may be null where nothing was. grad_in may be
-// null; where identity is not, it is added to grad_in, and may be grad_beside.
+// Computes the gradients of unit_forward's inputs. grad_beside is null if there was no `beside`. grad_in may be null. If
+// identity is not null, it is added to grad_in; it may be the same as grad_beside.
 extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
                               const bfloat16* out, bfloat16* grad_in, bfloat16* grad_beside, const bfloat16* identity,
                               float* grad_weight, long images, long height, long width, long inputs, long outputs,
@@ -149,7 +149,7 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
     Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
     Slopes slopes(outputs);
     std::vector<float> partial(2 * threads * outputs, 0.0f);
-    long at_once = std::max(1L, 512 / places);  // images for whose weight gradients registers are filled once
+    long at_once = std::max(1L, 512 / places);  // images whose weight gradients are summed up in registers
     with_transforms(s, [&](auto transforms) {
         using F = decltype(transforms);
         winograd::Sizes<F> sizes(s), back(turned);
@@ -196,7 +196,7 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
     });
 }
 
-// Gradients of a 3x3 convolution of stride 2; height and width are the output's. grad_in may be null.
+// Computes the gradients of a 3x3 convolution of stride 2; height and width are the output's. grad_in may be null.
 extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, const float* weight, bfloat16* grad_in,
                                   float* grad_weight, long images, long height, long width, long inputs, long outputs,
                                   int threads) {

@@ -1,4 +1,4 @@
-"""The kernels' library."""
+"""Loading the compiled kernels."""
 
 from functools import cache
 from pathlib import Path
@@ -11,15 +11,15 @@ FLAGS = ("-fopenmp", "-fno-math-errno")
 
 @cache
 def library() -> Library | None:
-    """The compiled kernels, or None where they can't be made; `status` then says why. Never raises.
+    """Return the compiled kernels; None if they can't be compiled (see `status` for the reason). Never raises.
 
-    Only after `import torch`: both must share one OpenMP, or their threads wait for processors that the others hold.
+    Call it only after `import torch`: both must share one OpenMP library, or their threads slow each other down.
     """
     return _load()[0]
 
 
 def status() -> str:
-    """One line on the kernels: loaded, or why not."""
+    """Return one line on the kernels: that they are loaded, or the reason why not."""
     return _load()[1]
 
 

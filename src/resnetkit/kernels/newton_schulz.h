@@ -1,6 +1,6 @@
-// A matrix brought near the orthogonal one: Muon's Newton-Schulz iteration, one matrix by one thread.
+// Muon's Newton-Schulz iteration, which brings a matrix near the nearest orthogonal one. One thread computes one matrix.
 //
-// Matrices are float32, row after row, with at most as many rows as columns, and multiples of 16 of both.
+// Matrices are float32, row after row. Rows and columns are multiples of 16; there are at most as many rows as columns.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -36,7 +36,7 @@ inline float sum_of(floats x) {
     return sum;
 }
 
-// out[rows][rows] = x times its transpose.
+// out[rows][rows] = x xᵀ.
 inline void gram(const float* x, float* out, long rows, long columns) {
     constexpr long BLOCK = 4;
     for (long r = 0; r < rows; r += BLOCK)
@@ -53,7 +53,7 @@ inline void gram(const float* x, float* out, long rows, long columns) {
         }
 }
 
-// x, in place, with singular values near 1: x <- (a + b g + c g²) x, g = x xᵀ, over and over, where only g is iterated.
+// Brings the singular values of x near 1, in place, by x <- (a + b g + c g²) x with g = x xᵀ; only g is iterated.
 inline void make(float* x, long rows, long columns, const float (&coefficients)[3], int iterations) {
     auto [a, b, c] = coefficients;
     long square = rows * rows;

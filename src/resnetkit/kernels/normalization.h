@@ -1,7 +1,7 @@
-// Batch normalisation in training, with the addition of a shortcut and ReLU: what one thread does of it.
+// One thread's part of batch normalisation in training, with the addition of a shortcut and ReLU.
 //
-// A map is [places][channels] (images, height and width as one), channels a multiple of 16, float32 or bfloat16. Sums are
-// float32 whatever the map is, and double where threads' sums meet.
+// A map is [places][channels], float32 or bfloat16. A place is a position in one image; channels are a multiple of 16.
+// A thread's sums are float32; they are added up in double.
 #pragma once
 #include <cmath>
 
@@ -10,7 +10,7 @@
 
 namespace normalization {
 
-constexpr long BLOCK = 32;  // places whose sums stay in registers
+constexpr long BLOCK = 32;  // places that are summed up in registers
 
 struct Norm {
     long places, channels;
@@ -21,7 +21,7 @@ struct Norm {
     bool relu;
 };
 
-// Sums of x - origin and of its square over a span of places, added to sums[0..channels] and sums[channels..].
+// Adds the sums of x - origin and of its square over a span of places to sums[0..channels] and sums[channels..].
 template <typename T>
 void add_moments(const T* in, const float* origin, float* sums, Span mine, long channels) {
     for (long p = mine.first; p < mine.last; p += BLOCK) {
@@ -39,7 +39,7 @@ void add_moments(const T* in, const float* origin, float* sums, Span mine, long 
     }
 }
 
-// Threads' moments, one [2][channels] after another, to the batch's, and into the running statistics if there are any.
+// Adds up the threads' moments, one [2][channels] after another, and updates the running statistics, if there are any.
 inline void finish_moments(const Norm& norm, const float* origin, const float* partial, int threads, float* running_mean,
                            float* running_var, float momentum, float epsilon) {
     for (long c = 0; c < norm.channels; c++) {
@@ -49,7 +49,7 @@ inline void finish_moments(const Norm& norm, const float* origin, const float* p
             square += partial[(2 * t + 1) * norm.channels + c];
         }
         double shift = sum / norm.places, variance = square / norm.places - shift * shift;
-        if (variance < 0) variance = 0;  // but not where it is not a number
+        if (variance < 0) variance = 0;  // NaN stays NaN
         norm.mean[c] = origin[c] + shift;
         norm.inverse_std[c] = 1 / std::sqrt(variance + epsilon);
         if (running_mean) {
@@ -78,14 +78,14 @@ void apply(const Norm& norm, const T* in, const T* beside, T* out, Span mine) {
     }
 }
 
-// The gradient behind the ReLU at one place: `out` is what `apply` gave.
+// The gradient before the ReLU at one place; `out` is the result of `apply`.
 template <typename T>
 inline floats behind_relu(const Norm& norm, const T* grad_out, const T* out) {
     floats g = load(grad_out);
     return norm.relu ? let_through(g, load(out)) : g;
 }
 
-// Sums of the gradient and of its product with in - mean, as in add_moments; writes the gradient of what was added.
+// Sums of the gradient and of its product with in - mean, as in add_moments; writes the gradient of the shortcut.
 template <typename T>
 void add_products(const Norm& norm, const T* grad_out, const T* in, const T* out, T* grad_beside, float* sums,
                   Span mine) {
@@ -106,7 +106,7 @@ void add_products(const Norm& norm, const T* grad_out, const T* in, const T* out
     }
 }
 
-// What the gradient of the input takes, per channel: scale * (g - level - (in - mean) * slope).
+// The factors of the input's gradient, per channel: scale * (g - level - (in - mean) * slope).
 struct Slopes {
     std::vector<float> scale, level, slope;
     explicit Slopes(long channels) : scale(channels), level(channels), slope(channels) {}
@@ -129,7 +129,7 @@ inline void finish_products(const Norm& norm, const float* partial, int threads,
     }
 }
 
-// The gradient of the input over a span of places; grad_in begins with the first of them.
+// The gradient of the input over a span of places; grad_in points to the first place of the span.
 template <typename T>
 void input_gradient(const Norm& norm, const Slopes& slopes, const T* grad_out, const T* in, const T* out,
                     const T* grad_beside, T* grad_in, Span mine) {

@@ -1,6 +1,7 @@
-"""The kernels on tensors. Maps have shape (n, channels, h, w), in channels_last memory, on the CPU.
+"""The kernels as functions of tensors. Maps have shape (n, channels, h, w), in channels_last memory, on the CPU.
 
-Every function writes to a new tensor and gives the same bits for the same numbers and count of threads.
+All functions but `orthogonal` return new tensors. The bits of a result depend only on the input and the number of
+threads.
 """
 
 import ctypes
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from resnetkit.kernels.library import library
 from resnetkit.machine import read_machine
 
-LANES = 16  # channels come in multiples of it
-MOST_ROWS = 128  # of a matrix that one thread makes orthogonal
-STRIDED_CHANNELS = (16, 32, 64, 128)  # with more, weights and sums no longer stay in the cache
+LANES = 16  # numbers of channels must be multiples of this
+MOST_ROWS = 128  # most rows of a matrix that one thread makes orthogonal
+STRIDED_CHANNELS = (16, 32, 64, 128)  # with more channels, weights and sums do not fit into the cache
 
 _POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 _ARGUMENTS = {
@@ -32,9 +33,10 @@ _SUFFIXES = {torch.float32: "_float32", torch.bfloat16: "_bfloat16"}
 def norm_forward(
     y: Tensor, norm: nn.BatchNorm2d, *, beside: Tensor | None = None, relu: bool, update: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """relu(batch_norm(y) + beside) in training mode, with the batch's mean and 1 / deviation, float32 per channel.
+    """Compute z = relu(batch_norm(y) + beside) in training mode. Return z, mean and 1 / standard deviation of y.
 
-    `update` counts the batch in the running statistics.
+    `y`, `beside` and z are float32 or bfloat16 maps; mean and 1 / deviation are float32 (channels,). Without `relu`,
+    the ReLU is left out. With `update`, the batch changes the running statistics.
     """
     channels = y.shape[1]
     z = torch.empty_like(y)
@@ -72,7 +74,11 @@ def norm_backward(
     beside: bool,
     relu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Gradients of what norm_forward got: y, beside (or None), weight and bias. `z` is what it gave."""
+    """Return the gradients of norm_forward's `y`, its `beside`, and the weight and bias of `norm`.
+
+    `grad` is the gradient of `z`; `z`, `mean` and `inverse_std` are norm_forward's results. The gradient of `beside` is
+    None if the argument `beside` is false.
+    """
     channels = y.shape[1]
     grad_y = torch.empty_like(y)
     grad_beside = torch.empty_like(y) if beside else None
@@ -97,7 +103,7 @@ def norm_backward(
 
 
 def winograd_serves(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether unit_forward and unit_backward take this convolution of `x`, and are faster than oneDNN."""
+    """Return whether unit_forward and unit_backward support this convolution of `x` and are faster than oneDNN."""
     kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     if x.dtype != torch.bfloat16 or kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
         return False
@@ -114,7 +120,7 @@ def _winograd_serves(height: int, width: int, inputs: int, outputs: int) -> bool
 
 @cache
 def _has_tiles() -> bool:
-    """Whether oneDNN multiplies bfloat16 in AMX's tiles, several times the rate that these kernels can reach."""
+    """Return whether oneDNN can multiply bfloat16 with AMX, which is several times faster than these kernels."""
     return "amx_bf16" in read_machine().instructions
 
 
@@ -128,9 +134,10 @@ def unit_forward(
     relu: bool,
     update: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """conv(x), then norm_forward of it: (conv(x), mean, 1 / deviation, what comes out). Where winograd_serves.
+    """Compute y = conv(x) and norm_forward of y. Return y, mean, 1 / standard deviation, and norm_forward's map z.
 
-    Moments are summed around `origin`, a guess of the mean: no number depends on it but by rounding.
+    Call it only if winograd_serves. `origin`, float32 (channels,), is a guess of the mean, for example the running
+    mean: it is subtracted before moments are summed, and changes results by rounding only.
     """
     weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
     images, inputs, height, width = x.shape
@@ -181,9 +188,10 @@ def unit_backward(
     added: Tensor | None = None,
     relu: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
-    """Gradients of what unit_forward got: x (if `input_too`), beside (or None), and conv's and norm's parameters.
+    """Return the gradients of unit_forward's `x`, its `beside`, and the weights of conv and weight and bias of norm.
 
-    `added` is added to that of x.
+    `grad` is the gradient of `z`. The gradient of `x` is None without `input_too`; `added` is added to it. The gradient
+    of `beside` is None if the argument `beside` is false.
     """
     weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
     images, inputs, height, width = x.shape
@@ -219,7 +227,7 @@ def unit_backward(
 
 
 def strided_serves(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether strided_gradients takes this convolution of `x`."""
+    """Return whether strided_gradients supports this convolution of `x`."""
     lib = library()
     kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     fits = kind == ((3, 3), (2, 2), (1, 1), (1, 1), 1) and x.shape[2] % 2 == 0 and x.shape[3] % 8 == 0
@@ -229,7 +237,10 @@ def strided_serves(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def strided_gradients(grad: Tensor, x: Tensor, conv: nn.Conv2d, *, input_too: bool) -> tuple[Tensor | None, Tensor]:
-    """Gradients of a 3×3 convolution of stride 2: its input's, bfloat16 (if `input_too`), and its weight's, float32."""
+    """Return the gradients of a 3×3 convolution of stride 2: of `x`, bfloat16, and of its weight, float32.
+
+    `grad` is the gradient of the output. The gradient of `x` is None without `input_too`.
+    """
     weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
     images, outputs, height, width = grad.shape
     grad_x = torch.empty_like(x, memory_format=torch.channels_last) if input_too else None
@@ -251,14 +262,17 @@ def strided_gradients(grad: Tensor, x: Tensor, conv: nn.Conv2d, *, input_too: bo
 
 
 def orthogonal_serves(weight: Tensor) -> bool:
-    """Whether `orthogonal` takes a tensor of this shape, as it lies in memory, and is faster than torch's products."""
+    """Return whether `orthogonal` supports this shape and memory layout, and is faster than torch's products."""
     rows, columns = weight.shape[0], weight[0].numel()
     in_rows = weight.movedim(1, -1).is_contiguous() and weight.dtype == torch.float32
     return in_rows and rows <= min(columns, MOST_ROWS) and rows % LANES == 0 and columns % LANES == 0
 
 
 def orthogonal(tensors: Sequence[Tensor], *, coefficients: tuple[float, float, float], iterations: int) -> None:
-    """Bring the singular values of matrices near 1, in place: `train.muon.orthogonal`, where orthogonal_serves."""
+    """Bring the singular values of matrices near 1, in place. See `train.muon.orthogonal`.
+
+    Call it only if orthogonal_serves for each tensor.
+    """
     longs = ctypes.c_long * len(tensors)
     _kernel("orthogonal")(
         (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors)),
@@ -279,11 +293,11 @@ _FOUND: dict[tuple[str, torch.dtype | None], "ctypes._NamedFuncPointer"] = {}
 
 
 def _kernel(name: str, dtype: torch.dtype | None = None) -> "ctypes._NamedFuncPointer":
-    """The compiled function, with the types of its arguments."""
+    """Return the compiled function, with the types of its arguments. Raises RuntimeError if there are no kernels."""
     if (name, dtype) not in _FOUND:
         lib = library()
         if lib is None:
-            raise RuntimeError("the kernels are not there; ask library() first")
+            raise RuntimeError("the kernels are not available; check library() first")
         function = lib[name + (_SUFFIXES[dtype] if dtype else "")]
         function.argtypes, function.restype = _ARGUMENTS[name], None
         _FOUND[name, dtype] = function

@@ -1,5 +1,6 @@
-// Gradients of 3x3 convolutions of stride 2 and padding 1, in bfloat16 with float32 sums. Maps and weights as in
-// winograd.h; height and width are those of the output, half of the input's, the width a multiple of 4. One thread's part.
+// One thread's part of the gradients of 3x3 convolutions of stride 2 and padding 1, in bfloat16 with float32 sums. Maps
+// and weights are as in winograd.h. Height and width are those of the output, half of the input's; the width is a
+// multiple of 4.
 #pragma once
 #if defined(__AVX512BF16__)
 #include "winograd.h"
@@ -11,11 +12,11 @@ using winograd::KERNEL;
 using winograd::Shape;
 
 constexpr long TAPS = KERNEL * KERNEL;
-constexpr int PLACES = 4;  // of the output's gradient, next to each other
+constexpr int PLACES = 4;  // neighbouring places of the output's gradient that are computed together
 
 inline long padded(Shape s) { return (s.height + 1) * (s.width + 1) * s.outputs; }
 
-// One image of the output's gradient to [height + 1][width + 1][outputs]; the last row and column are zeros.
+// Copies one image of the output's gradient to [height + 1][width + 1][outputs]; the last row and column are zeros.
 inline void pad(const half* image, half* to, Shape s) {
     long row = s.width * s.outputs;
     for (long y = 0; y < s.height; y++, image += row, to += row + s.outputs) {
@@ -25,7 +26,7 @@ inline void pad(const half* image, half* to, Shape s) {
     std::memset(to, 0, (row + s.outputs) * sizeof(half));
 }
 
-// Weights to [inputs / 16][outputs / 2][9 taps][16 inputs][2 outputs].
+// Copies weights to [inputs / 16][outputs / 2][9 taps][16 inputs][2 outputs].
 inline void pack_weights(const float* weight, half* to, Shape s, long first_block, long last_block) {
     for (long block = first_block; block < last_block; block++)
         for (long pair = 0; pair < s.outputs / 2; pair++)
@@ -36,8 +37,8 @@ inline void pack_weights(const float* weight, half* to, Shape s, long first_bloc
                             rounded(weight[((2 * pair + side) * TAPS + tap) * s.inputs + block * LANES + lane]);
 }
 
-// The input's gradient of one image. A place of the input sees one, two or four places of the output, by whether its row
-// and column are even: each 2 x 2 of the input takes the nine taps once.
+// The input's gradient of one image. One, two or four places of the output depend on a place of the input; the number
+// depends on whether its row and column are even. So each 2 x 2 places of the input use each of the nine taps once.
 inline void input_gradient(const half* grad, const half* weights, half* grad_in, Shape s) {
     long grad_row = (s.width + 1) * s.outputs / 2, in_row = 2 * s.width * s.inputs;  // the first in pairs
     for (long c = 0; c < s.inputs; c += LANES, weights += s.outputs * TAPS * LANES)
@@ -77,8 +78,8 @@ inline void input_gradient(const half* grad, const half* weights, half* grad_in,
 inline long in_pairs(Shape s) { return KERNEL * (2 * s.height + 1) * s.width * s.inputs; }
 inline long grad_pairs(Shape s) { return s.height * s.width * s.outputs; }
 
-// One image of the input to [3 columns of the kernel][2 * height + 1][width / 2][inputs][2 places that the kernel meets
-// one after the other]; the first row is zeros.
+// Copies one image of the input to [3 columns of the kernel][2 * height + 1][width / 2][inputs][2 places], where the two
+// places are those of two neighbouring outputs; the first row is zeros.
 inline void to_in_pairs(const half* image, half* to, Shape s) {
     long pairs = s.width / 2, row_size = pairs * s.inputs * 2, in_row = 2 * s.width * s.inputs;
     for (long k = 0; k < KERNEL; k++) {
@@ -94,7 +95,7 @@ inline void to_in_pairs(const half* image, half* to, Shape s) {
     }
 }
 
-// One image of the output's gradient to [height][width / 2][outputs][2 places].
+// Copies one image of the output's gradient to [height][width / 2][outputs][2 places].
 inline void to_grad_pairs(const half* image, half* to, Shape s) {
     for (long pair = 0; pair < s.height * s.width / 2; pair++)
         for (long c = 0; c < s.outputs; c += LANES)
@@ -102,7 +103,7 @@ inline void to_grad_pairs(const half* image, half* to, Shape s) {
                                   load(image + (2 * pair + 1) * s.outputs + c));
 }
 
-// One image's part of the weights' gradient, added to sums [3 rows][3 columns][inputs][outputs].
+// Adds one image's part of the weights' gradient to sums [3 rows][3 columns][inputs][outputs].
 inline void add_weight_gradient(const half* in, const half* grad, float* sums, Shape s) {
     constexpr int GROUP = winograd::GROUP;
     long pairs = s.width / 2, in_row = pairs * s.inputs, plane = (2 * s.height + 1) * in_row;  // in pairs
@@ -132,7 +133,7 @@ inline void add_weight_gradient(const half* in, const half* grad, float* sums, S
             }
 }
 
-// Sums, one [9][inputs][outputs] after another, to weights' layout.
+// Adds up the threads' sums, one [9][inputs][outputs] after another, and writes them in the layout of weights.
 inline void to_weight_gradient(const float* sums, int count, float* grad_weight, Shape s, Span inputs) {
     for (long tap = 0; tap < TAPS; tap++)
         for (long i = inputs.first; i < inputs.last; i++)

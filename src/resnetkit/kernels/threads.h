@@ -1,4 +1,4 @@
-// How work is shared between threads, the same way for the same number of them.
+// Division of work between threads. It depends only on the number of threads.
 #pragma once
 #include <omp.h>
 
@@ -10,12 +10,12 @@ struct Span {
     long first, last;
 };
 
-// What one of a team's threads has of `count`. The team may be smaller than was asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC).
+// One thread's part of `count` items. The team may have fewer threads than requested (OMP_THREAD_LIMIT, OMP_DYNAMIC).
 static inline Span span(long count, int thread, int team) {
     return {count * thread / team, count * (thread + 1) / team};
 }
 
-// Memory of the calling thread, aligned, kept from call to call. What is in it is what the last call left.
+// Aligned memory of the calling thread, kept from call to call. It contains the values of the last call.
 template <typename T>
 T* scratch(size_t count) {
     thread_local std::vector<char> memory;

@@ -1,8 +1,8 @@
 // Winograd's transforms of a row (Lavin and Gray, arXiv:1509.09308, Sec. 4.1: there the matrices of `input`, `weights` and
-// `output` are the transpose of B, G, and the transpose of A). A tile is PLACES neighbouring places of an output row; its
-// numbers become POINTS, at which a convolution is a product:
+// `output` are the transpose of B, G, and the transpose of A). A tile is PLACES neighbouring places of an output row. The
+// transforms turn it into POINTS values, for which a convolution is a product:
 //     output(weights(w) * input(d))      is the tile of the output,
-//     columns(input(d) * gradient(g))    what the tile's gradient g gives to that of the kernel's row,
+//     columns(input(d) * gradient(g))    is the part of the tile's gradient g in the gradient of the kernel's row,
 // for PLACES + 2 places d of the input's row.
 #pragma once
 #include "vectors.h"
@@ -11,12 +11,12 @@ namespace winograd {
 
 constexpr long KERNEL = 3;  // rows and columns
 
-// F(2, 3), at the points 0, 1, -1 and infinity: sums of two, so that no error grows much.
+// F(2, 3), at the points 0, 1, -1 and infinity: it adds only two numbers at a time, so errors stay small.
 struct F2 {
-    static constexpr long PLACES = 2;  // of the output
+    static constexpr long PLACES = 2;  // places of the output
     static constexpr long POINTS = 4;  // products
 
-    // PLACES + 2 places of the input.
+    // Transforms PLACES + 2 places of the input.
     static void input(const floats d[4], floats v[POINTS]) {
         v[0] = d[0] - d[2];
         v[1] = d[1] + d[2];
@@ -33,14 +33,14 @@ struct F2 {
         y[0] = m[0] + m[1] + m[2];
         y[1] = m[1] - m[2] - m[3];
     }
-    // The gradient of PLACES places of the output.
+    // Transforms the gradient of PLACES places of the output.
     static void gradient(const floats g[PLACES], floats v[POINTS]) {
         v[0] = g[0];
         v[1] = g[0] + g[1];
         v[2] = g[0] - g[1];
         v[3] = -g[1];
     }
-    // Sums of products of `input` and `gradient` to the gradients of the kernel's columns.
+    // Transforms sums of products of `input` and `gradient` into the gradients of the kernel's columns.
     static void columns(const float m[POINTS], float to[KERNEL]) {
         to[0] = m[0] + (m[1] + m[2]) / 2;
         to[1] = (m[1] - m[2]) / 2;
@@ -48,7 +48,8 @@ struct F2 {
     }
 };
 
-// F(4, 3), at 0, A, -A, B, -B and infinity. These points, found by trying, round least; docs/log.md has the figures.
+// F(4, 3), at 0, A, -A, B, -B and infinity. Of the points that were tried, these have the smallest rounding errors; see
+// docs/log.md.
 struct F4 {
     static constexpr long PLACES = 4;
     static constexpr long POINTS = 6;

@@ -1,4 +1,4 @@
-// Sixteen float32 lanes, from float32 or bfloat16 memory. GCC and Clang split them where registers are narrower.
+// Vectors of sixteen float32 lanes, from float32 or bfloat16 memory. GCC and Clang split them for narrower registers.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -45,7 +45,7 @@ static inline void store(bfloat16* to, floats x) {
     std::memcpy(to, &half, sizeof half);
 }
 
-// `x` where ReLU leaves `out` as it is, else 0. What is not a number stays so: it must not pass for a zero.
+// `x` where `out` is over 0, else 0, as for ReLU. NaN in `out` counts as over 0, so that it is not hidden.
 static inline floats let_through(floats x, floats out) { return (floats)((ints)x & ~(out <= 0)); }
 
 static inline bfloat16 rounded(float x) {

@@ -1,10 +1,10 @@
-// 3x3 convolutions of stride 1 by Winograd's minimal filtering along rows, in bfloat16 with float32 sums.
+// One thread's part of 3x3 convolutions of stride 1, by Winograd's minimal filtering along rows, in bfloat16 with float32
+// sums.
 //
-// F(4, 3) makes four neighbouring places of an output row from six of the input with 6 products for each row of the
-// kernel instead of 12, F(2, 3) two from four with 4 instead of 6; see transforms.h. Values are rounded to bfloat16 once,
-// after the transforms. Maps are [images][height][width][channels]; `serves` says which. Weights
-// and their gradients are float32 [outputs][3][3][inputs], which is channels_last memory. Everything here is one thread's
-// part.
+// F(4, 3) computes four neighbouring places of an output row from six places of the input, with 6 products instead of 12
+// for each row of the kernel; F(2, 3) computes two from four, with 4 products instead of 6. See transforms.h. Values are
+// rounded to bfloat16 once, after the transforms. Maps are [images][height][width][channels]; see `serves` for the
+// supported sizes. Weights and their gradients are float32 [outputs][3][3][inputs], which is channels_last memory.
 #pragma once
 #if defined(__AVX512BF16__)
 #include "threads.h"
@@ -19,7 +19,7 @@ struct Shape {
     long images, height, width, inputs, outputs;
 };
 
-// How much memory the numbers of one image take, and the weights, or a thread's sums of their gradients.
+// Sizes of the transformed values of one image, and of the weights or a thread's sums of their gradients.
 template <class F>
 struct Sizes {
     long tiles, pairs, points, pair_points, padded_pair_points, weight_points;
@@ -32,7 +32,7 @@ struct Sizes {
           weight_points(F::POINTS * KERNEL * s.inputs * s.outputs) {}
 };
 
-// One image to [POINTS][height + 2][tiles][channels]; the first and last rows are zeros.
+// Transforms one image to [POINTS][height + 2][tiles][channels]; the first and last rows are zeros.
 template <class F>
 void transform(const half* image, half* points, long height, long width, long channels) {
     long tiles = width / F::PLACES, row_size = tiles * channels, plane = (height + 2) * row_size;
@@ -59,18 +59,19 @@ void transform(const half* image, half* points, long height, long width, long ch
     }
 }
 
-// Where a weight is in [outputs / 16][POINTS][inputs / 2][3 rows][16 outputs][2 inputs].
+// The index of a weight in [outputs / 16][POINTS][inputs / 2][3 rows][16 outputs][2 inputs].
 template <class F>
 long weight_place(long block, long point, long row, long input, long lane, long inputs) {
     return ((((block * F::POINTS + point) * (inputs / 2) + input / 2) * KERNEL + row) * LANES + lane) * 2 + input % 2;
 }
 
-// Weights to that order. Backwards, what was an output is an input, and the kernel is turned by half a circle.
+// Transforms weights to this order. For the backward pass, inputs and outputs are exchanged, and the kernel is rotated by
+// 180 degrees.
 template <class F>
 void transform_weights(const float* weight, half* points, long inputs, long outputs, bool backwards, Span blocks) {
     for (long block = blocks.first; block < blocks.last; block++)
         for (long row = 0; row < KERNEL; row++)
-            // The numbers of one side are next to each other: outputs backwards, inputs forwards.
+            // The innermost dimension: outputs in the backward pass, inputs in the forward pass.
             for (long one = 0; one < (backwards ? inputs : LANES); one++)
                 for (long next = 0; next < (backwards ? LANES : inputs); next += LANES) {
                     const float* from = backwards
@@ -92,8 +93,8 @@ void transform_weights(const float* weight, half* points, long inputs, long outp
                 }
 }
 
-// One point of ROWS x TILES tiles and 16 outputs: `points` is at the first of ROWS + 2 rows. A value of the input is
-// fetched once for the three rows of the kernel.
+// Computes one point of ROWS x TILES tiles and 16 outputs; `points` points to the first of ROWS + 2 rows. A value of the
+// input is loaded once for the three rows of the kernel.
 template <int ROWS, int TILES, long INPUTS>
 inline void point(const half* points, const half* weights, __m512 (&sums)[ROWS][TILES], long row_size) {
     for (int y = 0; y < ROWS; y++)
@@ -117,14 +118,14 @@ inline void point(const half* points, const half* weights, __m512 (&sums)[ROWS][
     }
 }
 
-// The moments of what a convolution gives, around `origin`: [outputs] each, added to.
+// Sums of a convolution's output and of its square, after `origin` is subtracted; [outputs] each.
 struct Moments {
     const float* origin;
     float* sums;
     float* squares;
 };
 
-// One image's points to 16 outputs at a time, in blocks of ROWS x TILES tiles; adds `beside`, and counts `moments`.
+// Computes one image's output, 16 channels at a time, in blocks of ROWS x TILES tiles; adds `beside`, and sums `moments`.
 template <class F, int ROWS, int TILES, long INPUTS>
 void convolve(const half* points, const half* weights, half* out, const half* beside, Shape s, const Moments* moments) {
     long tiles = s.width / F::PLACES, row_size = tiles * INPUTS, plane = (s.height + 2) * row_size;
@@ -173,7 +174,7 @@ Convolve for_sides(long height, long width) {
     return nullptr;
 }
 
-// What convolves such a map, or null where nothing here does.
+// Returns the function that convolves a map of this size, or null if it is not supported.
 template <class F>
 Convolve convolution(long height, long width, long inputs) {
     switch (inputs) {
@@ -197,7 +198,7 @@ bool serves(Shape s) {
     return convolution<F>(s.height, s.width, s.inputs) && convolution<F>(s.height, s.width, s.outputs);
 }
 
-// Two tiles' values, one beside the other for each channel: [16][2].
+// Interleaves the values of two tiles, for each channel: [16][2].
 inline void store_pairs(half* to, floats first, floats second) {
     const __m512i beside = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                                             21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -205,7 +206,8 @@ inline void store_pairs(half* to, floats first, floats second) {
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(beside, both));
 }
 
-// One image to [POINTS][height][pairs of tiles][channels][2 tiles]; a tile too many is zeros.
+// Transforms one image to [POINTS][height][pairs of tiles][channels][2 tiles]; with an odd number of tiles, the last tile
+// is zeros.
 template <class F>
 void transform_pairs(const half* image, half* points, long height, long width, long channels) {
     long pairs = (width / F::PLACES + 1) / 2, row_size = pairs * channels * 2, plane = height * row_size;
@@ -218,7 +220,7 @@ void transform_pairs(const half* image, half* points, long height, long width, l
             d[BOTH] = floats{};
             d[BOTH + 1] = load(row + c);
             for (long pair = 0; pair < pairs; pair++) {
-                long left = width - BOTH * pair;  // columns from here on
+                long left = width - BOTH * pair;  // remaining columns
                 d[0] = d[BOTH];
                 d[1] = d[BOTH + 1];
                 for (long k = 1; k <= BOTH; k++)
@@ -233,8 +235,8 @@ void transform_pairs(const half* image, half* points, long height, long width, l
     }
 }
 
-// The gradient of one image to [POINTS][height + 2][pairs of tiles][channels][2 tiles]; the first and last rows are zeros,
-// and so is a tile too many.
+// Transforms the gradient of one image to [POINTS][height + 2][pairs of tiles][channels][2 tiles]; the first and last rows
+// are zeros, and so is the last tile if the number of tiles is odd.
 template <class F>
 void transform_gradient(const half* image, half* points, long height, long width, long channels) {
     long pairs = (width / F::PLACES + 1) / 2, row_size = pairs * channels * 2, plane = (height + 2) * row_size;
@@ -257,10 +259,10 @@ void transform_gradient(const half* image, half* points, long height, long width
             }
 }
 
-constexpr int GROUP = 8;  // inputs whose sums stay in registers, for each row of the kernel
+constexpr int GROUP = 8;  // inputs that are summed up in registers, for each row of the kernel
 
-// Add the products of one point, GROUP inputs and 16 outputs over `images` images to sums [3 rows][inputs][outputs]. A
-// value of the input is fetched once for the three rows of the gradient that it meets.
+// Adds the products of one point, GROUP inputs and 16 outputs over `images` images to sums [3 rows][inputs][outputs]. A
+// value of the input is loaded once and multiplied with three rows of the gradient.
 inline void products(const half* in, const half* grad, float* sums, long images, long height, long pairs, long inputs,
                      long outputs, long in_image, long grad_image) {
     __m512 total[KERNEL][GROUP];
@@ -291,7 +293,7 @@ inline void products(const half* in, const half* grad, float* sums, long images,
         }
 }
 
-// The sums of `images` images' pairs, added to sums [POINTS][3][inputs][outputs].
+// Adds the products of all points over `images` images to sums [POINTS][3][inputs][outputs].
 template <class F>
 void add_weight_gradient(const half* in, const half* grad, float* sums, long images, Shape s) {
     long pairs = Sizes<F>(s).pairs;
@@ -304,7 +306,8 @@ void add_weight_gradient(const half* in, const half* grad, float* sums, long ima
                          s.outputs, F::POINTS * in_plane, F::POINTS * grad_plane);
 }
 
-// Sums over points, one [POINTS][3][inputs][outputs] after another, to the three columns of the kernel.
+// Adds up the threads' sums, one [POINTS][3][inputs][outputs] after another, and transforms them into the three columns
+// of the kernel.
 template <class F>
 void to_weight_gradient(const float* sums, int count, float* grad_weight, Shape s, Span inputs) {
     long size = F::POINTS * KERNEL * s.inputs * s.outputs;

@@ -1,1 +1,1 @@
-"""The family: networks as data (`spec`, without torch), their blocks, and the network itself (`resnet`)."""
+"""The family of networks: their descriptions as data (`spec`, without torch), their blocks, and the module."""

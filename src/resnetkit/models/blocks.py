@@ -1,4 +1,4 @@
-"""The blocks of Fig. 5 and the shortcuts beside them. Tensor names and first values are torchvision's.
+"""The blocks of Fig. 5 and their shortcuts. Tensor names and initial values are those of torchvision.
 
 Images and maps are float tensors of shape (n, channels, height, width).
 """
@@ -14,7 +14,7 @@ from resnetkit.models.geometry import EXPANSION, AttentionName, StridedKernel, b
 from resnetkit.models.layers import Blur, DilatedAverage, DropPath, SqueezeExcitation
 
 NormLayer = Callable[[int], nn.Module]
-"""Makes the normalisation of a map with so many channels."""
+"""Returns a normalisation for a map with the given number of channels."""
 
 
 def conv3x3(in_planes: int, out_planes: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -28,7 +28,7 @@ def conv1x1(in_planes: int, out_planes: int, stride: int = 1) -> nn.Conv2d:
 
 
 class PadShortcut(nn.Module):
-    """Option A: every `stride`-th place of the map, and zeros for the new channels. It has no parameters."""
+    """Option A: every `stride`-th position of the map, and zeros for the new channels. It has no parameters."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class PadShortcut(nn.Module):
         self.new_channels = outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, outputs, ⌈h / stride⌉, ⌈w / stride⌉); the new channels are the last ones."""
+        """Map (n, inputs, h, w) to (n, outputs, ⌈h / stride⌉, ⌈w / stride⌉); the new channels are the last ones."""
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
 def projection(inputs: int, outputs: int, stride: int = 1, norm_layer: NormLayer = nn.BatchNorm2d) -> nn.Sequential:
-    """Option B: a 1×1 convolution and its normalisation."""
+    """Return option B: a 1×1 convolution and its normalisation."""
     return nn.Sequential(conv1x1(inputs, outputs, stride), norm_layer(outputs))
 
 
@@ -54,7 +54,10 @@ def pooled_projection(
     dilation: int = 1,
     out_dilation: int = 1,
 ) -> nn.Sequential:
-    """ResNet-D's projection: 2×2 averages instead of a stride that skips places (arXiv:1812.01187, Fig. 2c)."""
+    """Return ResNet-D's projection: 2×2 averages instead of a stride that skips positions (arXiv:1812.01187, Fig. 2c).
+
+    `dilation` is that of the input map, `out_dilation` that of the output map.
+    """
     pool: nn.Module = nn.Identity()
     if stride > 1:
         pool = nn.AvgPool2d(2, stride, ceil_mode=True)
@@ -64,19 +67,19 @@ def pooled_projection(
 
 
 def _blurred(blur: int, stride: int, dilation: int, out_dilation: int) -> tuple[int, nn.Module]:
-    """Return the stride of a convolution and the blur behind it; a blur takes over the stride."""
+    """Return the stride of a convolution, and the blur after it. If there is a blur, it has the stride."""
     if blur and (stride > 1 or dilation != out_dilation):
         return 1, Blur(blur, stride, dilation)
     return stride, nn.Identity()
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut (Fig. 5, left). Raises UsageError for groups or another base width.
+    """Two 3×3 convolutions and a shortcut (Fig. 5, left). Raises UsageError for groups or another base width.
 
-    `dilation` is that of the input map, `out_dilation` that of the output map (default: the same). They differ where
-    dilation replaces a stride; the block then still combines the places that it combined with the stride. `blur` is the
-    size of the filter that takes over the stride (0: none). `drop_path` is the probability, below 1, that a training
-    step leaves out the residual.
+    `dilation` is that of the input map, `out_dilation` that of the output map (default: the same). They differ if
+    dilation replaces a stride; the block then combines the same positions as with the stride. `blur` is the size of the
+    filter that has the stride instead of the convolution (0: no filter). `drop_path` is the probability, below 1, that
+    a training step leaves out the residual.
     """
 
     expansion: ClassVar[int] = EXPANSION["basic"]
@@ -102,7 +105,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         if (groups, base_width, downsample_in) != (1, 64, "3x3"):
             raise UsageError(
-                "a basic block takes no `groups`, no `base_width` but 64 and no `downsample_in` 1x1; use a bottleneck"
+                "a basic block needs `groups` 1, `base_width` 64 and `downsample_in` 3x3; use a bottleneck for others"
             )
         norm_layer = norm_layer or nn.BatchNorm2d
         out_dilation = out_dilation or dilation
@@ -140,10 +143,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1×1, 3×3 and 1×1 beside a shortcut (Fig. 5, right); with groups, ResNeXt's block.
+    """Convolutions of 1×1, 3×3 and 1×1 and a shortcut (Fig. 5, right); with groups, ResNeXt's block.
 
-    `downsample_in` says which convolution has the stride; a blur takes over the stride of the 3×3. Other arguments are
-    those of BasicBlock.
+    `downsample_in` names the convolution with the stride; with a blur, the blur after the 3×3 has the stride. Other
+    arguments are those of BasicBlock. Raises UsageError for a blur with `downsample_in` 1x1.
     """
 
     expansion: ClassVar[int] = EXPANSION["bottleneck"]
@@ -215,7 +218,7 @@ class Bottleneck(nn.Module):
 
 
 class PlainBasicBlock(BasicBlock):
-    """The same convolutions without a shortcut: the paper's plain net."""
+    """A BasicBlock without a shortcut: the block of the paper's plain nets."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, planes, ⌈h / stride⌉, ⌈w / stride⌉)."""
@@ -223,7 +226,7 @@ class PlainBasicBlock(BasicBlock):
 
 
 class PlainBottleneck(Bottleneck):
-    """The same convolutions without a shortcut."""
+    """A Bottleneck without a shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, 4 · planes, ⌈h / stride⌉, ⌈w / stride⌉)."""

@@ -1,4 +1,4 @@
-"""Values that no network can have: a message with the mend for each thing that is wrong with a spec."""
+"""Checks of a spec's fields. Each fault gives a message that says how to fix it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ COUNTS = ("width", "groups", "width_per_group", "classes", "in_channels")
 
 
 def wrong_values(spec: "ModelSpec") -> Iterator[str]:
-    """Yield what is wrong with single fields. Fields that take one of a few words are not checked here."""
+    """Yield a message for each field with a wrong value. Fields with a fixed set of words are not checked here."""
     if not spec.depths:
         yield "depths is empty; a network has at least one stage"
     for name, count in [("depths", depth) for depth in spec.depths] + [(name, getattr(spec, name)) for name in COUNTS]:
@@ -36,18 +36,18 @@ def contradictions(spec: "ModelSpec") -> Iterator[str]:
             f"give {len(spec.depths) - 1}, one for each stage after the first"
         )
     if spec.block == "basic" and (spec.groups, spec.width_per_group, spec.downsample_in) != (1, 64, "3x3"):
-        yield "basic blocks take no groups, width_per_group or downsample_in; use block=bottleneck, or change width"
+        yield "basic blocks have no groups, width_per_group or downsample_in; use block=bottleneck, or change width"
     if bottleneck_width(spec.width, 1, spec.width_per_group) < 1:
         yield (
             f"width={spec.width} with width_per_group={spec.width_per_group} leaves no channel for a group; "
             f"width × width_per_group must be at least 64"
         )
     if min(STEMS[spec.stem].widths(spec.width)) < 1:
-        yield f"stem={spec.stem} halves the width={spec.width}; it needs width=2 or more"
+        yield f"stem={spec.stem} halves the width, which is {spec.width}; it needs width=2 or more"
     if spec.shortcut == "none" and spec.order == "pre":
-        yield "order=pre is about shortcuts, and shortcut=none has none; use shortcut=A, B or C, or order=post"
+        yield "order=pre needs shortcuts; use shortcut=A, B or C, or order=post"
     if spec.shortcut == "none" and spec.drop_path:
-        yield "drop_path needs shortcuts; without them (shortcut=none) a block that is left out would pass nothing on"
+        yield "drop_path needs shortcuts; with shortcut=none, a block without its residual would return only zeros"
     if spec.pooled_shortcut and spec.shortcut not in ("B", "C"):
         yield f"pooled_shortcut needs projections: shortcut=B or C, not {spec.shortcut}"
     if spec.blur and spec.downsample_in == "1x1":

@@ -1,4 +1,4 @@
-"""A network without weights, for those that a file brings."""
+"""A network without weights, into which the weights of a file are put."""
 
 import torch
 
@@ -8,10 +8,10 @@ from resnetkit.models.spec import ModelSpec
 
 
 def empty_network(spec: ModelSpec) -> ResNet:
-    """A network on the meta device: it takes no memory, and no first values are drawn."""
+    """Return a network on the meta device: its tensors have shapes and dtypes, but no memory and no values."""
     with torch.device("meta"):
         net = build(spec)
     for module in net.modules():
-        if isinstance(module, Blur):  # its kernel is the one constant that no file has
+        if isinstance(module, Blur):  # its kernel is a constant that files do not contain
             module.kernel = Blur(len(module.kernel), module.stride).kernel
     return net

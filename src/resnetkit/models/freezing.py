@@ -1,4 +1,4 @@
-"""Keeping the first parts of a network as they are while the others are trained."""
+"""Freezing: the first parts of a network keep their weights while the other parts are trained."""
 
 from resnetkit.errors import UsageError
 from resnetkit.models.resnet import ResNet
@@ -7,9 +7,9 @@ from resnetkit.models.resnet import ResNet
 def freeze(net: ResNet, parts: int) -> None:
     """Freeze the first `parts` of `net.parts`: 1 is the stem, 2 also the first stage, and so on; 0 freezes nothing.
 
-    Their weights get no gradients, and their batch normalisation keeps its running statistics and computes with them.
-    The last normalisation of a pre-activation net is never frozen. Raises UsageError where there are fewer parts
-    before the head.
+    Frozen weights get no gradients. Frozen batch normalisation uses its running statistics and does not change them.
+    The last normalisation of a pre-activation net is never frozen. Raises UsageError if the network has fewer parts
+    before its head.
     """
     *before_head, _ = net.parts.values()
     if parts > len(before_head):

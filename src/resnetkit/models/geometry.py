@@ -1,4 +1,4 @@
-"""What sizes and costs of a spec are computed from: its names and tables, its blocks and their layers."""
+"""The blocks and layers of a spec, from which sizes and costs are computed, and the words that its fields accept."""
 
 import sys
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ BlockShortcut = Literal["identity", "pad", "project", "none"]
 
 CONVOLUTIONS: dict[BlockName, int] = {"basic": 2, "bottleneck": 3}
 EXPANSION: dict[BlockName, int] = {"basic": 1, "bottleneck": 4}
-NORM_GROUPS = 32  # of group normalisation: the best of arXiv:1803.08494, Table 3
-BLURS = (0, 3, 5, 7)  # an even filter would shift the map by half a place
-ONE_PLACE = sys.maxsize  # a reduction after which any picture has one place
+NORM_GROUPS = 32  # groups of group normalisation: the best number in arXiv:1803.08494, Table 3
+BLURS = (0, 3, 5, 7)  # a filter of even size would shift the map by half a position
+ONE_PLACE = sys.maxsize  # a reduction after which the map of any picture has one position
 
 # The shortcut of a block that (keeps, changes) the dimensions, for each option. Sec. 4.1, "identity vs. projection".
 SHORTCUTS: dict[ShortcutName, tuple[BlockShortcut, BlockShortcut]] = {
@@ -40,7 +40,7 @@ class Stem(NamedTuple):
     stride: int
     """Stride of the first convolution."""
     pool_stride: int
-    """Stride of the max pooling behind the convolutions; 1 means no pooling."""
+    """Stride of the max pooling after the convolutions; 1 means no pooling."""
     input_size: int
     """Side in pixels of the pictures that the stem was designed for."""
 
@@ -72,9 +72,9 @@ class BlockSpec(NamedTuple):
     """Side of the picture divided by side of the output map."""
     shortcut: BlockShortcut
     shared: bool
-    """With pre-activation: whether the shortcut, too, starts behind the block's first ReLU."""
+    """With pre-activation: whether the shortcut, too, starts after the block's first ReLU."""
     drop_path: float = 0.0
-    """Probability with which training leaves out the residual."""
+    """Probability that a training step leaves out the residual."""
 
     @property
     def coarser(self) -> bool:
@@ -106,7 +106,7 @@ class Convolution(NamedTuple):
         return 0 if self.fixed else self.weights + self.bias * self.outputs
 
     def macs(self, size: int) -> int:
-        """Multiply-adds for one picture of `size` × `size` pixels."""
+        """Return the multiply-adds for one picture of `size` × `size` pixels."""
         # Every convolution and pooling pads by half its kernel, so each stride rounds the side up.
         return self.weights * (-(-size // self.reduction)) ** 2
 
@@ -123,7 +123,7 @@ class Normalisation(NamedTuple):
         return 0 if self.fixed else 2 * self.channels
 
     def macs(self, size: int) -> int:
-        """0, for a picture of any size."""
+        """Return 0, for a picture of any size."""
         return 0
 
 
@@ -155,8 +155,9 @@ def stages(spec: "ModelSpec") -> tuple[tuple[BlockSpec, ...], ...]:
         out_dilation = dilation * step // stride
         reduction *= stride
         joins = same if (stride, inputs) == (1, outputs) else changed
-        # arXiv:1603.05027, Appendix: "we adopt the first activation right after conv1 and before splitting". With a
-        # pooling in between, published networks don't. Where dimensions change they all do, as in the authors' code.
+        # arXiv:1603.05027, Appendix: "we adopt the first activation right after conv1 and before splitting". Published
+        # networks with a pooling in between don't do so in the first block. All networks do so in blocks that change
+        # the dimensions, as in the authors' code.
         shared = joins != "identity" or (stage == 0 and stem.pool_stride == 1)
         first = BlockSpec(inputs, planes, outputs, stride, dilation, out_dilation, reduction, joins, shared)
         later = BlockSpec(outputs, planes, outputs, 1, out_dilation, out_dilation, reduction, same, same != "identity")
@@ -166,7 +167,7 @@ def stages(spec: "ModelSpec") -> tuple[tuple[BlockSpec, ...], ...]:
 
 
 def least_size(spec: "ModelSpec") -> int:
-    """Return the smallest side in pixels of a picture. A blur needs more places in its map than half its filter."""
+    """Return the smallest side in pixels of a picture. A map before a blur must be larger than half the filter."""
     if not spec.blur:
         return 1
     stem = STEMS[spec.stem]
@@ -210,7 +211,7 @@ def residual(spec: "ModelSpec", block: BlockSpec) -> tuple[Convolution, ...]:
     """Return the convolutions of one block, without that of its shortcut."""
     inputs, planes, outputs, reduction = block.inputs, block.planes, block.outputs, block.reduction
     before = reduction // block.stride
-    strided = before if spec.blur else reduction  # a blur takes the stride over
+    strided = before if spec.blur else reduction  # a blur has the stride instead of the convolution
     if spec.block == "basic":
         return Convolution(inputs, planes, 3, strided), Convolution(planes, outputs, 3, reduction)
     inner = bottleneck_width(planes, spec.groups, spec.width_per_group)

@@ -1,4 +1,4 @@
-"""Layers that relatives of ResNet add: squeeze-and-excitation, stochastic depth, blurs, fixed normalisation.
+"""Layers of networks derived from ResNet: squeeze-and-excitation, stochastic depth, blur, frozen batch normalisation.
 
 Maps are float tensors of shape (n, channels, height, width).
 """
@@ -47,14 +47,14 @@ class DropPath(nn.Module):
         return x * kept.div_(1 - self.rate)
 
     def extra_repr(self) -> str:
-        """Say the rate."""
+        """Return the rate as text, for repr."""
         return f"rate={self.rate:g}"
 
 
 class Blur(nn.Module):
-    """A binomial filter of `size` × `size` places before the stride, against aliasing (arXiv:1904.11486, Sec. 4).
+    """A binomial filter of `size` × `size` positions with a stride, against aliasing (arXiv:1904.11486, Sec. 4).
 
-    The map is reflected at its borders, so each side needs more than `size // 2 * dilation` places.
+    The map is reflected at its borders, so each side must have more than `size // 2 * dilation` positions.
     """
 
     kernel: Tensor
@@ -74,23 +74,24 @@ class Blur(nn.Module):
 
 
 class DilatedAverage(nn.Module):
-    """The average of 2×2 places that are `dilation` apart, for every place: 2×2 pooling without its stride."""
+    """At every position, the average of 2×2 positions that are `dilation` apart: 2×2 pooling without its stride."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to the same shape. The last rows and columns are repeated beyond the border."""
+        """Map (n, channels, h, w) to the same shape. The last rows and columns are repeated beyond the border."""
         d = self.dilation
         x = (x + torch.cat([x[:, :, d:], x[:, :, -d:]], 2)) / 2
         return (x + torch.cat([x[:, :, :, d:], x[:, :, :, -d:]], 3)) / 2
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation as a fixed affine layer (appendix on detection): it trains no weights, counts no statistics.
+    """Batch normalisation as a fixed affine layer (appendix on detection), without trained weights or new statistics.
 
-    Its tensors have the names of nn.BatchNorm2d's, and it gives the same bits as nn.BatchNorm2d in evaluation mode.
+    Its tensors have the same names as those of nn.BatchNorm2d, and its output has the same bits as that of
+    nn.BatchNorm2d in evaluation mode.
     """
 
     weight: Tensor
@@ -112,5 +113,5 @@ class FrozenBatchNorm2d(nn.Module):
         return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
     def extra_repr(self) -> str:
-        """Say the channels and epsilon."""
+        """Return the channels and epsilon as text, for repr."""
         return f"{len(self.weight)}, eps={self.eps:g}"

@@ -1,4 +1,4 @@
-"""The shapes of the maps in a network, found without computing anything."""
+"""The shapes of the feature maps in a network, without computing the maps."""
 
 import copy
 
@@ -9,9 +9,10 @@ from resnetkit.models.resnet import ResNet
 
 
 def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
-    """For each convolution, batch norm and block: the shape (1, channels, height, width) of its output for one picture.
+    """Return the output shape (1, channels, height, width) of each convolution, batch norm and block.
 
-    The picture has `size` × `size` pixels. Nothing is computed, and no weight is copied.
+    The shapes are for one picture of `size` × `size` pixels. A copy of the network runs on the meta device: no values
+    are computed, and no weights are copied.
     """
     shapes: dict[nn.Module, torch.Size] = {}
     empty = {id(tensor): tensor.detach().to("meta") for tensor in (*net.parameters(), *net.buffers())}
@@ -23,7 +24,7 @@ def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
 
     blocks = set(shadow.blocks)
     for module in shadow.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # copies of those that the caller set
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # copies of the caller's hooks
             hooks.clear()
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or module in blocks:
             module.register_forward_hook(note)
@@ -33,5 +34,5 @@ def map_shapes(net: ResNet, size: int) -> dict[nn.Module, torch.Size]:
 
 
 def map_sizes(net: ResNet, size: int) -> dict[nn.Module, int]:
-    """How many numbers each of the maps of `map_shapes` has."""
+    """Return the number of elements of each map in `map_shapes`."""
     return {module: shape.numel() for module, shape in map_shapes(net, size).items()}

@@ -1,7 +1,7 @@
 """The blocks of "Identity Mappings in Deep Residual Networks" (He et al. 2016b, arXiv:1603.05027).
 
-The convolutions are those of Fig. 5 of the first paper; normalisation and ReLU come before each of them, and nothing
-comes after the addition, so the signal passes unchanged.
+The convolutions are those of Fig. 5 of the first paper. Normalisation and ReLU come before each convolution. There is
+no ReLU after the addition, so the shortcuts pass the signal on unchanged.
 """
 
 from typing import ClassVar
@@ -12,9 +12,9 @@ from resnetkit.models.blocks import BasicBlock, Bottleneck
 
 
 class PreBasicBlock(BasicBlock):
-    """Two 3×3 convolutions, each behind its normalisation and ReLU, beside a shortcut (2016b, Fig. 4e)."""
+    """Two 3×3 convolutions, each after its normalisation and ReLU, and a shortcut (2016b, Fig. 4e)."""
 
-    relu1_in_place: ClassVar[bool] = False  # in place, behind an identity as norm_layer, it would change the shortcut
+    relu1_in_place: ClassVar[bool] = False  # in place, after an identity as norm_layer, it would change the shortcut
 
     @staticmethod
     def normalised(conv: nn.Conv2d) -> int:
@@ -42,9 +42,9 @@ class PreBasicBlock(BasicBlock):
 
 
 class PreBottleneck(Bottleneck):
-    """Convolutions of 1×1, 3×3 and 1×1, each behind its normalisation and ReLU, beside a shortcut."""
+    """Convolutions of 1×1, 3×3 and 1×1, each after its normalisation and ReLU, and a shortcut."""
 
-    relu1_in_place: ClassVar[bool] = False  # in place, behind an identity as norm_layer, it would change the shortcut
+    relu1_in_place: ClassVar[bool] = False  # in place, after an identity as norm_layer, it would change the shortcut
 
     @staticmethod
     def normalised(conv: nn.Conv2d) -> int:
@@ -73,7 +73,10 @@ class PreBottleneck(Bottleneck):
 
 
 class SharedPreBasicBlock(PreBasicBlock):
-    """A PreBasicBlock whose shortcut starts behind the first ReLU, too: where dimensions change, and as first block."""
+    """A PreBasicBlock whose shortcut, too, starts after the first ReLU.
+
+    It is used where dimensions change, and as the first block if there is no pooling before it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, planes, ⌈h / stride⌉, ⌈w / stride⌉)."""
@@ -82,7 +85,7 @@ class SharedPreBasicBlock(PreBasicBlock):
 
 
 class SharedPreBottleneck(PreBottleneck):
-    """A PreBottleneck whose shortcut starts behind the first ReLU, too: where dimensions change, and as first block."""
+    """A PreBottleneck whose shortcut, too, starts after the first ReLU, in the same blocks as SharedPreBasicBlock."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inplanes, h, w) to (n, 4 · planes, ⌈h / stride⌉, ⌈w / stride⌉)."""

@@ -1,7 +1,8 @@
-"""Weights that others publish: what is known of them without having them, and which ones torchvision has.
+"""Weights that others publish, described before they are downloaded, and the list of those of torchvision.
 
-torchvision's own metadata says where its weights are, their hash, accuracy and preprocessing; nothing of it is repeated
-here. torchvision is imported when its weights are asked for, since that takes seconds. timm's are in `models.timm`.
+torchvision's own metadata contains the address, hash, accuracy and preprocessing of its weights, so they are not
+repeated here. torchvision is imported only when its weights are requested, since the import takes seconds. timm's
+weights are in `models.timm`.
 """
 
 from collections.abc import Mapping
@@ -15,46 +16,46 @@ IN_TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
-"""Networks that torchvision has weights of; listed here, since importing torchvision to ask takes seconds."""
+"""Networks for which torchvision has weights. They are listed here, since importing torchvision takes seconds."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that somebody published, and what is known of them before they are downloaded."""
+    """Published weights, described before they are downloaded."""
 
     name: str
-    """As `weights=` takes it: IMAGENET1K_V2, or timm/resnet50.a1_in1k."""
+    """Name for the argument `weights`: IMAGENET1K_V2, or timm/resnet50.a1_in1k."""
     spec: ModelSpec
     preprocess: Preprocess
     classes: tuple[str, ...]
     """Class names, in the order of the logits."""
     source: str
-    """Who published them."""
+    """Publisher of the weights."""
     licence: str
-    """What the source says; empty where it says nothing."""
+    """Licence that the source states; empty if it states no licence."""
     recipe: str
-    """Address where the training is described; empty where none is known."""
+    """Address of a description of the training; empty if it is not known."""
     data: str
-    """What they were trained on."""
+    """Name of the training data."""
     metrics: Mapping[str, float]
     """Errors that the source reports, in percent, on one centre crop."""
     url: str
-    """Address of the file; for a repository on the Hub, of its page."""
+    """Address of the file, or of the repository's page on the Hub."""
     sha256: str = ""
-    """First hex digits of the file's SHA-256; a repository's files are checked by the Hub's own."""
+    """First hex digits of the file's SHA-256; empty for a repository, whose files the Hub's client checks."""
     megabytes: float | None = None
     """Size of the file, in 10^6 bytes."""
     repository: str = ""
-    """OWNER/NAME on the Hugging Face Hub; empty for what is elsewhere."""
+    """OWNER/NAME on the Hugging Face Hub; empty for weights elsewhere."""
 
     def origin(self) -> dict[str, str]:
-        """Where they come from, as the header of a model file has it; without what is not known."""
+        """Return the origin of the weights for the header of a model file; entries that are empty are left out."""
         known = {name: getattr(self, name) for name in ("source", "licence", "recipe", "url")}
         return {"weights": self.name} | {name: value for name, value in known.items() if value}
 
 
 def published(network: str) -> dict[str, Published]:
-    """Return torchvision's weights of a row of SPECS, by name, the oldest first; empty where it has none.
+    """Return torchvision's weights for a row of SPECS, by name, the oldest first; empty if torchvision has no weights.
 
     Raises UsageError for an unknown network.
     """
@@ -67,7 +68,7 @@ def published(network: str) -> dict[str, Published]:
 
 
 def known_file(sha256: str) -> tuple[str, Published] | None:
-    """The network and the weights of torchvision whose file has this SHA-256 (64 hex digits); None for any other."""
+    """Return the network and the weights of torchvision whose file has this SHA-256 (64 hex digits), or None."""
     for network in IN_TORCHVISION:
         for row in published(network).values():
             if sha256.startswith(row.sha256):
@@ -76,12 +77,12 @@ def known_file(sha256: str) -> tuple[str, Published] | None:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """ImageNet's 1,000 class names as torchvision gives them, in the order that every published weight has."""
+    """Return torchvision's 1,000 class names of ImageNet, in the order of the logits of all published weights."""
     return published("resnet18")["IMAGENET1K_V1"].classes
 
 
 def _of_torchvision(spec: ModelSpec, entry: Any) -> Published:
-    """A row from a member of one of torchvision's enumerations."""
+    """Return the description of a member of one of torchvision's enumerations."""
     meta, transforms = entry.meta, entry.transforms()
     (data, accuracies), *_ = meta["_metrics"].items()
     return Published(
@@ -96,7 +97,7 @@ def _of_torchvision(spec: ModelSpec, entry: Any) -> Published:
         ),
         classes=tuple(meta["categories"]),
         source="torchvision",
-        licence="BSD-3-Clause (torchvision); terms of the data may apply",  # so says its README
+        licence="BSD-3-Clause (torchvision); terms of the data may apply",  # according to its README
         recipe=meta["recipe"],
         data=data,
         metrics={

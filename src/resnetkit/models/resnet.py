@@ -1,4 +1,4 @@
-"""The residual network that a `ModelSpec` describes, and the constructors that people know from torchvision."""
+"""The network of a `ModelSpec` as a torch module, and constructors with torchvision's names and arguments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,16 +38,16 @@ PRE = {"basic": PreBasicBlock, "bottleneck": PreBottleneck}
 SHARED_PRE = {"basic": SharedPreBasicBlock, "bottleneck": SharedPreBottleneck}
 
 RunStage = Callable[[nn.Module, Tensor], Tensor]
-"""Computes a stage: its nn.Sequential of blocks and the map that it takes, to the map that it gives."""
+"""Computes a stage: gets its nn.Sequential of blocks and its input map, and returns its output map."""
 
 
 class ResNet(nn.Module):
     """The network of a spec, with He initialisation (fan-out, as in torchvision).
 
-    Built with the same seed, it has torchvision's tensors: the same names, order and first values. `norm_layer` makes
-    a normalisation from its number of channels (default: the one that `spec.norm` names). `zero_init_residual` starts
-    every block as its shortcut (arXiv:1706.02677). It raises UsageError where the signal would stop, as in a plain
-    net, or where the zeros could never change, as with frozen normalisation.
+    With the same seed, it has the same tensors as torchvision's network: the same names, order and initial values.
+    `norm_layer` returns a normalisation for a number of channels (default: the one that `spec.norm` names). With
+    `zero_init_residual`, every residual starts at zero (arXiv:1706.02677). This raises UsageError if the network would
+    then return only zeros (a plain net) or if the zeros could never change (frozen normalisation).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if zero_init_residual and spec.shortcut == "none":
-            raise UsageError("`zero_init_residual` needs shortcuts; without them (shortcut=none) nothing gets through")
+            raise UsageError("`zero_init_residual` needs shortcuts; with shortcut=none, every block would return zeros")
         if zero_init_residual and spec.norm == "frozen" and spec.order == "post" and norm_layer is None:
             raise UsageError(
                 "`zero_init_residual` needs a normalisation that is trained; with norm=frozen it would stay zero"
@@ -78,9 +78,9 @@ class ResNet(nn.Module):
 
     @property
     def parts(self) -> dict[str, tuple[nn.Module, ...]]:
-        """The parts in their order, as in the paper's Table 1: stem, layer1, layer2, ..., head; and their modules.
+        """The modules of each part, in the order of the paper's Table 1: stem, layer1, layer2, ..., head.
 
-        A pre-activation net has one more normalisation and ReLU behind its last block. They belong to the last stage
+        A pre-activation net has one more normalisation and ReLU after its last block. They belong to the last stage
         ("we adopt an extra activation right after its element-wise addition", arXiv:1603.05027, Appendix).
         """
         stages: dict[str, tuple[nn.Module, ...]] = {name: (self.get_submodule(name),) for name in self.stage_names}
@@ -102,15 +102,15 @@ class ResNet(nn.Module):
         return self.spec.channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, in_channels, h, w) to logits (n, classes)."""
+        """Map images (n, in_channels, h, w) to logits (n, classes)."""
         return self.run(images)
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what each stage gives: c2 to c5, or c2 to c4 of a CIFAR net.
+        """Return the output map of each stage: c2 to c5, or c2 to c4 of a CIFAR net.
 
-        `images` has shape (n, in_channels, h, w), any h and w that a blur can reflect (see Blur). Map i has shape
-        (n, channels[i], ⌈h / spec.strides[i]⌉, ⌈w / spec.strides[i]⌉). In a pre-activation net the last map is
-        normalised and has gone through a ReLU; the others are sums as they are.
+        `images` has shape (n, in_channels, h, w); h and w must be at least `spec.least_size`. Map i has shape
+        (n, channels[i], ⌈h / spec.strides[i]⌉, ⌈w / spec.strides[i]⌉). In a pre-activation net, normalisation and ReLU
+        are applied to the last map; the other maps are sums without them.
         """
         x = self.run(images, last="stem")
         maps: list[Tensor] = []
@@ -120,13 +120,12 @@ class ResNet(nn.Module):
         return tuple(maps)
 
     def run(self, x: Tensor, *, first: str = "stem", last: str = "head", run_stage: RunStage | None = None) -> Tensor:
-        """Run the parts from `first` to `last`, both included: names of `parts`.
+        """Run the parts from `first` to `last`, both included, which are names in `parts`; return the last output.
 
-        The stem takes images (n, in_channels, h, w) and gives a map (n, width, ...), pooled if it has a pooling. A
-        stage takes the map of the part before it and gives its own, as in `features`. The head averages the last map
-        over its places and gives logits (n, classes). `run_stage` computes a stage, given its nn.Sequential of blocks
-        and its input; by default the stage is called. Raises UsageError for a part that the network does not have,
-        and where `last` comes before `first`.
+        The stem maps images (n, in_channels, h, w) to a map (n, width, ...). A stage maps the output of the part before
+        it to its own map, as in `features`. The head averages the last map over its positions and returns logits
+        (n, classes). `run_stage` computes a stage from its nn.Sequential of blocks and its input; by default the stage
+        is called. Raises UsageError for a part that the network does not have, and if `last` comes before `first`.
         """
         for name in self._between(first, last):
             if name == "stem":
@@ -141,19 +140,19 @@ class ResNet(nn.Module):
         return x
 
     def _between(self, first: str, last: str) -> tuple[str, ...]:
-        """The names of the parts from `first` to `last`."""
+        """Return the names of the parts from `first` to `last`."""
         names = ("stem", *self.stage_names, "head")
         for argument, name in (("first", first), ("last", last)):
             if name not in names:
                 raise UsageError(f"`{argument}` is {name}; the parts of this network are {', '.join(names)}")
         found = names[names.index(first) : names.index(last) + 1]
         if not found:
-            raise UsageError(f"`last` is {last}, which comes before {first}; give a part behind it")
+            raise UsageError(f"`last` is {last}, which comes before {first}; give a later part")
         return found
 
 
 def _stem(spec: ModelSpec, norm_layer: NormLayer) -> nn.Module:
-    """Make the convolution before the first stage, or the three of a deep stem."""
+    """Return the convolution before the first stage, or the three convolutions of a deep stem."""
     kernels, stride, *_ = STEMS[spec.stem]
     if len(kernels) == 1:
         kernel = kernels[0]
@@ -171,7 +170,7 @@ def _stem(spec: ModelSpec, norm_layer: NormLayer) -> nn.Module:
 
 
 def _pooling(spec: ModelSpec) -> nn.Module:
-    """Make the max pooling behind the stem; a blur takes its stride over."""
+    """Return the max pooling after the stem's convolutions; with a blur, the blur has the stride."""
     stride = STEMS[spec.stem].pool_stride
     if stride == 1:
         return nn.Identity()
@@ -181,7 +180,7 @@ def _pooling(spec: ModelSpec) -> nn.Module:
 
 
 def _shortcut(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Module | None:
-    """Make what is beside a block; None is the identity."""
+    """Return the shortcut of a block; None is the identity."""
     if row.shortcut == "pad":
         return PadShortcut(row.inputs, row.outputs, row.stride)
     if row.shortcut != "project":
@@ -194,10 +193,10 @@ def _shortcut(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Modu
 
 
 def _block(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Module:
-    """Make one block with its shortcut."""
+    """Return one block with its shortcut."""
     pre, plain = spec.order == "pre", row.shortcut == "none"
     forms = SHARED_PRE if pre and row.shared else PRE if pre else PLAIN if plain else POST
-    # The shortcut is made first: torchvision draws the first values in that order.
+    # The shortcut is made first: torchvision draws the initial values in this order.
     downsample = _shortcut(spec, row, norm_layer)
     return forms[spec.block](
         row.inputs,
@@ -217,10 +216,10 @@ def _block(spec: ModelSpec, row: BlockSpec, norm_layer: NormLayer) -> nn.Module:
 
 
 def _initialise(net: ResNet, *, zero_init_residual: bool) -> None:
-    """Draw He's first values (arXiv:1502.01852) in the order of the modules; the classifier keeps torch's default."""
+    """Draw He's initial values (arXiv:1502.01852) in the order of the modules; the classifier keeps torch's default."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            if module.weight.is_meta:  # without values; to draw some would import the compiler, for over a second
+            if module.weight.is_meta:  # it has no values, and drawing them would import torch's compiler (over 1 s)
                 return
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
@@ -233,7 +232,7 @@ def _initialise(net: ResNet, *, zero_init_residual: bool) -> None:
     for module in net.modules():
         if isinstance(module, BasicBlock | Bottleneck):
             gain = getattr(module.last_layer, "weight", None)
-            if isinstance(gain, Tensor):  # a normalisation without a gain has nothing to set to zero
+            if isinstance(gain, Tensor):  # a custom normalisation may have no gain
                 nn.init.zeros_(gain)
 
 
@@ -244,15 +243,16 @@ def build(
     norm_layer: NormLayer | None = None,
     **changes: Any,
 ) -> ResNet:
-    """Make a network with new weights from a name or a spec, and changes to its row.
+    """Return a network with new weights from a name or a spec, and changes to its fields.
 
-    `build("resnet20,shortcut=B", classes=100, in_channels=1)`; the grammar is parse_spec's. Raises UsageError.
+    Example: `build("resnet20,shortcut=B", classes=100, in_channels=1)`; see parse_spec for the syntax. Other arguments
+    are those of ResNet. Raises UsageError for an unknown name or a network that can't be built.
     """
     return ResNet(parse_spec(model, **changes), zero_init_residual=zero_init_residual, norm_layer=norm_layer)
 
 
 class Constructor(Protocol):
-    """The signature that torchvision's constructors share; the defaults of groups and widths are the row's."""
+    """The signature of torchvision's constructors. Defaults of `groups` and `width_per_group` depend on the network."""
 
     def __call__(
         self,
@@ -267,12 +267,12 @@ class Constructor(Protocol):
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: NormLayer | None = None,
     ) -> ResNet:
-        """Make the network, with new weights or published ones."""
+        """Return the network, with new weights or published ones."""
         ...
 
 
 def _constructor(name: str) -> Constructor:
-    """Make the constructor of a row."""
+    """Return the constructor of a row of SPECS."""
     row = SPECS[name]
 
     def construct(
@@ -291,7 +291,7 @@ def _constructor(name: str) -> Constructor:
         dilated = replace_stride_with_dilation
         if dilated is not None and len(dilated) != len(row.depths) - 1:
             raise UsageError(
-                f"replace_stride_with_dilation is {list(dilated)}; it takes None or {len(row.depths) - 1} values, "
+                f"`replace_stride_with_dilation` is {list(dilated)}; it takes None or {len(row.depths) - 1} values, "
                 f"one for each stage after the first"
             )
         spec = replace(
@@ -302,7 +302,7 @@ def _constructor(name: str) -> Constructor:
             dilated=tuple(dilated or ()),
         )
         if chosen:
-            check_fits(spec, chosen)  # before anything is made or downloaded
+            check_fits(spec, chosen)  # before the network is made or a file is downloaded
         net = build(spec, zero_init_residual=zero_init_residual, norm_layer=norm_layer)
         if chosen:
             load_published(net, chosen, progress=progress)
@@ -311,10 +311,11 @@ def _constructor(name: str) -> Constructor:
     construct.__name__ = construct.__qualname__ = name
     construct.__doc__ = f"""{name}: {row.layers} layers, {row.parameters:,} parameters, {row.macs() / 1e9:.2f} GMACs.
 
-    Arguments are torchvision's; `replace_stride_with_dilation` works in every block. `weights` is a name in
+    The arguments are those of torchvision; `replace_stride_with_dilation` works in every block. `weights` is a name in
     `resnetkit models {name}`, "DEFAULT", a member of torchvision's enumeration, or a repository of timm's on the
     Hugging Face Hub (OWNER/NAME, extra `hub`); `pretrained=True` is torchvision's IMAGENET1K_V1. `progress` shows a
-    download. Raises UsageError for what can't be built or does not belong together, DataError for a failed download.
+    progress bar for a download. Raises UsageError for a network that can't be built or weights that do not fit it,
+    DataError for a failed download.
     """
     return construct
 

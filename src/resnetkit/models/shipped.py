@@ -1,4 +1,4 @@
-"""The models that come with this package. They were trained here, and need no download."""
+"""The model files in this package. They were trained with it, and need no download."""
 
 import json
 from pathlib import Path
@@ -7,25 +7,26 @@ from typing import Any
 from resnetkit.files import HEADER_KEY
 
 FOLDER = Path(__file__).parent / "packaged"
-"""Model files by the name NETWORK-DATA.safetensors, such as resnet20-cifar10: the weights `resnet20:cifar10`."""
+"""The folder of these files, NETWORK-DATA.safetensors. For example, resnet20-cifar10 is the model resnet20:cifar10."""
 
 
 def shipped(network: str) -> dict[str, Path]:
-    """The model files of a row of SPECS in the package, by the name of their weights; empty where there are none."""
+    """Return the package's model files for a row of SPECS, by the name of their weights; empty if it has no files."""
     files = sorted(FOLDER.glob(f"{network}-*.safetensors"))
     return {path.stem.removeprefix(f"{network}-"): path for path in files}
 
 
 def shipped_names() -> list[str]:
-    """Every model in the package, as MODEL takes it: ["resnet20:cifar10", ...]."""
+    """Return the names of all models in the package: ["resnet20:cifar10", ...]."""
     return sorted(path.stem.replace("-", ":", 1) for path in FOLDER.glob("*-*.safetensors"))
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a model file that is known to be sound says of itself, as JSON has it; its weights are not read.
+    """Return the header of a model file as JSON values, without checks and without reading the weights.
 
-    `modelfile.inspect` checks what it reads, for which it needs NumPy.
+    It is for the files in this package only. `modelfile.inspect` checks other files; it needs NumPy, which is slow to
+    import.
     """
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")  # so begins a .safetensors file
+        length = int.from_bytes(file.read(8), "little")  # a .safetensors file begins with its header's length
         return json.loads(json.loads(file.read(length))["__metadata__"][HEADER_KEY])

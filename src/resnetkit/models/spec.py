@@ -1,4 +1,4 @@
-"""Residual networks as data, without torch: `ModelSpec`, one row of `SPECS` per variant, and a row's text form."""
+"""Residual networks as data, without torch: `ModelSpec`, the table `SPECS` of all variants, and their text form."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,10 @@ from resnetkit.models.geometry import (
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A residual network as data; all else about it follows. Raises UsageError for a network that can't be built."""
+    """A residual network as data; sizes and costs are computed from it.
+
+    Raises UsageError for a network that can't be built.
+    """
 
     block: BlockName
     """basic: two 3×3 convolutions; bottleneck: 1×1, 3×3, 1×1 (Fig. 5)."""
@@ -35,33 +38,35 @@ class ModelSpec:
     """Blocks in each stage."""
     stem: StemName = "imagenet"
     """imagenet: 7×7/2 convolution and 3×3/2 max pooling; cifar: one 3×3 convolution; deep: as imagenet, with three 3×3
-    convolutions in place of the 7×7 (ResNet-C, arXiv:1812.01187)."""
+    convolutions instead of the 7×7 (ResNet-C, arXiv:1812.01187)."""
     width: int = 64
     """Channels of the stem and of the first stage; each stage after it doubles them."""
     shortcut: ShortcutName = "B"
-    """Where dimensions change: A zero-padded identity, B projection; C projects everywhere; none: a plain net."""
+    """Shortcut where dimensions change: A zero-padded identity, B projection; C: projections everywhere; none: no
+    shortcuts, a plain net."""
     downsample_in: StridedKernel = "3x3"
     """Which convolution of a bottleneck has the stride: 1x1 in the paper (v1), 3x3 in torchvision (v1.5)."""
     groups: int = 1
     """Groups of a bottleneck's 3×3 convolution (ResNeXt's cardinality)."""
     width_per_group: int = 64
-    """Channels of each of those groups in a stage of 64 planes; 128 makes a wide ResNet."""
+    """Channels of each group in a stage of 64 planes; 128 makes a wide ResNet."""
     dilated: tuple[bool, ...] = ()
-    """For each stage after the first, whether dilation replaces its stride; empty: nowhere."""
+    """For each stage after the first, whether dilation replaces its stride; empty: in no stage."""
     order: OrderName = "post"
-    """post: normalisation and ReLU behind each convolution; pre: before it (arXiv:1603.05027)."""
+    """post: normalisation and ReLU after each convolution; pre: before it (arXiv:1603.05027)."""
     norm: NormName = "batch"
     """batch; group, in 32 groups (arXiv:1803.08494); frozen: batch normalisation as a fixed affine layer."""
     attention: AttentionName = "none"
     """se: squeeze-and-excitation at the end of every residual (arXiv:1709.01507)."""
     pooled_shortcut: bool = False
-    """Whether projections average 2×2 places in place of a stride (ResNet-D, arXiv:1812.01187)."""
+    """Whether projections average 2×2 positions instead of a stride (ResNet-D, arXiv:1812.01187)."""
     blur: int = 0
     """Size of the blur filter that has the strides, against aliasing (arXiv:1904.11486): 0 for none, 3, 5 or 7."""
     drop_path: float = 0.0
-    """Probability to leave out the last block's residual in training; 0 for the first one (arXiv:1603.09382)."""
+    """Probability to leave out the last block's residual in training; it rises linearly from 0 in the first block
+    (arXiv:1603.09382)."""
     classes: int = 1000
-    """Width of the last layer."""
+    """Number of classes, and of outputs of the last layer."""
     in_channels: int = 3
     """Channels of the pictures."""
 
@@ -77,24 +82,24 @@ class ModelSpec:
         for message in wrong_values(self):
             raise UsageError(message)
         if not any(self.dilated):
-            object.__setattr__(self, "dilated", ())  # one spelling, so that equal networks have equal specs
+            object.__setattr__(self, "dilated", ())  # equal networks must have equal specs
         object.__setattr__(self, "drop_path", float(self.drop_path))
         for message in contradictions(self):
             raise UsageError(message)
 
     @property
     def layers(self) -> int:
-        """The paper's depth: weighted layers on the longest path, so without projections."""
+        """The paper's depth: the layers with weights on the longest path, without projections."""
         return 2 + CONVOLUTIONS[self.block] * sum(self.depths)
 
     @property
     def input_size(self) -> int:
-        """Side in pixels of the pictures that the network was designed for; any other works too."""
+        """Side in pixels of the pictures that the network was designed for; any size from `least_size` up works."""
         return STEMS[self.stem].input_size
 
     @property
     def least_size(self) -> int:
-        """Smallest side in pixels of a picture that the network can take."""
+        """Smallest side in pixels of a picture that the network accepts."""
         return least_size(self)
 
     @property
@@ -104,40 +109,43 @@ class ModelSpec:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the picture from one place to the next, for each map that `features` returns."""
+        """Pixels of the picture from one position to the next, for each map that `features` returns."""
         return tuple(stage[-1].reduction for stage in self.stages)
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the picture from one place of the last map to the next; as a change, it sets `dilated`."""
+        """Stride of the last map, in pixels of the picture. Given as a change to `parse_spec`, it sets `dilated`."""
         return self.strides[-1]
 
     @property
     def stages(self) -> tuple[tuple[BlockSpec, ...], ...]:
-        """The blocks of each stage, from the picture to the classes."""
+        """The blocks of each stage, in order."""
         return stages(self)
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers, with the two for each channel of a normalisation that is not frozen."""
+        """Number of trainable parameters, including gains and offsets of normalisations that are not frozen."""
         return sum(part.parameters for part in iter_layers(self)) + (self.channels[-1] + 1) * self.classes
 
     def macs(self, size: int | None = None) -> int:
-        """Multiply-adds of convolutions and classifier for one picture of `size` × `size` pixels (default: input_size).
+        """Return the multiply-adds of convolutions and classifier for one picture; the paper calls them FLOPs.
 
-        The paper calls them FLOPs.
+        The picture has `size` × `size` pixels (default: input_size).
         """
         side = self.input_size if size is None else size
         return sum(part.macs(side) for part in iter_layers(self)) + self.channels[-1] * self.classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them; `from_dict` is the way back."""
+        """Return the fields as JSON values, for `from_dict`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
-        """Make a spec from fields as JSON has them. Raises UsageError for unknown or missing fields or bad values."""
+        """Return the spec with these fields, as JSON values.
+
+        Raises UsageError for unknown or missing fields and for values that are not valid.
+        """
         for name in values:
             if name not in FIELDS:
                 raise _unknown("field", name, FIELDS)
@@ -153,7 +161,7 @@ class ModelSpec:
 
 
 FIELDS = tuple(field.name for field in fields(ModelSpec))
-MOST_LISTED = 12  # names that an error gives beside the nearest one
+MOST_LISTED = 12  # an error lists all known names if they are fewer than this
 CHANGES = (*FIELDS, "output_stride")
 CHOICES = {
     "block": get_args(BlockName),
@@ -216,11 +224,12 @@ SPECS: dict[str, ModelSpec] = {
 
 
 def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
-    """Return a row of SPECS, or a given spec, with changes.
+    """Return a row of SPECS, or the given spec, with changes.
 
-    `model` is a name, and may go on with changes: `resnet20,shortcut=B,depths=3-3-3,classes=100`. `changes` are fields
-    by name, as values (`depths=(3, 3, 3)`) or in the same text form (`depths="3-3-3"`). `output_stride` is one more
-    change: it puts dilation in place of the strides beyond it. Raises UsageError.
+    `model` is a spec, or a name with optional changes: `resnet20,shortcut=B,depths=3-3-3,classes=100`. `changes` are
+    fields by name, as values (`depths=(3, 3, 3)`) or in the same text form (`depths="3-3-3"`). The change
+    `output_stride` sets `dilated`, so that dilation replaces all strides after this total stride. Raises UsageError for
+    an unknown name or a value that is not valid.
     """
     if isinstance(model, str):
         name, *settings = (part.strip() for part in model.split(","))
@@ -230,7 +239,7 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
         for setting in settings:
             field, equals, value = (part.strip() for part in setting.partition("="))
             if not equals:
-                raise UsageError(f'"{setting}" in "{model}" is no change; write field=value, such as classes=10')
+                raise UsageError(f'"{setting}" in "{model}" is not a change; write field=value, such as classes=10')
             if field in changes:
                 raise UsageError(f"{field} is given twice for {name}; give it once")
             changes[field] = value
@@ -243,7 +252,7 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
     if "output_stride" not in values:
         return replace(spec, **values)
     if "dilated" in values:
-        raise UsageError("output_stride says where the net is dilated; give it or dilated, not both")
+        raise UsageError("output_stride and dilated both set the dilation; give one of them")
     wanted = values.pop("output_stride")
     strides = replace(spec, **values | {"dilated": ()}).strides
     if type(wanted) is not int or wanted not in strides:
@@ -252,9 +261,9 @@ def parse_spec(model: str | ModelSpec, **changes: Any) -> ModelSpec:
 
 
 def text_of(spec: ModelSpec, *, without: Sequence[str] = ()) -> str:
-    """The shortest text that `parse_spec` reads as `spec`: the name of a row, and the changes to it.
+    """Return the shortest text that `parse_spec` reads as `spec`: the name of a row, and the changes to it.
 
-    Fields in `without` are left out.
+    The text leaves out the fields in `without`.
     """
     said = [name for name in FIELDS if name not in without]
 
@@ -265,14 +274,14 @@ def text_of(spec: ModelSpec, *, without: Sequence[str] = ()) -> str:
 
 
 def _text(value: Any) -> str:
-    """A field's text form, which `_value` reads."""
+    """Return a field's text form, which `_value` reads."""
     if isinstance(value, tuple):
         return "-".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def describe(model: str | ModelSpec) -> dict[str, str | int | float]:
-    """Return the row of a network in the table of the family, by column."""
+    """Return the row of a network in the table of `resnetkit models`, by column."""
     spec = parse_spec(model)
     return {
         "name": model if isinstance(model, str) else "",
@@ -289,7 +298,7 @@ def describe(model: str | ModelSpec) -> dict[str, str | int | float]:
 
 
 def _value(field: str, given: Any) -> Any:
-    """Read the text form of a field's value; any other value is returned as it is."""
+    """Return the value of a field from its text form; a value that is not text is returned unchanged."""
     if not isinstance(given, str) or field in CHOICES:
         return given
     words = given.split("-") if field in ("depths", "dilated") else [given]
@@ -315,9 +324,10 @@ def _value(field: str, given: Any) -> Any:
 
 
 def nearest_name(given: str, known: Iterable[str]) -> str | None:
-    """The known name most like `given`, if there is one; of names that differ only in a number, the nearest number.
+    """Return the known name that is most similar to `given`, or None.
 
-    So resnet21 gives resnet20, and not resnet32, which has as many letters in common.
+    Among names that differ only in a number, it is the one with the nearest number: resnet20 for resnet21, and not
+    resnet32, which has as many letters in common.
     """
     names = list(known)
     if given not in names and (found := re.fullmatch(r"(\D*)(\d+)(.*)", given)):
@@ -333,7 +343,7 @@ def nearest_name(given: str, known: Iterable[str]) -> str | None:
 
 
 def _unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
-    """Make the error for an unknown word. It names the nearest known one, and all of them if they are few."""
+    """Return the error for an unknown word. It names the nearest known word, and all known words if they are few."""
     by_lower = {word.lower(): word for word in known}
     nearest = nearest_name(str(given).lower(), by_lower)
     hint = f'; did you mean "{by_lower[nearest]}"?' if nearest else "."

@@ -1,4 +1,4 @@
-"""Tensors by name: whether they are those of a network, and how they come into it."""
+"""Tensors by name: comparing them with a network's tensors, checking their values, and putting them into a network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,20 @@ if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet
 
 COUNTER = "num_batches_tracked"
-"""A number beside each batch normalisation that no prediction uses; older PyTorch and other projects have none."""
-VARIANCES = ("running_var", "moving_variance")  # as PyTorch and Keras call them
+"""The end of the name of a batch normalisation's counter. No prediction uses it, and files of older PyTorch versions
+and of other projects do not contain it."""
+VARIANCES = ("running_var", "moving_variance")  # the names in PyTorch and in Keras
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """How tensors differ from those that a network expects, by name and shape; false where they don't."""
+    """The difference in names and shapes between tensors and those of a network. It is false if there is none."""
 
     expected: Mapping[str, tuple[int, ...]]
-    """Shapes by name, in the network's order."""
+    """Shapes of the network's tensors by name, in the network's order."""
     found: Mapping[str, tuple[int, ...]]
+    """Shapes of the given tensors by name."""
 
     @property
     def missing(self) -> list[str]:
@@ -37,14 +39,14 @@ class Misfit:
 
     @property
     def misshaped(self) -> list[str]:
-        """Names that both have, with different shapes."""
+        """Names with two different shapes."""
         return [name for name, shape in self.expected.items() if self.found.get(name, shape) != shape]
 
     def __bool__(self) -> bool:
         return self.expected != self.found
 
     def __str__(self) -> str:
-        """Such as: 216 of 332 tensors differ, first layer1.3.conv1.weight: not in the network."""
+        """Return a text such as: 216 of 332 tensors differ, first layer1.3.conv1.weight: not in the network."""
         wrong = {*self.missing, *self.unexpected, *self.misshaped}
         if not wrong:
             return ""
@@ -60,29 +62,30 @@ class Misfit:
 
 
 def compare(expected: "Mapping[str, Tensor]", tensors: "Mapping[str, Tensor]") -> Misfit:
-    """Compare tensors with those of a network's state dict. Counters count; see `without_counters`."""
+    """Compare tensors with those of a network's state dict. Counters are compared, too; see `without_counters`."""
     return Misfit(_shapes(expected), _shapes(tensors))
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(value, "shape", ())) for name, value in tensors.items()}  # a file may hold other values
+    # A file may contain values without a shape.
+    return {name: tuple(getattr(value, "shape", ())) for name, value in tensors.items()}
 
 
 def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """The tensors less the counters of batches, which some normalisations have and some not."""
+    """Return the tensors without the counters of batches, which only some files contain."""
     return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
 
 
 def fill(net: "ResNet", tensors: "Mapping[str, Tensor]", *, source: str) -> None:
-    """Put `tensors`, which fit, into `net`, in the dtypes of `net`; a net on the meta device gets their memory.
+    """Put `tensors` into `net`, in the dtypes of `net`. Names and shapes must fit; `net` may be on the meta device.
 
-    Raises ModelFileError, with `source`, where a value can't be one of a network: see `wrong_values`.
+    Raises ModelFileError, which names `source`, for values that a network can't use: see `wrong_values`.
     """
     for name, tensor in tensors.items():
         if wrong := wrong_values(name, tensor):
-            raise ModelFileError(f"{source}: {name} holds {wrong}; get weights that are whole")
+            raise ModelFileError(f"{source}: {name} contains {wrong}; get weights that are not damaged")
     types = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-    # Cloned: some kernels round differently at the addresses of a file's tensors than where torch puts its own.
+    # Cloned: some kernels round differently for other memory alignments, which the tensors of a file may have.
     own = {
         name: tensor.detach().to(types.get(name, tensor.dtype)).clone().contiguous() for name, tensor in tensors.items()
     }
@@ -90,9 +93,9 @@ def fill(net: "ResNet", tensors: "Mapping[str, Tensor]", *, source: str) -> None
 
 
 def wrong_values(name: str, tensor: "Tensor") -> str:
-    """What a tensor holds that no network can compute with: "numbers that are not finite"; empty where all is well.
+    """Return a description of the values in a tensor that a network can't use; empty if it has no such values.
 
-    Whole numbers are wrong, too, except in counters; and so are variances below 0, whose root is not a number.
+    These are numbers that are not finite, integer types (except in counters), and variances below 0.
     """
     if COUNTER in name:
         return ""

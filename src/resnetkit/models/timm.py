@@ -1,4 +1,4 @@
-"""timm's published weights on the Hugging Face Hub: which of its networks are rows here, and what their files say."""
+"""timm's published weights on the Hugging Face Hub: the table of its networks, and reading its config.json files."""
 
 import json
 import math
@@ -45,7 +45,7 @@ ARCHITECTURES = {
     "wide_resnet50_2": "wide_resnet50_2",
     "wide_resnet101_2": "wide_resnet101_2",
 }
-"""timm's architecture -> the same network here, whose tensors have the same names and shapes."""
+"""timm's architecture -> the same network here; the tensors have the same names and shapes."""
 
 
 PRE_ACTIVATED = {
@@ -58,7 +58,7 @@ PRE_ACTIVATED = {
 
 @dataclass(frozen=True)
 class TimmConfig:
-    """What a config.json that timm writes beside its weights says."""
+    """The content of the config.json that timm writes next to its weights."""
 
     architecture: str
     """A name in ARCHITECTURES or PRE_ACTIVATED."""
@@ -66,31 +66,31 @@ class TimmConfig:
     """0 for a network without a last layer."""
     channels: int
     preprocess: Preprocess | None
-    """None where it says nothing of pictures."""
+    """None if the file does not describe the preprocessing."""
     labels: object
-    """Class names, a list or by index; None where it names none."""
+    """Class names, as a list or by index; None if the file does not contain them."""
     pretrained: Mapping[str, Any]
-    """All of its pretrained_cfg: licence, tag, address of the training and more."""
+    """The whole pretrained_cfg: licence, tag, address of the training and more."""
 
     @property
     def row(self) -> str:
-        """The same network here, as `parse_spec` takes it."""
+        """The same network here, as text for `parse_spec`."""
         row = (ARCHITECTURES | PRE_ACTIVATED)[self.architecture]
         return row + (f",in_channels={self.channels}" if self.channels != 3 else "")
 
 
 def parse_config(config: Mapping[str, Any], *, where: str) -> TimmConfig:
-    """Read the content of a config.json of timm's; `where` names it in errors.
+    """Read the content of a config.json of timm; `where` names the file in errors.
 
-    Raises UsageError for a network that is no row here, or is changed in a way that no row says; ModelFileError for
-    what timm does not write.
+    Raises UsageError for a network that is not in the tables here, or has changes that they do not contain;
+    ModelFileError for content that timm does not write.
     """
     try:
         architecture, cfg = config["architecture"], config.get("pretrained_cfg") or {}
         known = isinstance(architecture, str) and architecture in ARCHITECTURES | PRE_ACTIVATED
         if not known:
             rows = ", ".join(ARCHITECTURES | PRE_ACTIVATED)
-            raise UsageError(f"{where} describes a {architecture}, which is no row here; these are: {rows}")
+            raise UsageError(f"{where} describes a {architecture}, which is not supported; supported are: {rows}")
         parsed = TimmConfig(
             architecture,
             classes=int(config.get("num_classes", cfg.get("num_classes", 1000))),
@@ -105,33 +105,33 @@ def parse_config(config: Mapping[str, Any], *, where: str) -> TimmConfig:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ModelFileError(
-            f"{where} is not what timm writes (it lacks or breaks {error}); give one that timm wrote"
+            f"{where} is not a config.json of timm (missing or wrong: {error}); give a file that timm wrote"
         ) from error
     for name, value in changes:
         if name not in ("num_classes", "in_chans") and value not in (None, 0, "", "avg"):
-            raise UsageError(f"{where} describes a {architecture} with {name}={value!r}; no row here says that")
+            raise UsageError(f"{where} describes a {architecture} with {name}={value!r}, which is not supported")
     return parsed
 
 
 def timm_weights(repository: str) -> Published:
-    """Read what `repository` (OWNER/NAME on the Hub) says of its weights; they are not downloaded yet.
+    """Return the description of the weights in `repository` (OWNER/NAME on the Hub); they are not downloaded yet.
 
-    Raises what `parse_config` raises, and DataError where the repository can't be had.
+    Raises the errors of `parse_config`, and DataError if the repository can't be reached.
     """
     path = fetch_from_hub(repository, "config.json")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelFileError(f"{path} is no JSON ({error}); get it anew") from error
+        raise ModelFileError(f"{path} is not JSON ({error}); download it again") from error
     config = parse_config(content, where=repository)
     if config.architecture in PRE_ACTIVATED:
         raise UsageError(
-            f"{repository} holds a {config.architecture}, whose tensors have other names than here; download its "
+            f"{repository} contains a {config.architecture}, whose tensors have other names than here; download its "
             f"{WEIGHTS_FILE} and config.json into a folder, and: resnetkit convert {WEIGHTS_FILE}"
         )
     if config.preprocess is None:
         raise ModelFileError(
-            f"{repository} does not say how pictures are prepared (input_size in {path}); give another"
+            f"{repository} does not describe the preprocessing (input_size in {path}); give another repository"
         )
     return Published(
         name=repository,
@@ -149,16 +149,16 @@ def timm_weights(repository: str) -> Published:
 
 
 def preprocess_of(cfg: Mapping[str, Any], *, where: str) -> Preprocess:
-    """The preprocessing of a `pretrained_cfg`, as timm's own validation does it at the size of the training.
+    """Return the preprocessing of a `pretrained_cfg`, as in timm's validation at the size of the training.
 
-    Raises UsageError for what Preprocess can't say: other crops than the centre's, inputs that are not square;
-    ValueError, KeyError or TypeError for what timm does not write.
+    Raises UsageError for preprocessing that Preprocess does not support: other crops than the centre crop, inputs that
+    are not square; ValueError, KeyError or TypeError for content that timm does not write.
     """
     channels, height, width = cfg["input_size"]
     if height != width:
-        raise UsageError(f"{where}: inputs of {height}x{width} pixels; only squares can be made")
+        raise UsageError(f"{where}: inputs of {height}x{width} pixels; only square inputs are supported")
     if cfg.get("crop_mode", "center") != "center":
-        raise UsageError(f"{where}: crop_mode is {cfg['crop_mode']}; only the centre can be cut")
+        raise UsageError(f"{where}: crop_mode is {cfg['crop_mode']}; only center is supported")
     resize = math.floor(height / cfg["crop_pct"])
     mean, std, mode = tuple(cfg["mean"]), tuple(cfg["std"]), "L" if channels == 1 else "RGB"
     try:
@@ -168,7 +168,7 @@ def preprocess_of(cfg: Mapping[str, Any], *, where: str) -> Preprocess:
 
 
 def _class_names(labels: object, classes: int) -> tuple[str, ...]:
-    """Class names that the repository gives, a list or by index; else ImageNet's for 1,000 classes; else numbers."""
+    """Return the repository's class names, if it has any; else ImageNet's for 1,000 classes; else numbers."""
     if isinstance(labels, Mapping):
         labels = [labels.get(str(index), str(index)) for index in range(classes)]
     if isinstance(labels, Sequence) and len(labels) == classes:

@@ -1,4 +1,4 @@
-"""Published weights into a network: found by name, downloaded, checked, and refused where they do not fit."""
+"""Loading published weights into a network: finding them by name, downloading them, and checking that they fit."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,20 +27,23 @@ def find_weights(network: str, weights: object) -> Published:
     """Return the published weights of `network` that `weights` names.
 
     `weights` is a name in `published(network)`, "DEFAULT" (torchvision's choice, the most accurate), a member of
-    torchvision's enumeration, or a repository of timm's on the Hugging Face Hub. Raises UsageError with what there is.
+    torchvision's enumeration, or a repository of timm's on the Hugging Face Hub. Raises UsageError, which lists the
+    available weights, if there are none with this name.
     """
     if isinstance(weights, str) and (Path(weights).is_file() or weights.endswith((".pth", ".pt", ".safetensors"))):
-        raise UsageError(f"{weights} is a file: open it with resnetkit.load, after resnetkit convert if it is not ours")
+        raise UsageError(
+            f"{weights} is a file: open a model file with resnetkit.load, and convert others first (resnetkit convert)"
+        )
     if isinstance(weights, str) and "/" in weights:
         return _fitting(network, timm_weights(weights.removeprefix(HUB)))
     known = published(network)
     if not known:
         asked = "" if weights == "DEFAULT" else f" {weights!s}"
         own = [f"{network}:{name}" for name in shipped(network)] or shipped_names()
-        ours = f"this package brings {', '.join(own)}, " if own else ""
+        ours = f"this package contains {', '.join(own)}, " if own else ""
         raise UsageError(
-            f"{network} has no published weights{asked}; {ours}torchvision has some of {', '.join(IN_TORCHVISION)}, "
-            f"and timm more, such as hf:timm/resnet50.a1_in1k"
+            f"{network} has no published weights{asked}; {ours}torchvision has weights for "
+            f"{', '.join(IN_TORCHVISION)}, and timm has more, such as hf:timm/resnet50.a1_in1k"
         )
     if isinstance(weights, str):
         from torchvision.models import get_model_weights
@@ -48,7 +51,7 @@ def find_weights(network: str, weights: object) -> Published:
         name = get_model_weights(network)["DEFAULT"].name if weights == "DEFAULT" else weights
         if name in known:
             return known[name]
-    else:  # a member of an enumeration; its address tells whether it is one of this network
+    else:  # a member of an enumeration; it belongs to this network if its address does
         for row in known.values():
             if row.url == getattr(weights, "url", None):
                 return row
@@ -58,45 +61,49 @@ def find_weights(network: str, weights: object) -> Published:
 
 
 def chosen_weights(network: str, *, pretrained: bool, weights: object) -> Published | None:
-    """The weights that a constructor's arguments ask for; `pretrained` means torchvision's first ones, as there."""
+    """Return the weights that a constructor's arguments name, or None.
+
+    `pretrained` means IMAGENET1K_V1, as in torchvision. Raises UsageError if the arguments are wrong or contradict each
+    other.
+    """
     if not isinstance(pretrained, bool):
         raise UsageError(
             f"{network}: `pretrained` is {pretrained!r}; it takes true or false. Give `weights`={pretrained!r}"
         )
     if pretrained and weights is not None:
-        raise UsageError(f"{network}: `pretrained` and `weights` both say what to load; give `weights` alone")
+        raise UsageError(f"{network}: `pretrained` and `weights` both name weights; give only `weights`")
     if pretrained:
         return find_weights(network, "IMAGENET1K_V1")
     return None if weights is None else find_weights(network, weights)
 
 
 def check_fits(spec: ModelSpec, weights: Published) -> None:
-    """Raise UsageError, before anything is downloaded, where a network can't take these weights.
+    """Raise UsageError if these weights do not fit the network of `spec`; it is called before a download.
 
-    Dilation changes no tensor, so it may differ.
+    Dilation may differ, since it changes no tensor.
     """
     if spec.classes != weights.spec.classes:
         raise UsageError(
-            f"{weights.name} has {weights.spec.classes} classes, not {spec.classes}. Load it with all of them and put "
-            f"a new fc in its place, or fine-tune with resnetkit train DATA --init"
+            f"{weights.name} has {weights.spec.classes} classes, not {spec.classes}. Load it with all of them and "
+            f"replace the layer fc, or fine-tune with resnetkit train DATA --init"
         )
     if replace(spec, dilated=()) != replace(weights.spec, dilated=()):
         differing = [name for name, value in vars(spec).items() if value != getattr(weights.spec, name)]
         raise UsageError(
-            f"{weights.name} is for another network: {', '.join(differing)} differ; leave them as they are"
+            f"{weights.name} is for another network: {', '.join(differing)} differ; do not change these fields"
         )
 
 
 def load_published(net: "ResNet", weights: Published, *, progress: bool = True) -> None:
-    """Put published weights into `net`, downloaded and checked first unless they are in the cache; all must fit.
+    """Put published weights into `net`; they are downloaded and checked unless they are in the cache.
 
-    Raises UsageError where the network is another one, DataError for a failed download, ModelFileError for a broken
+    Raises UsageError if they are for another network, DataError for a failed download, ModelFileError for a broken
     file.
     """
     check_fits(net.spec, weights)
     tensors = _tensors(weights, progress=progress)
     if misfit := compare(without_counters(net.state_dict()), without_counters(tensors)):
-        raise ModelFileError(f"{weights.name} does not fit: {misfit}. Get the file anew")
+        raise ModelFileError(f"{weights.name} does not fit: {misfit}. Download the file again")
     fill(net, tensors, source=weights.name)
 
 
@@ -109,7 +116,7 @@ def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); get it anew") from error
+            raise ModelFileError(f"{path} is not a whole .safetensors file ({error}); download it again") from error
     from pickle import UnpicklingError
 
     import torch
@@ -120,14 +127,16 @@ def _tensors(weights: Published, *, progress: bool) -> "Mapping[str, Tensor]":
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).partition("\n")[0]
-        raise ModelFileError(f"{path} holds no weights that torch can read without running code: {reason}") from error
+        raise ModelFileError(
+            f"{path} contains no weights that torch can read without running code: {reason}"
+        ) from error
     if not isinstance(tensors, Mapping):
-        raise ModelFileError(f"{path} holds {type_of(tensors)}, not tensors by name")
+        raise ModelFileError(f"{path} contains {type_of(tensors)}, not tensors by name")
     return tensors
 
 
 def _fitting(network: str, weights: Published) -> Published:
-    """Return the weights if they are of that network, whatever its number of classes. Raises UsageError."""
+    """Return `weights`. Raises UsageError if they are for another network; the number of classes may differ."""
     if replace(parse_spec(network), classes=1) != replace(weights.spec, classes=1):
-        raise UsageError(f"{weights.name} holds no {network}; load it as {HUB}{weights.name}")
+        raise UsageError(f"{weights.name} does not contain a {network}; load it as {HUB}{weights.name}")
     return weights

@@ -1,4 +1,4 @@
-"""Training: recipes as rows, one loop, one evaluation. Also the verb: `resnetkit.train(recipe, "cifar10")`."""
+"""Training: recipes, one loop, run folders. The module can be called as a function: `resnetkit.train(recipe, data)`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 def train(
     recipe: "Recipe", data: "str | Path | Dataset", *, out: str | Path | None = None, quiet: bool = False
 ) -> "TrainResult":
-    """Train as `recipe` says on `data`, and leave a run folder.
+    """Train a network with `recipe` on `data`, write a run folder, and return the result.
 
         recipe = rk.Recipe(model="resnet18", epochs=10, init="resnet18:IMAGENET1K_V1")  # or rk.RECIPES["cifar10"]
         result = rk.train(recipe, "photos")
         rk.Predictor(result.model)("cat.jpg")
 
-    `data` is cifar10, cifar100, a folder (<class>/<picture>, or train, val and test with such folders in them), a CSV
-    file (path,label) or a Dataset. `out` is the run folder, by default runs/<model>-<data>-<time>; it gets
-    best.safetensors, last.safetensors, recipe.yaml, metrics.jsonl, curves.png, report.html, log.txt and the state that
-    `rk.resume` goes on from. `quiet` prints nothing.
+    `data` is cifar10, cifar100, a folder (<class>/<picture>, or train, val and test folders that contain class
+    folders), a CSV file (path,label) or a Dataset. `out` is the run folder, by default runs/<model>-<data>-<time>. The
+    run writes into it: best.safetensors, last.safetensors, recipe.yaml, metrics.jsonl, curves.png, report.html, log.txt
+    and state.pt, from which `rk.resume` continues. With `quiet`, nothing is printed.
 
-    Raises InterruptedTrainingError, once the state is saved, after a SIGINT, SIGTERM or SIGHUP, or where nobody reads
-    any more what it says on standard error; TrainingError when the loss is no longer finite or a file can't be written;
-    UsageError and DataError for a recipe and data that don't go together.
+    Raises InterruptedTrainingError, after the state is saved, on SIGINT, SIGTERM or SIGHUP, or when the reader of
+    standard error has closed it; TrainingError when the loss is no longer finite or a file can't be written; UsageError
+    and DataError when the recipe and the data do not fit together.
     """
     from resnetkit.train.run import start
 

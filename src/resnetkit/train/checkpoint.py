@@ -1,4 +1,4 @@
-"""A run's folder, and the training state in it: everything that a run needs to go on as if it had never stopped."""
+"""The run folder and the training state in it, from which a run resumes with the same weights, bit for bit."""
 
 import io
 import pickle
@@ -21,9 +21,9 @@ from resnetkit.train.task import Measured
 
 STATE_VERSION = 2
 EARLIER_VERSIONS = (1,)
-"""Of states that can still be read."""
+"""Earlier versions of the state that can still be read."""
 EARLIER_NAMES = {"errors": "scores", "warmup_wrong": "warmup_counts", "window_wrong": "window_counts"}
-"""Fields of Position as version 1 called them."""
+"""Names of fields of Position in version 1, with today's names."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Model file of the latest evaluation that was saved with the state; at the end, of the last one."""
+        """Model file of the last evaluation, as far as the state was saved after it; at the end, of the last one."""
         return self.path / "last.safetensors"
 
     @property
@@ -49,51 +49,51 @@ class RunFolder:
 
     @property
     def recipe(self) -> Path:
-        """The recipe and what it was run on."""
+        """The recipe, and the data and machine of the run."""
         return self.path / "recipe.yaml"
 
     @property
     def metrics(self) -> Path:
-        """One JSON document a line: training and validation metrics."""
+        """Training and validation metrics, one JSON document per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def curves(self) -> Path:
-        """Error and learning rate over the run."""
+        """Plot of error and learning rate over the run."""
         return self.path / "curves.png"
 
     @property
     def report(self) -> Path:
-        """The finished run as a page."""
+        """HTML report of the finished run."""
         return self.path / "report.html"
 
     @property
     def log(self) -> Path:
-        """What was printed."""
+        """Copy of the printed lines."""
         return self.path / "log.txt"
 
     def refuse_existing(self) -> None:
-        """Raise TrainingError where there is something in the folder already, but for what a start that failed left."""
+        """Raise TrainingError if the folder contains files, other than those that a failed start leaves."""
         left_by_a_start = {".lock", self.log.name}
         if self.path.exists() and (
             not self.path.is_dir() or any(path.name not in left_by_a_start for path in self.path.iterdir())
         ):
             raise TrainingError(
-                f"{self.path} is there already. Give another `out`, or go on with: "
+                f"{self.path} exists already. Give another `out`, or go on with: "
                 f"resnetkit train --resume {shell(self.path)}"
             )
 
     def create(self) -> None:
-        """Make the folder."""
+        """Create the folder. Raises TrainingError if that fails."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{self.path} can't be made: {error.strerror}. Give another `out`.") from error
 
     def create_beside(self) -> "RunFolder":
-        """Make the folder and return it; where it is there already, the first of <name>-2, <name>-3, ... that is not.
+        """Create the folder and return it; if it exists, the first of <name>-2, <name>-3, ... that does not exist.
 
-        Of several runs that start at the same time, each gets its own.
+        Runs that start at the same time get different folders. Raises TrainingError if that fails.
         """
         RunFolder(self.path.parent).create()
         run, number = self, 1
@@ -110,13 +110,16 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process, and sweep out half-written files; TrainingError where it is held."""
+        """Lock the folder for this process, and remove incomplete files.
+
+        Raises TrainingError if another process has locked it.
+        """
         with (self.path / ".lock").open("w") as lock:
             try:
                 import fcntl
 
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # Windows has no flock: two runs in one folder are then the user's own care.
+            except ImportError:  # Windows has no flock: there, users must not start two runs in one folder.
                 pass
             except OSError as error:
                 raise TrainingError(f"{self.path} is in use by another process; wait for it, or stop it") from error
@@ -127,44 +130,44 @@ class RunFolder:
 
 @dataclass
 class Position:
-    """Where a run is: plain values, saved with the weights."""
+    """The position of a run: plain values, saved with the weights."""
 
     plan: Plan
     step: int = 0
     """Optimiser steps done."""
     epoch: int = 0
     next_batch: int = 0
-    """First batch of `epoch` that was not seen yet."""
+    """First batch of `epoch` that was not trained on yet."""
     images: int = 0
-    """Pictures trained on."""
+    """Number of pictures trained on, repetitions included."""
     training_seconds: float = 0.0
     """Time spent on training steps."""
     seconds: float = 0.0
-    """Time spent in all, evaluations and savings included."""
+    """Total time, including evaluations and saving."""
     warming_up: bool = False
     scores: list[float] = field(default_factory=list)
-    """The task's score at every evaluation so far; what a plateau is told by."""
+    """The task's score at every evaluation so far; the plateau schedule uses them."""
     best: dict[str, Any] = field(default_factory=dict)
     """Metrics of the best model file."""
     evaluation_seconds: float = 0.0
-    """What the last evaluation took, with the saving after it."""
+    """Time of the last evaluation, including the saving after it."""
     evaluation_due: bool = False
-    """Whether the evaluation after `step` is still to be made."""
+    """Whether an evaluation must follow `step` and is not done yet."""
     warmup_counts: dict[str, int] = field(default_factory=dict)
     warmup_images: int = 0
-    """Sums since the warm-up was last reconsidered; counts by the task's names."""
+    """Counts (by the task's names) and pictures since the end of the warm-up was last checked."""
     window_loss: float = 0.0
     window_counts: dict[str, int] = field(default_factory=dict)
     window_images: int = 0
-    """Sums since the last line of training metrics."""
+    """Sum of losses, counts and pictures since the last line of training metrics."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Position":
-        """The reverse of to_dict; also of the first version's."""
+        """Return the position with these values, from `to_dict` of this version or of version 1."""
         values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
         for name in ("warmup_counts", "window_counts"):
             if isinstance(values[name], int):
@@ -183,9 +186,9 @@ def save_state(
     ema: AveragedModel | None,
     best: Measured | None,
 ) -> None:
-    """Write the whole training state to one file, so that its parts can't disagree.
+    """Write the whole training state to one file, so that its parts always fit together.
 
-    `best` is what was measured of the best model file, where it is known.
+    `best` is the validation result of the best model file; None if it is not known.
     """
     state = {
         "version": STATE_VERSION,
@@ -198,7 +201,7 @@ def save_state(
         "device_rng": device_rng(net),
         "best": None if best is None else dict(best.details),
     }
-    # Not straight into the file: where that fails, torch hides the reason behind one of its own.
+    # If writing directly into the file fails, torch replaces the system's error by one without the reason.
     content = io.BytesIO()
     torch.save(state, content)
     with whole_file(path) as file:
@@ -206,7 +209,7 @@ def save_state(
 
 
 def device_rng(net: nn.Module) -> Tensor | None:
-    """State of the random generator of the GPU that `net` is on; None on a CPU, whose generator is torch's own."""
+    """Return the state of the random generator of the GPU that `net` is on; None on a CPU, which uses torch's own."""
     device = next(net.parameters()).device
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
@@ -219,12 +222,15 @@ class State:
     header: Header
     position: Position
     tensors: dict[str, Any]
-    """State dicts of net, optimizer and ema, and the random generators' states."""
+    """State dicts of net, optimizer and ema, and the states of the random generators."""
     best: Measured | None
-    """What was measured of the best model file; None where it is not known."""
+    """Validation result of the best model file; None if it is not known."""
 
     def restore(self, *, net: nn.Module, optimizer: torch.optim.Optimizer, ema: AveragedModel | None) -> None:
-        """Put weights, moments, averages and the random generators back; TrainingError where they do not fit."""
+        """Restore the weights, the optimiser, the moving average and the random generators.
+
+        Raises TrainingError if the state does not fit them.
+        """
         try:
             net.load_state_dict(self.tensors["net"])
             optimizer.load_state_dict(self.tensors["optimizer"])
@@ -232,19 +238,22 @@ class State:
                 ema.load_state_dict(self.tensors["ema"])
             torch.set_rng_state(self.tensors["rng"])
             device = next(net.parameters()).device
-            generator = self.tensors.get("device_rng")  # not there in states of earlier versions
+            generator = self.tensors.get("device_rng")  # states of earlier versions do not contain it
             if generator is not None and device.type == "cuda":
                 torch.cuda.set_rng_state(generator, device)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TrainingError(f"{self.path} does not fit the run; start anew with another `out`") from error
+            raise TrainingError(f"{self.path} does not fit the run; start a new run with another `out`") from error
 
 
 def load_state(path: Path) -> State:
-    """Read a saved state, running no code from the file; TrainingError where it is broken."""
+    """Read a saved state, without running code from the file.
+
+    Raises TrainingError if the file is broken or from another version.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] not in (STATE_VERSION, *EARLIER_VERSIONS):
-            raise TrainingError(f"{path} was written by another version of resnetkit; resume with that one")
+            raise TrainingError(f"{path} was written by another version of resnetkit; resume with that version")
         header = Header.from_json(state["header"], source=str(path))
         position = Position.from_dict(state["position"])
         best = Measured(position.best, state["best"]) if state.get("best") else None
@@ -258,4 +267,4 @@ def load_state(path: Path) -> State:
         AttributeError,
         EOFError,
     ) as error:
-        raise TrainingError(f"{path} is broken and can't be resumed from; start anew with another `out`") from error
+        raise TrainingError(f"{path} is broken, so the run can't resume; start a new one with another `out`") from error

@@ -1,4 +1,4 @@
-"""The task of telling classes apart: what a recipe and a data set come to, and one label per picture learnt."""
+"""Classification as a training task: one label per picture. `prepare` makes the task from a recipe and a data set."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
@@ -38,12 +38,12 @@ from resnetkit.train.preparation import choose_augment, choose_preprocess
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import Measured, Step
 
-LEAST_EVALUATED = 8  # pictures at a time; else as many as in a step, so that a stop waits no longer than for that
+LEAST_EVALUATED = 8  # pictures in a batch of the validation
 
 
 @dataclass(frozen=True)
 class Classification:
-    """A Task: cross-entropy is learnt, and the validation's top-1 error says which model is the best."""
+    """A Task that minimises cross-entropy; the best model is the one with the lowest validation top-1 error."""
 
     net: ResNet
     header: Header
@@ -55,7 +55,7 @@ class Classification:
     precision: str
     normalize: Normalize
     forward: Forward
-    """The network in training: normalised images to logits."""
+    """The network in training: normalised images (N, C, H, W) to logits (N, classes)."""
     computed_by: str
     recompute: bool
     counts: tuple[str, ...] = ("error",)
@@ -63,37 +63,40 @@ class Classification:
 
     @property
     def title(self) -> str:
-        """Model and data."""
+        """Title of the curves and of the report: model and data."""
         return f"{self.recipe.model} on {self.header.data['name']}"
 
     @property
     def training_pictures(self) -> int:
-        """Pictures in an epoch."""
+        """Number of pictures in an epoch."""
         return len(self.loader.samples)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return len(self.loader)
 
     @property
     def validation_pictures(self) -> int:
-        """Pictures in a validation."""
+        """Number of pictures in a validation."""
         return len(self.val) if self.val is not None else 0
 
     @cached_property
     def validated_at_once(self) -> int:
-        """As many as in a step, so that a stop waits no longer than for that; at most what memory is promised for."""
+        """Number of pictures in a batch of the validation: those of a training batch, if memory allows it.
+
+        So a stop during validation waits about as long as one during training.
+        """
         return min(
             max(self.recipe.batch_size, LEAST_EVALUATED), evaluation_batch(self.net, self.header.preprocess.size)
         )
 
     def augment(self, progress: float) -> Augment:
-        """How the pictures of a step are varied."""
+        """The augmentation at `progress` (0 to 1) of the run."""
         return choose_augment(self.recipe, self.header.preprocess, progress)
 
     def batches(self, epoch: int, first_batch: int, progress: Callable[[], float]) -> Generator[Batch]:
-        """Augmented pictures; ends early where `progress` calls for another augmentation."""
+        """Yield batches of augmented pictures; end early when `progress` requires another augmentation."""
         augment = self.augment(progress())
         with closing(self.loader.epoch(epoch, first_batch, augment=augment)) as batches:
             for batch in batches:
@@ -102,17 +105,17 @@ class Classification:
                     return
 
     def early_cost(self, progress: float) -> float:
-        """A step is taken to cost as its pixels."""
+        """Relative cost of a step at `progress`: its number of pixels over that of a step at full size."""
         preprocess = self.header.preprocess
         return (self.augment(progress).side(preprocess) / preprocess.size) ** 2
 
     def train_mode(self) -> None:
-        """Batch norm takes its statistics from the batch, but for what is frozen."""
+        """Set training mode: batch norm uses the statistics of the batch, except in frozen parts."""
         self.net.train()
         freeze(self.net, self.recipe.freeze)
 
     def step(self, batch: Batch, *, pictures: int) -> Step:
-        """Cross-entropy in nats, with the recipe's label smoothing; counts the pictures whose best class is wrong."""
+        """Return the cross-entropy in nats, with label smoothing, and the number of wrong top-1 predictions."""
         labels = batch.labels.to(self.device)
         logits = self.forward(self.normalize(batch.images))
         mean = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
@@ -120,7 +123,7 @@ class Classification:
         return Step(len(batch) / pictures * mean, {"error": int(wrong)})
 
     def validate(self, net: nn.Module, advance: Advance) -> Measured | None:
-        """Top-1 error in percent and cross-entropy in nats, in float32, on the validation pictures."""
+        """Return top-1 error in percent and cross-entropy in nats on the validation pictures, computed in float32."""
         if self.val is None:
             return None
         evaluation = evaluate_net(
@@ -144,7 +147,7 @@ class Classification:
         save(path, _resnet(net), replace(self.header, metrics=metrics))
 
     def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
-        """Write errors, curves, classes and confusions as a page."""
+        """Write errors, curves, classes and confusions as an HTML page."""
         write_report(
             path,
             header,
@@ -156,12 +159,12 @@ class Classification:
         )
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:
-        """Files that could not be decoded, each with the reason."""
+        """Return the files that could not be decoded, each with the reason."""
         validated = Evaluation.from_state(measured.details).unreadable if measured else {}
         return {**self.loader.unreadable, **validated}
 
     def example(self, pictures: int) -> Batch:
-        """Pictures of noise, all of the first class."""
+        """Return a batch of noise, all labels 0."""
         return Batch(
             images=some_pictures(self.header.preprocess, pictures),
             labels=torch.zeros(pictures, dtype=torch.int64),
@@ -170,17 +173,17 @@ class Classification:
         )
 
     def validate_example(self, pictures: int) -> None:
-        """Compute logits in float32."""
+        """Compute logits in float32 for pictures of noise."""
         self.net.eval()
         with torch.no_grad(), exact_float32():
             self.net(self.normalize(some_pictures(self.header.preprocess, pictures))).sum().item()
 
 
 def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> Classification:
-    """Build the network, the preprocessing and the loader that `recipe` asks for on `dataset`.
+    """Build the task of `recipe` on `dataset`: network, preprocessing, loader and the way a step is computed.
 
-    `header` is that of a run that goes on: its network and preprocessing hold, and `recipe.init` is not read again.
-    Raises UsageError and DataError for a recipe and data that don't go together.
+    `header` is that of a resumed run. Its network and preprocessing are used, and `recipe.init` is not read again.
+    Raises UsageError and DataError when the recipe and the data do not fit together.
     """
     if dataset.train is None or not len(dataset.train):
         raise DataError(f"{dataset.name} has no training pictures; expected {dataset.name}/train/<class>/<image>")
@@ -188,7 +191,7 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> C
         only = f"{dataset.name} has one class ({dataset.classes[0]})"
         raise DataError(f"{only}; a classifier needs two or more")
     if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
-        raise UsageError("`schedule` plateau watches the validation error, and there are no validation pictures")
+        raise UsageError("`schedule` plateau needs a validation error, and there are no validation pictures")
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -207,8 +210,8 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> C
         copy_weights(start, net, dataset.classes)
     freeze(net, recipe.freeze)
     precision = choose_precision(recipe.precision, device)
-    smallest = min(recipe.batch_size, len(dataset.train))  # of an epoch: a last batch that is not full is dropped
-    refuse_single_values(net, batch_size=smallest, size=augment.side(preprocess))
+    actual_batch = min(recipe.batch_size, len(dataset.train))  # an incomplete last batch is dropped
+    refuse_single_values(net, batch_size=actual_batch, size=augment.side(preprocess))
     need = training_need(
         net,
         batch_size=recipe.batch_size,
@@ -262,20 +265,20 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> C
 
 
 def _pictures(train: Samples, start: Model | None) -> dict[str, Any]:
-    """What the model file keeps to recognise what trained it: these pictures, and those of the first weights."""
+    """The record of training pictures for the model file: `train`, and the pictures that trained the first weights."""
     earlier = start.header.data.get("pictures") if start else None
     return record(train, *([earlier] if earlier else []))
 
 
 def _resnet(net: nn.Module) -> ResNet:
-    """`net` itself, known to be a residual network; a moving average keeps it as a plain module."""
+    """Return `net` with the type ResNet; AveragedModel declares its network as a plain module."""
     if not isinstance(net, ResNet):
-        raise TypeError(f"a classifier here is a ResNet, not a {type(net).__name__}")
+        raise TypeError(f"`net` must be a ResNet, not a {type(net).__name__}")
     return net
 
 
 def some_pictures(preprocess: Preprocess, count: int) -> Tensor:
-    """Pictures of noise, uint8 (count, channels, size, size), from a generator of their own."""
+    """Return pictures of noise, uint8 (count, channels, size, size); torch's global generator is not used."""
     side, noise = preprocess.size, torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, side, side, preprocess.channels), dtype=torch.uint8, generator=noise)
     return pixels.permute(0, 3, 1, 2)

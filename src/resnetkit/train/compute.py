@@ -15,7 +15,7 @@ from resnetkit.train.fused import FusedNet, why_not
 from resnetkit.train.recipe import Recipe
 
 PAYS_FROM_STEPS, PAYS_FROM_MINUTES = 20_000, 30.0
-"""The shortest run for which torch.compile, which takes a minute, pays off where our kernels do not serve."""
+"""Shortest run for which torch.compile, which takes a minute, saves time, if our kernels do not support the network."""
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -29,10 +29,11 @@ def choose_forward(
     recompute: bool = False,
     steps: int | None = None,
 ) -> tuple[Forward, str]:
-    """Return the function that training calls, from normalised images (float32) to logits, and its name for people.
+    """Return the network's forward pass in training, and the name of the way it is computed.
 
-    `steps` is the length of the whole run, where it is known (`Recipe.total_steps`). Raises UsageError where the recipe
-    asks for something that can't compute this network.
+    The function maps normalised images, float32 (n, channels, h, w), to logits (n, classes). The names are kernels,
+    torch.compile and eager. `steps` is the length of the whole run (`Recipe.total_steps`), None if it is not known.
+    Raises UsageError if the recipe's `compile` does not support this network.
     """
     dtype = getattr(torch, precision)
     if recipe.compile in ("auto", "kernels"):
@@ -40,11 +41,11 @@ def choose_forward(
         if reason is None:
             return FusedNet(net, dtype, recompute=recompute), "kernels"
         if recipe.compile == "kernels":
-            raise UsageError(f"`compile` kernels can't serve this network: {reason}. Give `compile` auto")
+            raise UsageError(f"`compile` kernels does not support this network: {reason}. Give `compile` auto")
     if recipe.compile == "inductor" and recompute:
         raise UsageError(
-            "`compile` inductor can't compute blocks again, by `recompute` on or because their maps don't fit into "
-            f"memory. Give `compile` auto, or `recompute` off and a smaller `batch_size` than {recipe.batch_size}"
+            "`compile` inductor can't compute maps again, which `recompute` on or too little memory requires here. "
+            f"Give `compile` auto, or `recompute` off and a smaller `batch_size` than {recipe.batch_size}"
         )
     forward: Forward = Recomputed(net) if recompute else net
     name = "eager"
@@ -53,8 +54,8 @@ def choose_forward(
 
     def in_precision(images: Tensor) -> Tensor:
         if name == "torch.compile":
-            # Without this, a second picture size would be compiled for all sizes, and a run that is resumed after it
-            # would get other bits.
+            # Without this, a second picture size would be compiled with dynamic shapes, and a run that is resumed after
+            # the change of size would get other bits.
             torch._dynamo.mark_static(images, [2, 3])
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return forward(images)
@@ -63,16 +64,16 @@ def choose_forward(
 
 
 def _pays(recipe: Recipe, device: torch.device, steps: int | None) -> bool:
-    """Whether the run is long enough for torch.compile. A resumed run decides the same, from recipe and data alone."""
+    """Return whether the run is long enough for torch.compile. A resumed run gets the same answer."""
     if device.type == "cpu" and find_compiler() is None:
         return False
     return (steps or 0) >= PAYS_FROM_STEPS or (recipe.minutes or 0) >= PAYS_FROM_MINUTES
 
 
 def refuse_single_values(net: ResNet, *, batch_size: int, size: int) -> None:
-    """Raise UsageError where a batch of pictures of `size` × `size` has a single value per channel for a batch norm.
+    """Raise UsageError if a batch of pictures of `size` × `size` gives a batch norm only one value per channel.
 
-    That value is its own mean, so the norm's output is its bias for every picture, and no layer before it learns.
+    This value equals the mean, so the norm's output is its bias for every picture, and no layer before it learns.
     """
     if batch_size > 1:
         return
@@ -80,13 +81,13 @@ def refuse_single_values(net: ResNet, *, batch_size: int, size: int) -> None:
     trained = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     if any(shapes[norm][2:].numel() == 1 for norm in trained if norm in shapes):
         raise UsageError(
-            f"one picture of {size} × {size} in a batch leaves batch norm a single value per channel, so nothing is "
+            f"one picture of {size} × {size} in a batch gives batch norm a single value per channel, so nothing is "
             "learnt; give a larger `batch_size` (with at least as many pictures), or a larger `size`"
         )
 
 
 class Recomputed:
-    """A network that keeps only the input of each block for the backward pass, and runs the block again there.
+    """A network that keeps only the input of each block, and runs the block again in the backward pass.
 
     See arXiv:1604.06174.
     """
@@ -106,15 +107,15 @@ def _run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The contexts of a block's first run and of its second one."""
+    """Return the contexts of a block's first and second run."""
     return nullcontext(), _uncounted(block)
 
 
 @contextmanager
 def _uncounted(block: nn.Module) -> Generator[None]:
-    """Give the batch no weight in the running statistics, since the first run has counted it.
+    """Leave the running statistics unchanged, since the first run has counted the batch.
 
-    Batch norm still gets the statistics: the second run must save the same tensors as the first.
+    Batch norm still receives the statistics: the second run must save the same tensors as the first.
     """
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -1,14 +1,15 @@
-"""What to do about numbers that are not finite."""
+"""Advice for a run whose loss or weights are not finite."""
 
 from resnetkit.train.recipe import Recipe
 
 
 def mend(recipe: Recipe, precision: str, *, first: bool) -> str:
-    """What to change; `first` where no step was taken yet, so that the learning rate is not to blame."""
+    """Return the advice for a message; with `first`, no step was taken yet, so the learning rate is not the cause."""
     if first and precision == "bfloat16":
-        return "No step is behind, so it is not the rate: give `precision` float32."
+        return "No step was taken, so the learning rate is not the cause: give `precision` float32."
     if first:
-        return f"No step is behind, so it is not the rate: mend {recipe.init or 'the pictures'}, or start from others."
+        cause = f"the weights in {recipe.init}" if recipe.init else "the pictures"
+        return f"No step was taken, so the learning rate is not the cause: check {cause}, or use others."
     rates = "`muon_lr` and `lr`" if recipe.optimizer == "muon" else "`lr`"
     clip = min(1.0, recipe.gradient_clip / 2 or 1.0)
     ways = [

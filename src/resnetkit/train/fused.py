@@ -1,7 +1,7 @@
-"""A network's forward and backward pass by our kernels: all that follows a convolution takes one pass over memory.
+"""A network's forward and backward pass by our kernels: normalisation, addition and ReLU are one pass over memory.
 
-Maps have one precision and channels_last memory from the stem to the last stage. Parameters, their gradients and all
-sums are float32. The network is not changed: it keeps its modules, parameters and buffers.
+From the stem to the last stage, feature maps have one precision and channels_last memory. Parameters, their gradients
+and all sums are float32. The network is not changed: it keeps its modules, parameters and buffers.
 """
 
 from collections.abc import Sequence
@@ -29,34 +29,36 @@ class Unit(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the backward pass of a unit needs.
-
-    Its input, the convolution's output with its mean and inverse deviation, and the unit's output.
-    """
+    """The tensors that the backward pass of a unit needs."""
 
     x: Tensor
+    """Input (n, channels, h, w)."""
     y: Tensor
+    """Output of the convolution (n, outputs, h, w)."""
     mean: Tensor
+    """Mean of y per channel, float32 (outputs,)."""
     inverse_std: Tensor
+    """1 over the standard deviation of y per channel, float32 (outputs,)."""
     z: Tensor
+    """Output of the unit, in the shape of y."""
 
 
 class FusedNet:
-    """A network in training, as a function of normalised images. Raises ValueError where `why_not` gives a reason.
+    """A network in training, as a function of normalised images. Raises ValueError if `why_not` returns a reason.
 
-    `dtype` is the type of the maps, float32 or bfloat16. With `recompute`, the maps inside a block are computed again
-    in the backward pass instead of being kept (arXiv:1604.06174).
+    `dtype` is the type of the maps, float32 or bfloat16. With `recompute`, the maps inside a block are not kept but
+    computed again in the backward pass (arXiv:1604.06174).
     """
 
     def __init__(self, net: ResNet, dtype: torch.dtype, *, recompute: bool = False) -> None:
         if reason := why_not(net):
-            raise ValueError(f"the kernels don't serve this network: {reason}")
+            raise ValueError(f"the kernels don't support this network: {reason}")
         self.net, self.dtype = net, dtype
         self.stem = FusedUnits([_unit(net.conv1, net.bn1)])
         self.blocks = [FusedBlock(block, recompute=recompute) for block in _blocks(net)]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (n, channels, h, w) to float32 logits (n, classes)."""
+        """Map images, float32 (n, channels, h, w), to logits, float32 (n, classes)."""
         x = images.to(self.dtype, memory_format=torch.channels_last)
         x = self.net.maxpool(self.stem(x))
         for block in self.blocks:
@@ -65,7 +67,7 @@ class FusedNet:
 
 
 class FusedBlock:
-    """A block, of a class in FUSED_BLOCKS."""
+    """A block by our kernels; its class is in FUSED_BLOCKS."""
 
     def __init__(self, block: BasicBlock | Bottleneck, *, recompute: bool) -> None:
         units = [_unit(block.conv1, block.bn1), _unit(block.conv2, block.bn2)]
@@ -77,7 +79,7 @@ class FusedBlock:
         self.residual = FusedUnits(units, shortcut=None if projects else shortcut, recompute=recompute)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """A map to a map, both in the net's precision."""
+        """Map a feature map (n, channels, h, w) to the block's output, both in the network's precision."""
         return self.residual(x, self.projection(x) if self.projection else None)
 
 
@@ -91,14 +93,14 @@ class FusedUnits:
         self.units, self.shortcut, self.recompute = tuple(units), shortcut, recompute
 
     def __call__(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
-        """A map to a map. `beside` is the output of a shortcut that was computed elsewhere."""
+        """Map the input (n, channels, h, w) to the output. `beside` is the output of the projection, or None."""
         if not self.units[0].norm.training:
             return self.frozen(x, self.shortcut(x) if self.shortcut else beside)
         parameters = [p for conv, norm, _ in self.units for p in (conv.weight, norm.weight, norm.bias)]
         return _Units.apply(self, x, beside, *parameters)
 
     def frozen(self, x: Tensor, beside: Tensor | None) -> Tensor:
-        """The same for frozen units, which normalise by their running statistics."""
+        """Compute the output of frozen units, which normalise by their running statistics."""
         for number, (conv, norm, relu) in enumerate(self.units):
             x = norm(_convolve(conv, x).float()).to(x.dtype)
             if beside is not None and number == len(self.units) - 1:
@@ -107,13 +109,13 @@ class FusedUnits:
         return x
 
     def origins(self) -> list[Tensor]:
-        """For each unit, a copy of its running mean: the value that is subtracted before moments are summed."""
+        """Return a copy of each unit's running mean, which is subtracted before moments are summed, for accuracy."""
         return [norm.running_mean.clone() for _, norm, _ in self.units if norm.running_mean is not None]
 
     def forward(
         self, x: Tensor, beside: Tensor | None, origins: Sequence[Tensor], *, update: bool = False
     ) -> list[Kept]:
-        """Compute every unit's maps. `update` counts the batch in the running statistics."""
+        """Compute every unit's maps. With `update`, the batch changes the running statistics."""
         if self.shortcut:
             beside = self.shortcut(x)
         if beside is not None:
@@ -136,7 +138,11 @@ class FusedUnits:
     def backward(
         self, number: int, grad: Tensor, kept: Kept, *, adds: bool, input_too: bool, added: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
-        """Return the gradients of a unit's input (plus `added`), of what was beside it, and of its parameters."""
+        """Return the gradients of a unit's input, of the shortcut's output, and of its weight, gain and bias.
+
+        `number` is the unit's index, `grad` the gradient of its output. `adds` says that the last unit adds a
+        shortcut. Without `input_too`, the first gradient may be None. `added` is added to the first gradient.
+        """
         (conv, norm, relu), (x, y, mean, inverse_std, z) = self.units[number], kept
         beside = adds and number == len(self.units) - 1
         if kernels.winograd_serves(conv, x):
@@ -151,7 +157,7 @@ class FusedUnits:
 
 
 class _Units(torch.autograd.Function):
-    """FusedUnits as an operation that autograd knows."""
+    """FusedUnits as an autograd function."""
 
     @staticmethod
     # pyrefly: ignore[bad-override]
@@ -197,9 +203,9 @@ class _Units(torch.autograd.Function):
 
 
 def why_not(net: ResNet) -> str | None:
-    """Say why the kernels can't train this network on this machine; None if they can."""
+    """Return the reason why the kernels can't train this network on this machine; None if they can."""
     if library() is None:
-        return "the kernels are off (resnetkit doctor says why)"
+        return "the kernels are off (resnetkit doctor gives the reason)"
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     blocks, spec = _blocks(net), net.spec
     if type(net.conv1) is not nn.Conv2d or type(net.bn1) is not nn.BatchNorm2d:
@@ -212,11 +218,11 @@ def why_not(net: ResNet) -> str | None:
         return "its shortcuts pool"
     convolutions = sum(isinstance(module, nn.Conv2d) for module in net.modules())
     if len(norms) != convolutions or any(type(norm) is not nn.BatchNorm2d for norm in norms):
-        return "a convolution is without batch norm"
+        return "a convolution has no batch norm"
     if any(isinstance(module, nn.Conv2d) and module.bias is not None for module in net.modules()):
         return "a convolution has a bias"
     if any(norm.momentum is None or not norm.affine or not norm.track_running_stats for norm in norms):
-        return "its batch norm is not the usual one"
+        return "its batch norm has no momentum, parameters or running statistics"
     if any(norm.num_features % kernels.LANES for norm in norms):
         return f"its channels are not multiples of {kernels.LANES}"
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in net.parameters()):
@@ -225,13 +231,13 @@ def why_not(net: ResNet) -> str | None:
 
 
 def _blocks(net: ResNet) -> list[BasicBlock | Bottleneck]:
-    """The blocks whose class is in FUSED_BLOCKS, in their order."""
+    """Return the blocks whose class is in FUSED_BLOCKS, in their order."""
     return [block for block in net.blocks if isinstance(block, BasicBlock | Bottleneck) and type(block) in FUSED_BLOCKS]
 
 
 def _unit(conv: nn.Module, norm: nn.Module, *, relu: bool = True) -> Unit:
     if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-        raise TypeError(f"{type(conv).__name__} and {type(norm).__name__} are no convolution with batch norm")
+        raise TypeError(f"{type(conv).__name__} and {type(norm).__name__} are not a convolution with batch norm")
     return Unit(conv, norm, relu)
 
 
@@ -243,7 +249,10 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def _convolution_gradients(
     conv: nn.Conv2d, x: Tensor, grad: Tensor, *, input_too: bool, beside: Tensor | None
 ) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients of the input (if wanted, with `beside` added) and of the weight, from the output's."""
+    """Return the gradients of the input and of the weight, from the gradient `grad` of the output.
+
+    The gradient of the input is None without `input_too`; `beside` is added to it.
+    """
     if kernels.strided_serves(conv, x):
         grad_x, grad_weight = kernels.strided_gradients(grad, x, conv, input_too=input_too)
         return grad_x if grad_x is None or beside is None else grad_x.add_(beside), grad_weight

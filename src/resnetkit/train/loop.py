@@ -22,13 +22,13 @@ from resnetkit.train.recipe import Recipe
 from resnetkit.train.signals import CLOSED_PIPE, Signals
 from resnetkit.train.task import Batch, Measured, Task
 
-WARMUP_STEPS = 50  # over which the training error that ends a warm-up is counted
+WARMUP_STEPS = 50  # the training error that ends a warm-up is measured over this many steps
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves
-SAVE_APART = 10.0  # seconds: evaluations that follow each other faster are not saved one by one
+SAVE_APART = 10.0  # seconds; after an evaluation, a state is saved if the last one is at least this old
 
 
 class InterruptedTrainingError(TrainingError):
-    """The run was asked to stop, and saved its state first."""
+    """The run was stopped, by a signal or because nobody reads its output."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -36,11 +36,11 @@ class InterruptedTrainingError(TrainingError):
 
 
 class StoppedEvaluationError(Exception):
-    """An evaluation was given up, since the run is asked to stop."""
+    """An evaluation ended early because the run must stop."""
 
 
 class Training:
-    """One run: its task, its optimiser, and how far it is."""
+    """A run in progress: its task, its optimiser, and its position."""
 
     def __init__(
         self,
@@ -52,7 +52,11 @@ class Training:
         started: float,
         cost: Cost | None = None,
     ) -> None:
-        """`cost` is what was measured before a run on the clock, if it was."""
+        """Begin at step 0; `restore` goes to a saved state.
+
+        `started` is the time.monotonic() from which the recipe's minutes count. `cost` holds the times that were
+        measured before a run with `minutes`, if they were measured.
+        """
         self.task, self.recipe, self.run, self.monitor = task, recipe, run, monitor
         self.optimizer = make_optimizer(task.net, recipe, kernels=task.computed_by == "kernels")
         self.ema = (
@@ -66,7 +70,7 @@ class Training:
         total = recipe.total_steps(task.batches_per_epoch)
         plan = Pace.UNKNOWN if total is None else Plan.of_length(total)
         if recipe.warmup_lr and "error" not in task.counts:
-            raise UsageError("`warmup_lr` holds until the training error is low, and this task counts none; give 0")
+            raise UsageError("`warmup_lr` needs a training error, and this task counts no error; give `warmup_lr` 0")
         self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
         evaluation_share = 0.5 * task.validation_pictures / (recipe.batch_size * recipe.accumulate)
@@ -86,19 +90,23 @@ class Training:
         if cost:
             self.position.evaluation_seconds = cost.picture_seconds * task.validation_pictures
         self.best_measured: Measured | None = None
-        """What was measured of the best model file, where it is known."""
+        """Validation result of the best model file; None if it is not known."""
         self.lr = recipe.lr
-        """The rate of the last step."""
+        """Learning rate of the last step."""
         self.row: dict[str, Any] = {}
         """Metrics of the last evaluation."""
         self.started = started
         self.went_on = self.started, 0
-        """When this process took its first step, and after how many of the run."""
+        """Time (time.monotonic()) and step at which this process began to train."""
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
         self.drawn_at = -math.inf
 
     def go_on(self, signals: Signals) -> None:
-        """Train from the present position to the end of the plan."""
+        """Train from the present position to the end of the plan.
+
+        Raises InterruptedTrainingError, after the state is saved, when `signals` received a signal or standard error is
+        closed; TrainingError when the loss or the weights are not finite.
+        """
         here = self.position
         self.monitor.say(
             f"{self.recipe.model}: {sum(p.numel() for p in self.task.net.parameters()):,} parameters, "
@@ -116,7 +124,7 @@ class Training:
         def asked_to_stop() -> int:
             return signals.received or (CLOSED_PIPE if self.monitor.closed else 0)
 
-        # A run that was stopped in an evaluation, or just before it, goes on with that.
+        # A run that was stopped during an evaluation, or just before it, continues with this evaluation.
         while here.evaluation_due or here.step < here.plan.total_steps:
             evaluating = here.evaluation_due
             if evaluating:
@@ -144,7 +152,7 @@ class Training:
         batches.close()
 
     def take_step(self, batches: list[Batch]) -> None:
-        """Take one step, fit the plan to the clock, and say whether an evaluation is due."""
+        """Take one step, fit the plan to the clock, set `evaluation_due`, and log."""
         here, tick, self.lr = self.position, time.monotonic(), self.learning_rate()
         self.descend(batches, self.lr)
         took = time.monotonic() - tick
@@ -163,12 +171,12 @@ class Training:
         self.show()
         if here.warming_up:
             self.reconsider_warmup()
-        # With the first step and each evaluation, curves of short runs have lines, too.
+        # The first step and each evaluation are logged too, so that short runs have curves.
         if here.evaluation_due or here.step == 1 or here.step % self.recipe.log_every == 0:
             self.log()
 
     def descend(self, batches: list[Batch], lr: float) -> None:
-        """Take one step of the optimiser on the gradients of `batches`, and count it."""
+        """Take one optimiser step on the gradients of `batches`, and add it to the counts of the position."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         here, pictures = self.position, sum(map(len, batches))
@@ -192,11 +200,11 @@ class Training:
         here.warmup_images += pictures
 
     def progress(self) -> float:
-        """The share of the run that is behind, 0 to 1."""
+        """Return the share of the run that is done, 0 to 1."""
         return self.position.plan.progress(self.position.step)
 
     def learning_rate(self) -> float:
-        """The rate of the next step."""
+        """Return the learning rate of the next step."""
         here = self.position
         if here.warming_up:
             return self.recipe.warmup_lr
@@ -204,7 +212,7 @@ class Training:
         return learning_rate(self.recipe, self.progress(), drops=drops)
 
     def reconsider_warmup(self) -> None:
-        """End the warm-up when the training error over the last WARMUP_STEPS is low enough."""
+        """End the warm-up when the training error over the last WARMUP_STEPS steps is low enough."""
         here = self.position
         if here.step % WARMUP_STEPS:
             return
@@ -216,26 +224,26 @@ class Training:
             self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
 
     def refuse_infinite(self, loss: float, lr: float) -> None:
-        """Stop, before anything of it is saved, when the loss is not finite."""
+        """Raise TrainingError when the loss is not finite, before the optimiser's step."""
         if not math.isfinite(loss):
             self.diverged(f"the loss is {loss}", self.position.step + 1, lr)
 
     def refuse_broken_weights(self) -> None:
-        """Stop when the last step left weights that are not finite, which must not be saved."""
+        """Raise TrainingError when weights are not finite; they must not be saved."""
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
             self.diverged("weights are no longer finite", self.position.step, self.lr)
 
     def diverged(self, what: str, step: int, lr: float) -> None:
-        """Raise TrainingError with the mend."""
+        """Raise TrainingError with a suggested fix."""
         first = step == 1 and what.startswith("the loss")
-        kept = f" What was saved last is whole: {self.run.path}" if self.run.state.exists() else ""
+        kept = f" The last saved state is intact: {self.run.path}" if self.run.state.exists() else ""
         raise TrainingError(
             f"{what} at step {step}, with learning rate {lr:.4g}. "
             f"{mend(self.recipe, self.task.precision, first=first)}{kept}"
         )
 
     def elapsed(self) -> float:
-        """Seconds since the run began, those of earlier processes included."""
+        """Return the seconds since the run began, including the time in earlier processes."""
         return self.position.seconds + time.monotonic() - self.started
 
     def show(self) -> None:
@@ -250,14 +258,14 @@ class Training:
         )
 
     def trained(self) -> dict[str, float]:
-        """Loss, and percentages of what is counted, over the steps since the last line of training metrics."""
+        """Return the mean loss and the counts in percent, over the steps since the last line of training metrics."""
         here = self.position
         counts = {name: here.window_counts.get(name, 0) for name in self.task.counts}
         shares = {f"{name}_percent": 100 * count / here.window_images for name, count in counts.items()}
         return {"loss": here.window_loss / here.window_images, **shares}
 
     def left_seconds(self) -> float | None:
-        """Seconds until the run is done; None where it is not known."""
+        """Return the estimated seconds until the run is done."""
         if self.recipe.minutes:
             return 60 * self.recipe.minutes - self.elapsed()
         began, first = self.went_on
@@ -266,7 +274,7 @@ class Training:
         return each * (here.plan.total_steps - here.step)
 
     def log(self) -> None:
-        """Write a line of training metrics over the steps since the last one, and begin a new window."""
+        """Write a line of training metrics over the steps since the last line, and begin a new window."""
         here = self.position
         if not here.window_images:
             return
@@ -284,9 +292,10 @@ class Training:
         here.window_counts.clear()
 
     def evaluate(self, asked_to_stop: Callable[[], int]) -> None:
-        """Measure the weights on the validation pictures; write the best model file if it is, and the curves at times.
+        """Measure the weights on the validation pictures; write best.safetensors if they are the best so far.
 
-        Raises StoppedEvaluationError between two batches; the run is then as it was before.
+        Also draws the curves, at most every DRAW_EVERY seconds. `asked_to_stop` returns the number of a received
+        signal, or 0. Raises StoppedEvaluationError between two batches; the run is then as it was before.
         """
         here, task, began = self.position, self.task, time.monotonic()
         self.refuse_broken_weights()
@@ -308,7 +317,7 @@ class Training:
             self.draw()
 
     def validate(self, net: nn.Module, doing: str, asked_to_stop: Callable[[], int]) -> Measured | None:
-        """Measure `net`, shown as `doing`. Raises StoppedEvaluationError between two batches."""
+        """Measure `net`; the progress bar shows the text `doing`. Raises StoppedEvaluationError between two batches."""
         if not self.task.validation_pictures:
             return None
         seen = self.monitor.doing(doing, self.task.validation_pictures, "pictures")
@@ -321,7 +330,7 @@ class Training:
         return self.task.validate(net, advance)
 
     def averaged(self) -> nn.Module:
-        """The network to keep: the moving average if there is one."""
+        """Return the network to evaluate and save: the moving average if there is one, else the network in training."""
         return self.task.net if self.ema is None else self.ema.module
 
     def draw(self) -> None:
@@ -330,11 +339,11 @@ class Training:
         self.drawn_at = time.monotonic()
 
     def write_last(self) -> None:
-        """Write last.safetensors, as it was evaluated just now."""
+        """Write last.safetensors with the metrics of the last evaluation."""
         self.task.save(self.run.last, self.averaged(), self.row)
 
     def save(self) -> None:
-        """Write the training state."""
+        """Write state.pt, the training state."""
         self.refuse_broken_weights()
         began = time.monotonic()
         save_state(
@@ -356,21 +365,24 @@ class Training:
         self.best_measured = state.best
         if self.pace and here.step:
             self.pace.step_seconds = here.training_seconds / here.step
-        # The file may be of a later evaluation than the state. Then it holds: a run on the clock may not come there
-        # again, and another one writes it again as it is.
-        kept = inspect(self.run.best).metrics if self.run.best.exists() else {}
-        if kept != here.best:
-            here.best, self.best_measured = dict(kept), None
+        # best.safetensors may be from a later evaluation than the state. It is kept: a run with `minutes` may not reach
+        # that step again, and every other run reaches it with the same weights.
+        in_file = inspect(self.run.best).metrics if self.run.best.exists() else {}
+        if in_file != here.best:
+            here.best, self.best_measured = dict(in_file), None
         self.monitor.forget_after(here.step, evaluated=not here.evaluation_due)
         self.monitor.say(f"going on after step {here.step}")
 
     def epochs(self) -> float:
-        """Passes over the training pictures so far."""
+        """Return the passes over the training pictures so far, as a fraction."""
         return round(self.position.epoch + self.position.next_batch / self.task.batches_per_epoch, 3)
 
 
 def draw(task: Task[Any], here: Position, count: int, *, progress: Callable[[], float]) -> Generator[list[Batch]]:
-    """Yield `count` batches at a time, for ever, from `here` on; `here` moves with them."""
+    """Yield lists of `count` batches without end, from position `here` on; `here` is moved forward with each batch.
+
+    Raises DataError when no training picture can be read.
+    """
     group: list[Batch] = []
     while True:
         began = here.next_batch
@@ -382,7 +394,7 @@ def draw(task: Task[Any], here: Position, count: int, *, progress: Callable[[], 
                 group = []
         if not here.next_batch:
             raise DataError(
-                f"not one of {task.training_pictures} training pictures can be read; see resnetkit data check"
+                f"none of the {task.training_pictures} training pictures can be read; see resnetkit data check"
             )
-        if here.next_batch in (began, task.batches_per_epoch):  # and not only other batches from here on
+        if here.next_batch in (began, task.batches_per_epoch):  # else the generator ended early, within the epoch
             here.epoch, here.next_batch = here.epoch + 1, 0

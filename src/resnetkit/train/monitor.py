@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes: a progress bar or plain lines, metrics.jsonl, log.txt, curves.png."""
+"""The output of a run in progress: a progress bar or plain lines, metrics.jsonl, log.txt and curves.png."""
 
 import json
 import logging
@@ -14,13 +14,13 @@ from resnetkit.progress import Advance, Display, Far
 from resnetkit.train.checkpoint import RunFolder
 
 PERCENT = "_percent"
-"""Ends the names of percentages."""
+"""The end of a percentage's name."""
 FEW_POINTS = 50
-"""Up to so many rows of metrics are marked in the curves, one by one: a line through one of them would not be seen."""
+"""Curves with up to this many points show each point; a line through a single point would not be visible."""
 
 
 class Monitor:
-    """Shows and records one run."""
+    """Prints and records the progress of one run."""
 
     def __init__(self, run: RunFolder, *, quiet: bool = False) -> None:
         self.run = run
@@ -49,11 +49,11 @@ class Monitor:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody reads any more what is said: the pipe is closed."""
+        """Whether standard error is a pipe that its reader has closed."""
         return self._display.closed
 
     def say(self, text: str) -> None:
-        """Print a line above the bar, and log it."""
+        """Print a line above the progress bar, and write it to log.txt."""
         self._logger.info(printable(text))
 
     def show(
@@ -65,7 +65,7 @@ class Monitor:
         images_per_second: float,
         left_seconds: float | None,
     ) -> None:
-        """Bring the bar up to date, or print a plain line when it is time for one."""
+        """Update the progress bar, or print a plain line when it is time for one."""
         shown = [
             f"{name.removesuffix(PERCENT)} {value:.1f} %" if name.endswith(PERCENT) else f"{name} {value:.3f}"
             for name, value in values.items()
@@ -74,7 +74,7 @@ class Monitor:
         self._display.show(Far("", step, total, "steps", left_seconds, note))
 
     def doing(self, what: str, total: int | None = None, unit: str = "") -> Advance:
-        """Show other work than steps, until the next step."""
+        """Show the progress of work other than steps, until the next step. Call the result with each count done."""
         return self._display.counter(what, total, unit)
 
     def record(self, row: dict[str, Any]) -> None:
@@ -83,9 +83,9 @@ class Monitor:
             file.write(json.dumps(row) + "\n")
 
     def forget_after(self, step: int, *, evaluated: bool = True) -> None:
-        """Drop the rows that a resumed run is going to write again, and a line that was cut short.
+        """Remove the rows of metrics.jsonl that a resumed run will write again, and an incomplete last line.
 
-        Without `evaluated`, those are also that of the evaluation after `step`.
+        Without `evaluated`, the row of the evaluation after `step` is also removed.
         """
         rows = [
             row
@@ -96,7 +96,7 @@ class Monitor:
 
 
 class AboveBar(logging.Handler):
-    """Prints what is logged where it does not disturb a progress bar."""
+    """A logging handler that prints messages above the progress bar."""
 
     def __init__(self, display: Display) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class AboveBar(logging.Handler):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, without a last line that was cut short; none where there is no file."""
+    """Return the rows of a metrics.jsonl, without an incomplete last line; an empty list if there is no file."""
     rows: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -119,7 +119,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def spoken(values: Mapping[str, float], *, first: str) -> str:
-    """Measured values in words, beginning with `first`, such as `error 5.20 %, loss 0.1834`; without whole numbers."""
+    """Return the float values as text, beginning with `first`, such as `error 5.20 %, loss 0.1834`."""
     names = sorted((name for name, value in values.items() if isinstance(value, float)), key=lambda name: name != first)
     return ", ".join(
         f"{name.removesuffix(PERCENT)} {values[name]:.2f} %" if name.endswith(PERCENT) else f"{name} {values[name]:.4f}"
@@ -128,9 +128,9 @@ def spoken(values: Mapping[str, float], *, first: str) -> str:
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path, *, score: str, title: str) -> None:
-    """Draw a value over the steps, in training and validation, and the learning rate below it, as a PNG.
+    """Draw a value in training and validation over the steps, and the learning rate below it, as a PNG file.
 
-    `score` names the value: error_percent, say.
+    `score` is the name of the value in the rows, for example error_percent.
     """
     import io
 
@@ -156,7 +156,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, score: str, title: st
             marker="o" if len(val) <= FEW_POINTS else "",
         )
     upper.set(ylabel=f"{score.removesuffix(PERCENT)} (%)" if score.endswith(PERCENT) else score, ylim=(0, None))
-    upper.set_title(title, parse_math=False)  # a path with a $ twice in it is no formula
+    upper.set_title(title, parse_math=False)  # a path that contains two $ is not a formula
     upper.grid(alpha=0.3)
     upper.legend()
     rate.plot(steps, [row["lr"] for row in train], color="tab:gray", marker=mark)
@@ -166,7 +166,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, score: str, title: st
     rate.grid(alpha=0.3)
     picture = io.BytesIO()
     with warnings.catch_warnings():
-        # The title may have letters that the font lacks; they are drawn as boxes.
+        # The title may have letters that the font does not contain; they are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         canvas.print_png(picture)
     write_whole(path, picture.getvalue())

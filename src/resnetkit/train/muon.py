@@ -1,8 +1,8 @@
-"""Muon: momentum that is made an orthogonal matrix before each step (Jordan et al. 2024).
+"""Muon: the momentum is replaced by the nearest orthogonal matrix before each step (Jordan et al. 2024).
 
 https://kellerjordan.github.io/posts/muon
 
-torch.optim.Muon takes matrices only. This one takes the weights of convolutions, and trains the others by SGD.
+torch.optim.Muon accepts matrices only. This class accepts the weights of convolutions, and trains the others by SGD.
 """
 
 from collections import defaultdict
@@ -16,19 +16,20 @@ from torch.optim.optimizer import ParamsT
 from resnetkit.kernels import operations
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial a·x + b·x³ + c·x⁵. Applied a few times, it brings singular values in (0, 1] near 1."""
+"""The coefficients of a·x + b·x³ + c·x⁵. A few iterations of it bring singular values in (0, 1] near 1."""
 ITERATIONS = 3
-"""Fewer than for large matrices: singular values from 0.3 to 1.3 are near enough to 1."""
+"""Number of iterations, fewer than for large matrices: singular values from 0.3 to 1.3 are near enough to 1."""
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum. In groups with `orthogonal=True`, steps go along the orthogonal matrix nearest to it.
+    """SGD with Nesterov momentum. In groups with `orthogonal=True`, the orthogonal matrix nearest to it is the step.
 
-    In these groups a weight (outputs, ...) is taken as a matrix of `outputs` rows. It keeps the norm that it has at the
-    first step, since batch norm behind a convolution cancels every factor. The rate `lr × scale` is for a weight whose
-    norm is sqrt(outputs), which has rows of length 1; other weights get it in proportion to their norm. A weight that
-    starts at zero gets the steps of that norm, and grows until it has it. `weight_decay`, an L2 penalty, is for the
-    other groups. With `kernels`, matrices are made orthogonal by our kernels where these support them.
+    In these groups a weight (outputs, ...) is treated as a matrix of `outputs` rows. Its norm stays the same as at the
+    first step, since batch norm after a convolution cancels every factor. The learning rate is `lr × scale` for a
+    weight whose norm is sqrt(outputs), that is, whose rows have length 1 on average; it is proportional to the norm
+    for other weights. A weight that starts at zero gets steps for the norm sqrt(outputs), and grows until it has this
+    norm. `weight_decay`, an L2 penalty, acts in the other groups only. With `kernels`, our kernels make those matrices
+    orthogonal that they support.
     """
 
     def __init__(self, params: ParamsT, *, lr: float, momentum: float, kernels: bool = False) -> None:
@@ -70,13 +71,13 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(steps, torch._foreach_div(norms, [len(weight) ** 0.5 for weight in weights]))
             factors = torch._foreach_div(norms, torch._foreach_norm(weights))
             for weight, factor in zip(weights, factors, strict=True):
-                if self.state[weight].get("grows"):  # states of earlier versions have no such entry
+                if self.state[weight].get("grows"):  # states of earlier versions do not have this entry
                     factor.clamp_(max=1)
             torch._foreach_mul_(weights, factors)
         torch._foreach_add_(weights, steps, alpha=-rate)
 
     def _orthogonal(self, steps: Sequence[Tensor]) -> list[Tensor]:
-        """Do what `orthogonal` does. The kernels, where they are used, overwrite `steps`."""
+        """Return the same as the function `orthogonal`. The kernels, if they are used, overwrite `steps`."""
         served = [step for step in steps if self.kernels and operations.orthogonal_serves(step)]
         if served:
             operations.orthogonal(served, coefficients=COEFFICIENTS, iterations=ITERATIONS)
@@ -88,7 +89,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return tensors of the same shapes whose singular values are near 1, by Newton-Schulz iterations.
 
-    Each tensor is taken as a matrix: its first dimension by all others. The iteration x ← (a + b·g + c·g²)·x with
+    Each tensor is treated as a matrix: its first dimension by all others. The iteration x ← (a + b·g + c·g²)·x with
     g = x·xᵀ multiplies x from one side only, so it is enough to iterate the small matrix g.
     """
     # In channels_last memory the second dimension is the last one; the order of a matrix's columns does not matter.

@@ -1,4 +1,4 @@
-"""The optimiser's parameter groups, learning rates as pure functions of a run's progress, and how long a run is."""
+"""The optimiser and its parameter groups, the learning-rate schedules, and the plan and pace of a run."""
 
 import math
 from collections import deque
@@ -14,15 +14,16 @@ from resnetkit.train.recipe import Recipe
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe, *, kernels: bool = False) -> torch.optim.Optimizer:
-    """Make the optimiser for the weights of `net` that are not frozen, with or without decay on batch norm and biases.
+    """Return the recipe's optimiser for the weights of `net` that are not frozen.
 
-    Muon trains all convolutions but the first, and the rest by SGD. With `kernels`, it uses our kernels.
+    With `optimizer` muon, all convolutions except the first get orthogonal steps, other weights SGD. With `kernels`,
+    Muon uses our kernels.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     orthogonal: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
         convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-        # Convolutions with a bias (squeeze-and-excitation) have no normalisation behind them: their scale matters.
+        # Convolutions with a bias (squeeze-and-excitation) have no normalisation after them: their scale matters.
         free = {id(c.weight) for c in convolutions[1:] if c.bias is None}
         orthogonal = [p for p in trained if id(p) in free]
     taken = set(map(id, orthogonal))
@@ -46,37 +47,37 @@ def make_optimizer(net: nn.Module, recipe: Recipe, *, kernels: bool = False) -> 
 class Plan:
     """The progress of a run, from 0 to 1, at each step: straight lines through `knots`.
 
-    A knot is (step, progress); the last one is (total steps, 1). A run of known length has two knots. A run of a given
-    time gets new ones as it learns how long a step takes.
+    A knot is (step, progress); the last one is (total steps, 1). A run of known length has two knots. A run with
+    `minutes` gets new knots as the measured time of a step changes.
     """
 
     knots: tuple[tuple[int, float], ...]
 
     @classmethod
     def of_length(cls, total_steps: int) -> "Plan":
-        """The plan of a run whose length is known."""
+        """Return the plan of a run whose length is known."""
         return cls(((0, 0.0), (total_steps, 1.0)))
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return self.knots[-1][0]
 
     def progress(self, step: int) -> float:
-        """The share of the run that is done after `step` steps, 0 to 1."""
+        """Return the share of the run that is done after `step` steps, 0 to 1."""
         for (first, start), (last, end) in zip(self.knots, self.knots[1:], strict=False):
             if step < last:
                 return start + (end - start) * (step - first) / (last - first)
         return 1.0
 
     def until(self, total_steps: int, *, step: int) -> "Plan":
-        """The same plan up to `step`, and from there a straight line to the new end."""
+        """Return the same plan up to `step`, and from there a straight line to the new end."""
         behind = tuple(knot for knot in self.knots if knot[0] < step)
         return Plan((*behind, (step, self.progress(step)), (max(total_steps, step + 1), 1.0)))
 
 
 def learning_rate(recipe: Recipe, progress: float, *, drops: int = 0) -> float:
-    """The learning rate at `progress` (0 to 1) of the run; `drops` is the number of plateaus so far."""
+    """Return the learning rate at `progress` (0 to 1) of the run; `drops` is the number of plateaus so far."""
     match recipe.schedule:
         case "one-cycle":
             rising = progress / recipe.peak_at
@@ -107,7 +108,7 @@ def plateaus(errors: Sequence[float], *, patience: int) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """How long training and evaluation take on this machine."""
+    """The time of training and evaluation on this machine."""
 
     step_seconds: float
     """Seconds for a step of the optimiser."""
@@ -116,16 +117,16 @@ class Cost:
 
 
 class Pace:
-    """Fits a run into a given time: measures how long a step takes, and moves the end of the plan accordingly."""
+    """Fits a run into a given time: it averages the time of a step, and moves the end of the plan accordingly."""
 
     UNKNOWN = Plan.of_length(1_000_000_000)
     """The plan while the time of a step is not known; its progress stays practically zero."""
     LATELY = 200
     """Number of steps over which the time of a step is averaged."""
     CLOSING_SECONDS = 1.5
-    """For the curves and the report, which come after the last evaluation and its files."""
+    """Time that is reserved for the curves and the report at the end."""
     EVALUATIONS = 0.2
-    """Largest share of the time that the evaluations before the last one may take."""
+    """Largest share of the time for the evaluations before the last one."""
 
     def __init__(
         self,
@@ -137,10 +138,11 @@ class Pace:
         early_cost: float = 1.0,
         step_seconds: float = 0.0,
     ) -> None:
-        """`evaluation_share` is the first guess of an evaluation's time, as a multiple of a training step's.
+        """Make the pace of a run of `minutes`.
 
-        Until the share `early_until` of the run is done, a step is assumed to take `early_cost` times as long as a
-        later one; the later ones are then measured. `step_seconds` is the first guess for a later step; 0 is no guess.
+        `evaluation_share` is the first guess of an evaluation's time, as a multiple of a training step's. Until the
+        share `early_until` of the run is done, a step is assumed to take `early_cost` times as long as a later one;
+        afterwards the later steps are measured. `step_seconds` is the first guess for a later step; 0 is no guess.
         """
         self.budget_seconds = 60 * minutes
         self.steps_per_evaluation = steps_per_evaluation
@@ -153,7 +155,7 @@ class Pace:
         self._fitted: tuple[int, float] | None = None
 
     def begin(self, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
-        """The plan before the first step, from the guess of a step's time."""
+        """Return the plan before the first step, from the guess of a step's time; UNKNOWN if there is no guess."""
         if not self.step_seconds:
             return Pace.UNKNOWN
         self._fitted = 0, elapsed_seconds
@@ -162,8 +164,8 @@ class Pace:
     def step(self, seconds: float, progress: float = 0.0) -> None:
         """Record how long the training step after `progress` took.
 
-        The first two steps of a process, and the first two of the later ones, are forgotten soon: they allocate memory
-        and may compile.
+        The times of the first two steps of a process, and of the first two steps at full size, are soon discarded:
+        these steps allocate memory and may compile.
         """
         early = progress < self.early_until
         if early != self._early:
@@ -176,9 +178,9 @@ class Pace:
         self.step_seconds = mean / self.early_cost if self._early else mean
 
     def fit(self, plan: Plan, step: int, *, elapsed_seconds: float, evaluation_seconds: float) -> Plan:
-        """The plan for the rest of the run after `step` steps and `elapsed_seconds`; `plan` itself if it still fits.
+        """Return the plan for the rest of the run after `step` steps and `elapsed_seconds`; `plan` if it still fits.
 
-        `evaluation_seconds` is how long the last evaluation took; 0 where there was none yet.
+        `evaluation_seconds` is the time of the last evaluation; 0 if there was no evaluation yet.
         """
         known = plan != Pace.UNKNOWN
         if self._fitted is None:
@@ -190,7 +192,7 @@ class Pace:
             )
         else:
             due = sum(self._lately) >= 0.01 * self.budget_seconds
-        # Where steps are long, three of them must be enough.
+        # If steps are long, three of them must be enough.
         measured = self._steps >= 5 or (self._steps >= 3 and sum(self._lately) >= 0.02 * self.budget_seconds)
         over = elapsed_seconds + evaluation_seconds + self.CLOSING_SECONDS >= self.budget_seconds
         if not (due and measured) and not over:
@@ -202,15 +204,15 @@ class Pace:
         return plan.until(total, step=step)
 
     def evaluates(self, plan: Plan, step: int, *, evaluation_seconds: float) -> bool:
-        """Whether the network is evaluated after `step`: at the end, and earlier as often as the time allows."""
+        """Return whether the network is evaluated after `step`: at the end, and before as often as time allows."""
         every = self._steps_between(evaluation_seconds)
         if step >= plan.total_steps:
             return True
-        # Where evaluations are rare, there is none shortly before the last one.
+        # If evaluations are rare, there is no evaluation shortly before the last one.
         return step % every == 0 and (every == self.steps_per_evaluation or plan.total_steps - step >= every / 2)
 
     def _steps_between(self, evaluation_seconds: float) -> int:
-        """Steps from one evaluation to the next, a multiple of the number in the recipe."""
+        """Return the steps from one evaluation to the next, a multiple of `steps_per_evaluation`."""
         if not self.step_seconds:
             return self.steps_per_evaluation
         least_seconds = evaluation_seconds * (1 - self.EVALUATIONS) / self.EVALUATIONS
@@ -219,7 +221,7 @@ class Pace:
         )
 
     def _steps_left(self, progress: float, elapsed_seconds: float, evaluation_seconds: float) -> int:
-        """How many steps fit into the rest of the time."""
+        """Return how many steps fit into the rest of the time."""
         evaluation_seconds = evaluation_seconds or self.evaluation_share * self.step_seconds
         left = self.budget_seconds - elapsed_seconds - evaluation_seconds - self.CLOSING_SECONDS
         # The share `early_share` of the remaining steps takes less time than the others.
@@ -229,7 +231,7 @@ class Pace:
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Make the function that updates an exponential moving average of weights and statistics; counters are copied."""
+    """Return an update for AveragedModel: exponential averages of weights and statistics; counters are copied."""
 
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         for mean, value in zip(averaged, current, strict=True):

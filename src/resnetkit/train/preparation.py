@@ -1,4 +1,4 @@
-"""How pictures reach the network in training: preprocessing, and augmentation as it changes over a run."""
+"""The preprocessing and the augmentation of a recipe, at any point of a run."""
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from resnetkit.train.recipe import Recipe
 
 
 def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Model | None) -> Preprocess:
-    """How pictures reach the network: as for the first weights, or as the recipe says, measured on `train`."""
+    """Return the preprocessing of the recipe; mean and deviation come from the first weights, ImageNet or `train`.
+
+    `start` is the model with the first weights; its preprocessing replaces the recipe's defaults. Raises UsageError if
+    the network and the pictures differ in their channels.
+    """
     modes: dict[int, ColorMode] = {1: "L", 3: "RGB"}
     mode = modes.get(spec.in_channels)
     if mode is None:
@@ -33,13 +37,13 @@ def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Mo
 
 
 def choose_augment(recipe: Recipe, preprocess: Preprocess, progress: float = 0.0) -> Augment:
-    """The recipe's augmentation at `progress` (0 to 1) of the run.
+    """Return the recipe's augmentation at `progress` (0 to 1) of the run.
 
-    Raises UsageError where it does not go with how pictures reach the network.
+    Raises UsageError if it does not fit the preprocessing.
     """
     if recipe.crop == "scale-jitter" and recipe.jitter[0] < preprocess.size:
         raise UsageError(
-            f"`jitter` from {recipe.jitter[0]} on is less than the crop; begin at {preprocess.size} or more"
+            f"`jitter` begins at {recipe.jitter[0]}, which is smaller than the crop; begin at {preprocess.size} or more"
         )
     if recipe.pca_color and preprocess.channels != 3:
         raise UsageError("`pca_color` shifts three channels, and these pictures have one; give `pca_color` 0")
@@ -59,7 +63,11 @@ def choose_augment(recipe: Recipe, preprocess: Preprocess, progress: float = 0.0
 
 
 def mean_and_std(recipe: Recipe, train: Samples, spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation in the 0-to-1 scale; the mean has a value for each channel, or for each pixel and channel."""
+    """Return mean and standard deviation of pixels from 0 to 1.
+
+    The mean has a value for each channel, or for each channel, row and column (per-pixel, flattened in this order).
+    Raises UsageError if the recipe's `normalize` needs pictures in memory, or pictures at their own size.
+    """
     if recipe.normalize == "imagenet":
         if spec.in_channels == 1:
             return (0.449,), (0.226,)  # the averages of the three channels

@@ -1,4 +1,4 @@
-"""Recipes as data: everything that decides what a training run does, and a row for each published or own recipe."""
+"""Recipes as data: the settings of a training run, and the published recipes and our own ones in the table RECIPES."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,100 +15,100 @@ from resnetkit.errors import UsageError
 from resnetkit.files import write_whole
 
 LENGTHS = ("epochs", "iterations", "minutes")
-"""The fields that say how long a run is: one thing in three units, so one of them has a value, the others None."""
+"""The fields for the length of a run, in three units: exactly one of them has a value, the others are None."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a network; with the data and the seed, it decides every weight."""
+    """How to train a network. The recipe, the data and the seed together decide every weight."""
 
     model: str = "resnet20"
-    """Network: a name that `resnetkit models` lists, with changes behind commas: resnet20,shortcut=B,depths=5-5-5."""
+    """Network: a name that `resnetkit models` lists, with changes after commas: resnet20,shortcut=B,depths=5-5-5."""
     init: str | None = None
-    """Model file, run folder, NAME:WEIGHTS (resnet18:IMAGENET1K_V1, resnet20:cifar10) or hf:OWNER/NAME whose weights to
-    start from; the last layer is made anew where the classes differ."""
+    """Model with the first weights: a model file, a run folder, NAME:WEIGHTS (resnet18:IMAGENET1K_V1, resnet20:cifar10)
+    or hf:OWNER/NAME. The last layer starts at random if the classes differ."""
     zero_init_residual: bool = False
     """Start every residual branch at zero (Goyal et al. 2017, Sec. 5.1)."""
     freeze: int = 0
-    """Parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
+    """Number of parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
 
     epochs: float | None = None
-    """Length of the run, in passes over the training pictures; 30 where no length is given."""
+    """Length of the run, in passes over the training pictures; 30 if no length is given."""
     iterations: int | None = None
-    """Length of the run in optimiser steps, in place of epochs."""
+    """Length of the run in optimiser steps, instead of epochs."""
     minutes: float | None = None
-    """Length of the run on the clock, in place of epochs: the whole schedule is fitted into it."""
+    """Length of the run in minutes, instead of epochs: the whole schedule is fitted into this time."""
     batch_size: int = 128
-    """Pictures in a batch."""
+    """Number of pictures in a batch."""
     least_batch_size: int | None = None
-    """minutes: where the time is too short for a hundred steps, the batch is halved, and the rates with it, down to no
-    less than this; unset: it stays as it is. Whoever gives --batch-size gets that."""
+    """minutes: if the time is too short for 100 steps, batch size and learning rates are halved, until the batch size
+    is this. Unset: they are not halved. They are not halved either if --batch-size is given."""
     accumulate: int = 1
     """Batches whose gradients are averaged for one optimiser step."""
     train_split: Literal["45k", "50k"] = "45k"
     """CIFAR: train on 45,000 pictures and validate on 5,000, or train on all 50,000 without validation."""
     val_fraction: float = 0.2
-    """Folders without a val part: the share of each class that is kept for validation."""
+    """Data without a val part: the share of each class that is used for validation."""
 
     optimizer: Literal["sgd", "muon"] = "sgd"
     """sgd: with momentum. muon: orthogonal steps for the convolutions (Jordan et al. 2024), SGD for the rest."""
     lr: float = 0.2
     """Highest learning rate."""
     muon_lr: float = 0.04
-    """muon: highest learning rate of the convolutions, on the schedule of lr."""
+    """muon: highest learning rate of the convolutions, on the same schedule as lr."""
     momentum: float = 0.9
     """Momentum of SGD, 0 to 1."""
     nesterov: bool = True
-    """Nesterov momentum."""
+    """Use Nesterov momentum."""
     weight_decay: float = 5e-4
     """L2 penalty on the weights."""
     decay_norm_and_bias: bool = False
-    """Put the penalty on batch norm and biases, too."""
+    """Apply the penalty to batch norm and biases, too."""
     gradient_clip: float = 0.0
     """Longest gradient, as the L2 norm over all weights; 0 is no limit."""
     schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = "one-cycle"
-    """Course of the learning rate."""
+    """Schedule of the learning rate."""
     peak_at: float = 0.25
-    """one-cycle: the share of the run after which the rate is highest; it rises and falls in straight lines."""
+    """one-cycle: the share of the run after which the rate is highest. The rate rises and falls linearly."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """step: shares of the run after which the rate drops."""
     lr_drop: float = 0.1
-    """step, plateau: what the rate is multiplied with at a drop."""
+    """step, plateau: the factor by which the rate is multiplied at a drop."""
     plateau_patience: int = 5
     """plateau: the rate drops when this many evaluations in a row did not improve the validation error."""
     warmup_lr: float = 0.0
-    """Rate until the training error is first under warmup_error_percent; 0 is no warm-up."""
+    """Learning rate until the training error is first under warmup_error_percent; 0 is no warm-up."""
     warmup_error_percent: float = 80.0
     """Training error over 50 steps, in percent, that ends the warm-up."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     ema_decay: float = 0.0
-    """Decay per step of a moving average of the weights, which is then what is evaluated and kept; 0 is off."""
+    """Decay per step of a moving average of the weights. The average is then evaluated and saved. 0 is off."""
 
     size: int | None = None
-    """Height and width of the pictures that the network sees; unset: as for --init, CIFAR's own 32, else 224."""
+    """Height and width of the network's input; unset: as for --init, else 32 for CIFAR and 224 for others."""
     resize: int | None = None
-    """Shorter side of a picture before the centre crop when evaluating; unset: as for --init, else size / 0.875."""
+    """Shorter side of a picture before the centre crop in evaluation; unset: as for --init, else size / 0.875."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
-    """How pictures are resized; unset: as for the first weights, else bilinear."""
+    """How pictures are resized; unset: as for --init, else bilinear."""
     normalize: Literal["per-pixel", "per-channel", "imagenet"] = "per-channel"
-    """What is subtracted: the mean picture of the training set, or a mean colour (then divided by the deviation). With
-    --init, always what was subtracted for the first weights."""
+    """How pictures are normalised: minus the mean picture of the training set, or minus a mean colour and divided by
+    the standard deviation. With --init, always as for the first weights."""
     crop: Literal["none", "pad", "random-resized", "scale-jitter"] = "pad"
     """Training crops: none; pad and crop at random; random area and ratio; random scale and place."""
     padding: int = 2
-    """pad: pixels that are put on each side of a picture before it is cropped."""
+    """pad: number of pixels that are added on each side of a picture before it is cropped."""
     padding_mode: Literal["constant", "reflect"] = "constant"
-    """pad: what those pixels are; constant: black. reflect: the picture, mirrored at its edge."""
+    """pad: the added pixels. constant: black. reflect: the picture, mirrored at its edge."""
     early_scale: float = 1.0
-    """Height and width of the crops in the first part of the run, as a share of the later ones'; its steps cost less.
+    """Height and width of the crops in the first part of the run, as a share of the later size; these steps cost less.
     pad: smaller windows of the same picture. random-resized: the same areas, at fewer pixels (Tan and Le 2021,
     arXiv:2104.00298, Sec. 4). 1 is off."""
     early_until: float = 0.5
     """early_scale: the share of the run after which crops have their full size."""
     center_crop_from: float = 1.0
-    """Share of the run after which training pictures are cut as in validation (CIFAR's not at all) instead of at random
-    (after Touvron et al. 2019, arXiv:1906.06423); flips and colours stay. 1 is never."""
+    """Share of the run after which training pictures are cropped as in validation (CIFAR's not at all), not at random
+    (after Touvron et al. 2019, arXiv:1906.06423); flips and colour shifts stay. 1 is never."""
     min_area: float = 0.08
     """random-resized: smallest share of the picture that a crop covers."""
     jitter: tuple[int, int] = (256, 480)
@@ -116,22 +116,22 @@ class Recipe:
     flip: bool = True
     """Mirror half of the training pictures."""
     alternate_flip: bool = False
-    """flip: mirror every picture in every other epoch, rather than by chance (Jordan 2024, arXiv:2404.00498)."""
+    """flip: mirror every picture in every second epoch, instead of at random (Jordan 2024, arXiv:2404.00498)."""
     pca_color: float = 0.0
-    """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet took 0.1."""
+    """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet used 0.1."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of training; auto is bfloat16 where the processor multiplies in it. Evaluation is always float32."""
+    """Arithmetic of training; auto is bfloat16 if the processor multiplies in it. Evaluation is always in float32."""
     channels_last: bool = True
     """Keep the channels of a pixel together in memory; faster on most processors."""
     compile: Literal["auto", "kernels", "inductor", "off"] = "auto"
-    """How a step is computed: by our kernels, by torch.compile, or operation by operation. auto takes the kernels where
-    they serve the network, and torch.compile for others if the run is long enough to pay for it."""
+    """How a step is computed: by our kernels, by torch.compile, or operation by operation. auto uses the kernels if
+    they support the network, else torch.compile if the run is so long that compiling saves time."""
     recompute: Literal["auto", "on", "off"] = "auto"
-    """Keep only each block's input for its gradient and compute the rest again: less memory, a third more time. auto
-    does it where the whole would not fit."""
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time.
+    auto does it if the maps do not fit into memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes a GPU if there is one."""
+    """Where to train; auto uses a GPU if there is one."""
     threads: int = 0
     """Threads that compute; 0 is one per core."""
     workers: int = 2
@@ -145,13 +145,13 @@ class Recipe:
     log_every: int = 100
     """Steps between two lines of training metrics."""
     save_every: float = 60.0
-    """Seconds between two checkpoints; one is written at an evaluation, too, if the last one is some seconds old."""
+    """Seconds between two checkpoints. One is also written after an evaluation, if the last one is 10 seconds old."""
 
     def __post_init__(self) -> None:
-        """Refuse values that can't be meant, naming the field."""
+        """Raise UsageError, which names the field, for values that are not valid."""
         lengths = [f"`{name}`" for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
-            raise UsageError(f"{' and '.join(lengths)} say how long to train, each in its way; give one of them")
+            raise UsageError(f"{' and '.join(lengths)} are all lengths of the run; give one of them")
         if not lengths:
             object.__setattr__(self, "epochs", 30.0)
         for name, hint in get_type_hints(Recipe).items():
@@ -169,32 +169,32 @@ class Recipe:
             if value is not None and not value > 0:
                 raise UsageError(f"`{name}` is {value}; it must be over 0")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
-            raise UsageError(f"`milestones` are {list(self.milestones)}; they must rise, between 0 and 1")
+            raise UsageError(f"`milestones` are {list(self.milestones)}; they must increase, between 0 and 1")
         if not 1 <= self.jitter[0] <= self.jitter[1]:
             raise UsageError(f"`jitter` is {list(self.jitter)}; give the smallest and the largest shorter side")
         if self.nesterov and not self.momentum:
             raise UsageError("`nesterov` needs a `momentum` over 0; or give `nesterov` false")
         if self.optimizer == "muon" and not self.nesterov:
-            raise UsageError("`optimizer` muon has Nesterov momentum; leave `nesterov` true")
+            raise UsageError("`optimizer` muon always uses Nesterov momentum; leave `nesterov` true")
 
     def replace(self, **changes: Any) -> "Recipe":
-        """The recipe with other values in some fields; a length takes the place of the one there was.
+        """Return the recipe with other values in some fields; a new length replaces the old one.
 
-        So `recipe.replace(minutes=3)` has no epochs, where `dataclasses.replace` would leave two lengths, which is an
-        error. Raises UsageError for values that can't be meant.
+        So `recipe.replace(minutes=3)` has no epochs. `dataclasses.replace` would leave two lengths, which is an error.
+        Raises UsageError for values that are not valid.
         """
         changes = {name: value for name, value in changes.items() if name not in LENGTHS or value is not None}
         return replace(self, **(dict.fromkeys(LENGTHS) if changes.keys() & set(LENGTHS) else {}) | changes)
 
     @property
     def length(self) -> dict[str, float | None]:
-        """The three lengths by name; one has a value."""
+        """The three lengths by name; exactly one is not None."""
         return {name: getattr(self, name) for name in LENGTHS}
 
     def bound_to_length(self) -> str | None:
-        """The setting that makes a longer run differ from its first step on; None where there is none.
+        """Return the setting that makes a longer run differ from its first step on; None if there is no such setting.
 
-        Such a setting depends on the share of the run that is done. Other settings depend only on what has happened.
+        Such a setting depends on the share of the run that is done. Other settings depend only on the steps so far.
         """
         if self.schedule not in ("constant", "plateau"):
             return f"`schedule` {self.schedule}"
@@ -214,19 +214,19 @@ class Recipe:
         return table(("field", "value"), rows)
 
     def total_steps(self, batches: int) -> int | None:
-        """Optimiser steps of the whole run, where an epoch has `batches` batches; None where the clock ends it."""
+        """Return the optimiser steps of the whole run with `batches` batches per epoch; None for a run with minutes."""
         if self.epochs is None:
             return self.iterations
         return max(1, round(self.epochs * max(1, ceil(batches / self.accumulate))))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for YAML and JSON; of the lengths, the one that holds."""
+        """Return the fields as plain values, for YAML and JSON, without the lengths that are None."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in values.items() if name not in LENGTHS or value is not None}
 
 
 def _is_a(value: object, hint: Any) -> bool:
-    """Whether `value` is of a field's type; a whole number may stand for a float."""
+    """Return whether `value` has a field's type; a float field also accepts an int."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
@@ -241,7 +241,7 @@ def _is_a(value: object, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A field's type, for people."""
+    """Return a field's type in words, for messages."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(get_args(hint))
     if get_origin(hint) is tuple:
@@ -297,7 +297,7 @@ _PAPER_CIFAR10 = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # docs/log.md says what was tried on the validation pictures.
+    # docs/log.md lists the variants that were compared on the validation pictures.
     "cifar10": Recipe(
         optimizer="muon",
         muon_lr=0.03,
@@ -339,28 +339,28 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 PURPOSES: dict[str, str] = {
-    "cifar10": "The default for CIFAR: one cycle, Muon for the convolutions, flips in turn, small crops for the first "
-    "half and none in the last epoch. resnet20 has some 8.3 % test error after 30 epochs on all 50,000 pictures; two "
-    "cores take a quarter of an hour.",
-    "paper-cifar10": "The paper's (Sec. 4.2): 64k steps of 128 pictures, rate 0.1 divided by 10 at 32k and 48k, weight "
-    "decay 1e-4 on everything; 4 px of padding, random crop and flip, per-pixel mean subtracted. Table 6: 8.75 % test "
-    "error for resnet20; some 1.4 hours at 1,600 pictures a second.",
-    "paper-cifar10-110": "The same for 110 layers, which start at 0.01 until the training error is under 80 % "
+    "cifar10": "The default for CIFAR: one-cycle schedule, Muon for the convolutions, alternating flips, small crops "
+    "in the first half and no crops in the last epoch. resnet20 has about 8.3 % test error after 30 epochs on all "
+    "50,000 pictures; two cores take about 15 minutes.",
+    "paper-cifar10": "The paper's recipe for CIFAR-10 (Sec. 4.2): 64k steps of 128 pictures, learning rate 0.1 divided "
+    "by 10 at 32k and 48k, weight decay 1e-4 on everything; 4 px of padding, random crop and flip, per-pixel mean "
+    "subtracted. Table 6: 8.75 % test error for resnet20; about 1.4 hours at 1,600 pictures a second.",
+    "paper-cifar10-110": "The same for 110 layers; the learning rate is 0.01 until the training error is under 80 % "
     "(Sec. 4.2). Table 6: 6.61 +- 0.16 % test error, the best 6.43 %.",
-    "paper-imagenet": "The paper's for ImageNet (Sec. 3.4): up to 600k steps of 256 pictures, rate 0.1 divided by 10 "
-    "when the error plateaus. For GPUs.",
-    "folder": "The default for a folder or CSV of one's own pictures, from random weights or from `init`. The rate is "
-    "for batches of 32.",
+    "paper-imagenet": "The paper's recipe for ImageNet (Sec. 3.4): up to 600k steps of 256 pictures, learning rate 0.1 "
+    "divided by 10 when the error plateaus. For GPUs.",
+    "folder": "The default for a folder or CSV file of your own pictures, from random weights or from `init`. The "
+    "learning rate is for batches of 32.",
 }
-"""What each row is for, with the expected result and its cost where they are known."""
+"""The purpose of each recipe, with the expected result and its cost if they are known."""
 DEFAULT_ROWS = ("cifar10", "folder")
-"""What holds where no row is named: for CIFAR, and for everything else."""
+"""The recipes that are used if no recipe is named: for CIFAR, and for other data."""
 FLAG = "a flag"
-"""What `check_effects` is told of a field that was given as a flag; of others, the name of the file they are in."""
+"""The place that `check_effects` gets for a field that was given as a flag; for other fields, it gets a file name."""
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the row of RECIPES called `name`; UsageError with the nearest match otherwise."""
+    """Return the recipe called `name` in RECIPES. Raises UsageError with the nearest name if there is none."""
     if name in RECIPES:
         return RECIPES[name]
     near = get_close_matches(name, RECIPES, n=1)
@@ -369,10 +369,10 @@ def find_recipe(name: str) -> Recipe:
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recipe:
-    """`recipe` with other values in some fields.
+    """Return `recipe` with other values in some fields; lists become tuples.
 
-    `source` is where they are from, a file or "flags". Raises UsageError for values that can't be meant and, naming
-    `source`, for a field that does not exist.
+    `source` is the origin of the changes for messages: a file name or "flags". Raises UsageError for values that are
+    not valid and for a field that does not exist.
     """
     names = [field.name for field in fields(Recipe)]
     for key in changes:
@@ -381,12 +381,15 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recip
             raise UsageError(f"{source}: no field is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     if all(name in values for name in LENGTHS) and [values["iterations"], values["minutes"]] != [None, None]:
-        values["epochs"] = None  # as earlier versions wrote it: epochs had a value beside the length that held
+        values["epochs"] = None  # earlier versions wrote a value of epochs in addition to the length that was used
     return recipe.replace(**values)
 
 
 def read_recipe(path: Path, base: Recipe) -> tuple[Recipe, dict[str, Any]]:
-    """Read a YAML file of Recipe fields on top of `base`; the second value is what else a run's own file records."""
+    """Read a YAML file and return `base` with its fields, and the file's `run` entry, which a run folder's file has.
+
+    Raises UsageError if the file can't be read, is not YAML, or has fields or values that are not valid.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -400,10 +403,10 @@ def read_recipe(path: Path, base: Recipe) -> tuple[Recipe, dict[str, Any]]:
 
 
 def write_recipe(path: Path, recipe: Recipe, run: Mapping[str, Any]) -> None:
-    """Write a recipe as YAML that read_recipe takes, with what a run records beside it under `run`."""
+    """Write a recipe as YAML for read_recipe, with the dict `run` as an additional entry of this name."""
     write_whole(path, as_yaml(recipe.to_dict() | {"run": dict(run)}))
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML, in their order."""
+    """Return plain values as YAML, in their order."""
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""Starting a run and going on with one: what comes before and after the loop."""
+"""Start a run or resume one: open the data, prepare the classification task, and record what the run depends on."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -25,13 +25,13 @@ from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.training import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
 from resnetkit.version import __version__
 
-MOST_NAMED = 10  # files that are left out, named one by one
+MOST_NAMED = 10  # at most this many of the files that are left out are named
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Bring torch's threads and random numbers, which a run sets for the whole process, back to what they were."""
+    """Restore torch's number of threads and random state at the end; a run sets both for the whole process."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng():
@@ -51,15 +51,16 @@ def start(
     began: float | None = None,
     reading: Reading = NOTHING_SAID,
 ) -> TrainResult:
-    """Train, as `resnetkit.train` says. `asked` says where a person asked for which field of the recipe.
+    """Train as documented at `resnetkit.train`.
 
-    One without use is refused, or named (see `check_effects`). `reading` says how the data is laid out. `began` is the
+    `asked` maps each field of the recipe that a person gave to the place where they gave it; a field without effect is
+    an error or a remark (see `check_effects`). `reading` describes the layout of the data. `began` is the
     time.monotonic() from which the recipe's minutes count, by default now.
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
         first = repr(recipe) if isinstance(recipe, str) else type_of(recipe)
-        raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES has some by name")
+        raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES contains recipes by name")
     run = RunFolder(_path(out, "out", "a path")) if out else None
     if run:
         run.refuse_existing()
@@ -98,14 +99,16 @@ def resume(
     quiet: bool = False,
     reading: Reading | None = None,
 ) -> TrainResult:
-    """Go on with a run that was stopped, from its last checkpoint, to the same weights as if it never had been.
+    """Resume a stopped run from its last checkpoint; the weights at the end are those of a run that never stopped.
 
-    `data` is needed where a run was started on a Dataset, or where its pictures have moved; they must be the same.
-    `epochs`, `iterations` or `minutes` is a new length, for the whole run, where nothing in its recipe goes by shares
-    of it; the weights are those of a run that had this length from the start. `allow_other_arithmetic` goes on where
-    the network is computed in another way than until now, as without the kernels: to other bits. `reading` says how
-    the data is laid out, by default as it was at the start.
-    Raises as `train` does.
+    `data` is needed if the run was started on a Dataset, or if its pictures have moved; the pictures must be the same.
+    `epochs`, `iterations` or `minutes` gives the whole run a new length. This is possible if no setting of the recipe
+    depends on the length (see `Recipe.bound_to_length`); the weights are then those of a run that had this length from
+    the start. With `allow_other_arithmetic`, the run also continues if the network is now computed in another way, for
+    example without the kernels; the weights then differ slightly. `reading` describes the layout of the data, by
+    default the layout at the start.
+
+    Raises the same errors as `train`.
     """
     started = time.monotonic()
     run = RunFolder(_path(run_folder, "run_folder", "a path"))
@@ -117,7 +120,7 @@ def resume(
         refuse_bound(recipe, run)
     data = data if data is not None else about.get("data")
     if data is None:
-        raise TrainingError(f"{run.recipe} does not say what data the run was on; give it to resnetkit.resume, too")
+        raise TrainingError(f"{run.recipe} does not name the run's data; give `data` to resnetkit.resume")
     state = load_state(run.state) if run.state.is_file() else None
     reading = (reading or reading_of(about.get("read_as") or {})).settled()
     try:
@@ -125,7 +128,8 @@ def resume(
     except DataError as error:
         if data != about.get("data"):
             raise
-        raise DataError(f"{error}. Where they have moved: resnetkit train --resume {shell(run.path)} DATA") from error
+        moved = f"If the pictures have moved: resnetkit train --resume {shell(run.path)} DATA"
+        raise DataError(f"{error}. {moved}") from error
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None)
     remarks: list[str] = []
@@ -134,10 +138,10 @@ def resume(
         named = " and ".join(f"its {n.replace('_', ' ')} was {about[n]} and is {v} now" for n, v in other.items())
         if not allow_other_arithmetic:
             raise TrainingError(
-                f"{run.path} can't go on to the same bits: {named}. Go on on a machine like the first one, or to other "
-                f"bits with: resnetkit train --resume {shell(run.path)} --allow-other-arithmetic"
+                f"{run.path} can't go on to exactly the same weights: {named}. Go on on a machine like the first one, "
+                f"or accept other weights with: resnetkit train --resume {shell(run.path)} --allow-other-arithmetic"
             )
-        remarks.append(f"other arithmetic: {named}; the bits differ from those of a run that went on as it began")
+        remarks.append(f"other arithmetic: {named}; the weights differ from those of a run without this change")
         before = {name: about[name] for name in other} | {"until_step": state.position.step if state else 0}
         about |= now | {"earlier_arithmetic": [*about.get("earlier_arithmetic", []), before]}
     return train_task(
@@ -154,7 +158,7 @@ def resume(
 
 
 def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, Any], dataset: Dataset) -> None:
-    """Raise TrainingError where the pictures are not those of the run's start, as far as that is recorded."""
+    """Raise TrainingError if the fingerprints of the pictures differ from those that recipe.yaml records."""
     present = pictures_of(dataset)
     for part, name, samples in (
         ("training", "fingerprint", dataset.train),
@@ -164,18 +168,18 @@ def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, A
             raise TrainingError(
                 f"{run.path} can't go on: its {part} pictures (fingerprint {about[name]}) are not those of "
                 f"{dataset.name} ({len(samples or ()):,} of {len(dataset.classes)} classes, fingerprint "
-                f"{present[name]}). Give the same pictures, or start anew: {train_on(recipe, run, 'DATA')}"
+                f"{present[name]}). Give the same pictures, or start a new run: {train_on(recipe, run, 'DATA')}"
             )
 
 
 def default_folder(recipe: Recipe, data: str) -> RunFolder:
-    """runs/<model>-<data>-<time>."""
+    """Return the default run folder: runs/<model>-<data>-<time>."""
     model = recipe.model.replace(",", "-").replace("=", "")
     return RunFolder(Path("runs") / f"{model}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def open_for(recipe: Recipe, data: str | Path | Dataset, reading: Reading = NOTHING_SAID) -> Dataset:
-    """Open the data as the recipe divides it."""
+    """Open the data, divided into training and validation pictures as the recipe requires."""
     if isinstance(data, Dataset):
         return data
     _path(data, "data", f"{', '.join(CIFARS)}, a folder, a .csv file or a Dataset")
@@ -196,7 +200,7 @@ def _path(given: object, name: str, wanted: str) -> Path:
 
 
 def _place(data: str | Path | Dataset) -> str | None:
-    """Where the pictures are, for the next process: None for a Dataset, which is in memory."""
+    """Return the absolute path or name of the data, for a resumed run; None for a Dataset, which is in memory."""
     if isinstance(data, Dataset):
         return None
     if str(data) in CIFARS and not (isinstance(data, Path) and data.exists()):
@@ -205,7 +209,7 @@ def _place(data: str | Path | Dataset) -> str | None:
 
 
 def pictures_of(dataset: Dataset) -> dict[str, Any]:
-    """Which pictures a run sees, so that it goes on with the same ones."""
+    """Return the fingerprints and the split of a run's pictures. A resumed run compares them."""
     train, val = dataset.train, dataset.val
     return {
         "name": dataset.name,
@@ -216,7 +220,7 @@ def pictures_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def remarks_on(dataset: Dataset) -> list[str]:
-    """What to say of a data set when a run begins: its notes, and the files that are left out."""
+    """Return the lines to print about a data set when a run begins: its notes, and the files that are left out."""
     named = [f"left out: {path}: {reason}" for path, reason in dataset.skipped[:MOST_NAMED]]
     more = len(dataset.skipped) - len(named)
     rest = [f"left out: {more} more files; resnetkit data check names them"] if more else []

@@ -1,4 +1,4 @@
-"""Requests to stop, noted now and obeyed when the run can save its state."""
+"""Signals that stop a run. They are recorded, and the run stops at the next point at which it can save its state."""
 
 import signal
 import threading
@@ -6,18 +6,19 @@ from types import FrameType, TracebackType
 from typing import Any
 
 CLOSED_PIPE = 13
-"""SIGPIPE, which Windows does not know: the number of a run that stops because nobody reads what it says."""
+"""The number of SIGPIPE, which Windows does not define: for a run that stops because its standard error is closed."""
 
 
 class Signals:
-    """While entered, the first SIGINT, SIGTERM or SIGHUP is noted in `received`; a SIGINT after it interrupts at once.
+    """A context in which the first SIGINT, SIGTERM or SIGHUP is recorded in `received`.
 
-    Only SIGINT, since a closed terminal sends several: the kernel its SIGHUP, the shell another one.
+    A later SIGINT raises KeyboardInterrupt immediately. Other signals do not, since a closed terminal sends more than
+    one: the kernel and the shell both send SIGHUP.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """Number of the signal, or 0."""
+        """Number of the signal; 0 if there was no signal."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -41,10 +42,10 @@ class Signals:
 
 
 def _is_anothers(number: int) -> bool:
-    """Whether a signal must be left as it is.
+    """Return whether the handler of a signal must stay as it is.
 
-    What C code handles (None), as in a program that has Python built in, Python can't give back to it; and a process
-    that was started with nohup is to outlive its terminal.
+    Python can't restore a handler of C code (None), as in a program that embeds Python. A process that was started with
+    nohup ignores SIGHUP and must continue after its terminal is closed.
     """
     before = signal.getsignal(number)
     return before is None or (before == signal.SIG_IGN and number == getattr(signal, "SIGHUP", None))

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task. The loop itself knows no labels, no network and no error."""
+"""The interface between the training loop and a task. The loop does not depend on labels, networks or error rates."""
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -13,42 +13,42 @@ from resnetkit.progress import Advance
 
 
 class Batch(Protocol):
-    """Pictures that go through the network together, with what they should give."""
+    """Pictures that go through the network together, with their targets."""
 
     @property
     def number(self) -> int:
-        """Place in the epoch, from 0: a run that stopped after this batch goes on at `number + 1`."""
+        """Index in the epoch, from 0. A run that stopped after this batch continues with batch `number + 1`."""
 
     def __len__(self) -> int:
-        """Pictures in the batch."""
+        """Number of pictures in the batch."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a batch gave."""
+    """The loss and the counts of one batch."""
 
     loss: Tensor
-    """Scalar with a gradient: the sum of its pictures' losses, divided by the pictures of the whole step. So the losses
-    of a step's batches add up to its mean, however many pictures each of them has."""
+    """Scalar with a gradient: the sum of the batch's losses, divided by the number of pictures in the whole step. The
+    losses of a step's batches add up to the mean over the step, even if the batches differ in size."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """How many of its pictures count as what, by the names in `Task.counts`."""
+    """For each name in `Task.counts`, the number of pictures in the batch that it applies to."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a validation found."""
+    """The result of a validation."""
 
     values: Mapping[str, float]
-    """Named values, for metrics.jsonl and the model file. A name that ends in _percent holds a percentage."""
+    """Named values, for metrics.jsonl and the model file. A name that ends in _percent is a percentage."""
     details: Mapping[str, Any]
-    """What the task's report is written from: plain values and tensors, which are saved with the training state."""
+    """Data for the task's report: plain values and tensors, which are saved with the training state."""
 
 
 B = TypeVar("B", bound=Batch)
 
 
 class Task(Protocol[B]):
-    """Something to learn, ready to start: a network, its pictures, and what counts as good."""
+    """A learning task, ready for training: a network, its pictures, a loss and a validation."""
 
     @property
     def net(self) -> nn.Module:
@@ -56,76 +56,80 @@ class Task(Protocol[B]):
 
     @property
     def header(self) -> Header:
-        """What the run's model files say, but for the metrics."""
+        """Header of the run's model files, without the metrics."""
 
     @property
     def title(self) -> str:
-        """What the curves and the report are called."""
+        """Title of the curves and of the report."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
 
     @property
     def precision(self) -> str:
-        """The precision of its maps in training: float32 or bfloat16."""
+        """Precision of the feature maps in training: float32 or bfloat16."""
 
     @property
     def computed_by(self) -> str:
-        """What computes a step: kernels, torch.compile or eager."""
+        """How a step is computed: by kernels, torch.compile or eager."""
 
     @property
     def recompute(self) -> bool:
-        """Whether a step computes maps again for the gradient, to save memory."""
+        """Whether the backward pass computes feature maps again, to save memory."""
 
     @property
     def training_pictures(self) -> int:
-        """Pictures in an epoch."""
+        """Number of pictures in an epoch."""
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
 
     @property
     def validation_pictures(self) -> int:
-        """Pictures in a validation; 0 where nothing is validated."""
+        """Number of pictures in a validation; 0 if there is no validation."""
 
     @property
     def validated_at_once(self) -> int:
-        """Pictures in a validation's batch."""
+        """Number of pictures in a batch of the validation."""
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """Names of what is counted in training, such as "error"; shown as percentages of the pictures."""
+        """Names of the counts in training, such as "error". They are shown as percentages of the pictures."""
 
     @property
     def score(self) -> str:
-        """The validation's value by which two models are compared; lower is better. The curves show it."""
+        """Name of the value in `Measured.values` that ranks models; lower is better. The curves show it."""
 
     def batches(self, epoch: int, first_batch: int, progress: Callable[[], float]) -> Generator[B]:
-        """The batches of an epoch from `first_batch` on, the same to the bit whenever they are asked for.
+        """Yield the batches of an epoch from `first_batch` on. A repeated call yields the same batches, bit for bit.
 
-        `progress` gives the share of the run that is behind, 0 to 1. Where it calls for other batches, the generator
-        ends early, and the loop asks again from there on. One that gives nothing says that the epoch is over.
+        `progress` returns the share of the run that is done, 0 to 1. When the batches must change at this progress (a
+        different augmentation), the generator ends early, and the loop calls `batches` again from the next batch on. A
+        generator that yields no batch means that the epoch is over.
         """
         ...
 
     def early_cost(self, progress: float) -> float:
-        """What a step costs at `progress`, as a share of one at the run's end."""
+        """Return the cost of a step at `progress`, as a share of the cost of a step at the end of the run."""
         ...
 
     def train_mode(self) -> None:
-        """Set the network to training."""
+        """Set the network to training mode."""
 
     def step(self, batch: B, *, pictures: int) -> Step:
-        """The loss of a batch; `pictures` are those of the whole step, which may have several batches."""
+        """Return the loss of a batch; `pictures` counts the pictures of the whole step, which may have several batches.
+
+        The loop calls `backward`.
+        """
         ...
 
     def validate(self, net: nn.Module, advance: Advance) -> Measured | None:
-        """Measure a network of this kind on the validation pictures; None where there are none.
+        """Measure `net`, a network like `self.net`, on the validation pictures; return None if there are none.
 
-        `advance` is called after each batch with its pictures; what it raises ends the validation. Leaves `net` in
-        evaluation mode.
+        `advance` is called after each batch with its number of pictures; an exception that it raises ends the
+        validation. `net` is left in evaluation mode.
         """
         ...
 
@@ -133,15 +137,18 @@ class Task(Protocol[B]):
         """Write a model file with the weights of `net`."""
 
     def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
-        """Write the finished run as a page: of the model file with this header, what was measured of it, and a PNG."""
+        """Write the HTML report of a finished run.
+
+        `header` is that of its best model file, `measured` the validation of that model, `curves` a PNG image.
+        """
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:
-        """Files that could not be read in training and in that validation, each with the reason."""
+        """Return the files that could not be read, in training and in the validation `measured`, with the reasons."""
         ...
 
     def example(self, pictures: int) -> B:
-        """A batch of noise, to measure what a step takes."""
+        """Return a batch of `pictures` pictures of noise, to measure the time of a step."""
         ...
 
     def validate_example(self, pictures: int) -> None:
-        """Compute what a validation computes on a batch of so many pictures of noise."""
+        """Do the computation of a validation on a batch of `pictures` pictures of noise, to measure its time."""

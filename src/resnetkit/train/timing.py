@@ -1,4 +1,4 @@
-"""What computing takes here, measured before a run on the clock begins, and the batch that goes with it."""
+"""Measures the time of a step before a run with `minutes`, and chooses a batch size that allows enough steps."""
 
 import math
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import Task
 
 ENOUGH_STEPS = 100
-"""Steps that a run on the clock should have: for fewer, the batch is made smaller."""
+"""Steps that a run with `minutes` should have. If there is time for fewer, the batch size is reduced."""
 FIRST_BATCH = 2
-"""Pictures in the first step that is measured: so few that it takes little where computing is slow."""
+"""Pictures in the first measured step: few, so that it takes little time on a slow machine."""
 ENOUGH_SECONDS = 0.2
-"""From which a measured evaluation tells what one takes."""
+"""Shortest validation that is accepted as a measurement."""
 FEW_STEPS, FEW_EPOCHS = 50, 3.0
-"""A run of fewer steps that is also one of fewer epochs is too short to learn."""
+"""A run that has both fewer steps and fewer epochs than these is too short to learn."""
 
 
 def fit_to_clock(
     task: Task[Any], recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float
 ) -> tuple[Recipe, Cost]:
-    """The recipe with a batch that its minutes are enough for, and what computing takes; nothing of `task` changes."""
-    monitor.doing("measuring what a step takes")
+    """Return the recipe with a batch size that its minutes allow, and the measured times. `task` stays unchanged."""
+    monitor.doing("measuring the time of a step")
     with Untouched(task.net):
         trial = Training(task, recipe, run, monitor, started=started)
 
@@ -51,15 +51,15 @@ def fit_to_clock(
     steps = max(int(left / seconds), 1)
     if fitted != recipe:
         monitor.say(
-            f"`minutes` {recipe.minutes:g} is short here for batches of {recipe.batch_size}: about "
+            f"`minutes` {recipe.minutes:g} is short here for batches of {recipe.batch_size}: the run takes about "
             f"{count(steps, 'step')} on batches of {fitted.batch_size} at `lr` {fitted.lr:g}; "
-            "`batch_size` keeps the others"
+            f"give `batch_size` {recipe.batch_size} to keep it"
         )
     return fitted, Cost(seconds, picture_seconds)
 
 
 def batch_sizes(batch_size: int, least: int) -> list[int]:
-    """`batch_size` and what halving it gives down to `least`, the smallest first."""
+    """Return `batch_size`, its half, its quarter and so on down to `least`, the smallest first."""
     sizes = [batch_size]
     while sizes[-1] // 2 >= least:
         sizes.append(sizes[-1] // 2)
@@ -67,10 +67,11 @@ def batch_sizes(batch_size: int, least: int) -> list[int]:
 
 
 def fit_batch(recipe: Recipe, step_seconds: Callable[[int], float], *, left_seconds: float) -> tuple[Recipe, float]:
-    """The recipe with the largest of its batches that allows ENOUGH_STEPS, and what a step of it takes.
+    """Return the recipe with the largest batch size that allows ENOUGH_STEPS in `left_seconds`, and its step's seconds.
 
-    `step_seconds` measures a step on so many pictures. It is asked for larger and larger ones, until one takes too
-    long. The rates change as the batch does (Goyal et al. 2017, arXiv:1706.02677, Sec. 2.1).
+    `step_seconds` returns the measured seconds of a step on a given number of pictures. It is called with larger and
+    larger numbers, until a step takes too long. The learning rates change in proportion to the batch size (Goyal et
+    al. 2017, arXiv:1706.02677, Sec. 2.1).
     """
     least = min(recipe.least_batch_size or recipe.batch_size, recipe.batch_size)
     size, chosen, seconds = recipe.batch_size, 0, 0.0
@@ -84,7 +85,7 @@ def fit_batch(recipe: Recipe, step_seconds: Callable[[int], float], *, left_seco
 
 
 def with_batch(recipe: Recipe, batch_size: int) -> Recipe:
-    """The recipe with another batch size, and rates in proportion to it."""
+    """Return the recipe with another batch size, and learning rates in proportion to it."""
     if batch_size == recipe.batch_size:
         return recipe
     share = batch_size / recipe.batch_size
@@ -99,9 +100,10 @@ def with_batch(recipe: Recipe, batch_size: int) -> Recipe:
 
 
 def validation_seconds(task: Task[Any]) -> float:
-    """What the validation of a picture takes, in the batches that it has, or in the largest that takes ENOUGH_SECONDS.
+    """Return the measured seconds of the validation of one picture.
 
-    A picture of CIFAR's takes several times as long in a batch of two as in one of a hundred.
+    Batches grow up to the validation's batch, or until one takes ENOUGH_SECONDS. A CIFAR picture takes several times as
+    long in a batch of two as in a batch of a hundred.
     """
     most = task.validated_at_once
     size = min(FIRST_BATCH, most)
@@ -118,7 +120,7 @@ def validation_seconds(task: Task[Any]) -> float:
 
 
 class Untouched:
-    """Brings the weights, the statistics and the random numbers back to what they were when the block ends."""
+    """A context that restores the network's weights and statistics and torch's random state at its end."""
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
@@ -137,13 +139,13 @@ class Untouched:
 
 
 def too_short(recipe: Recipe, steps: int, epochs: float) -> str | None:
-    """What to say of a run of `steps` if it was too short to learn."""
+    """Return a warning if a run of `steps` steps was too short to learn, else None."""
     if steps >= FEW_STEPS or epochs >= FEW_EPOCHS:
         return None
     if recipe.minutes:
         minutes = math.ceil(recipe.minutes * ENOUGH_STEPS / max(steps, 1))
-        mend = f"give `minutes` {minutes} or more, or a smaller `model` or `size`"
+        advice = f"give `minutes` {minutes} or more, or a smaller `model` or `size`"
     else:
-        mend = "give more `epochs`, or `minutes`"
+        advice = "give more `epochs`, or `minutes`"
     took = f"{count(steps, 'step')}, {epochs:.2f} epochs"
-    return f"too short to learn much: {took} (it takes {FEW_STEPS} or {FEW_EPOCHS:g}); {mend}"
+    return f"too short to learn much: {took} (at least {FEW_STEPS} steps or {FEW_EPOCHS:g} epochs are needed); {advice}"

@@ -1,4 +1,4 @@
-"""A task and a run folder to a finished run: what comes before and after the loop, whatever the task."""
+"""Train any task in a run folder: restore a state, run the loop, write the report, turn failures into messages."""
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,18 @@ from resnetkit.train.timing import fit_to_clock, too_short
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves."""
+    """The result of a finished run."""
 
     run: Path
+    """The run folder."""
     model: Path
-    """The model file to use: the lowest validation error, or the last one where nothing was validated."""
+    """The model file with the lowest validation error; the last one if there was no validation."""
     best: dict[str, Any]
     """Step, epoch and errors of that model."""
     images_per_second: float
-    """Pictures trained on per second of training, evaluations not counted."""
+    """Training pictures per second of training, without the time of evaluations."""
     seconds: float
-    """Wall-clock time of the run in all."""
+    """Wall-clock time of the whole run."""
 
     def __repr__(self) -> str:
         error = self.best.get("error_percent")
@@ -51,21 +52,22 @@ def train_task(
     quiet: bool = False,
     fresh: bool = False,
 ) -> TrainResult:
-    """Train from the beginning, or from `state`, to the end, and write the report.
+    """Train `task` from the beginning, or from `state`, to the end, and write the report.
 
-    `about` is kept with the recipe: what the run was on. `prepare` makes the task anew for a recipe with another batch,
-    where the clock allows too few steps with this one. `remarks` are said before the first step. `fresh` refuses a
-    folder in which there is something. `started` is the time.monotonic() from which the recipe's minutes count.
+    `about` describes the run's data and machine; recipe.yaml stores it with the recipe. `prepare` makes the task again
+    for a recipe with a smaller batch size, when `minutes` allows too few steps. `remarks` are printed before the first
+    step. With `fresh`, a run folder that is not empty is refused. `started` is the time.monotonic() from which the
+    recipe's minutes count.
 
-    Raises InterruptedTrainingError, once the state is saved, where the run is asked to stop; TrainingError where the
-    loss is no longer finite or a file can't be written.
+    Raises InterruptedTrainingError, after the state is saved, when the run must stop; TrainingError when the loss is no
+    longer finite or a file can't be written.
     """
     try:
         with run.locked(), Monitor(run, quiet=quiet) as monitor, Signals() as signals:
             if fresh:
-                run.refuse_existing()  # another process may have been quicker
+                run.refuse_existing()  # another process may have created files in the meantime
             cost = None
-            if recipe.minutes and state is None and task.computed_by != "torch.compile":  # which pays in long runs only
+            if recipe.minutes and state is None and task.computed_by != "torch.compile":  # only long runs use that
                 fitted, cost = fit_to_clock(task, recipe, run, monitor, started=started)
                 if fitted != recipe and prepare:
                     recipe, task = fitted, prepare(fitted)
@@ -83,7 +85,8 @@ def train_task(
             return finish(training, signals)
     except KeyboardInterrupt:
         raise InterruptedTrainingError(
-            f"stopped at once; what was saved last is whole. Go on with: resnetkit train --resume {shell(run.path)}",
+            f"stopped immediately; the last saved state is intact. "
+            f"Go on with: resnetkit train --resume {shell(run.path)}",
             signal.SIGINT,
         ) from None
     except (OSError, ModelFileError) as error:
@@ -91,13 +94,16 @@ def train_task(
         if not isinstance(failed, OSError):
             raise
         raise TrainingError(
-            f"{failed.filename or run.path}: {failed.strerror}. What was saved before is whole; "
-            f"make room or mend it, then go on with: resnetkit train --resume {shell(run.path)}"
+            f"{failed.filename or run.path}: {failed.strerror}. The last saved state is intact; free space or fix the "
+            f"cause, then go on with: resnetkit train --resume {shell(run.path)}"
         ) from error
 
 
 def restore(training: Training, state: State) -> None:
-    """Go back to a saved state; where the recipe has another length by now, to a run that always had it."""
+    """Restore a saved state. If the recipe now has another length, continue as if the run had had it from the start.
+
+    Raises UsageError when the new length is already over, or when the recipe depends on the length.
+    """
     recipe, run, plan = training.recipe, training.run, training.position.plan
     training.restore(state)
     here = training.position
@@ -116,33 +122,33 @@ def restore(training: Training, state: State) -> None:
             f"{run.path} has done {here.step:,} steps in {here.seconds / 60:.1f} minutes already; give a greater length"
         )
     if ended and here.scores and here.step % training.steps_per_evaluation:
-        here.scores.pop()  # of an evaluation that the longer run does not have: a plateau is told by them
+        here.scores.pop()  # the longer run has no evaluation at this step, and the plateau schedule uses all scores
     here.plan = plan
 
 
 def refuse_bound(recipe: Recipe, run: RunFolder) -> None:
-    """Raise UsageError where a run of another length would have been another one from its beginning."""
+    """Raise UsageError when a run of another length would have differed from its first step on."""
     if setting := recipe.bound_to_length():
         raise UsageError(
-            f"{run.path} can't get another length: {setting} goes by shares of the whole run. "
-            f"Train on from its weights instead: {train_on(recipe, run)}"
+            f"{run.path} can't get another length: {setting} depends on the length of the whole run. "
+            f"Start a new run from its weights instead: {train_on(recipe, run)}"
         )
 
 
 def train_on(recipe: Recipe, run: RunFolder, data: str | None = None) -> str:
-    """The command that trains on from a run's weights, on its own data unless `data` says others."""
+    """Return the command that starts a new run from a run's weights, on `data` or else on the same data."""
     _, about = read_recipe(run.recipe, Recipe())
     data = data or (shell(about["data"]) if about.get("data") else "DATA")
     return f"resnetkit train {data} --init {shell(run.path)} --model {recipe.model}"
 
 
 def arithmetic_of(task: Task[Any]) -> dict[str, str]:
-    """What of the machine a run's bits depend on."""
+    """Return the settings of the machine that decide a run's weights to the bit."""
     return {"precision": task.precision, "computed_by": task.computed_by, "device": task.device.type}
 
 
 def finish(training: Training, signals: Signals) -> TrainResult:
-    """Draw the curves, write the report on the best model file, and say what the run came to."""
+    """Draw the curves, write the report of the best model file, and return the result of the run."""
     run, task, here = training.run, training.task, training.position
     training.monitor.doing("drawing the curves")
     training.draw()
@@ -162,7 +168,7 @@ def finish(training: Training, signals: Signals) -> TrainResult:
 
 
 def validate_best(training: Training, signals: Signals) -> Measured | None:
-    """Measure the best model file, where the state does not say how good it is."""
+    """Measure the best model file, when the state contains no validation result of it."""
     if not training.task.validation_pictures:
         return None
     net = load(training.run.best).net.to(training.task.device)
@@ -171,6 +177,6 @@ def validate_best(training: Training, signals: Signals) -> Measured | None:
     except StoppedEvaluationError:
         raise InterruptedTrainingError(
             f"stopped before the report; the training is done, and {training.run.best} is its model. "
-            f"For the report: resnetkit train --resume {shell(training.run.path)}",
+            f"To get the report: resnetkit train --resume {shell(training.run.path)}",
             signals.received,
         ) from None
