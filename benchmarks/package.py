@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from resnetkit import __version__, modelfile
-from resnetkit.errors import DataError, ModelFileError, ResnetkitError, UsageError
 from resnetkit.data.parts import open_as_trained
+from resnetkit.errors import DataError, ModelFileError, ResnetkitError, UsageError
 from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import write_whole

@@ -93,11 +93,11 @@ def endless(loader: Iterable):
 def ours(model: str, folder: Path) -> tuple[float, str]:
     """Return the images per second of `resnetkit train`'s loop with its defaults, and the precision that it chose."""
     from resnetkit.data.dataset import open_dataset
-    from resnetkit.train.checkpoint import RunFolder
     from resnetkit.train.classification import prepare
     from resnetkit.train.loop import Training, draw
     from resnetkit.train.monitor import Monitor
     from resnetkit.train.recipe import RECIPES
+    from resnetkit.train.run_folder import RunFolder
 
     row = RECIPES["folder" if model == "resnet50" else "cifar10"]
     recipe = replace(row, model=model, lr=0.01, batch_size=BATCH[model], early_scale=1.0)  # full size, as for the peer

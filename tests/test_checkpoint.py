@@ -9,7 +9,7 @@ from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.modelfile import Header
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.train.checkpoint import Position, State, load_state, save_state
-from resnetkit.train.optim import Plan
+from resnetkit.train.pace import Plan
 
 
 def saved(path: Path, net: ResNet) -> tuple[State, torch.optim.Optimizer]:

@@ -37,9 +37,9 @@ from resnetkit.models.published import imagenet_classes
 from resnetkit.models.resnet import build
 from resnetkit.models.spec import SPECS
 from resnetkit.progress import Display
-from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import DEFAULT_ROWS, LENGTHS, RECIPES, Recipe, read_recipe
+from resnetkit.train.run_folder import RunFolder
 
 CLASSES = ("cat", "frog", "ship")
 SMALL = ["--model", "resnet20,depths=1-1-1", "--size", "32", "--epochs", "2", "--batch-size", "16", "--threads", "1"]

@@ -25,7 +25,7 @@ from resnetkit.infer.quantizing.quantize import Quantized
 from resnetkit.infer.tuning.record import Tuned
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.spec import CHANGES, text_of
-from resnetkit.train.training import TrainResult
+from resnetkit.train.lifecycle import TrainResult
 
 LONG = 200
 MANY = 2000

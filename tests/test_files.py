@@ -8,7 +8,7 @@ import pytest
 import resnetkit
 from resnetkit.cli import main
 from resnetkit.files import cache_folder, expanded, whole_file, write_whole
-from resnetkit.train.checkpoint import RunFolder
+from resnetkit.train.run_folder import RunFolder
 
 
 def test_bytes_and_text_arrive_whole(tmp_path):

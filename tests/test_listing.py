@@ -18,10 +18,10 @@ from resnetkit.data.folders.listing import KEPT, OF_RUNS, RECIPE, RUNS, find_bel
 from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.comparison import _sources
 from resnetkit.infer.finding import find_pictures
-from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import default_folder
+from resnetkit.train.run_folder import RunFolder
 
 
 def touch(root: Path, *paths: str) -> None:

@@ -22,15 +22,16 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import DataError, ResnetkitError, TrainingError, UsageError
 from resnetkit.evaluation.evaluate import evaluate
-from resnetkit.train import loop, training
+from resnetkit.train import lifecycle, loop
 from resnetkit.train import run as runs
-from resnetkit.train.checkpoint import Position, RunFolder, load_state, save_state
+from resnetkit.train.checkpoint import Position, load_state, save_state
 from resnetkit.train.classification import prepare
 from resnetkit.train.divergence import mend
 from resnetkit.train.loop import InterruptedTrainingError, Training, draw
 from resnetkit.train.monitor import Monitor, read_metrics
-from resnetkit.train.optim import Plan
+from resnetkit.train.pace import Plan
 from resnetkit.train.recipe import RECIPES, Recipe
+from resnetkit.train.run_folder import RunFolder
 
 TINY = Recipe(
     model="resnet20,depths=1-1-1",
@@ -412,8 +413,8 @@ def test_a_second_ctrl_c_names_the_way_to_go_on(dataset, tmp_path, ask_while_val
 def test_the_best_model_is_evaluated_once(dataset, tmp_path, monkeypatch):
     """The counts of an evaluation are in the state. It is repeated only for states of earlier versions."""
     evaluated = []
-    validate = training.validate_best
-    monkeypatch.setattr(training, "validate_best", lambda *given: (evaluated.append(1), validate(*given))[1])
+    validate = lifecycle.validate_best
+    monkeypatch.setattr(lifecycle, "validate_best", lambda *given: (evaluated.append(1), validate(*given))[1])
     result = train(TINY, dataset, out=tmp_path / "run", quiet=True)
     report = tmp_path / "run" / "report.html"
     page = report.read_text()

@@ -5,8 +5,8 @@ import json
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import FEW_POINTS, Monitor, draw_curves, read_metrics
+from resnetkit.train.run_folder import RunFolder
 
 
 def rows(steps: list[int], part: str) -> list[dict[str, object]]:

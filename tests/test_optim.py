@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from resnetkit.train.optim import Pace, Plan, learning_rate, make_optimizer, plateaus
+from resnetkit.train.optim import learning_rate, make_optimizer, plateaus
+from resnetkit.train.pace import Pace, Plan
 from resnetkit.train.recipe import RECIPES, Recipe
 
 

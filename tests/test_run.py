@@ -14,9 +14,9 @@ from resnetkit import resume, train
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.train import run as runs
-from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import Recipe
+from resnetkit.train.run_folder import RunFolder
 
 TINY = Recipe(
     model="resnet20,depths=1-1-1",

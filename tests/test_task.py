@@ -21,12 +21,13 @@ from resnetkit.errors import UsageError
 from resnetkit.modelfile import Header
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.progress import Advance
-from resnetkit.train.checkpoint import RunFolder, load_state
+from resnetkit.train.checkpoint import load_state
+from resnetkit.train.lifecycle import TrainResult, train_task
 from resnetkit.train.loop import InterruptedTrainingError
 from resnetkit.train.monitor import Monitor, read_metrics
 from resnetkit.train.recipe import Recipe
+from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.task import Measured, Step
-from resnetkit.train.training import TrainResult, train_task
 
 RECIPE = Recipe(epochs=4, batch_size=16, accumulate=2, lr=0.02, threads=1, precision="float32", log_every=1, seed=1)
 PREPROCESS = Preprocess(size=32)
@@ -51,6 +52,7 @@ class Brightness:
     training_pictures: int = 0
     validation_pictures: int = 0
     validated_at_once: int = 20
+    early_steps: tuple[float, float] = (0.0, 1.0)
     counts: tuple[str, ...] = ("far",)
     score: str = "deviation"
 
@@ -61,9 +63,6 @@ class Brightness:
 
     def batches(self, epoch: int, first_batch: int, progress: Callable[[], float]) -> Generator[Batch]:
         yield from self.loader.epoch(epoch, first_batch)
-
-    def early_cost(self, progress: float) -> float:
-        return 1.0
 
     def train_mode(self) -> None:
         self.net.train()

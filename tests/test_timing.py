@@ -13,10 +13,10 @@ from resnetkit.cli import main
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.train import run as runs
 from resnetkit.train import timing
-from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.classification import prepare
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import RECIPES, Recipe, changed
+from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.timing import Untouched, batch_sizes, fit_batch, fit_to_clock, too_short
 
 FOLDER = RECIPES["folder"]

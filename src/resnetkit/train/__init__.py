@@ -7,8 +7,8 @@ from resnetkit.verb import stands_for
 
 if TYPE_CHECKING:
     from resnetkit.data.samples import Dataset
+    from resnetkit.train.lifecycle import TrainResult
     from resnetkit.train.recipe import Recipe
-    from resnetkit.train.training import TrainResult
 
 
 def train(

@@ -104,10 +104,12 @@ class Classification:
                 if self.augment(progress()) != augment:
                     return
 
-    def early_cost(self, progress: float) -> float:
-        """Relative cost of a step at `progress`: its number of pixels over that of a step at full size."""
-        preprocess = self.header.preprocess
-        return (self.augment(progress).side(preprocess) / preprocess.size) ** 2
+    @property
+    def early_steps(self) -> tuple[float, float]:
+        """Until the crops are of full size. A step is assumed to take as long as it has pixels."""
+        preprocess, recipe = self.header.preprocess, self.recipe
+        cost = (self.augment(0.0).side(preprocess) / preprocess.size) ** 2
+        return (min(recipe.early_until, recipe.center_crop_from), cost) if cost < 1 else (0.0, 1.0)
 
     def train_mode(self) -> None:
         """Set training mode: batch norm uses the statistics of the batch, except in frozen parts."""

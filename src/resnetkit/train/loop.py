@@ -14,11 +14,13 @@ from torch.optim.swa_utils import AveragedModel
 from resnetkit.display import shell
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.modelfile import inspect
-from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
+from resnetkit.train.checkpoint import Position, State, save_state
 from resnetkit.train.divergence import mend
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics, spoken
-from resnetkit.train.optim import Cost, Pace, Plan, learning_rate, make_optimizer, moving_average, plateaus
+from resnetkit.train.optim import learning_rate, make_optimizer, moving_average, plateaus
+from resnetkit.train.pace import Cost, Pace, Plan
 from resnetkit.train.recipe import Recipe
+from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.signals import CLOSED_PIPE, Signals
 from resnetkit.train.task import Batch, Measured, Task
 
@@ -74,13 +76,13 @@ class Training:
         self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
         evaluation_share = 0.5 * task.validation_pictures / (recipe.batch_size * recipe.accumulate)
-        early_cost = task.early_cost(self.progress())
+        early_until, early_cost = task.early_steps
         self.pace = (
             Pace(
                 recipe.minutes,
                 steps_per_evaluation=self.steps_per_evaluation,
                 evaluation_share=evaluation_share,
-                early_until=min(recipe.early_until, recipe.center_crop_from) if early_cost < 1 else 0.0,
+                early_until=early_until,
                 early_cost=early_cost,
                 step_seconds=cost.step_seconds if cost else 0.0,
             )

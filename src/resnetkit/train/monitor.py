@@ -11,7 +11,7 @@ from typing import Any
 from resnetkit.display import printable
 from resnetkit.files import write_whole
 from resnetkit.progress import Advance, Display, Far
-from resnetkit.train.checkpoint import RunFolder
+from resnetkit.train.run_folder import RunFolder
 
 PERCENT = "_percent"
 """The end of a percentage's name."""

@@ -18,11 +18,12 @@ from resnetkit.data.samples import Dataset
 from resnetkit.display import shell, type_of
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.files import expanded
-from resnetkit.train.checkpoint import RunFolder, load_state
+from resnetkit.train.checkpoint import load_state
 from resnetkit.train.classification import prepare
 from resnetkit.train.effects import check_effects
+from resnetkit.train.lifecycle import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
 from resnetkit.train.recipe import Recipe, read_recipe
-from resnetkit.train.training import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
+from resnetkit.train.run_folder import RunFolder
 from resnetkit.version import __version__
 
 MOST_NAMED = 10  # at most this many of the files that are left out are named

@@ -111,8 +111,12 @@ class Task(Protocol[B]):
         """
         ...
 
-    def early_cost(self, progress: float) -> float:
-        """Return the cost of a step at `progress`, as a share of the cost of a step at the end of the run."""
+    @property
+    def early_steps(self) -> tuple[float, float]:
+        """(share, cost): until this share of the run is done, a step takes `cost` times as long as a later one.
+
+        (0, 1) where all steps take equally long.
+        """
         ...
 
     def train_mode(self) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from resnetkit.display import count
-from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.loop import Training
 from resnetkit.train.monitor import Monitor
-from resnetkit.train.optim import Cost
+from resnetkit.train.pace import Cost
 from resnetkit.train.recipe import Recipe
+from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.task import Task
 
 ENOUGH_STEPS = 100

@@ -9,10 +9,11 @@ from typing import Any
 from resnetkit.display import line, shell
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
 from resnetkit.modelfile import inspect, load
-from resnetkit.train.checkpoint import RunFolder, State
+from resnetkit.train.checkpoint import State
 from resnetkit.train.loop import InterruptedTrainingError, StoppedEvaluationError, Training
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import LENGTHS, Recipe, changed, read_recipe, write_recipe
+from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Measured, Task
 from resnetkit.train.timing import fit_to_clock, too_short
