@@ -12,7 +12,8 @@ import torch
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.infer.backends import Backend, open_backend
+from resnetkit.infer.backends.backend import Backend
+from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import GRAPHS, Choice
 from resnetkit.infer.graphs import export_graph
 from resnetkit.modelfile import Header, Model
@@ -162,7 +163,7 @@ def test_inductor(model: Model, pixels: np.ndarray, expected: dict[str, np.ndarr
 INTERRUPTED = """
 import faulthandler, gc, signal, sys
 from pathlib import Path
-from resnetkit.infer.backends import open_backend
+from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import Choice
 from resnetkit.infer.exports.formats import FILE_FORMATS
 

@@ -184,7 +184,7 @@ def test_split(small: Cifar, tmp_path: Path) -> None:
 def test_wrong_names() -> None:
     with pytest.raises(UsageError, match="'cifar11' is none of cifar10, cifar100"):
         load_cifar("cifar11")
-    with pytest.raises(UsageError, match="train_split '40k' is unknown; choose one of 45k, 50k"):
+    with pytest.raises(UsageError, match="`train_split` is '40k'; choose one of 45k, 50k"):
         load_cifar("cifar10", train_split="40k")
 
 

@@ -19,13 +19,14 @@ from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ExportError, ModelFileError, UsageError
 from resnetkit.files import HEADER_KEY
-from resnetkit.infer.backends import openvino_core
+from resnetkit.infer.backends.openvino_backend import openvino_core
 from resnetkit.infer.exports import export as exporting
 from resnetkit.infer.exports import network as serving
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, OPSET, FileFormat, Format
-from resnetkit.infer.exports.network import ExportedNetwork, folded
-from resnetkit.infer.exports.parity import Gap, measure, read_pixels
+from resnetkit.infer.exports.parity import Gap, measure
+from resnetkit.infer.network import ExportedNetwork, folded
+from resnetkit.infer.pictures import read_pixels
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck
 from resnetkit.modelfile import Header, Model, save
 from resnetkit.models.resnet import build

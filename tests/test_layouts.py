@@ -115,23 +115,23 @@ def test_forms(tmp_path: Path, folders: list[str], sizes: tuple[int, int, int], 
     [
         (
             [*divided("train"), "bus/city", "tram"],
-            r"also pictures in bus/. It can be read in two ways: as parts, without bus/, tram/: --parts train=train; "
-            r"or as classes, train/, bus/, tram/: --parts none",
+            r"also pictures in bus/. It can be read in two ways: as parts, without bus/, tram/: `parts` train=train; "
+            r"or as classes, train/, bus/, tram/: `parts` none",
         ),
         (
             divided("Training", "Testing", "Extra"),
-            r"without Extra/: --parts train=Training,test=Testing; or as classes, Training/, Testing/, Extra/: "
-            r"--parts none",
+            r"without Extra/: `parts` train=Training,test=Testing; or as classes, Training/, Testing/, Extra/: "
+            r"`parts` none",
         ),
         (
             divided("train", "train_more"),
-            r"two folders for train, one of them train_more/; merge them, or say which it is: --parts train=train; or, "
-            r"if train/ and train_more/ are classes: --parts none",
+            r"two folders for train, one of them train_more/; merge them, or say which it is: `parts` train=train; or, "
+            r"if train/ and train_more/ are classes: `parts` none",
         ),
         (
             ["Training", "Testing"],
             r"can be read in two ways. Testing/, Training/ may be parts, .* a list with a line path,label per picture "
-            r"is what to give. Or they are classes: --parts none",
+            r"is what to give. Or they are classes: give `parts` none",
         ),
     ],
 )
@@ -157,15 +157,15 @@ def test_parts_that_are_said(tmp_path: Path) -> None:
     assert dataset.split["read_as"] == {"parts": "train=Training,val=set, 2=b"}
     both = open_dataset(tmp_path, parts="train=Training,train=Extra,test=set, 2=b", val_fraction=0)
     assert (len(both.train or ()), len(both.test or ())) == (8, 4)
-    with pytest.raises(UsageError, match=r"--parts: .* has no folder Val; it has Extra/, Training/, set, 2=b/"):
+    with pytest.raises(UsageError, match=r"`parts`: .* has no folder Val; it has Extra/, Training/, set, 2=b/"):
         open_dataset(tmp_path, parts="train=Training,val=Val")
     for wrong in ("Training", "train=", "", "all=Training"):
-        with pytest.raises(UsageError, match=r"--parts is .*; give train=DIR,val=DIR,test=DIR"):
+        with pytest.raises(UsageError, match=r"`parts` is .*; give train=DIR,val=DIR,test=DIR"):
             open_dataset(tmp_path, parts=wrong)
     for wrong in ("images", "path_column"):
-        with pytest.raises(UsageError, match=f"--{wrong.replace('_', '-')} has no use here: .* is a folder"):
+        with pytest.raises(UsageError, match=f"`{wrong}` has no use here: .* is a folder"):
             open_dataset(tmp_path, **{wrong: "x"})
-    with pytest.raises(UsageError, match="--parts has no use here: cifar10 is known"):
+    with pytest.raises(UsageError, match="`parts` has no use here: cifar10 is known"):
         open_dataset("cifar10", parts="none")
 
 

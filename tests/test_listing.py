@@ -17,7 +17,7 @@ from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import KEPT, OF_RUNS, RECIPE, RUNS, find_below, is_of_runs
 from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.decoding import find_pictures
-from resnetkit.infer.exports.parity import _sources
+from resnetkit.infer.pictures import _sources
 from resnetkit.train.checkpoint import RunFolder
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.recipe import Recipe

@@ -13,21 +13,8 @@ SOURCE = Path(resnetkit.__file__).parent
 FLAG = re.compile(r"--([a-z][\w-]*|\{)")
 COMMAND = re.compile(r"(resnetkit [a-z]+|pip install|docker run)[^;:,\n]*")
 """A whole command that a message suggests, as it is typed: here flags are right."""
-TO_CONVERT: tuple[str, ...] = (
-    *(f"convert/{file}.py" for file in ("beside", "conversion", "modules", "outgoing", "presets")),
-    *(f"convert/files/{file}.py" for file in ("listing", "parts")),
-    *(f"convert/naming/{file}.py" for file in ("fitting", "heads", "recognition")),
-    *(f"data/{file}.py" for file in ("decoding/pictures", "loader")),
-    *("device.py", "evaluation/evaluate.py"),
-    *(f"infer/{file}.py" for file in ("backends", "choice", "exports/export", "quantizing/accuracy", "tune")),
-    *(f"train/{file}.py" for file in ("checkpoint", "compute", "effects", "loop", "memory", "recipe", "run", "task")),
-    "train/timing.py",
-)
-"""Files whose messages still name flags."""
 NOT_PATHS = ("cifar.name", "recipe.model", "verb", "name", "unit", "address", "data", "WEIGHTS_FILE")
 """Values in commands that hold no spaces."""
-TO_QUOTE = tuple(f"train/{file}.py" for file in ("checkpoint", "loop", "run"))
-"""Files whose commands still have paths as they are."""
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
 LIBRARY = [file for file in FILES if file != "cli.py" and not file.startswith("commands/")]
 
@@ -60,7 +47,7 @@ def flags(source: str) -> list[str]:
     return list(dict.fromkeys(flag[0] for text in messages for flag in FLAG.finditer(text)))
 
 
-@pytest.mark.parametrize("file", [file for file in LIBRARY if file not in TO_CONVERT])
+@pytest.mark.parametrize("file", LIBRARY)
 def test_a_message_names_no_flag(file: str) -> None:
     assert flags((SOURCE / file).read_text(encoding="utf-8")) == []
 
@@ -77,14 +64,9 @@ def unquoted(source: str) -> list[str]:
     return [value for value in values if value not in NOT_PATHS and not value.startswith("shell(")]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file not in TO_QUOTE])
+@pytest.mark.parametrize("file", FILES)
 def test_a_path_in_a_command_is_quoted(file: str) -> None:
     assert unquoted((SOURCE / file).read_text(encoding="utf-8")) == []
-
-
-def test_a_file_that_is_mended_leaves_its_list() -> None:
-    assert [file for file in TO_CONVERT if not flags((SOURCE / file).read_text(encoding="utf-8"))] == []
-    assert [file for file in TO_QUOTE if not unquoted((SOURCE / file).read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize(

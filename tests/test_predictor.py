@@ -366,7 +366,7 @@ def test_what_does_not_go_together(model: Model) -> None:
         ({"precision": "int8"}, "a model in memory has no int8 graph"),
         ({"threads": -2}, "`threads` is -2"),
         ({"device": "abacus"}, "`device` is 'abacus', which torch can't use here"),
-        ({"output": "probability"}, "there is no output 'probability'; choose one of logits, pool, c5"),
+        ({"output": "probability"}, "`output` is 'probability'; choose one of logits, pool, c5"),
     ):
         with pytest.raises(UsageError, match=message):
             Predictor(model, **stated)

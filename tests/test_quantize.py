@@ -9,7 +9,7 @@ import pytest
 from resnetkit.data.samples import Samples
 from resnetkit.errors import UsageError
 from resnetkit.files import HEADER_KEY
-from resnetkit.infer.backends import openvino_core
+from resnetkit.infer.backends.openvino_backend import openvino_core
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.quantizing import quantize as module
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict

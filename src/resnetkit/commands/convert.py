@@ -18,7 +18,7 @@ from resnetkit.progress import Advance, bar, ignore
 if TYPE_CHECKING:
     from resnetkit.convert.checking import Check
     from resnetkit.convert.conversion import Conversion
-    from resnetkit.convert.files.listing import Listing
+    from resnetkit.convert.listing import Listing
     from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.models.resnet import ResNet
 
@@ -201,7 +201,7 @@ def _print_trials(done: "Conversion", check: "Check | None") -> None:
 
 
 def _list(file: str, part: str | None, *, as_json: bool) -> int:
-    from resnetkit.convert.files.listing import list_file
+    from resnetkit.convert.listing import list_file
 
     listing = list_file(file, part=part)
     if as_json:
@@ -214,7 +214,7 @@ def _list(file: str, part: str | None, *, as_json: bool) -> int:
 
 def _lines(listing: "Listing") -> Iterator[str]:
     """What is in a file: every tensor of networks, a line for each other group, and each object in short."""
-    from resnetkit.convert.files.listing import dtype_name
+    from resnetkit.convert.listing import dtype_name
 
     count = sum(map(len, listing.groups.values()))
     yield f"file        {listing.path}: {listing.form}, {count:,} tensors"

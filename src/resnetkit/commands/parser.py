@@ -160,8 +160,7 @@ def dashed(flag: str) -> str:
 
 def as_key(message: str) -> str:
     """An error about lines of a file, where fields are keys and not flags: `batch_size` loses its backticks."""
-    keys = re.sub(r"--[a-z][\w-]*", lambda flag: flag[0][2:].replace("-", "_"), message)
-    return NAME.sub(r"\1", keys)
+    return NAME.sub(r"\1", message)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

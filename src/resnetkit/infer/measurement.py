@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.infer.backends import Backend, open_backend
+from resnetkit.infer.backends.backend import Backend
+from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import GRAPHS, SUPPORTED, BackendName, Choice, Goal, Precision, available, usable_threads
 from resnetkit.infer.graphs import Source, graph_name, served_graph
 from resnetkit.machine import Machine

@@ -19,7 +19,8 @@ from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line, shell
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.forked import apart
-from resnetkit.infer.backends import Backend, open_backend, softmax, stream_decoded
+from resnetkit.infer.backends.backend import Backend, softmax, stream_decoded
+from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import (
     GRAPHS,
     BackendName,

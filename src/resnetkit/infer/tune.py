@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.errors import ExportError, UsageError
-from resnetkit.infer.backends import open_backend
+from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import BFLOAT16, BackendName, Choice, Goal, Precision, available
 from resnetkit.infer.graphs import Tuned, open_source, writable_place
 from resnetkit.infer.measurement import BATCHES, FIRST_BATCH, Say, Trial, measure

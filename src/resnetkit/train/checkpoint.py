@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from resnetkit.display import shell
 from resnetkit.errors import TrainingError
 from resnetkit.files import whole_file
 from resnetkit.modelfile import Header
@@ -78,7 +79,8 @@ class RunFolder:
             not self.path.is_dir() or any(path.name not in left_by_a_start for path in self.path.iterdir())
         ):
             raise TrainingError(
-                f"{self.path} is there already. Give another `out`, or go on with: resnetkit train --resume {self.path}"
+                f"{self.path} is there already. Give another `out`, or go on with: "
+                f"resnetkit train --resume {shell(self.path)}"
             )
 
     def create(self) -> None:

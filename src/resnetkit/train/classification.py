@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnetkit import modelfile
 from resnetkit.data.loader import Batch, Loader
 from resnetkit.data.parts import record
 from resnetkit.data.samples import Dataset, Samples
@@ -25,7 +24,8 @@ from resnetkit.evaluation.evaluate import evaluate_net
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.report import write_report
 from resnetkit.files import expanded
-from resnetkit.modelfile import Header, Model, short_name
+from resnetkit.location import short_name
+from resnetkit.modelfile import Header, Model, load, save
 from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.precision import exact_float32, unfolds_bfloat16
@@ -141,7 +141,7 @@ class Classification:
 
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any]) -> None:
         """Write a model file with the weights of `net`."""
-        modelfile.save(path, _resnet(net), replace(self.header, metrics=metrics))
+        save(path, _resnet(net), replace(self.header, metrics=metrics))
 
     def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
         """Write errors, curves, classes and confusions as a page."""
@@ -192,7 +192,7 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> C
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    start = modelfile.load(str(expanded(recipe.init))) if recipe.init and header is None else None
+    start = load(str(expanded(recipe.init))) if recipe.init and header is None else None
     spec = header.spec if header else choose_spec(recipe, dataset, start)
     preprocess = header.preprocess if header else choose_preprocess(recipe, dataset.train, spec, start)
     augment = choose_augment(recipe, preprocess)

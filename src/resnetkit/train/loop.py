@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from resnetkit.display import shell
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.modelfile import inspect
 from resnetkit.train.checkpoint import Position, RunFolder, State, save_state
@@ -137,7 +138,7 @@ class Training:
                 of = "" if here.plan == Pace.UNKNOWN else f" of {here.plan.total_steps}"
                 raise InterruptedTrainingError(
                     f"stopped after step {here.step}{of}; everything is saved. "
-                    f"Go on with: resnetkit train --resume {self.run.path}",
+                    f"Go on with: resnetkit train --resume {shell(self.run.path)}",
                     number,
                 )
         batches.close()

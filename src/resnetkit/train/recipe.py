@@ -349,7 +349,7 @@ PURPOSES: dict[str, str] = {
     "(Sec. 4.2). Table 6: 6.61 +- 0.16 % test error, the best 6.43 %.",
     "paper-imagenet": "The paper's for ImageNet (Sec. 3.4): up to 600k steps of 256 pictures, rate 0.1 divided by 10 "
     "when the error plateaus. For GPUs.",
-    "folder": "The default for a folder or CSV of one's own pictures, from random weights or from --init. The rate is "
+    "folder": "The default for a folder or CSV of one's own pictures, from random weights or from `init`. The rate is "
     "for batches of 32.",
 }
 """What each row is for, with the expected result and its cost where they are known."""

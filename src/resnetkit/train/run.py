@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from resnetkit import __version__
 from resnetkit.data.dataset import open_read
 from resnetkit.data.published.cifar import CIFARS
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading, reading_of
 from resnetkit.data.samples import Dataset
+from resnetkit.display import shell, type_of
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import RunFolder, load_state
@@ -23,6 +23,7 @@ from resnetkit.train.classification import prepare
 from resnetkit.train.effects import check_effects
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.training import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
+from resnetkit.version import __version__
 
 MOST_NAMED = 10  # files that are left out, named one by one
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -57,7 +58,7 @@ def start(
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
-        first = repr(recipe) if isinstance(recipe, str) else f"a {type(recipe).__name__}"
+        first = repr(recipe) if isinstance(recipe, str) else type_of(recipe)
         raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES has some by name")
     run = RunFolder(_path(out, "out", "a path")) if out else None
     if run:
@@ -124,7 +125,7 @@ def resume(
     except DataError as error:
         if data != about.get("data"):
             raise
-        raise DataError(f"{error}. Where they have moved: resnetkit train --resume {run.path} DATA") from error
+        raise DataError(f"{error}. Where they have moved: resnetkit train --resume {shell(run.path)} DATA") from error
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None)
     remarks: list[str] = []
@@ -134,7 +135,7 @@ def resume(
         if not allow_other_arithmetic:
             raise TrainingError(
                 f"{run.path} can't go on to the same bits: {named}. Go on on a machine like the first one, or to other "
-                f"bits with: resnetkit train --resume {run.path} --allow-other-arithmetic"
+                f"bits with: resnetkit train --resume {shell(run.path)} --allow-other-arithmetic"
             )
         remarks.append(f"other arithmetic: {named}; the bits differ from those of a run that went on as it began")
         before = {name: about[name] for name in other} | {"until_step": state.position.step if state else 0}

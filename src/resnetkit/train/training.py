@@ -1,13 +1,12 @@
 """A task and a run folder to a finished run: what comes before and after the loop, whatever the task."""
 
-import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnetkit.display import line
+from resnetkit.display import line, shell
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
 from resnetkit.modelfile import inspect, load
 from resnetkit.train.checkpoint import RunFolder, State
@@ -84,7 +83,7 @@ def train_task(
             return finish(training, signals)
     except KeyboardInterrupt:
         raise InterruptedTrainingError(
-            f"stopped at once; what was saved last is whole. Go on with: resnetkit train --resume {run.path}",
+            f"stopped at once; what was saved last is whole. Go on with: resnetkit train --resume {shell(run.path)}",
             signal.SIGINT,
         ) from None
     except (OSError, ModelFileError) as error:
@@ -93,7 +92,7 @@ def train_task(
             raise
         raise TrainingError(
             f"{failed.filename or run.path}: {failed.strerror}. What was saved before is whole; "
-            f"make room or mend it, then go on with: resnetkit train --resume {run.path}"
+            f"make room or mend it, then go on with: resnetkit train --resume {shell(run.path)}"
         ) from error
 
 
@@ -106,8 +105,9 @@ def restore(training: Training, state: State) -> None:
     then = changed(Recipe(), {name: state.header.recipe.get(name) for name in LENGTHS}, source=str(run.state))
     if then.length == recipe.length:
         if ended:
-            (unit,) = [f"--{name}" for name, value in recipe.length.items() if value is not None]
-            on = train_on(recipe, run) if recipe.bound_to_length() else f"resnetkit train --resume {run.path} {unit} N"
+            (unit,) = [name for name, value in recipe.length.items() if value is not None]
+            longer = f"resnetkit train --resume {shell(run.path)} --{unit} N"
+            on = train_on(recipe, run) if recipe.bound_to_length() else longer
             training.monitor.say(f"{run.path} is finished; train on with: {on}")
         return
     refuse_bound(recipe, run)
@@ -132,8 +132,8 @@ def refuse_bound(recipe: Recipe, run: RunFolder) -> None:
 def train_on(recipe: Recipe, run: RunFolder, data: str | None = None) -> str:
     """The command that trains on from a run's weights, on its own data unless `data` says others."""
     _, about = read_recipe(run.recipe, Recipe())
-    data = data or (shlex.quote(about["data"]) if about.get("data") else "DATA")
-    return f"resnetkit train {data} --init {shlex.quote(str(run.path))} --model {recipe.model}"
+    data = data or (shell(about["data"]) if about.get("data") else "DATA")
+    return f"resnetkit train {data} --init {shell(run.path)} --model {recipe.model}"
 
 
 def arithmetic_of(task: Task[Any]) -> dict[str, str]:
@@ -171,6 +171,6 @@ def validate_best(training: Training, signals: Signals) -> Measured | None:
     except StoppedEvaluationError:
         raise InterruptedTrainingError(
             f"stopped before the report; the training is done, and {training.run.best} is its model. "
-            f"For the report: resnetkit train --resume {training.run.path}",
+            f"For the report: resnetkit train --resume {shell(training.run.path)}",
             signals.received,
         ) from None

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from resnetkit.convert.files.readers import Weights
-from resnetkit.convert.modules import facts_of, with_our_epsilon
 from resnetkit.convert.naming.fitting import find_project, left_out, renamed
 from resnetkit.convert.naming.heads import Headed, settle_head
 from resnetkit.convert.naming.layouts import Tensors, fold_biases
+from resnetkit.convert.naming.modules import facts_of, with_our_epsilon
 from resnetkit.convert.naming.networks import has_tensors_of, networks_like, spec_of
 from resnetkit.convert.naming.projects import Project, recognise
 from resnetkit.convert.naming.structure import Match, keeps_order, matches

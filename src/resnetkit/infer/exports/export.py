@@ -19,14 +19,15 @@ from resnetkit.display import line
 from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.exports.formats import FILE_FORMATS, Format
-from resnetkit.infer.exports.parity import BATCH_SIZES, MOST_PICTURES, Gap, measure, read_pixels
+from resnetkit.infer.exports.parity import BATCH_SIZES, Gap, measure
+from resnetkit.infer.pictures import MOST_PICTURES, read_pixels
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict, check_loss
 from resnetkit.infer.quantizing.pictures import TuningPictures, read_tuning_pictures
 from resnetkit.modelfile import Model, load
 from resnetkit.precision import exact_float32
 
 if TYPE_CHECKING:
-    from resnetkit.infer.exports.network import ExportedNetwork, ExportOutput
+    from resnetkit.infer.network import ExportedNetwork, ExportOutput
     from resnetkit.infer.quantizing.quantize import Quantized
 
 MOST_JUDGED = 500
@@ -100,7 +101,7 @@ def export(
     if missing := [name for name in FILE_FORMATS[to].packages if find_spec(name) is None]:
         raise UsageError(f"`to` {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")
 
-    from resnetkit.infer.exports.network import ExportedNetwork, ExportOutput, folded
+    from resnetkit.infer.network import ExportedNetwork, ExportOutput, folded
 
     output = output or ("probabilities" if with_preprocess else "logits")
     if output not in get_args(ExportOutput):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.files import HEADER_KEY
-from resnetkit.infer.backends import openvino_core
+from resnetkit.infer.backends.openvino_backend import openvino_core
 from resnetkit.infer.exports.parity import Compute
 from resnetkit.infer.unreported import unreported
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
 
-    from resnetkit.infer.exports.network import ExportedNetwork
+    from resnetkit.infer.network import ExportedNetwork
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
 OPSET = 18

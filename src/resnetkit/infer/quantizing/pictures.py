@@ -17,7 +17,7 @@ from resnetkit.errors import DataError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import usable_threads
 from resnetkit.infer.decoding import pixels_of
-from resnetkit.infer.exports.parity import read_pixels
+from resnetkit.infer.pictures import read_pixels
 from resnetkit.modelfile import Header
 
 CALIBRATION = 100

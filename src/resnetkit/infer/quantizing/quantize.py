@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resnetkit.display import line
 from resnetkit.errors import ExportError, UsageError
 from resnetkit.files import HEADER_KEY
-from resnetkit.infer.backends import openvino_core
+from resnetkit.infer.backends.openvino_backend import openvino_core
 from resnetkit.infer.quantizing.accuracy import Verdict
 from resnetkit.infer.unreported import unreported
 from resnetkit.machine import read_machine

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from resnetkit.errors import UsageError
 from resnetkit.forked import apart
-from resnetkit.infer.backends import Pixels, Values, in_order
+from resnetkit.infer.backends.backend import Pixels, Values, in_order
 from resnetkit.infer.choice import Choice, Output
-from resnetkit.infer.exports.network import ExportedNetwork, folded
+from resnetkit.infer.network import ExportedNetwork, folded
 from resnetkit.modelfile import Model
 from resnetkit.precision import exact_float32
 

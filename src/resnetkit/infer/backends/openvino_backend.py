@@ -1,0 +1,109 @@
+"""Graphs computed by OpenVINO."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from resnetkit.errors import ModelFileError
+from resnetkit.infer.backends.backend import ANEW, Pixels, Values, reason_of, refuse_forked
+from resnetkit.infer.choice import Choice, usable_threads
+from resnetkit.infer.unreported import unreported
+
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+"""The precision that OpenVINO is told; in an int8 graph, that of the layers in float. Without the hint, it would choose
+bfloat16 on a processor with AMX. With the hint bf16 on a processor without bfloat16, it takes float32."""
+
+
+def openvino_core() -> Any:
+    """OpenVINO's runtime: one for the whole process, kept until the process ends.
+
+    Raises UsageError in a process that was forked from one that had it. There, a network could get the threads of one
+    that was freed before the fork, which do not exist any more, and would wait for them for ever.
+    """
+    core, process = _core()
+    refuse_forked("OpenVINO", process)
+    return core
+
+
+@cache
+def _core() -> tuple[Any, int]:
+    """The runtime, and the id of the process that made it.
+
+    Its CPU plugin sets a stack for signal handlers. If two runtimes with such a stack end in the wrong order, the
+    process is left with a stack in freed memory, and its next signal, such as Ctrl-C, kills it.
+    """
+    with unreported():
+        import openvino
+
+    core = openvino.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin before any other runtime is loaded
+    return core, os.getpid()
+
+
+class OpenVino:
+    """A graph compiled by OpenVINO, whose threads (TBB's) do not spin while they wait."""
+
+    def __init__(self, choice: Choice, graph: Path, *, cache: Path | None = None) -> None:
+        core = openvino_core()
+        import openvino
+
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": HINTS[choice.precision],
+            "INFERENCE_NUM_THREADS": choice.threads or usable_threads(),
+            "NUM_STREAMS": choice.streams,
+        }
+        try:
+            if cache is None:
+                self._network = core.compile_model(core.read_model(graph), "CPU", settings)
+            else:  # given a path, it finds a compiled graph in the cache without reading the graph itself
+                self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
+        except RuntimeError as error:
+            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {reason_of(error)}{ANEW}") from error
+        self._process = os.getpid()
+        self._streams = choice.streams
+        self._tensor = openvino.Tensor
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def __call__(self, pixels: Pixels) -> Values:
+        """Compute one batch."""
+        return self._result(self._start(pixels))
+
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
+        """Compute batch after batch."""
+        running: deque[tuple[Any, Pixels]] = deque()
+        try:
+            for pixels in batches:
+                running.append(self._start(pixels))
+                if len(running) > self._streams:
+                    yield self._result(running.popleft())
+            while running:
+                yield self._result(running.popleft())
+        finally:
+            for request, _ in running:
+                request.wait()
+
+    def _start(self, pixels: Pixels) -> tuple[Any, Pixels]:
+        """Start to compute a batch, not copied: the caller must keep the returned pixels until it has the result."""
+        refuse_forked("OpenVINO", self._process)
+        pixels = np.require(pixels, np.uint8, ["C", "W"])
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._network.create_infer_request()
+        # The runtime's own call, which copies nothing; openvino's wrapper takes several times as long.
+        request.set_input_tensor(self._tensor(pixels, shared_memory=True))
+        request.start_async()
+        return request, pixels
+
+    def _result(self, started: tuple[Any, Pixels]) -> Values:
+        request, _ = started
+        request.wait()
+        values = request.get_output_tensor().data.copy()  # the request will write there again
+        self._idle.put(request)
+        return values
