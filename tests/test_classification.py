@@ -12,7 +12,7 @@ from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
 from resnetkit.modelfile import Header, inspect, save, short_name
 from resnetkit.train.classification import prepare
-from resnetkit.train.compute import PAYS_FROM_STEPS
+from resnetkit.train.computing.compute import PAYS_FROM_STEPS
 from resnetkit.train.preparation import choose_augment
 from resnetkit.train.recipe import Recipe
 
@@ -94,7 +94,7 @@ def dataset(cifar_subset):
 def test_a_run_in_epochs_is_compiled_where_its_steps_pay(more, name, dataset, monkeypatch):
     """300 pictures are 18 batches of 16, and 9 steps if two batches are accumulated."""
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: ["g++"])
+    monkeypatch.setattr("resnetkit.train.computing.compute.find_compiler", lambda: ["g++"])
     recipe = Recipe(model="resnet20,depths=1-1-1,order=pre", batch_size=16, accumulate=2)
     assert prepare(replace(recipe, epochs=(PAYS_FROM_STEPS + more) / 9), dataset).computed_by == name
 

@@ -14,8 +14,8 @@ from resnetkit.kernels.library import library, status
 from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward, refuse_single_values
-from resnetkit.train.fused import FusedNet
+from resnetkit.train.computing.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward, refuse_single_values
+from resnetkit.train.computing.fused import FusedNet
 from resnetkit.train.recipe import Recipe
 
 compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
@@ -45,7 +45,7 @@ def untouched_compile(monkeypatch) -> list[object]:
         return function
 
     monkeypatch.setattr(torch, "compile", note)
-    monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: ["g++"])
+    monkeypatch.setattr("resnetkit.train.computing.compute.find_compiler", lambda: ["g++"])
     return asked
 
 
@@ -88,7 +88,7 @@ def test_a_choice_holds_for_networks_that_the_kernels_serve(untouched_compile):
 
 
 def test_nothing_is_compiled_without_a_compiler_unless_asked(monkeypatch, untouched_compile):
-    monkeypatch.setattr("resnetkit.train.compute.find_compiler", lambda: None)
+    monkeypatch.setattr("resnetkit.train.computing.compute.find_compiler", lambda: None)
     assert chosen(UNSERVED, LONG) == "eager"
     assert chosen(UNSERVED, Recipe(compile="inductor")) == "torch.compile"
 

@@ -18,7 +18,7 @@ from resnetkit.kernels.library import library, status
 from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
-from resnetkit.train.fused import FusedNet, why_not
+from resnetkit.train.computing.fused import FusedNet, why_not
 from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import Recipe

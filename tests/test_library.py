@@ -19,7 +19,7 @@ from resnetkit.kernels.library import library, status
 from resnetkit.machine import read_machine
 from resnetkit.models.resnet import build
 from resnetkit.native import Library
-from resnetkit.train.compute import choose_forward
+from resnetkit.train.computing.compute import choose_forward
 from resnetkit.train.recipe import Recipe
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -156,7 +156,7 @@ def test_the_build_for_avx2_passes_the_same_tests(file):
 
 @pytest.fixture
 def no_kernels(monkeypatch) -> None:
-    monkeypatch.setattr("resnetkit.train.fused.library", lambda: None)
+    monkeypatch.setattr("resnetkit.train.computing.fused.library", lambda: None)
 
 
 def test_training_without_kernels_is_done_by_torch(no_kernels, cifar_subset, tmp_path):

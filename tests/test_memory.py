@@ -15,7 +15,7 @@ from resnetkit.models.freezing import freeze
 from resnetkit.models.maps import map_shapes
 from resnetkit.models.resnet import build
 from resnetkit.precision import unfolds_bfloat16
-from resnetkit.train.memory import SHARE, Need, choose_recompute, training_need
+from resnetkit.train.computing.memory import SHARE, Need, choose_recompute, training_need
 from resnetkit.train.recipe import Recipe
 
 GIB = 2**30
@@ -170,7 +170,7 @@ STEP = """
 import torch
 from resnetkit.allocator import keep_memory
 from resnetkit.models.resnet import build
-from resnetkit.train.compute import choose_forward
+from resnetkit.train.computing.compute import choose_forward
 from resnetkit.train.recipe import Recipe
 keep_memory()  # as the command line does
 torch.set_num_threads(2)

@@ -8,8 +8,8 @@ import torch
 from resnetkit.kernels import operations
 from resnetkit.kernels.library import library, status
 from resnetkit.models.resnet import build
-from resnetkit.train.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonal
-from resnetkit.train.optim import make_optimizer
+from resnetkit.train.computing.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonal
+from resnetkit.train.computing.optim import make_optimizer
 from resnetkit.train.recipe import Recipe
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnetkit.train.optim import learning_rate, make_optimizer, plateaus
+from resnetkit.train.computing.optim import learning_rate, make_optimizer, plateaus
 from resnetkit.train.pace import Pace, Plan
 from resnetkit.train.recipe import RECIPES, Recipe
 

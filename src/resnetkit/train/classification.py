@@ -30,9 +30,9 @@ from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.precision import exact_float32, unfolds_bfloat16
 from resnetkit.progress import Advance
-from resnetkit.train.compute import Forward, choose_forward, refuse_single_values
+from resnetkit.train.computing.compute import Forward, choose_forward, refuse_single_values
+from resnetkit.train.computing.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.effects import effective_fields
-from resnetkit.train.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.network import choose_spec, copy_weights
 from resnetkit.train.preparation import choose_augment, choose_preprocess
 from resnetkit.train.recipe import Recipe

@@ -15,9 +15,9 @@ from resnetkit.display import shell
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.modelfile import inspect
 from resnetkit.train.checkpoint import Position, State, save_state
+from resnetkit.train.computing.optim import learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.divergence import mend
 from resnetkit.train.monitor import Monitor, draw_curves, read_metrics, spoken
-from resnetkit.train.optim import learning_rate, make_optimizer, moving_average, plateaus
 from resnetkit.train.pace import Cost, Pace, Plan
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run_folder import RunFolder

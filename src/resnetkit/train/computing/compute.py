@@ -11,7 +11,7 @@ from resnetkit.errors import UsageError
 from resnetkit.models.maps import map_shapes
 from resnetkit.models.resnet import ResNet
 from resnetkit.native import find_compiler
-from resnetkit.train.fused import FusedNet, why_not
+from resnetkit.train.computing.fused import FusedNet, why_not
 from resnetkit.train.recipe import Recipe
 
 PAYS_FROM_STEPS, PAYS_FROM_MINUTES = 20_000, 30.0

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetkit.train.muon import Muon
+from resnetkit.train.computing.muon import Muon
 from resnetkit.train.recipe import Recipe
 
 

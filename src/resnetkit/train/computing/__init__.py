@@ -1,0 +1,1 @@
+"""How a training step is computed here: kernels or torch, the optimiser, and the memory that it needs."""
