@@ -1,6 +1,7 @@
 # make run    the main job: data, training, evaluation, predictions
 # make check  formatting, lint, types, import rules, fast tests
-# make test   the same with the slow tests        make test-all  and those that need a network
+# make test   the same with the slow tests
+# make test-all   and those that take minutes or need a network, with every case of each test
 # make bench  every benchmark, one after another
 
 PYTHON  ?= python3
@@ -46,10 +47,10 @@ check: lint
 	$(PYTEST) -m "not slow and not network"
 
 test: lint
-	$(PYTEST) -m "not network"
+	$(PYTEST) -m "not network and not long"
 
 test-all: lint
-	$(PYTEST)
+	$(PYTEST) --all-cases
 
 bench: $(DEV)
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -1,6 +1,7 @@
 """Real pictures for tests: 420 pictures of CIFAR-10 from tests/data, and larger sets if they are on this machine."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,26 @@ from resnetkit.data.samples import Samples
 SUBSET = Path(__file__).parent / "data" / "cifar10-subset"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-cases", action="store_true", help="run every case of the tests that are marked `sampled`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the slow cases of a test marked sampled(n), keep each n-th, beginning with the first, but for --all-cases."""
+    if config.getoption("--all-cases"):
+        return
+    seen: Counter[str] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        marker = item.get_closest_marker("sampled") if item.get_closest_marker("slow") else None
+        (left_out if marker and seen[name] % marker.args[0] else kept).append(item)
+        seen[name] += marker is not None
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder and no network for each test; returns the folder."""
@@ -19,6 +40,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("RESNETKIT_CACHE", str(cache))
     monkeypatch.setenv("RESNETKIT_OFFLINE", "1")
     return cache
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for compiled kernels that outlives a test."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def compiled_once(own_cache: Path, kernel_folder: Path) -> None:
+    """Kernels that another test has compiled, for tests that start many processes."""
+    (own_cache / "kernels").symlink_to(kernel_folder)
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,7 @@ def test_torchvision(name):
 
 
 @pytest.mark.parametrize("name", slow_but(TIMM))
+@pytest.mark.sampled(4)
 def test_timm(name):
     import timm
 
@@ -219,6 +220,7 @@ def of_keras(keras, layers: int, classes: int = 1000):
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 @pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ".keras"])
 @pytest.mark.parametrize("layers", [50, 101, 152])
+@pytest.mark.sampled(3)
 def test_keras(layers, suffix, keras, tmp_path):
     theirs = of_keras(keras, layers)
     path = tmp_path / f"theirs{suffix}"

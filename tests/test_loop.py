@@ -461,6 +461,7 @@ def test_evaluations_that_follow_fast_are_not_saved_one_by_one(apart, states, da
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 def test_a_run_whose_reader_has_gone_saves_its_state(split_folder, tmp_path):
     """The output is closed, as by `resnetkit train ... 2>&1 | head -1`."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
@@ -634,6 +635,8 @@ def test_unreadable_pictures_are_named_and_skipped(picture_folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.sampled(2)
+@pytest.mark.usefixtures("compiled_once")
 def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
     """A process that is killed several times at random moments ends like one that was not."""
     flags = [

@@ -206,6 +206,7 @@ def measured(program: str = STEP, **choices: object) -> tuple[int, int]:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compiled", ["auto", "off"])
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.sampled(3)
 def test_a_real_step_takes_what_is_said(precision, compiled, recompute):
     unfolds = precision == "bfloat16" and unfolds_bfloat16()
     said = need("resnet20", batch_size=256, precision=precision, unfolds=unfolds)
@@ -242,6 +243,7 @@ def test_a_real_evaluation_takes_what_is_said():
 
 @pytest.mark.slow
 @linux
+@pytest.mark.long
 def test_the_deepest_net_trains_in_twelve_gibibytes():
     """Minutes of work: one step of ResNet-1202 on the paper's batch."""
     _, peak = measured(model="resnet1202", batch=128, precision="bfloat16", recompute=True, steps=1)

@@ -403,6 +403,7 @@ def test_bfloat16_is_near_float32(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "backend"), [(model, "aot_eager") for model in SMALL.values()])
+@pytest.mark.sampled(3)
 def test_torch_compile_computes_the_same_and_breaks_nowhere(model, backend):
     torch.compiler.reset()
     net = randomised(build(model, classes=5)).double()

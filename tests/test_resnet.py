@@ -131,6 +131,7 @@ def test_some_combinations_of_arguments_to_the_bit(arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_combination_of_arguments_to_the_bit():
     for arguments in COMBINATIONS:
         pairs = [short_twins("Bottleneck", **arguments)]
@@ -352,6 +353,7 @@ def test_bfloat16_is_near_float32(model):
         ("resnext50_32x4d,width=16", "aot_eager"),
     ],
 )
+@pytest.mark.sampled(4)
 def test_torch_compile_computes_the_same_and_breaks_nowhere(model, backend):
     torch.compiler.reset()  # a process compiles one function for only so many networks
     torch.manual_seed(0)

@@ -330,6 +330,7 @@ def test_predicts_anywhere_without_a_network(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", SHIPPED)
+@pytest.mark.sampled(4)
 def test_evaluate_gives_the_number_in_the_header(model: str, monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
     monkeypatch.delenv("RESNETKIT_CACHE")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnetkit" / "cifar10"

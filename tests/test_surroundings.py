@@ -17,7 +17,10 @@ from resnetkit.modelfile import Header, save
 from resnetkit.models.resnet import build
 from scenes import scene
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell and its limits")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="a shell and its limits"),
+    pytest.mark.usefixtures("compiled_once"),
+]
 
 CLASSES = ("chat noir", "чёрт")
 
@@ -52,6 +55,7 @@ MODELS = "rk models"
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [MODELS, PREDICT, TRAIN])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.sampled(2)
 def test_closed_streams(world: Path, command: str, closed: str) -> None:
     done = shell(world, f"{command} {closed}")
     lost = ">&-" in closed.split() and command is not TRAIN  # whose answer is a folder
@@ -86,6 +90,7 @@ ENCODINGS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", ENCODINGS, ids=lambda variables: " ".join(variables.values()))
 @pytest.mark.parametrize("command", [PREDICT, f"{PREDICT} --json", EVALUATE, TRAIN])
+@pytest.mark.sampled(3)
 def test_names_are_escaped_where_an_encoding_lacks_them(world: Path, command: str, variables: dict[str, str]) -> None:
     done = shell(world, command, **variables)
     assert b"internal error" not in done.stderr
@@ -217,6 +222,7 @@ SURROUNDINGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [CHECK, PREDICT, TRAIN])
 @pytest.mark.parametrize("around", SURROUNDINGS)
+@pytest.mark.sampled(2)
 def test_an_internal_error_is_never_the_answer(world: Path, around: str, command: str) -> None:
     command = command.replace(" d ", f" {world}/d ").replace("m.safetensors", f"{world}/m.safetensors")
     done = shell(world, f"{SURROUNDINGS[around]}; {command}")
