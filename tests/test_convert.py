@@ -510,7 +510,7 @@ def test_export_by_the_command_line(capsys):
         assert words in capsys.readouterr().err
     save_file({"conv1.weight": torch.zeros(1)}, "bare.safetensors")
     assert main(["convert", "bare.safetensors", "--to", "timm"]) == 1
-    assert "without a header" in capsys.readouterr().err
+    assert "without resnetkit's header" in capsys.readouterr().err
 
 
 def test_convert_by_the_command_line(capsys):
@@ -523,7 +523,7 @@ def test_convert_by_the_command_line(capsys):
     assert main([*argv, "--new-head", "3", "--out", "three.safetensors"]) == 0
     out = capsys.readouterr().out
     assert "classes     3: 0, 1, 2\n" in out
-    assert "made anew" in out
+    assert "last layer  new, with random weights" in out
     assert out.endswith("model       three.safetensors\n")
 
 

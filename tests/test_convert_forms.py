@@ -682,7 +682,7 @@ def test_pictures_choose_among_networks(cifar_subset, capsys):
     assert min(trial["error_percent"] for trial in said["trials"]) == 0
     assert main([*argv[:-1], "--force"]) == 0
     out = capsys.readouterr().out
-    assert "stated      an error of 0.00 % by best_acc in the file\n" in out
+    assert "stated      an error of 0.00 % in best_acc of the file\n" in out
     assert re.search(r" 0\.00 % resnet20,depths=1-1-1 cifar10  taken\n", out)
     assert main(["convert", str(file), "--check", "cifar10", "--force"]) == 2
     assert "resnetkit data get cifar10" in capsys.readouterr().err

@@ -367,8 +367,8 @@ def test_predict_explains_the_class_and_stage_that_are_named(
         ("--explain out --explain-stage c5", "there is no stage c5; this network has c2, c3, c4"),
         ("--explain-class cat", "--explain-class needs --explain DIR"),
         ("--explain-stage c4", "--explain-stage needs --explain DIR"),
-        ("--explain pictures/out", "--explain pictures/out lies in pictures, whose pictures are read"),
-        ("--explain pictures", "--explain pictures lies in pictures, whose pictures are read"),
+        ("--explain pictures/out", "--explain pictures/out is inside pictures, whose pictures are read"),
+        ("--explain pictures", "--explain pictures is inside pictures, whose pictures are read"),
     ],
 )
 def test_predict_says_what_it_does_not_understand(
@@ -383,4 +383,4 @@ def test_predict_says_what_it_does_not_understand(
 
 def test_predict_says_where_it_can_not_draw(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "m.safetensors", "pictures", "--explain", "m.safetensors/out", "--backend", "torch"]) == 1
-    assert "--explain m.safetensors/out can't be made: Not a directory" in capsys.readouterr().err
+    assert "--explain m.safetensors/out can't be created: Not a directory" in capsys.readouterr().err

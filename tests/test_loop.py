@@ -482,7 +482,7 @@ def test_a_run_whose_reader_has_gone_saves_its_state(split_folder, tmp_path):
         ({}, "bfloat16", False, "Lower `lr`, clip with `gradient_clip` 1, or give `precision` float32."),
         ({"gradient_clip": 1.0}, "float32", False, "Lower `lr` or clip with `gradient_clip` 0.5."),
         ({"optimizer": "muon"}, "float32", False, "Lower `muon_lr` and `lr` or clip with `gradient_clip` 1."),
-        ({"init": "a.safetensors"}, "float32", True, "mend a.safetensors"),
+        ({"init": "a.safetensors"}, "float32", True, "check the weights in a.safetensors"),
         ({}, "bfloat16", True, "give `precision` float32"),
     ],
 )
@@ -586,7 +586,7 @@ def test_broken_run_folders_are_refused_in_words(file, content, words, dataset, 
     ("changes", "words"),
     [
         ({"freeze": 9}, "`freeze` is 9"),
-        ({"crop": "scale-jitter", "jitter": (16, 20)}, "`jitter` from 16"),
+        ({"crop": "scale-jitter", "jitter": (16, 20)}, "`jitter` begins at 16"),
         ({"model": "resnet20,classes=7"}, "leave classes= out"),
         ({"model": "resnet20,in_channels=1"}, "these pictures have 3 channels"),
     ],
@@ -599,7 +599,7 @@ def test_wrong_recipes_leave_no_folder(changes, words, dataset, tmp_path):
 
 def test_folder_with_something_in_it_is_left_alone(dataset, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(TrainingError, match="there already"):
+    with pytest.raises(TrainingError, match="exists already"):
         train(TINY, dataset, out=tmp_path, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -69,7 +69,7 @@ def test_what_makes_an_error_worth_little_is_noted():
     assert counted(0, 0, 1, 2, 2, 3).notes == (
         "only one picture of bee, gnat: the error of such a class can only be 0 or 100 %",
     )
-    assert counted(0, 0, 7, 7, classes=NAMES).notes == ("pictures of 2 of the model's 8 classes only",)
+    assert counted(0, 0, 7, 7, classes=NAMES).notes == ("there are pictures of only 2 of the model's 8 classes",)
     assert counted(3).to_dict()["notes"][0].startswith("all pictures are of one class, gnat")
     assert Evaluation(NAMES).notes == ()
 

@@ -103,9 +103,9 @@ def test_numbers_of_numpy_beside_the_weights(zipped, tmp_path):
 @pytest.mark.parametrize(
     ("name", "tensor", "words"),
     [
-        ("bn1.running_var", torch.tensor([0.5, -0.1]), "bn1.running_var holds variances below 0"),
-        ("conv1.weight", torch.ones(1, 3, 2, 2, dtype=torch.int64), "conv1.weight holds int64, not floating-point"),
-        ("conv1.weight", torch.ones(1, 3, 2, 2, dtype=torch.uint8), "conv1.weight holds uint8, not floating-point"),
+        ("bn1.running_var", torch.tensor([0.5, -0.1]), "bn1.running_var contains variances below 0"),
+        ("conv1.weight", torch.ones(1, 3, 2, 2, dtype=torch.int64), "conv1.weight contains int64, not floating-point"),
+        ("conv1.weight", torch.ones(1, 3, 2, 2, dtype=torch.uint8), "conv1.weight contains uint8, not floating-point"),
     ],
 )
 def test_values_that_no_network_has(name, tensor, words, tmp_path):

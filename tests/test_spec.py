@@ -316,7 +316,7 @@ def test_a_spec_is_changed_like_a_name():
         ("plain20,order=pre", "order=pre needs shortcuts"),
         ("plain20,drop_path=0.1", "drop_path needs shortcuts"),
         ("resnet50_v1,blur=3", "blur replaces the stride of the 3x3; use downsample_in=3x3, or blur=0"),
-        ("resnet18,stem=deep,width=1", "stem=deep halves the width=1"),
+        ("resnet18,stem=deep,width=1", "stem=deep halves the width, which is 1"),
         ("resnet20,norm=group", "norm=group makes 32 groups of channels, but a convolution has 16"),
         ("preact_resnet50,norm=group,width_per_group=12", "but a convolution has 12"),
         ("resnet50,output_stride=12", "output_stride is 12; it takes one of 4, 8, 16, 32 here"),
