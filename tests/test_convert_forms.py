@@ -683,6 +683,6 @@ def test_pictures_choose_among_networks(cifar_subset, capsys):
     assert main([*argv[:-1], "--force"]) == 0
     out = capsys.readouterr().out
     assert "stated      an error of 0.00 % in best_acc of the file\n" in out
-    assert re.search(r" 0\.00 % resnet20,depths=1-1-1 cifar10  taken\n", out)
+    assert re.search(r" 0\.00 % resnet20,depths=1-1-1 cifar10  chosen\n", out)
     assert main(["convert", str(file), "--check", "cifar10", "--force"]) == 2
     assert "resnetkit data get cifar10" in capsys.readouterr().err

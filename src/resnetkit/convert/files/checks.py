@@ -50,7 +50,7 @@ def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in tensors.items():
         if wrong := wrong_values(name, tensor):
-            raise ModelFileError(f"{path}: {name} holds {wrong}; the file is damaged or quantised: get another")
+            raise ModelFileError(f"{path}: {name} contains {wrong}; the file is damaged or quantised: get another")
 
 
 def _not_finite(tensor: Tensor) -> int:
