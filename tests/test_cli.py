@@ -707,6 +707,16 @@ def test_records_of_an_evaluation(model: str, picture_folder: Path, capsys: Shel
     assert list(rows[0])[-2:] == ["class_3", "probability_3"]
     assert main(["evaluate", model, "pictures", "--records", "x", "--report", "x"]) == 2
     assert "--report and --records are both x; give two files" in capsys.readouterr().err
+    assert main(["evaluate", model, "pictures", "--records", "records.csv"]) == 2
+    assert (
+        "--records records.csv exists already; give another file, or --force to replace it" in capsys.readouterr().err
+    )
+    assert main(["evaluate", model, "pictures", "--records", "records.csv", "--force"]) == 0
+    for flag, file in (("--records", model), ("--report", next(str(p) for p in Path("pictures").rglob("*.png")))):
+        before = Path(file).read_bytes()
+        assert main(["evaluate", model, "pictures", flag, file, "--force"]) == 2
+        assert f"{flag} {file} is the model or the data that are read" in capsys.readouterr().err
+        assert Path(file).read_bytes() == before
 
 
 def test_a_report_that_cannot_be_written_does_not_lose_the_result(

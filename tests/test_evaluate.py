@@ -1,6 +1,7 @@
 """The evaluation: each picture counts once, batches don't change the result, protocols follow their definition."""
 
 import csv
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -254,7 +255,7 @@ def test_records_say_what_was_counted_of_each_picture(model, views, tmp_path, ci
 
 
 def test_a_number_of_records_that_can_not_be_meant_is_refused(model, cifar_subset):
-    with pytest.raises(UsageError, match="`records` is -1; it must be at least 0"):
+    with pytest.raises(UsageError, match="`records` is -1; it must be a whole number, at least 0"):
         evaluate(model, cifar_subset[1], records=-1)
 
 
@@ -270,3 +271,20 @@ def test_evaluating_imports_neither_training_nor_kernels():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": "nine"}, "`views` is 'nine'; choose one of single, ten-crop, multi-scale"),
+        ({"device": "gpu"}, "`device` is 'gpu'; choose one of auto, cpu, cuda"),
+        ({"records": "3"}, "`records` is '3'; it must be a whole number, at least 0"),
+        ({"batch_size": 2.5}, "`batch_size` is 2.5; it must be a whole number, at least 1"),
+        ({"batch_size": 0, "views": "ten-crop"}, "`batch_size` is 0; it must be a whole number, at least 1"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(arguments, message, cifar_subset, run_folder):
+    samples = cifar_subset[1].subset(np.arange(4))
+    samples = replace(samples, classes=("a", "b"), labels=samples.labels % 2)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        evaluate(str(run_folder), samples, **arguments)

@@ -30,7 +30,7 @@ from resnetkit.infer.predictor import Predictor
 
 model, backend, how, picture = sys.argv[1:]
 def say(line):  # in one piece, however Python buffers: two processes speak at once
-    os.write(1, f"{line}\\n".encode())
+    os.write(1, f"{line}\n".encode())
 
 warnings.showwarning = lambda message, *_: say(f"warned: {message}")
 stated = {} if backend == "any" else {"backend": backend}

@@ -216,7 +216,11 @@ def test_no_field_of_a_recipe_is_taken_for_the_origin():
 
 
 def test_another_kind_may_lack_classes(monkeypatch):
-    regressor = Header(parse_spec("resnet20,classes=3"), Preprocess(size=32), kind="regressor")
+    with pytest.raises(ModelFileError, match="`kind` is 'regressor'; this version of resnetkit knows classifier"):
+        Header(parse_spec("resnet20,classes=3"), Preprocess(size=32), kind="regressor")
+    with monkeypatch.context() as later:
+        later.setattr(modelfile, "KINDS", (*KINDS, "regressor"))
+        regressor = Header(parse_spec("resnet20,classes=3"), Preprocess(size=32), kind="regressor")
     assert "class," not in repr(regressor)
     with pytest.raises(ModelFileError, match=r"^m contains a regressor, written by resnetkit .* reads a classifier"):
         Header.from_json(regressor.to_json(), source="m")

@@ -142,6 +142,7 @@ def test_another_task_is_learnt(task, tmp_path):
     deviations = [row["deviation"] for row in validated]
     assert len(deviations) == 4
     assert result.best["deviation"] == min(deviations) < 0.15
+    assert repr(result).startswith(f"TrainResult(validation deviation {min(deviations):.4f}, ")
     assert modelfile.load(result.model).header.metrics["deviation"] == min(deviations)
     report = json.loads((tmp_path / "run" / "report.html").read_text())
     assert report["best"] == min(deviations) <= report["largest"]
@@ -178,6 +179,9 @@ def test_a_run_on_the_clock_is_measured_on_the_task_itself(task, tmp_path):
     assert result.best["deviation"] < 1
 
 
-def test_a_warm_up_by_the_error_needs_a_task_that_counts_one(task, tmp_path):
-    with pytest.raises(UsageError, match="`warmup_lr` needs a training error, and this task counts no error"):
-        run(task(), tmp_path / "run", replace(RECIPE, warmup_lr=0.01))
+def test_a_warm_up_goes_by_the_first_count(task, tmp_path):
+    with pytest.raises(UsageError, match="`warmup_lr` needs a count in training, and this task has none"):
+        run(replace(task(), counts=()), tmp_path / "none", replace(RECIPE, warmup_lr=0.01))
+    slow = replace(RECIPE, epochs=10, warmup_lr=0.01, warmup_error_percent=100.0)
+    run(task(), tmp_path / "run", slow)
+    assert "warm-up over at step 50: training far" in (tmp_path / "run" / "log.txt").read_text()

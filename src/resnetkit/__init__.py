@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.errors import DataError, ExportError, ModelFileError, ResnetkitError, TrainingError, UsageError
     from resnetkit.evaluation.evaluate import evaluate
+    from resnetkit.evaluation.metrics import Evaluation
     from resnetkit.hub import from_hub, to_hub
     from resnetkit.infer.choice import Choice
     from resnetkit.infer.exports.export import export
@@ -48,6 +49,7 @@ __all__ = [
     "Choice",
     "DataError",
     "Dataset",
+    "Evaluation",
     "ExportError",
     "InterruptedTrainingError",
     "ModelFileError",
@@ -122,6 +124,7 @@ _HOMES = {
     ),
     "resnetkit.models.spec": ("SPECS", "ModelSpec", "parse_spec"),
     "resnetkit.evaluation.evaluate": ("evaluate",),
+    "resnetkit.evaluation.metrics": ("Evaluation",),
     "resnetkit.train.loop": ("InterruptedTrainingError",),
     "resnetkit.train.recipe": ("RECIPES", "Recipe"),
     "resnetkit.train.run": ("resume",),

@@ -9,8 +9,10 @@ from resnetkit.precision import multiplies_bfloat16
 def choose_device(device: str) -> torch.device:
     """Return the device for auto, cpu or cuda; auto is a GPU if there is one, else the CPU.
 
-    Raises UsageError for cuda without a GPU that torch can use.
+    Raises UsageError for another device, and for cuda without a GPU that torch can use.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"`device` is {device!r}; choose one of auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("`device` is cuda, and this machine has no GPU that torch can use; give `device` cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

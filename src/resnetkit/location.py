@@ -122,7 +122,7 @@ def what_else(path: Path) -> str:
         if is_of_runs(path):
             runs = sorted(run for run in path.iterdir() if is_of_runs(run))
             return f". Give one of the runs in it, such as {runs[0]}" if runs else ". It is a run without a model yet"
-        files = islice(chain(path.glob("*"), path.glob("*/*")), 1000)
+        files = islice(chain(path.glob("*"), path.glob("*/*"), path.glob("*/*/*")), 1000)
         return (
             f". It contains pictures; to train on them: resnetkit train {shell(path)}"
             if any(is_picture_name(file.name) for file in files)

@@ -62,6 +62,8 @@ class Header:
     """Version of the file format."""
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ModelFileError(f"`kind` is {self.kind!r}; this version of resnetkit knows {', '.join(KINDS)}")
         if self.kind == "classifier" and len(self.classes) != self.spec.classes:
             raise ModelFileError(_wrong_count(self.classes, self.spec))
 

@@ -9,10 +9,11 @@ from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.data.folders.folder import UNLABELLED
 from resnetkit.data.reading import reading_of
-from resnetkit.data.samples import Dataset, numbers_imagenet
+from resnetkit.data.samples import Dataset, Samples, numbers_imagenet
 from resnetkit.display import count
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
+from resnetkit.location import LocalFile, locate
 from resnetkit.progress import bar
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ def run(argv: Sequence[str]) -> int:
         metavar="FILE",
         help=f"also write a CSV file: label, {TOP} most probable classes and their probabilities for each picture",
     )
+    parser.add_argument("--force", action="store_true", help="replace existing files of --report and --records")
     parser.add_reading()
     given = parser.read(argv)
-    report = _file(given["report"], "--report", "report.html")
-    records = _file(given["records"], "--records", "records.csv")
+    report = _file(given["report"], "--report", "report.html", force=given["force"])
+    records = _file(given["records"], "--records", "records.csv", force=given["force"])
     if report and report == records:
         raise UsageError(f"--report and --records are both {report}; give two files")
 
@@ -79,6 +81,8 @@ def run(argv: Sequence[str]) -> int:
     for note in dataset.understood:
         _say(note)
     part = choose_part(dataset, model.header.data, given["split"])
+    for file, flag in ((report, "--report"), (records, "--records")):
+        _refuse_own(file, flag, given["model"], given["data"], part.samples)
     if left_out := _left_out(dataset):
         _say(left_out)
     if numbers_imagenet(part.samples.classes, model.header.classes):
@@ -131,8 +135,8 @@ def _say(text: str) -> None:
     print(on_one_line(f"resnetkit evaluate: {text}"), file=sys.stderr)
 
 
-def _file(path: str | None, flag: str, example: str) -> Path | None:
-    """Return the path that was given with `flag`, or None. Raises UsageError if it can't be a file."""
+def _file(path: str | None, flag: str, example: str, *, force: bool) -> Path | None:
+    """Return the path that was given with `flag`, or None. Raises UsageError if it can't be written."""
     if path is None:
         return None
     file = expanded(path)
@@ -140,7 +144,20 @@ def _file(path: str | None, flag: str, example: str) -> Path | None:
         raise UsageError(f"{flag} {file}: there is no folder {file.parent}; create it, or give another file")
     if file.is_dir():
         raise UsageError(f"{flag} {file} is a folder; give a file, such as {file / example}")
+    if file.exists() and not force:
+        raise UsageError(f"{flag} {file} exists already; give another file, or --force to replace it")
     return file
+
+
+def _refuse_own(file: Path | None, flag: str, model: str, data: str, samples: Samples) -> None:
+    """Raise UsageError for a file to write that is the model, the list or one of the pictures."""
+    if file is None or not file.exists():
+        return
+    found = locate(model)
+    inputs = [found.path] if isinstance(found, LocalFile) else []
+    inputs += [expanded(data), *(samples.paths or ())]
+    if any(path.exists() and file.samefile(path) for path in inputs):
+        raise UsageError(f"{flag} {file} is the model or the data that are read; give another file")
 
 
 def _print(result: "Evaluation") -> None:

@@ -82,7 +82,8 @@ def run(argv: Sequence[str]) -> int:
         result = start(recipe, given["data"], out=given.get("out"), asked=asked, began=began, reading=reading_of(given))
 
     if given.get("json"):
-        print_json({name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()})
+        values = {name: value for name, value in vars(result).items() if name != "score"}
+        print_json({name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
         return 0
     if "error_percent" in result.best:
         print(f"validation error  {result.best['error_percent']:.2f} %, after step {result.best['step']:,}")

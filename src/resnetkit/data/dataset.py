@@ -61,7 +61,7 @@ def open_read(
 ) -> Dataset:
     """`open_dataset` with the stated layout as one value."""
     if not isinstance(data, str | Path) or not str(data):
-        raise UsageError(f"data is {data!r:.50}; give {ACCEPTED}")
+        raise UsageError(f"`data` is {data!r:.50}; give {ACCEPTED}")
     path = expanded(data)
     if str(data) in CIFARS and (isinstance(data, str) or not _is_there(path)):
         reading.refuse(*reading.given(), why=f"{data} is known")

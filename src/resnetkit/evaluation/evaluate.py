@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -126,8 +126,11 @@ def evaluate_net(
 
     Other arguments are those of `evaluate`. An exception from `advance` ends the evaluation.
     """
-    if records < 0:
-        raise UsageError(f"`records` is {records}; it must be at least 0")
+    if views not in get_args(Views):
+        raise UsageError(f"`views` is {views!r}; choose one of {', '.join(get_args(Views))}")
+    for name, value, least in (("records", records, 0), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UsageError(f"`{name}` is {value!r}; it must be a whole number, at least {least}")
     device = next(net.parameters()).device
     normalize = Normalize(preprocess, device)
     result = Evaluation(samples.classes)

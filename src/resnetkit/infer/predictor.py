@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.folders.listing import OnePath, each_path
+from resnetkit.data.prefetch import Failure
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line
 from resnetkit.errors import UsageError
@@ -220,7 +221,8 @@ class Predictor:
         if not (isinstance(paths, list) and len(paths) == 1 and is_one_file(paths[0])):
             prepare()  # compiling takes longer than one picture gains by it
         pictures = decoded(find_pictures(paths), self._pixels, workers=workers, ahead=min(batch_size, 4 * workers))
-        return stream_decoded(backend, pictures, batch_size)
+        found = stream_decoded(backend, pictures, batch_size)
+        return ((path, values.reason if isinstance(values, Failure) else values) for path, values in found)
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
         return pixels_of(picture, self.preprocess)

@@ -11,7 +11,7 @@ from resnetkit.errors import ModelFileError, TrainingError, UsageError
 from resnetkit.modelfile import inspect, load
 from resnetkit.train.checkpoint import State
 from resnetkit.train.loop import InterruptedTrainingError, StoppedEvaluationError, Training
-from resnetkit.train.monitor import Monitor
+from resnetkit.train.monitor import Monitor, spoken
 from resnetkit.train.recipe import LENGTHS, Recipe, changed, read_recipe, write_recipe
 from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.signals import Signals
@@ -33,10 +33,12 @@ class TrainResult:
     """Training pictures per second of training, without the time of evaluations."""
     seconds: float
     """Wall-clock time of the whole run."""
+    score: str = "error_percent"
+    """The name of the value in `best` by which the best model was chosen; lower is better."""
 
     def __repr__(self) -> str:
-        error = self.best.get("error_percent")
-        measured = "not validated" if error is None else f"validation error {error:.2f} %"
+        value = self.best.get(self.score)
+        measured = "not validated" if value is None else f"validation {spoken({self.score: value}, first=self.score)}"
         return line(type(self), measured, f"{self.seconds:,.0f} seconds", str(self.model))
 
 
@@ -165,6 +167,7 @@ def finish(training: Training, signals: Signals) -> TrainResult:
         best=here.best,
         images_per_second=here.images / max(here.training_seconds, 1e-9),
         seconds=training.elapsed(),
+        score=task.score,
     )
 
 

@@ -71,8 +71,8 @@ class Training:
         self.steps_per_evaluation = max(1, round(recipe.evaluate_every * steps_per_epoch))
         total = recipe.total_steps(task.batches_per_epoch)
         plan = Pace.UNKNOWN if total is None else Plan.of_length(total)
-        if recipe.warmup_lr and "error" not in task.counts:
-            raise UsageError("`warmup_lr` needs a training error, and this task counts no error; give `warmup_lr` 0")
+        if recipe.warmup_lr and not task.counts:
+            raise UsageError("`warmup_lr` needs a count in training, and this task has none; give `warmup_lr` 0")
         self.position = Position(plan, warming_up=recipe.warmup_lr > 0)
         # An evaluation runs forward only, in float32: about half the cost of training on the same pictures.
         evaluation_share = 0.5 * task.validation_pictures / (recipe.batch_size * recipe.accumulate)
@@ -218,12 +218,13 @@ class Training:
         here = self.position
         if here.step % WARMUP_STEPS:
             return
-        error = 100 * here.warmup_counts["error"] / here.warmup_images
+        name = self.task.counts[0]
+        error = 100 * here.warmup_counts[name] / here.warmup_images
         here.warmup_images = 0
         here.warmup_counts.clear()
         if error < self.recipe.warmup_error_percent:
             here.warming_up = False
-            self.monitor.say(f"warm-up over at step {here.step}: training error {error:.1f} %")
+            self.monitor.say(f"warm-up over at step {here.step}: training {name} {error:.1f} %")
 
     def refuse_infinite(self, loss: float, lr: float) -> None:
         """Raise TrainingError when the loss is not finite, before the optimiser's step."""

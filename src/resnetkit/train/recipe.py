@@ -41,8 +41,8 @@ class Recipe:
     batch_size: int = 128
     """Number of pictures in a batch."""
     least_batch_size: int | None = None
-    """minutes: if the time is too short for 100 steps, batch size and learning rates are halved, until the batch size
-    is this. Unset: they are not halved. They are not halved either if --batch-size is given."""
+    """With `minutes`: if the time is too short for 100 steps, batch size and learning rates are halved, until the batch
+    size is this. Unset: they are not halved. They are not halved either if `batch_size` is given."""
     accumulate: int = 1
     """Batches whose gradients are averaged for one optimiser step."""
     train_split: Literal["45k", "50k"] = "45k"
@@ -55,7 +55,7 @@ class Recipe:
     lr: float = 0.2
     """Highest learning rate."""
     muon_lr: float = 0.04
-    """muon: highest learning rate of the convolutions, on the same schedule as lr."""
+    """With `optimizer` muon: highest learning rate of the convolutions, on the same schedule as lr."""
     momentum: float = 0.9
     """Momentum of SGD, 0 to 1."""
     nesterov: bool = True
@@ -71,13 +71,13 @@ class Recipe:
     peak_at: float = 0.25
     """one-cycle: the share of the run after which the rate is highest. The rate rises and falls linearly."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """step: shares of the run after which the rate drops."""
+    """With `schedule` step: shares of the run after which the rate drops."""
     lr_drop: float = 0.1
-    """step, plateau: the factor by which the rate is multiplied at a drop."""
+    """With `schedule` step or plateau: the factor by which the rate is multiplied at a drop."""
     plateau_patience: int = 5
-    """plateau: the rate drops when this many evaluations in a row did not improve the validation error."""
+    """With `schedule` plateau: the rate drops after so many evaluations in a row without a lower validation error."""
     warmup_lr: float = 0.0
-    """Learning rate until the training error is first under warmup_error_percent; 0 is no warm-up."""
+    """Learning rate until the training error is first under `warmup_error_percent`; 0 is no warm-up."""
     warmup_error_percent: float = 80.0
     """Training error over 50 steps, in percent, that ends the warm-up."""
     label_smoothing: float = 0.0
@@ -86,26 +86,26 @@ class Recipe:
     """Decay per step of a moving average of the weights. The average is then evaluated and saved. 0 is off."""
 
     size: int | None = None
-    """Height and width of the network's input; unset: as for --init, else 32 for CIFAR and 224 for others."""
+    """Height and width of the network's input; unset: as for `init`, else 32 for CIFAR and 224 for others."""
     resize: int | None = None
-    """Shorter side of a picture before the centre crop in evaluation; unset: as for --init, else size / 0.875."""
+    """Shorter side of a picture before the centre crop in evaluation; unset: as for `init`, else size / 0.875."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
-    """How pictures are resized; unset: as for --init, else bilinear."""
+    """How pictures are resized; unset: as for `init`, else bilinear."""
     normalize: Literal["per-pixel", "per-channel", "imagenet"] = "per-channel"
     """How pictures are normalised: minus the mean picture of the training set, or minus a mean colour and divided by
-    the standard deviation. With --init, always as for the first weights."""
+    the standard deviation. With `init`, always as for the first weights."""
     crop: Literal["none", "pad", "random-resized", "scale-jitter"] = "pad"
     """Training crops: none; pad and crop at random; random area and ratio; random scale and place."""
     padding: int = 2
-    """pad: number of pixels that are added on each side of a picture before it is cropped."""
+    """With `crop` pad: number of pixels that are added on each side of a picture before it is cropped."""
     padding_mode: Literal["constant", "reflect"] = "constant"
-    """pad: the added pixels. constant: black. reflect: the picture, mirrored at its edge."""
+    """With `crop` pad: the added pixels. constant: black. reflect: the picture, mirrored at its edge."""
     early_scale: float = 1.0
     """Height and width of the crops in the first part of the run, as a share of the later size; these steps cost less.
     pad: smaller windows of the same picture. random-resized: the same areas, at fewer pixels (Tan and Le 2021,
     arXiv:2104.00298, Sec. 4). 1 is off."""
     early_until: float = 0.5
-    """early_scale: the share of the run after which crops have their full size."""
+    """With `early_scale`: the share of the run after which crops have their full size."""
     center_crop_from: float = 1.0
     """Share of the run after which training pictures are cropped as in validation (CIFAR's not at all), not at random
     (after Touvron et al. 2019, arXiv:1906.06423); flips and colour shifts stay. 1 is never."""
@@ -116,7 +116,7 @@ class Recipe:
     flip: bool = True
     """Mirror half of the training pictures."""
     alternate_flip: bool = False
-    """flip: mirror every picture in every second epoch, instead of at random (Jordan 2024, arXiv:2404.00498)."""
+    """With `flip`: mirror every picture in every second epoch, instead of at random (Jordan 2024, arXiv:2404.00498)."""
     pca_color: float = 0.0
     """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet used 0.1."""
 

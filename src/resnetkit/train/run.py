@@ -196,7 +196,7 @@ def open_for(recipe: Recipe, data: str | Path | Dataset, reading: Reading = NOTH
 
 def _path(given: object, name: str, wanted: str) -> Path:
     if not isinstance(given, str | Path):
-        raise UsageError(f"{name} is {given!r:.50}; give {wanted}")
+        raise UsageError(f"`{name}` is {given!r:.50}; give {wanted}")
     return expanded(given)
 
 

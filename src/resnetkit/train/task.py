@@ -96,7 +96,11 @@ class Task(Protocol[B]):
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """Names of the counts in training, such as "error". They are shown as percentages of the pictures."""
+        """Names of the counts in training, such as "error". They are shown as percentages of the pictures.
+
+        A warm-up (`Recipe.warmup_lr`) ends when the percentage of the first one is low enough.
+        """
+        ...
 
     @property
     def score(self) -> str:

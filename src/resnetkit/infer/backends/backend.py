@@ -70,24 +70,24 @@ def in_order(compute: Any, batches: Iterable[Pixels], *, at_a_time: int) -> Iter
 
 def stream_decoded(
     backend: Backend, pictures: "Iterator[Decoded]", batch_size: int
-) -> Iterator[tuple[Path, Values | str]]:
-    """Yield for each picture, in order, its path and the backend's output, or the reason why it can't be read."""
-    waiting: deque[tuple[Path, str | None]] = deque()  # pictures without a result so far, with their error
+) -> Iterator[tuple[Path, Values | Failure]]:
+    """Yield for each picture, in order, its path and the backend's output, or the Failure of its reading."""
+    waiting: deque[tuple[Path, Failure | None]] = deque()  # pictures without a result so far
 
     def batches() -> Iterator[Pixels]:
         while batch := list(islice(pictures, batch_size)):
-            waiting.extend((path, pixels.reason if isinstance(pixels, Failure) else None) for path, pixels in batch)
+            waiting.extend((path, pixels if isinstance(pixels, Failure) else None) for path, pixels in batch)
             if sound := [pixels for _, pixels in batch if not isinstance(pixels, Failure)]:
                 yield np.stack(sound)
 
     for values in backend.stream(batches()):
         for value in values:
-            path, error = waiting.popleft()
-            while error is not None:
-                yield path, error
-                path, error = waiting.popleft()
+            path, failure = waiting.popleft()
+            while failure is not None:
+                yield path, failure
+                path, failure = waiting.popleft()
             yield path, value
-    yield from ((path, error or "") for path, error in waiting)
+    yield from ((path, failure) for path, failure in waiting if failure is not None)
 
 
 def softmax(logits: Values) -> Values:
