@@ -30,8 +30,8 @@ TAIL_BYTES = 4096
 UNKNOWN = np.uint64(2**64 - 1)
 """The mark of a picture that was not read."""
 STRAY = 0.01
-"""If only a sample of the marks is kept: largest share (0 to 1) of known training pictures in a part that is used without
-them. Large data sets contain a few pictures twice."""
+"""If only a sample of the marks is kept: largest share (0 to 1) of known training pictures in a part that is used
+without them. Large data sets contain a few pictures twice."""
 
 
 @dataclass(frozen=True)

@@ -202,14 +202,14 @@ class Dataset:
         totals = np.sum(list(counts.values()), axis=0)
         if alone := [name for name, total in zip(self.classes, totals, strict=True) if total == 1]:
             notes.append(
-                f"only one picture of {_some(alone)}: it can be used for training or for the error, but not for both"
+                f"only one picture of {_some(alone)}, which can be used for training or for the error, but not for both"
             )
         for part in ("val", "test"):
             there = [name for name, total in zip(self.classes, counts.get(part, ()), strict=False) if total]
             if part in counts and (lacking := [name for name in self.classes if name not in there]):
                 only = f", only of {there[0]!r}" if len(there) == 1 else ""
                 notes.append(
-                    f"{part} has no picture of {_some(lacking)}{only}; its error does not include missing classes"
+                    f"{part} has no picture of {_some(lacking)}{only}; its error does not include the missing classes"
                 )
         if not can_read_heif() and (lost := self._heif_of_classes()):
             few = ", ".join(f"{count:,} of {total:,} of {name!r}" for name, (count, total) in list(lost.items())[:3])
@@ -293,7 +293,7 @@ def _joined(parts: Sequence[Samples]) -> Samples:
 
 
 def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[Path], dict[Path, str]]:
-    """Write at most `count` samples to `folder` as PNG, from each class in turn. A file name is 0003-frog.png, for example.
+    """Write at most `count` samples to `folder` as PNG, from each class in turn. The names are like 0003-frog.png.
 
     Returns the files that were written, and the pictures that can't be read, each with the reason. An unreadable
     picture is replaced by the next one. Raises DataError if `folder` can't be written or no picture can be read.
