@@ -14,7 +14,7 @@ PARTS = ("train", "val", "test")
 LISTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".lst", ".list", ".jsonl", ".ndjson"})
 """Suffixes of lists, in lower case."""
 CLASSES_ONLY = "none"
-"""Value of `parts`: all folders are classes, whatever their names."""
+"""Value of `parts` for: all folders are classes, even if they have the names of parts."""
 WORDS = {
     "train": ("train", "training", "trn", "训练", "训练集"),
     "val": ("val", "valid", "validation", "dev", "验证", "验证集"),

@@ -21,7 +21,7 @@ from resnetkit.errors import DataError
 
 @dataclass(frozen=True)
 class Samples:
-    """n labelled pictures. Exactly one of `images` and `paths` is given.
+    """n labelled pictures. Exactly one of `images` and `paths` is given; otherwise, ValueError is raised.
 
     Raises DataError if the numbers of pictures and labels differ, or a label is out of range.
     """
@@ -97,7 +97,7 @@ class Samples:
                 raise DataError(
                     f"labels are numbers ({_some(self.classes)}), and {_how_many(place, len(classes))}, so they "
                     "may not be the numbers of the model's classes; write the class names, one per line, into "
-                    "classes.txt next to the list, or name the folders by the classes. The model's classes are "
+                    "classes.txt next to the list, or rename the folders to them. The model's classes are "
                     f"{_some(classes)}"
                 )
         if not place.keys() & set(self.classes) and are_imagenet(classes):
@@ -267,7 +267,7 @@ class Dataset:
 
 
 def _begins_as_heif(path: Path) -> bool:
-    """Whether a file is HEIC, by its first bytes; telephones also write JPEG files with the suffix .heic."""
+    """Whether a file is HEIC, by its first bytes; phones also write JPEG files with the suffix .heic."""
     try:
         with path.open("rb", buffering=0) as file:
             return is_heif(file.read(256))

@@ -10,7 +10,7 @@ from resnetkit.data.imagenet import wnid_places
 from resnetkit.errors import DataError
 
 GROUND_TRUTH = "ilsvrc2012_validation_ground_truth"
-"""The list of the validation pictures' classes, in lower case: a class number per line, sorted by picture name."""
+"""Name of the list of the validation pictures' classes, in lower case: a class number per line, sorted by picture."""
 PICTURE = "ILSVRC2012_val_{:08d}.JPEG"
 META = "meta.mat"
 MOST_BYTES = 2**26

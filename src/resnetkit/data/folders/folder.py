@@ -346,7 +346,7 @@ def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labe
 
 
 def _readable(folder: Path, above: Sequence[Path]) -> Iterator[Found]:
-    """Yield what `find_below` yields, but raise DataError for a folder that can't be listed."""
+    """Yield the items of `find_below`, but raise DataError for a folder that can't be listed."""
     for found in find_below(folder, above=above):
         if found.kind == "unreadable":
             raise DataError(f"{found.path} {found.reason}; check its permissions")

@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Table:
-    """The rows of a list, whatever its form."""
+    """The rows of a list in any form."""
 
     path: Path
     columns: list[str] | None
