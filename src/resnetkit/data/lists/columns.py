@@ -113,9 +113,8 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         known = [place for place in rest if plain(names[place]) in LABEL_NAMES]
         label = _known(names, LABEL_NAMES, taken) if known else None
         if len(known) > 1 and plain(names[label or 0]) not in ("label", "labelname"):
-            known.sort(
-                key=lambda place: plain(names[place]).endswith("id")
-            )  # class names are better labels than class numbers
+            # Class names are better labels than class numbers.
+            known.sort(key=lambda place: plain(names[place]).endswith("id"))
             raise DataError(
                 f"{where}: {' and '.join(names[place] for place in known)} may be the label; choose one: "
                 f"`label_column` {names[known[0]]}"

@@ -278,7 +278,7 @@ def _beside(path: Path) -> dict[str, Path]:
             continue
         if (first := found.setdefault(part, other)) != other:
             raise DataError(
-                f"{first} and {other} may both be for {part}; move one elsewhere, or use neither: `parts` none"
+                f"{first} and {other} may both be for {part}; move one elsewhere, or use neither: give `parts` none"
             )
     return found
 

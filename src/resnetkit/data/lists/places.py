@@ -77,7 +77,8 @@ class Places:
         first: Place | None = None
         for spelled in _spellings(name):
             spelled = encoded(spelled)
-            text = os.path.join(base, expanded(spelled) if spelled.startswith("~") else spelled)  # noqa: PTH118  # a million of them
+            # A list may have a million names, for which pathlib is slow.
+            text = os.path.join(base, expanded(spelled) if spelled.startswith("~") else spelled)  # noqa: PTH118
             reason = _missing(text)
             if reason and self._images and ABSOLUTE.match(spelled):
                 beside = os.path.join(base, spelled.rpartition("/")[2])  # noqa: PTH118
