@@ -122,7 +122,7 @@ def test_numbers_that_may_count_otherwise_are_refused(classes: tuple[str, ...]) 
     assert ("and only 2 of 3 occur, so they may not be the numbers of the model's classes" in why) == (
         "3" not in classes
     )
-    assert "put the class names, one a line, into classes.txt beside the list" in why
+    assert "write the class names, one per line, into classes.txt next to the list" in why
 
 
 def test_numbers_count_imagenets_classes_also_where_some_lack() -> None:
