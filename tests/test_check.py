@@ -150,15 +150,15 @@ def test_what_to_know_of_a_division(tmp_path: Path) -> None:
     write("a/1.png", "b/2.png", "b/3.png")
     drawn, alone, lacking = check(tmp_path).notes
     assert drawn == "val is drawn: 1 of the 3 training pictures, the same ones each time (seed 0)"
-    assert alone == "one picture is all there is of 'a'; it can be learnt or counted, and not both"
-    assert lacking == "val has no picture of 'a', and is all 'b'; its error says nothing of what it lacks"
+    assert alone == "only one picture of 'a', which can be used for training or for the error, but not for both"
+    assert lacking == "val has no picture of 'a', only of 'b'; its error does not include the missing classes"
     root = tmp_path / "given"
     for i in range(9):
         shutil.copytree(tmp_path / "b", root / "train" / str(i))
     shutil.copytree(tmp_path / "b", root / "val" / "3")
     shutil.copytree(tmp_path / "b", root / "val" / "4")
     assert open_dataset(root).notes == (
-        "val has no picture of '0', '1', '2' and 4 more; its error says nothing of what it lacks",
+        "val has no picture of '0', '1', '2' and 4 more; its error does not include the missing classes",
     )
 
 

@@ -530,7 +530,7 @@ def test_training_in_the_folder_of_the_pictures(
     assert header.classes == CLASSES
     assert header.data["fingerprint"] == inspect(run).data["fingerprint"]
     assert f"data: {picture_folder}\n" in Path("../second/recipe.yaml").read_text()
-    left_out = f"left out: {picture_folder}/runs: holds a training run, which is no data"
+    left_out = f"left out: {picture_folder}/runs: contains a training run, not data"
     assert left_out in Path("../second/log.txt").read_text()
 
 

@@ -92,8 +92,8 @@ def test_classes_are_matched_by_name(model, cifar_subset):
     with pytest.raises(DataError) as caught:
         evaluate(model, ants)
     assert str(caught.value) == (
-        "the model knows other classes ('airplane', 'automobile', 'bird' and 7 more) than these pictures are of "
-        "('ants', 'bees'). Give a model of these classes, or train one: resnetkit train DATA --init MODEL"
+        "the model has other classes ('airplane', 'automobile', 'bird' and 7 more) than these pictures "
+        "('ants', 'bees'). Give a model with these classes, or train one: resnetkit train DATA --init MODEL"
     )
 
 

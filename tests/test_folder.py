@@ -159,7 +159,7 @@ def test_links(tmp_path: Path) -> None:
     dataset = load_folder(root, val_fraction=0)
     assert names(dataset.train, root) == ["a/1.png", "a/again.png", "b/2.png"]
     assert [(path.name, reason) for path, reason in dataset.skipped] == [
-        ("gone.png", "a link to nothing"),
+        ("gone.png", "a broken link"),
         ("round", "a class folder without pictures"),
     ]
 
@@ -196,11 +196,11 @@ def test_layouts_that_are_not_understood(tmp_path: Path) -> None:
 
     assert message() == f"{tmp_path}: it has no class folders. Expected {expected}"
     touch(tmp_path, "1.png", "2.jpg")
-    assert "it has no class folders, and 2 pictures right in it; move them into a folder for each class" in message()
+    assert "it has no class folders, and 2 pictures directly in it; move them into a folder for each class" in message()
     (tmp_path / "a").mkdir()
     assert "it has 1 folders, but no pictures in them" in message()
     touch(tmp_path, "labels.csv", "data.zip")
-    assert f"give the list of their labels, if that is one: {tmp_path}/labels.csv; unpack data.zip first" in message()
+    assert f"give the list of their labels, which may be {tmp_path}/labels.csv; unpack data.zip first" in message()
     touch(tmp_path, "train/a/1.png", "more/1.png")
     assert "has train/ with class folders, but also pictures in more/. It can be read in two ways: " in message()
     assert "as parts, without more/: `parts` train=train; or as classes, train/, more/: `parts` none" in message()

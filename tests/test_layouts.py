@@ -90,7 +90,7 @@ def test_names_of_parts(name: str, part: str | None) -> None:
         (
             [*divided("seg_train/seg_train", "seg_test/seg_test"), "seg_pred/seg_pred"],
             (2, 2, 4),
-            ("parts: train = seg_train/seg_train/, test = seg_test/seg_test/", f"seg_pred/ holds {NO_LABEL}"),
+            ("parts: train = seg_train/seg_train/, test = seg_test/seg_test/", f"seg_pred/ contains {NO_LABEL}"),
         ),
         (
             divided("seg_train/seg_train", "seg_test/seg_test"),
@@ -99,10 +99,10 @@ def test_names_of_parts(name: str, part: str | None) -> None:
         ),
         (divided("archive/data/train", "archive/data/val"), (4, 4, 0), (
             "parts: train = archive/data/train/, val = archive/data/val/",)),
-        (divided("photos/photos"), (2, 2, 0), ("class folders: those in photos/photos/",)),
-        ([*divided("train", "val"), "test"], (4, 4, 0), (f"test/ holds {NO_LABEL}",)),
-        ([*divided("train"), "test/test"], (2, 2, 0), (f"test/ holds {NO_LABEL}",)),
-        ([*divided("train"), "test1/unknown"], (2, 2, 0), (f"test1/ holds {NO_LABEL}",)),
+        (divided("photos/photos"), (2, 2, 0), ("class folders: in photos/photos/",)),
+        ([*divided("train", "val"), "test"], (4, 4, 0), (f"test/ contains {NO_LABEL}",)),
+        ([*divided("train"), "test/test"], (2, 2, 0), (f"test/ contains {NO_LABEL}",)),
+        ([*divided("train"), "test1/unknown"], (2, 2, 0), (f"test1/ contains {NO_LABEL}",)),
         (["a/train", "a/test", "b/train", "b/test"], (2, 2, 4), (
             "parts: train = <class>/train/, test = <class>/test/",)),
         (["bus", "train"], (2, 2, 0), ()),  # a class of vehicles
@@ -135,8 +135,8 @@ def test_forms(tmp_path: Path, folders: list[str], sizes: tuple[int, int, int], 
         ),
         (
             divided("train", "train_more"),
-            r"two folders for train, one of them train_more/; merge them, or say which it is: `parts` train=train; or, "
-            r"if train/ and train_more/ are classes: `parts` none",
+            r"two folders for train, one of them train_more/; merge them, or choose one: `parts` train=train; or, "
+            r"if train/ and train_more/ are classes, give `parts` none",
         ),
         (divided("trainval", "test"), r"as parts, trainval/ being train: `parts` train=trainval,test=test; or as"),
         (divided("Training", "Pruefung"), r"Pruefung/ being test: `parts` train=Training,test=Pruefung; or as classes"),
@@ -146,18 +146,18 @@ def test_forms(tmp_path: Path, folders: list[str], sizes: tuple[int, int, int], 
         ),
         (
             divided("fold1", "fold2", "fold3"),
-            r"fold1/, fold2/, fold3/ hold the same folders, a, b. Are they parts\? Then say which: "
-            r"`parts` train=fold1,val=fold2,test=fold3. Or are they the classes\? Then give `parts` none",
+            r"fold1/, fold2/, fold3/ contain the same folders, a, b. If they are parts, give "
+            r"`parts` train=fold1,val=fold2,test=fold3. If they are the classes, give `parts` none",
         ),
         (
             divided("raw/train", "processed/train"),
-            r"processed/, raw/ hold the same folders, train. Either each of them is a set of its own: give one, such "
-            r"as .*/processed. Or are they the classes\? Then give `parts` none",
+            r"processed/, raw/ contain the same folders, train. If each of them is a data set, give one of them, such "
+            r"as .*/processed. If they are the classes, give `parts` none",
         ),
         (
             ["Training", "Testing"],
-            r"can be read in two ways. Testing/, Training/ may be parts, .* a list with a line path,label per picture "
-            r"is what to give. Or they are classes: give `parts` none",
+            r"can be read in two ways. If Testing/, Training/ are parts, their labels are not in folders, so give "
+            r"a list with a line path,label per picture. If they are classes, give `parts` none",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_two_readings_are_refused_with_what_settles_it(tmp_path: Path, folders: 
 def test_a_flat_set_with_a_list_of_its_labels(tmp_path: Path) -> None:
     fill(tmp_path, "train", "test")
     touch(tmp_path, "train.csv")
-    with pytest.raises(DataError, match=rf"then the labels are elsewhere, and {tmp_path}/train.csv is what to give"):
+    with pytest.raises(DataError, match=rf"their labels are not in folders, so give {tmp_path}/train.csv\. If"):
         open_dataset(tmp_path)
 
 
@@ -209,10 +209,10 @@ def test_a_list_beside_folders_that_may_hold_the_labels(
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path)
     assert str(error.value).startswith(
-        f"{tmp_path} can be read in two ways. {tmp_path}/{name} lies beside the folders and may hold the labels: then "
-        f"give it, {tmp_path}/{name}{given.format(root=tmp_path)}. Or the folders are the classes, "
+        f"{tmp_path} can be read in two ways. If the list {tmp_path}/{name} contains the labels, give "
+        f"{tmp_path}/{name}{given.format(root=tmp_path)}. If the folders are the classes, "
     )
-    assert str(error.value).endswith("then give `parts` none")
+    assert str(error.value).endswith(", give `parts` none")
     assert len(open_dataset(tmp_path, parts="none", val_fraction=0).train or ()) == 8
 
 
@@ -241,9 +241,11 @@ def test_a_list_beside_folders_that_is_harmless(tmp_path: Path, name: str, text:
 def test_pictures_without_a_suffix_are_said(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b")
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "bare", "PNG")
-    assert open_dataset(tmp_path).understood == ("1 file without a picture's suffix is known by its first bytes",)
+    assert open_dataset(tmp_path).understood == ("1 file without a picture's suffix is recognised by its first bytes",)
     Image.new("RGB", (8, 8)).save(tmp_path / "b" / "x.dat", "JPEG")
-    assert open_dataset(tmp_path).understood == ("2 files without a picture's suffix are known by their first bytes",)
+    assert open_dataset(tmp_path).understood == (
+        "2 files without a picture's suffix are recognised by their first bytes",
+    )
 
 
 def test_classes_that_differ_in_case(tmp_path: Path) -> None:
@@ -274,7 +276,7 @@ def test_parts_that_are_said(tmp_path: Path) -> None:
     for wrong in ("images", "path_column"):
         with pytest.raises(UsageError, match=f"`{wrong}` has no use here: .* is a folder"):
             open_dataset(tmp_path, **{wrong: "x"})
-    with pytest.raises(UsageError, match="`parts` has no use here: cifar10 is known"):
+    with pytest.raises(UsageError, match="`parts` has no use here: the layout of cifar10 is known"):
         open_dataset("cifar10", parts="none")
 
 
@@ -316,7 +318,7 @@ def test_a_broken_archive_is_named(tmp_path: Path, name: str) -> None:
     fill(tmp_path, "in/a")
     made = Path(shutil.make_archive(str(tmp_path / "made"), "zip", tmp_path / "in"))
     (tmp_path / name).write_bytes(made.read_bytes()[:60])
-    with pytest.raises(DataError, match=rf"{name} is a broken archive, cut short or of another kind than its name"):
+    with pytest.raises(DataError, match=rf"{name} is a broken archive, incomplete or of another kind than its suffix"):
         open_dataset(tmp_path / name)
 
 
@@ -344,5 +346,5 @@ def test_wordnet_numbers_are_imagenets_classes(tmp_path: Path) -> None:
     fill(tmp_path, "n00000000", count=1)
     with pytest.raises(DataError, match=r"1 of 4 classes are not the model's: 'n00000000'"):
         (open_dataset(tmp_path, val_fraction=0).train or dataset.train).as_classes(classes)
-    with pytest.raises(DataError, match="the model knows other classes"):
+    with pytest.raises(DataError, match="the model has other classes"):
         dataset.train.as_classes(tuple(map(str, range(1000))))

@@ -61,16 +61,16 @@ def test_whoever_looks_finds_the_same_pictures_in_the_same_order(tmp_path: Path)
     dataset = open_dataset(root, val_fraction=0)
     assert dataset.train is not None
     trained = [path.relative_to(root).as_posix() for path in dataset.train.paths or ()]
-    with pytest.warns(UserWarning, match=r"runs is left out: it holds a training run, which is no data"):
+    with pytest.warns(UserWarning, match=r"runs is left out: it contains a training run, not data"):
         found = list(find_pictures(root))
     predicted = [path.relative_to(root).as_posix() for path, reason in found if reason is None]
     compared = [Path(path).relative_to(root).as_posix() for path in _sources(root)]
     assert predicted == compared == expected
     assert sorted(trained) == sorted(expected)
-    assert {path.name: reason for path, reason in found if reason} == {"round.png": "a link to nothing"}
+    assert {path.name: reason for path, reason in found if reason} == {"round.png": "a broken link"}
     assert {path.relative_to(root).as_posix(): reason for path, reason in dataset.skipped} == {
         "a/notes.txt": "not a picture by its suffix",
-        "a/round.png": "a link to nothing",
+        "a/round.png": "a broken link",
         "runs": OF_RUNS,
     }
 
@@ -155,7 +155,7 @@ def test_one_path_is_one_path(tmp_path: Path, paths, expected: list[str]) -> Non
 
 @pytest.mark.parametrize("wrong", [None, 3, b"a.png", [None], [b"a.png"], [["a.png"]], iter([3])])
 def test_what_is_no_path(wrong) -> None:
-    with pytest.raises(UsageError, match=r"is no path; give one as text or a Path, or several"):
+    with pytest.raises(UsageError, match=r"is not a path; give a str or Path, or several of them"):
         list(find_pictures(wrong))
 
 
@@ -219,7 +219,7 @@ def test_a_run_as_data_is_an_error_that_names_it(tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             open_dataset(folder)
         assert str(error.value) == (
-            f"{folder} holds a training run, which is no data; give the folder of pictures that it was trained on"
+            f"{folder} contains a training run, not data; give the folder of its training pictures"
         )
         assert list(find_pictures(folder)) == [(folder, OF_RUNS)]
 

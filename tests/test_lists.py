@@ -74,7 +74,7 @@ PLAIN = "path,label\n1.png,cat\n2.png,dog\nimg/3 a.png,cat\nimg/4.jpg,dog\n"
         (
             "x.csv",
             "image_id,breed\n1,cat\n2,dog\nimg/3 a,cat\nimg/4,dog\n",
-            ("x.csv: path = image_id, label = breed, suffixes of the files found in their folder",),
+            ("x.csv: path = image_id, label = breed, missing suffixes of files added",),
         ),
         (
             "x.csv",
@@ -94,7 +94,7 @@ PLAIN = "path,label\n1.png,cat\n2.png,dog\nimg/3 a.png,cat\nimg/4.jpg,dog\n"
         (
             "x.csv",
             "image,cat,dog\n1.png,1,0\n2.png,0,1\nimg/3 a.png,1.0,0.0\nimg/4.jpg,0,1\n",
-            ("x.csv: path = image, label = which of the 2 columns cat to dog is 1",),
+            ("x.csv: path = image, label = the one of the 2 columns cat to dog that is 1",),
         ),
         ("x.txt", "1.png cat\n2.png dog\nimg/3 a.png cat\nimg/4.jpg\tdog\n", ("x.txt: a path and a label in a line",)),
         ("x.txt", "cat 1.png\ndog 2.png\ncat img/3 a.png\ndog img/4.jpg\n", ("x.txt: a label and a path in a line",)),
@@ -108,7 +108,7 @@ PLAIN = "path,label\n1.png,cat\n2.png,dog\nimg/3 a.png,cat\nimg/4.jpg,dog\n"
         (
             "x.csv",
             "ImageId,PredictionString\n1,cat\n2,dog\nimg/3 a,cat\nimg/4,dog\n",
-            ("x.csv: path = ImageId, label = PredictionString, suffixes of the files found in their folder",),
+            ("x.csv: path = ImageId, label = PredictionString, missing suffixes of files added",),
         ),
     ],
 )
@@ -157,14 +157,14 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
     ("column", "values", "sizes", "understood"),
     [
         ("split", ("training", "Validation", "testing", "train"), (2, 1, 1), ()),
-        ("split", ("train", "valid", "test", ""), (2, 1, 1), ("x.csv: 1 lines without a part are train",)),
-        ("split", ("", "", "", ""), (4, 0, 0), ("x.csv: 4 lines without a part are train",)),
+        ("split", ("train", "valid", "test", ""), (2, 1, 1), ("x.csv: 1 lines without a part belong to train",)),
+        ("split", ("", "", "", ""), (4, 0, 0), ("x.csv: 4 lines without a part belong to train",)),
         ("Usage", ("Training", "PublicTest", "PrivateTest", "Training"), (2, 0, 2), ("x.csv: split = Usage",)),
         (
             "set",
             ("a", "b", "c", "d"),
             (4, 0, 0),
-            ("x.csv: set is not used (its values are no parts: train, val or test)",),
+            ("x.csv: set is not used (its values are not train, val or test)",),
         ),
         ("dataset", ("train", "dev", "train", "train"), (3, 1, 0), ("x.csv: split = dataset",)),
         (
@@ -177,7 +177,10 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
             "Is Valid",
             ("0", "1", "0", ""),
             (3, 1, 0),
-            ("x.csv: split = Is Valid, val where Is Valid is true, else train, 1 lines without a part are train",),
+            (
+                "x.csv: split = Is Valid, val where Is Valid is true, else train, 1 lines without a part belong to "
+                "train",
+            ),
         ),
         (
             "is_test",
@@ -195,19 +198,19 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
             "is_valid",
             ("some", "True", "False", "no"),
             (4, 0, 0),
-            ("x.csv: is_valid is not used (its values are no parts: train, val or test)",),
+            ("x.csv: is_valid is not used (its values are not train, val or test)",),
         ),
         (
             "fold",
             ("0", "1", "0", "1"),
             (4, 0, 0),
-            ("x.csv: fold is not used (its values are no parts: train, val or test)",),
+            ("x.csv: fold is not used (its values are not train, val or test)",),
         ),
         (
             "fold",
             ("train", "val", "train", "val"),
             (4, 0, 0),
-            ("x.csv: fold is not used (`split_column` fold takes it as the parts)",),
+            ("x.csv: fold is not used (to read the parts from it: `split_column` fold)",),
         ),
     ],
 )
@@ -228,8 +231,8 @@ def test_a_column_of_parts_that_is_named(here: Path) -> None:
     path = write(here / "x.csv", "path,label,fold,is_valid,split\n" + "".join(
         f"{name},a,{('train', 'val')[i % 2]},{i % 2},train\n" for i, name in enumerate(PICTURES)))  # fmt: skip
     assert open_dataset(path, val_fraction=0).understood == (
-        "x.csv: fold is not used (`split_column` fold takes it as the parts), "
-        "is_valid is not used (`split_column` is_valid takes it as the parts)",
+        "x.csv: fold is not used (to read the parts from it: `split_column` fold), "
+        "is_valid is not used (to read the parts from it: `split_column` is_valid)",
     )
     for column in ("fold", "is_valid"):
         dataset = open_dataset(path, split_column=column)
@@ -256,7 +259,7 @@ def test_several_labels_in_a_column(here: Path, column: str, names: tuple[str, .
     rows = "".join(f'{path},"{name}"\n' for path, name in zip(PICTURES, names, strict=True))
     path = write(here / "x.csv", f"path,{column}\n{rows}")
     if not refused:
-        note = "'hot dog' is taken as one class beside 'dog'"
+        note = "'hot dog' is read as one class, different from 'dog'"
         dataset = open_dataset(path, val_fraction=0)
         assert dataset.classes == tuple(sorted({*names}))
         assert any(note in said for said in dataset.understood) == (column == "labels")
@@ -289,13 +292,15 @@ def test_pictures_in_folders_within_images(here: Path) -> None:
         f"x.csv: 6 of 12 files are missing. Of 6 that are missing, there are 6 in {ham}/part_2: give `images` {ham}"
     )
     write(path, "image_id,dx\n" + rows.replace("p", "part_1/p"))
-    with pytest.raises(DataError, match=r"x.csv: 6 lines to mend"):  # part_1/p6 is not part_2/p6
+    with pytest.raises(DataError, match=r"x.csv: 6 lines to fix"):  # part_1/p6 is not part_2/p6
         open_dataset(path, images=here, strict=True)
     write(path, "image_id,dx\n" + rows)
     (ham / "part_2" / "p3.jpg").touch()
     with pytest.raises(DataError) as error:
         open_dataset(path, images=ham)
-    assert str(error.value) == (f"{path}, line 5: {ham}/p3 may be part_1/p3.jpg or part_2/p3.jpg in {ham}; say which")
+    assert str(error.value) == (
+        f"{path}, line 5: {ham}/p3 may be part_1/p3.jpg or part_2/p3.jpg in {ham}; write one of them"
+    )
 
 
 def test_most_files_missing(here: Path) -> None:
@@ -478,10 +483,12 @@ def test_imagenets_devkit(here: Path, compressed: bool) -> None:
         open_dataset(path, images=here / "val")
     content = (here / "meta.mat").read_bytes()
     (here / "meta.mat").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"meta.mat is (not the kit's table of classes|of another set)"):
+    with pytest.raises(DataError, match=r"meta.mat (is not the kit's table of classes|belongs to another data set)"):
         open_dataset(path)
     (here / "meta.mat").unlink()
-    with pytest.raises(DataError, match=r"meta.mat can't be read: .*; it says what the numbers mean. .* val.txt of "):
+    with pytest.raises(
+        DataError, match=r"meta.mat can't be read: .*; it contains the meaning of the numbers. .* Caffe's val.txt"
+    ):
         open_dataset(path)
 
 
@@ -494,7 +501,7 @@ def test_everything_that_is_wrong_is_said_at_once(here: Path) -> None:
         here / "x.csv", "\n".join(["path,label,split", "# comment", *rows, "1.png,cat,train,extra", "9.png,x,"])
     )
     expected = [
-        f"{path}: 6 lines to mend:",
+        f"{path}: 6 lines to fix:",
         "  line 4: the label is empty; fill it in or remove the line",
         "  line 5: the path is empty; fill it in or remove the line",
         "  line 6: 1.png is 'dog', but 'cat' in line 3; remove one of them",
@@ -508,7 +515,7 @@ def test_everything_that_is_wrong_is_said_at_once(here: Path) -> None:
     with pytest.raises(DataError) as error:
         open_dataset(path, strict=True)
     missing = f"  line 10: {here}/9.png does not exist; paths are relative to the folder of the CSV, or to `images`"
-    assert str(error.value).splitlines() == [f"{path}: 7 lines to mend:", *expected[1:], missing]
+    assert str(error.value).splitlines() == [f"{path}: 7 lines to fix:", *expected[1:], missing]
 
 
 def test_missing_files_are_said_beside_one_problem(here: Path) -> None:
@@ -526,7 +533,7 @@ def test_the_first_twenty(here: Path) -> None:
     with pytest.raises(DataError) as error:
         open_dataset(path)
     lines = str(error.value).splitlines()
-    assert lines[0].endswith("1,500 lines to mend:")
+    assert lines[0].endswith("1,500 lines to fix:")
     assert (len(lines), lines[20][:9], lines[21]) == (22, "  line 21", "  and 1,480 more")
 
 
@@ -551,14 +558,18 @@ def test_a_uri_without_a_path_does_not_exist(here: Path) -> None:
             "image,width,height\n1.png,1,2\n",
             r"line 1: no label column; columns: image, width, height; give the label's name or number as ",
         ),
-        ("x.csv", "image,class,target\n1.png,1,2\n", r"class and target may be the label; .*`label_column` class"),
+        (
+            "x.csv",
+            "image,class,target\n1.png,1,2\n",
+            r"class and target may be the label; choose one: `label_column` class",
+        ),
         ("x.csv", "path,class_id,class_name\n1.png,1,a\n", r"class_name and class_id may .*`label_column` class_name"),
-        ("x.csv", "PK\x03\x04 and so on", "x.csv is a spreadsheet; save it as CSV, and give that"),
-        ("x.xlsx", "PK\x03\x04 and so on", "x.xlsx is a spreadsheet; save it as CSV, and give that"),
+        ("x.csv", "PK\x03\x04 and so on", "x.csv is a spreadsheet; save it as CSV, and give the CSV file"),
+        ("x.xlsx", "PK\x03\x04 and so on", "x.xlsx is a spreadsheet; save it as CSV, and give the CSV file"),
         (
             "x.json",
             '[{"path": "1.png", "label": "a"}]',
-            r"one JSON document; one JSON object a line \(.jsonl\) is read",
+            r"one JSON document; give a file with one JSON object per line \(.jsonl\)",
         ),
         (
             "x.csv",

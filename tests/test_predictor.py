@@ -171,7 +171,7 @@ def test_one_path_is_one_path(model: Model, picture_folder: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(picture_folder))
     assert [str(path) for path, _ in predictor.compute_paths("~/cat")] == expected
     for wrong in (None, 3, b"cat.png", [None]):
-        with pytest.raises(UsageError, match="is no path; give one as text or a Path, or several"):
+        with pytest.raises(UsageError, match="is not a path; give a str or Path, or several of them"):
             predictor.predict_paths(wrong)
 
 
@@ -239,7 +239,7 @@ def test_archives_and_lists_are_no_pictures(tmp_path: Path) -> None:
     reasons = {path.name: reason for path, reason in find_pictures([str(tmp_path / "*.*")])}
     assert reasons == {
         "photos.zip": f"an archive; unpack it with: python -m zipfile -e {archive} {folder}; then give {folder}",
-        "cut.zip": "a broken archive, cut short or of another kind than its name says; get it anew",
+        "cut.zip": "a broken archive, incomplete or of another kind than its suffix; get it again",
         "x.csv": "a list, and no picture; give the folder of its pictures, or its files",
         "picture.csv": None,
     }

@@ -119,8 +119,10 @@ def test_numbers_that_may_count_otherwise_are_refused(classes: tuple[str, ...]) 
     why = str(error.value)
     assert why.startswith("labels are numbers (")
     assert ("go up to 3, where the model has 3 classes" in why) == ("3" in classes)
-    assert ("and only 2 of 3 occur, so whose numbers they are is not certain" in why) == ("3" not in classes)
-    assert "put the class names, one a line, into classes.txt beside the list" in why
+    assert ("and only 2 of 3 occur, so they may not be the numbers of the model's classes" in why) == (
+        "3" not in classes
+    )
+    assert "write the class names, one per line, into classes.txt next to the list" in why
 
 
 def test_numbers_count_imagenets_classes_also_where_some_lack() -> None:
@@ -137,7 +139,7 @@ def test_numbers_count_imagenets_classes_also_where_some_lack() -> None:
 def test_numbers_that_the_model_has_as_names_are_names() -> None:
     assert labelled("3", "1", "2").as_classes(("1", "2", "3")).labels.tolist() == [2, 0, 1]
     with pytest.raises(
-        DataError, match=r"1 of 3 classes are not the model's: '0'; it knows '1', '2', '3'\. Rename what"
+        DataError, match=r"1 of 3 classes are not the model's: '0'; the model has '1', '2', '3'\. Rename the"
     ):
         labelled("0", "1", "2").as_classes(("1", "2", "3"))
 
@@ -146,6 +148,6 @@ def test_a_model_of_other_classes() -> None:
     with pytest.raises(DataError) as error:
         labelled("ants", "bees", "a", "b").as_classes(MODELS)
     assert str(error.value) == (
-        "the model knows other classes ('cat', 'dog', 'owl') than these pictures are of ('ants', 'bees', 'a' and 1 "
-        "more). Give a model of these classes, or train one: resnetkit train DATA --init MODEL"
+        "the model has other classes ('cat', 'dog', 'owl') than these pictures ('ants', 'bees', 'a' and 1 "
+        "more). Give a model with these classes, or train one: resnetkit train DATA --init MODEL"
     )

@@ -1,4 +1,4 @@
-"""Check a data set: count its pictures, and find unreadable files, contradictions, leaks and copies."""
+"""Check a data set: count its pictures; find unreadable files, and equal pictures in several classes or parts."""
 
 import hashlib
 from array import array
@@ -21,49 +21,51 @@ from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import count, cut, line
 from resnetkit.progress import Advance, ignore
 
-PICTURES_AHEAD = 16  # per worker; only their sizes and hashes wait in memory
+PICTURES_AHEAD = 16
+"""Number of pictures that each worker may be ahead; only their sizes and hashes are kept."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `check` found."""
+    """The result of `check`."""
 
     name: str
     counts: Mapping[str, Mapping[str, int]]
-    """Pictures by part (train, val, test) and class, unreadable ones included."""
+    """Part (train, val, test) -> class -> number of pictures, with unreadable ones."""
     widths: tuple[int, int, int]
-    """Smallest, median and largest, in pixels, after EXIF rotation; zeros if no picture can be read."""
+    """Smallest, median and largest width in pixels, after EXIF rotation; zeros if no picture can be read."""
     heights: tuple[int, int, int]
+    """Smallest, median and largest height, in the same way."""
     unreadable: tuple[tuple[Path, str], ...]
     """Files that can't be read, each with the reason."""
     skipped: tuple[tuple[Path, str], ...]
     """Files that were left out, each with the reason: see `Dataset.skipped`."""
     leaks: tuple[tuple[str, ...], ...]
-    """Groups of equal pictures in more than one part, each picture as "part: path" (in memory: its number in the part).
-    Pictures are equal if their pixels are equal; files that can't be read, if their bytes are equal."""
+    """Groups of equal pictures in several parts, each picture as "part: path" (in memory: its index in the part).
+    Pictures are equal if their pixels are equal. Unreadable files are equal if their bytes are equal."""
     contradictions: tuple[tuple[str, ...], ...] = ()
-    """Groups of equal pictures of more than one class, each picture as "part: path (class)"."""
+    """Groups of equal pictures in several classes, each picture as "part: path (class)"."""
     copies: tuple[tuple[str, ...], ...] = ()
-    """Groups of equal pictures of one part and class, each picture as "part: path". They count more than once, which is
-    not a fault."""
+    """Groups of equal pictures in one part and class, each picture as "part: path". They are not an error, but each of
+    them counts."""
     notes: tuple[str, ...] = ()
-    """What to know about the set before you trust an error measured on it: see `Dataset.notes`."""
+    """Facts that limit the meaning of an error measured on the data set: see `Dataset.notes`."""
     missing: int = 0
-    """How many of the skipped files a list names, and they are not there."""
+    """Number of skipped files that are in a list but do not exist."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
         classes = count(len(next(iter(self.counts.values()))), "class")
-        return line(type(self), repr(cut(self.name, 60)), classes, *parts, "sound" if self.sound else "to mend")
+        return line(type(self), repr(cut(self.name, 60)), classes, *parts, "sound" if self.sound else "to fix")
 
     @property
     def sound(self) -> bool:
-        """Whether nothing needs mending; copies and skipped files need not, unless a list names them."""
+        """Whether there is nothing to fix. Copies and skipped files are accepted, missing files of a list are not."""
         return not (self.unreadable or self.leaks or self.contradictions or self.problems)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the set as a whole."""
+        """Mistakes in the data set as a whole, one phrase each."""
         classes = next(iter(self.counts.values()))
         found: list[str] = []
         if len(classes) < 2:
@@ -76,11 +78,13 @@ class Findings:
 
 
 def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ignore) -> Findings:
-    """Open every picture of a data set, with `workers` threads (0: none), and report what is wrong.
+    """Open every picture of a data set, and return the numbers of pictures and all mistakes.
 
-    `data` is a Dataset, or what `open_dataset` takes. `advance` is called after each picture, with 1. Memory holds a
-    few pictures at a time, and a few dozen bytes for each picture of the set. Raises what `open_dataset` raises; an
-    unreadable picture is in the report instead.
+    `data` is a Dataset, or a value that `open_dataset` accepts. `workers` threads decode the pictures; 0 decodes them
+    in the calling thread. `advance` is called with 1 after each picture. Memory contains a few pictures at a time, and
+    a few dozen bytes for each picture of the data set.
+
+    Raises the errors of `open_dataset`. An unreadable picture is not an error: it is listed in `unreadable`.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     widths, heights = array("I"), array("I")
@@ -130,21 +134,22 @@ def check(data: str | Path | Dataset, *, workers: int = 4, advance: Advance = ig
 
 
 class _Look(NamedTuple):
-    """What is kept of a picture."""
+    """The size of a picture, and a hash of its pixels."""
 
     width: int
     height: int
     content: bytes
-    """A hash of the pixels."""
 
 
 class _Place(NamedTuple):
+    """The part of a picture, and its index in the part."""
+
     part: str
     index: int
 
 
 class _Group:
-    """Places of equal pictures."""
+    """The places of a group of equal pictures."""
 
     def __init__(self, dataset: Dataset, places: Sequence[_Place]) -> None:
         self._samples = dataset.parts
@@ -157,6 +162,7 @@ class _Group:
         return samples.classes[samples.labels[place.index]]
 
     def named(self, *, with_class: bool = False) -> tuple[str, ...]:
+        """Return each picture as "part: path" or, with its class, "part: path (class)"."""
         return tuple(
             f"{place.part}: {self._samples[place.part].place(place.index)}"
             + (f" ({self._class(place)})" if with_class else "")
@@ -165,21 +171,21 @@ class _Group:
 
 
 def _look(samples: Samples, index: int) -> _Look:
-    """Open one picture and take its size and hash. Raises DataError for a file that can't be read."""
+    """Open a picture, and return its size and hash. Raises DataError for a file that can't be read."""
     if samples.images is not None:
         return _kept(samples.images[index])
     return _kept(np.asarray(open_picture(samples.source(index))))
 
 
 def _kept(pixels: NDArray[np.uint8]) -> _Look:
-    """The size of a picture, and a hash of its shape and pixels."""
+    """Return the size of a picture, uint8 (height, width, channels), and a hash of its shape and pixels."""
     digest = hashlib.sha256(str(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return _Look(pixels.shape[1], pixels.shape[0], digest.digest())
 
 
 def _hash_file(path: Path) -> bytes:
-    """A hash of a file's bytes; empty if they can't be read."""
+    """Return a hash of the bytes of a file; empty if it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -188,4 +194,5 @@ def _hash_file(path: Path) -> bytes:
 
 
 def _range(values: "array[int]") -> tuple[int, int, int]:
+    """Return the smallest, the median and the largest value; zeros if there are no values."""
     return (min(values), median_low(values), max(values)) if values else (0, 0, 0)

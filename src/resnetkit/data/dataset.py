@@ -1,4 +1,4 @@
-"""Open any kind of data: a name, a folder or a list becomes a Dataset."""
+"""Open any kind of data, a name, a folder or a list, as a Dataset."""
 
 import os
 from difflib import get_close_matches
@@ -32,19 +32,21 @@ def open_dataset(
     label_column: str | None = None,
     split_column: str | None = None,
 ) -> Dataset:
-    """Open `data`: "cifar10", "cifar100", a folder (class folders, or official CIFAR files), a .csv file or other list.
+    """Open `data`: "cifar10", "cifar100", a folder (class folders or official CIFAR files), a .csv file or other list.
 
-    A folder that is called cifar10 needs a slash, ./cifar10, or is given as a Path; ~ is the home folder. `train_split`
-    ("45k" or "50k") divides CIFAR's training pictures, `val_fraction` those of folders and CSV files that have no val;
-    both are drawn with `seed`. With `strict`, what would be skipped (files that are no pictures, or not there) is an
-    error.
+    A folder with the name cifar10 must be given with a slash, ./cifar10, or as a Path. ~ is the home folder.
+    `train_split` ("45k" or "50k") divides CIFAR's training pictures. `val_fraction` (at least 0, less than 1) of the
+    training pictures of a folder or list without val become val. `seed` decides which pictures are drawn. With
+    `strict`, a file that is not a picture or does not exist is an error; otherwise it is skipped.
 
-    The layout of a folder or list is found out; where it is not the plain one, `understood` of the result says so. It
-    can also be stated: `parts` is "train=DIR,val=DIR,test=DIR", folders within `data`, or "none", where all folders
-    are classes. `images` is the folder that the paths in a list are relative to, by default that of the list, and
-    `path_column`, `label_column` and `split_column` are the list's columns, by name or by number from 1.
+    The layout of a folder or list is detected; `understood` of the result describes an unusual one. It can also be
+    given: `parts` is "train=DIR,val=DIR,test=DIR", with folders relative to `data`, or "none" if all folders are
+    classes. `images` is the folder that the paths in a list are relative to, by default the folder of the list.
+    `path_column`, `label_column` and `split_column` are the columns of the list, by name or by number from 1.
 
-    Raises DataError where there is no such data, or it is not laid out as expected, and UsageError for wrong values.
+    Raises:
+        DataError: the data do not exist, can't be read, or have another layout.
+        UsageError: an argument has a wrong value or does not fit the data.
     """
     reading = Reading(parts, None if images is None else str(images), path_column, label_column, split_column)
     return open_read(data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict)
@@ -59,17 +61,17 @@ def open_read(
     seed: int = 0,
     strict: bool = False,
 ) -> Dataset:
-    """`open_dataset` with the stated layout as one value."""
+    """Do the same as `open_dataset`, with the layout as one value."""
     if not isinstance(data, str | Path) or not str(data):
         raise UsageError(f"`data` is {data!r:.50}; give {ACCEPTED}")
     path = expanded(data)
     if str(data) in CIFARS and (isinstance(data, str) or not _is_there(path)):
-        reading.refuse(*reading.given(), why=f"{data} is known")
+        reading.refuse(*reading.given(), why=f"the layout of {data} is known")
         return load_cifar(str(data), train_split=train_split, seed=seed)
     if not is_utf8(decoded(str(path))):
         raise DataError(f"{path}: the name {wrong_name('; rename it')}")
     if _is_there(path) and (name := find_cifar(path)):
-        reading.refuse(*reading.given(), why=f"{data} is {name}")
+        reading.refuse(*reading.given(), why=f"{data} contains {name}, whose layout is known")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():
         dataset = load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
@@ -80,18 +82,19 @@ def open_read(
         return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
     if _is_there(path):
         if is_spreadsheet(path):
-            raise DataError(f"{data} is a spreadsheet; save it as CSV, and give that")
+            raise DataError(f"{data} is a spreadsheet; save it as CSV, and give the CSV file")
         if is_archive(path):
             raise DataError(f"{data} is {of_archive(path)}")
         if path.suffix.lower() == ".json":
-            raise DataError(f"{data} is one JSON document; one JSON object a line (.jsonl) is read")
+            raise DataError(f"{data} is one JSON document; give a file with one JSON object per line (.jsonl)")
         raise DataError(f"{data} is a file of another kind; give {ACCEPTED}")
     near = get_close_matches(str(data).lower(), CIFARS, n=1) if os.sep not in str(data) else []
     raise DataError(f"{data}: no such data{f' (did you mean {near[0]}?)' if near else ''}; give {ACCEPTED}")
 
 
 def _is_there(path: Path) -> bool:
+    """Whether a path exists. Raises DataError if this can't be found out."""
     try:
         return path.exists()
-    except OSError as error:  # no permission for its folder, or a name that no file can have
+    except OSError as error:  # no permission for the folder, or a name that a file can't have
         raise DataError(f"{path} can't be read: {error.strerror or error}; give {ACCEPTED}") from None

@@ -1,4 +1,4 @@
-"""From labelled pictures of a folder or a list to a Dataset: number the classes, draw val where there is none."""
+"""Make a Dataset from the labelled pictures of a folder or a list: number the classes, and draw a missing val."""
 
 import hashlib
 from collections import defaultdict
@@ -21,11 +21,11 @@ class Labelled:
     """A picture and its class."""
 
     key: str
-    """The path by which pictures are sorted and divided: relative, with slashes, in composed Unicode (NFC)."""
+    """The key by which pictures are sorted and divided: the relative path, with slashes, in composed Unicode (NFC)."""
     path: Path
     label: str
     source: str
-    """Where its label comes from: a class folder, or a line of a list."""
+    """The source of its label, for errors: a class folder, or a line of a list."""
 
 
 def divided(
@@ -39,10 +39,15 @@ def divided(
     understood: Sequence[str] = (),
     missing: int = 0,
 ) -> Dataset:
-    """Divide the pictures, number the classes, and check that no part has a class that train lacks.
+    """Number the classes of `parts` (part -> pictures) in sorted order, and return them as a Dataset with this name.
 
-    Raises DataError for such a class, and for a class of HEIC pictures alone where they can't be read; UsageError for a
-    `val_fraction` out of range.
+    If there is no val, `val_fraction` of each training class becomes val, chosen by `seed`. `skipped`, `understood` and
+    `missing` are fields of the result.
+
+    Raises:
+        DataError: val or test has a class that train does not have, or all pictures of a class are HEIC and HEIC can't
+            be read.
+        UsageError: `val_fraction` is not at least 0 and less than 1.
     """
     if not 0 <= val_fraction < 1:
         raise UsageError(f"`val_fraction` is {val_fraction}; it must be at least 0 and less than 1")
@@ -55,7 +60,7 @@ def divided(
         split = {"rule": SPLIT_RULE, "seed": seed, "val_fraction": val_fraction}
     if kept := reading.recorded():
         split["read_as"] = kept
-    # Without train the set is for evaluation, and its own classes are all there is to go by.
+    # A set without train is for evaluation: its classes are those of all its parts.
     known = parts.get("train") or [picture for pictures in parts.values() for picture in pictures]
     classes = tuple(sorted({picture.label for picture in known}))
     index = {label: i for i, label in enumerate(classes)}
@@ -100,14 +105,14 @@ def divided(
 
 
 def _choose_val(pictures: Sequence[Labelled], fraction: float, seed: int) -> set[str]:
-    """Return the keys of the pictures that become val. A class of one picture keeps it for training."""
+    """Return the keys of the pictures that become val. If a class has only one picture, it stays in train."""
     by_class: dict[str, list[str]] = defaultdict(list)
     for picture in pictures:
         by_class[picture.label].append(picture.key)
     chosen: set[str] = set()
     for keys in by_class.values():
         count = min(max(round(len(keys) * fraction), 1), len(keys) - 1)
-        # A hash, not a generator: the choice does not depend on the other pictures' order or on NumPy's version.
+        # With a hash instead of a random generator, the choice does not depend on other pictures or on NumPy's version.
         keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
         chosen.update(keys[:count])
     return chosen

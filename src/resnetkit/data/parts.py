@@ -1,4 +1,8 @@
-"""Which pictures of a set measure a model: none that trained it, unless a part is asked for by name. No torch here."""
+"""Choose the pictures of a data set that measure a model: pictures that did not train it, unless the user names a part.
+
+A model file contains marks, short hashes, of its training pictures. They show which pictures of another data set
+trained the model. This module does not import torch.
+"""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -18,59 +22,61 @@ from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError
 
 KEPT = 8192
-"""Most marks that a model file keeps. Of a larger training set it keeps the smallest ones."""
+"""Largest number of marks in a model file. For more training pictures, the smallest marks are kept."""
 MARK_BYTES = 6
+"""Number of bytes of a mark, which is a whole number of 48 bits."""
 TAIL_BYTES = 4096
-"""Bytes at the end of a file that its mark is made from. The beginning may be the same in all files of a camera."""
+"""Number of bytes at the end of a file that are hashed. The beginning may be the same in all files of a camera."""
 UNKNOWN = np.uint64(2**64 - 1)
 """The mark of a picture that was not read."""
 STRAY = 0.01
-"""Share of a part that may be known training pictures where only a sample of marks is kept: large sets do hold a few
-pictures twice."""
+"""If only a sample of the marks is kept: largest share (0 to 1) of known training pictures in a part that is used
+without them. Large data sets contain a few pictures twice."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures of a set that a model is measured on."""
+    """The pictures of a data set that measure a model."""
 
     name: str
     """train, val, test or all."""
     of: str
-    """The set's name."""
+    """Name of the data set."""
     samples: Samples
     why: str
-    """Why these, in words."""
+    """The reason for the choice, for people."""
     trained_on: int = 0
-    """How many of them are known to have trained the model."""
+    """Number of these pictures that are known to have trained the model."""
 
 
 def open_as_trained(
     data: str, trained_on: Mapping[str, Any], *, strict: bool = False, reading: Reading = NOTHING
 ) -> Dataset:
-    """Open `data`, with training and validation pictures divided as they were when the model was trained.
+    """Open `data`, with train and val divided as in the training of a model.
 
-    `trained_on` is the model's `header.data`. `reading` says how a folder or a list is read; unset, it is read as the
-    model's own was, where it can be. Raises what `open_dataset` raises.
+    `trained_on` is the model's `header.data`. `reading` is the layout of a folder or list. If no field of it is set,
+    the data are read with the layout of the model's own data, if it fits. Raises the errors of `open_dataset`.
     """
     recorded = trained_on.get("split", {})
     division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
-    if recorded.get("rule") == "as given":  # nothing was drawn then, so nothing is drawn now
+    if recorded.get("rule") == "as given":  # val was not drawn in training, so it is not drawn here
         division["val_fraction"] = 0.0
     recorded_reading = recorded.get("read_as", {})
     if recorded_reading and not reading.recorded():
-        with suppress(UnfitError):  # other data, with other folders or columns
+        with suppress(UnfitError):  # these data have other folders or columns
             return open_read(data, reading_of(recorded_reading | reading.given()), strict=strict, **division)
     return open_read(data, reading, strict=strict, **division)
 
 
 def choose_part(dataset: Dataset, trained_on: Mapping[str, Any], name: str = "auto") -> Part:
-    """The pictures of `dataset` that measure a model; `trained_on` is its `header.data`.
+    """Return the pictures of `dataset` that measure a model; `trained_on` is its `header.data`.
 
-    "auto" is test, else the val that came with the set, else all, and never a picture that trained the model: of the
-    model's own set it is what training kept out. Of another set, pictures that `record` has seen are left out, whatever
-    the names of their files and folders are now. A part that is asked for by name is returned as it is.
+    "auto" is the part that `Dataset.part` chooses, without pictures that trained the model. For the data set that
+    trained the model, it is a part that training did not use. For another data set, pictures whose marks `record`
+    stored are left out; names of files and folders do not matter. Any other name returns that whole part.
 
-    Raises DataError for a part that is not there, and for "auto" where only pictures that trained the model are left.
+    Raises DataError for a part that does not exist, and for "auto" if all pictures trained the model, or more than
+    STRAY of them if the model file has only a sample of the marks.
     """
     chosen, samples = dataset.part(name)
     own = is_own(dataset, trained_on)
@@ -91,26 +97,27 @@ def choose_part(dataset: Dataset, trained_on: Mapping[str, Any], name: str = "au
         rest = samples.subset(np.flatnonzero(~known.mask))
         if len(rest):
             count = int(known.mask.sum())
-            why = f"without the {count} of {len(samples)} that trained the model, which are known by their content"
+            why = f"without the {count} of {len(samples)} that trained the model, which are recognised by their content"
             return Part(chosen, dataset.name, rest, why)
     elif chosen == "all" and dataset.val is not None and not recognise(dataset.val, trained_on).mask.any():
-        why = "what the model's own division keeps out; other pictures of the set trained the model"
+        why = "the pictures that the model's own division keeps out; other pictures of the set trained the model"
         return Part("val", dataset.name, dataset.val, why)
     raise _refusal(dataset, f"{known.mask.sum()} of its pictures or more trained the model")
 
 
 def is_own(dataset: Dataset, trained_on: Mapping[str, Any]) -> bool:
-    """Whether the training pictures of `dataset` are those of the model, wherever they are now."""
+    """Whether the training pictures of `dataset` are those of the model, by their fingerprint; folders may differ."""
     recorded = trained_on.get("fingerprint")
     return bool(recorded) and dataset.train is not None and dataset.train.fingerprint() == recorded
 
 
 def drawn(split: Mapping[str, Any]) -> bool:
-    """Whether validation pictures were drawn from the training pictures of a set that came without them."""
+    """Whether val was drawn from the training pictures; `split` is `Dataset.split`."""
     return bool({"val_fraction", "train_split"} & split.keys())
 
 
 def _why_another(chosen: str, trained_on: Mapping[str, Any]) -> str:
+    """Return the reason for a part of a data set without known training pictures."""
     none = "none of its pictures is known to have trained the model"
     if not trained_on.get("fingerprint"):
         none = "the model's file does not say which pictures trained it"
@@ -118,35 +125,37 @@ def _why_another(chosen: str, trained_on: Mapping[str, Any]) -> str:
 
 
 def _refusal(dataset: Dataset, why: str) -> DataError:
-    return DataError(f"{dataset.name}: {why}; give pictures that it has not seen, or `split` all to count them anyway")
+    return DataError(f"{dataset.name}: {why}; give pictures that did not train it, or measure these with `split` all")
 
 
 def _known_in(chosen: str, samples: Samples, dataset: Dataset, trained_on: Mapping[str, Any], *, own: bool) -> int:
+    """Return the number of pictures in a part that are known to have trained the model."""
     if own:
         return len(dataset.train or ()) if chosen in ("train", "all") else 0
     return int(recognise(samples, trained_on).mask.sum())
 
 
-# What a model file records of its training pictures, so that they are recognised later.
+# Marks of training pictures in a model file
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """Which pictures of a set are known to have trained a model."""
+    """The pictures of a data set that are known to have trained a model."""
 
     mask: NDArray[np.bool_]
-    """Shape (n,)."""
+    """bool (n,): whether a picture is known to have trained the model."""
     share: float
-    """Known training pictures over all pictures whose mark is low enough to be kept; 0 to 1."""
+    """Known training pictures, divided by all pictures whose mark is small enough to be kept; 0 to 1."""
     complete: bool
-    """Whether the marks of all training pictures are kept, and not only a sample."""
+    """Whether the model file contains the marks of all training pictures, not only the smallest ones."""
 
 
 def record(samples: Samples, *earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of training pictures, as JSON has it, merged with `earlier` records, those of its first weights.
+    """Return the record of training pictures, as values for JSON: {"marks": base64, "complete": bool}.
 
-    A mark is six bytes: one from the file's size, five from its content. The smallest KEPT are kept. So two records
-    merge into one of all their pictures, and of a large set only the files with small marks are read.
+    `earlier` are records to include: those of the weights that training began with. A mark has six bytes, one from the
+    file's size and five from its content. The smallest KEPT marks are kept. So two records can be merged, and only the
+    files with small marks are read.
     """
     sizes = _sizes(samples)
     first_bytes = np.zeros(0, int) if sizes is None else _first_bytes(sizes)
@@ -163,7 +172,7 @@ def record(samples: Samples, *earlier: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recognise(samples: Samples, trained_on: Mapping[str, Any]) -> Recognised:
-    """Which of `samples` trained the model whose `header.data` is `trained_on`, by their content alone."""
+    """Find the pictures in `samples` that trained a model, by their content; `trained_on` is its `header.data`."""
     kept, complete = _kept(trained_on.get("pictures"))
     if not len(kept) or not len(samples):
         return Recognised(np.zeros(len(samples), bool), 0.0, complete)
@@ -175,7 +184,7 @@ def recognise(samples: Samples, trained_on: Mapping[str, Any]) -> Recognised:
 
 
 def _kept(recorded: object) -> tuple[NDArray[np.uint64], bool]:
-    """Sorted marks, and whether they are all there were; none for what is no record."""
+    """Return the sorted marks of a record, uint64 (m,), and whether they are complete; no marks for other values."""
     try:
         if not isinstance(recorded, Mapping):
             return np.zeros(0, np.uint64), False
@@ -189,7 +198,7 @@ def _kept(recorded: object) -> tuple[NDArray[np.uint64], bool]:
 
 
 def _sizes(samples: Samples) -> NDArray[np.uint64] | None:
-    """The size of each file in bytes, 0 where there is none; None for pictures in memory."""
+    """Return the size of each file in bytes, uint64 (n,), 0 for a missing file; None for pictures in memory."""
     if samples.paths is None:
         return None
 
@@ -201,15 +210,18 @@ def _sizes(samples: Samples) -> NDArray[np.uint64] | None:
 
 
 def _first_bytes(sizes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The first byte of a mark, from the size alone: multiplied by 2^32 over the golden ratio, to spread it."""
+    """Return the first byte of each mark, int64 (n,), from the sizes in bytes.
+
+    A size is multiplied by 2^32 divided by the golden ratio, so that all bytes are equally frequent.
+    """
     return ((sizes * np.uint64(2654435769)) % np.uint64(2**32) >> np.uint64(24)).astype(np.int64)
 
 
 def _marks(samples: Samples, sizes: NDArray[np.uint64] | None, *, up_to: int) -> NDArray[np.uint64]:
-    """Shape (n,); UNKNOWN for a first byte over `up_to`, and for what can't be read."""
+    """Return the marks, uint64 (n,); UNKNOWN if the first byte is larger than `up_to` or the file can't be read."""
     if sizes is None or samples.paths is None:
         pictures = samples.images if samples.images is not None else ()
-        # All are of one size, which says nothing: six bytes of content.
+        # All pictures have the same size, so all six bytes come from the content.
         return np.array([_hash(np.ascontiguousarray(picture).data, MARK_BYTES) for picture in pictures], np.uint64)
     marks = np.full(len(samples), UNKNOWN)
     first_bytes = _first_bytes(sizes)
@@ -232,4 +244,5 @@ def _marks(samples: Samples, sizes: NDArray[np.uint64] | None, *, up_to: int) ->
 
 
 def _hash(content: "bytes | memoryview", size: int) -> int:
+    """Return a hash of `size` bytes as a number."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=size).digest(), "big")

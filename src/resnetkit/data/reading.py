@@ -1,4 +1,4 @@
-"""How to read a folder or a list, as far as a person states it; and the usual names of the parts of a set."""
+"""How the user says a folder or list is laid out, and the usual names of the parts of a data set."""
 
 import re
 from collections.abc import Mapping
@@ -10,64 +10,65 @@ from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 
 PARTS = ("train", "val", "test")
+"""The parts of a data set."""
 LISTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".lst", ".list", ".jsonl", ".ndjson"})
 """Suffixes of lists, in lower case."""
 CLASSES_ONLY = "none"
-"""Value of `parts`: all folders are classes, whatever their names."""
+"""Value of `parts` for: all folders are classes, even if they have the names of parts."""
 WORDS = {
     "train": ("train", "training", "trn", "训练", "训练集"),
     "val": ("val", "valid", "validation", "dev", "验证", "验证集"),
     "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "测试", "测试集"),
 }
-"""Names of the parts. Pictures for evaluation count as test: nothing is ever chosen by them."""
+"""Part -> words that stand for it. Pictures for evaluation are test: nothing is chosen by them."""
 WHOLE = {"tr": "train", "va": "val", "te": "test"}
-"""Names of parts that are no part of a longer name."""
+"""Names that stand for a part only if they are the whole name: name -> part."""
 _LETTERS = r"[a-z]+|[\u4e00-\u9fff]+"
 _PART = {word: part for part, words in WORDS.items() for word in words}
 _WORD = re.compile(rf"({'|'.join(_PART)})(?:sets?|data|images?|imgs?|pics?|split|folder|dir|list)?")
 
 
 class UnfitError(UsageError):
-    """Something stated that does not fit the data: a folder or a column that is not there."""
+    """A field of Reading does not fit the data: it names a missing folder or column, or has no use for these data."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a person states of the layout of a folder or a list; whatever is unset is found out."""
+    """The layout of a folder or a list, as the user gives it. A field that is None is detected."""
 
     parts: str | None = None
-    """Folders of the parts within the data, as train=DIR,val=DIR,test=DIR; or none: all folders are classes, whatever
-    their names, and lists beside the given one are not read."""
+    """Folders of the parts, relative to DATA: train=DIR,val=DIR,test=DIR; or none: all folders are classes, and of
+    several lists only the given one is read."""
     images: str | None = None
-    """Of a list: the folder that its paths are relative to; unset: the folder of the list."""
+    """For a list: the folder that its paths are relative to; unset: the folder of the list."""
     path_column: str | None = None
-    """Of a list: the column of the paths, by its name or its number from 1."""
+    """For a list: name of the column with the paths, or its number from 1."""
     label_column: str | None = None
-    """Of a list: the column of the classes."""
+    """For a list: column with the classes."""
     split_column: str | None = None
-    """Of a list: the column of the parts."""
+    """For a list: column with the parts."""
 
     def given(self) -> dict[str, str]:
-        """What is set, by name."""
+        """Return the fields that are set, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def recorded(self) -> dict[str, str]:
-        """What is set and does not depend on where the data lies: a model file records it."""
+        """Return the fields that are set, without `images`, which depends on the machine. A model file stores them."""
         return {name: value for name, value in self.given().items() if name != "images"}
 
     def settled(self) -> "Reading":
-        """The same reading with an absolute path, for a process that runs in another folder."""
+        """Return the same reading with an absolute path, for a process that runs in another folder."""
         return replace(self, images=str(expanded(self.images).resolve())) if self.images else self
 
     def refuse(self, *names: str, why: str) -> None:
-        """Raise UnfitError where one of the named fields is set; `why` is the reason."""
+        """Raise UnfitError if one of the fields `names` is set; `why` is the reason for the message."""
         for name in names:
             if name in self.given():
                 raise UnfitError(f"`{name}` has no use here: {why}; leave it out")
 
     @property
     def part_folders(self) -> list[tuple[str, Path]] | None:
-        """Each part with its folder, as `parts` names them; None where it names none."""
+        """The parts in `parts` with their folders; None if it contains none. Raises UsageError for another form."""
         if self.parts is None or self.parts == CLASSES_ONLY:
             return None
         pieces = re.split(r"(?:^|,)(train|val|test)=", self.parts)
@@ -78,18 +79,18 @@ class Reading:
 
 
 NOTHING = Reading()
-"""A reading that states nothing: everything is found out."""
+"""A reading without any field: everything is detected."""
 
 
 def reading_of(values: Mapping[str, Any]) -> Reading:
-    """Make a reading from those of `values` that are its fields and text; others are ignored."""
+    """Make a reading from the strings in `values` that are fields of Reading; other values are ignored."""
     return Reading(**{name: values[name] for name in asdict(NOTHING) if isinstance(values.get(name), str)})
 
 
 def part_of(name: str) -> str | None:
-    """The part that a name stands for: train, val or test; None where its words name none or several.
+    """Return the part that a name stands for: train, val or test; None if its words stand for no part or for several.
 
-    Letter case does not matter: Training, test_set, seg_train, imagenet-val, PrivateTest, tr, 训练.
+    Letter case does not matter. Examples: Training, test_set, seg_train, imagenet-val, PrivateTest, tr, 训练.
     """
     if whole := WHOLE.get(name.strip().lower()):
         return whole
@@ -99,6 +100,6 @@ def part_of(name: str) -> str | None:
 
 
 def without_part(name: str) -> tuple[str, ...]:
-    """The words of a name but those for a part. Lists that belong together have the same: train_list and val_list."""
+    """Return the words of a name without words for a part: they are equal for the lists train_list and val_list."""
     words = re.findall(rf"{_LETTERS}|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return tuple(word for word in words if not _WORD.fullmatch(word) and word not in WHOLE)

@@ -1,4 +1,4 @@
-"""Labelled pictures, in memory or on disk. Every reader of data returns them, and the loader takes them."""
+"""Labelled pictures, in memory or on disk: the result of every reader of data, and the input of the loader."""
 
 import hashlib
 import os
@@ -21,16 +21,19 @@ from resnetkit.errors import DataError
 
 @dataclass(frozen=True)
 class Samples:
-    """n labelled pictures. Exactly one of `images` and `paths` is given."""
+    """n labelled pictures. Exactly one of `images` and `paths` is given; otherwise, ValueError is raised.
+
+    Raises DataError if the numbers of pictures and labels differ, or a label is out of range.
+    """
 
     classes: tuple[str, ...]
-    """Class names; a label is an index into them."""
+    """Class names; a label is an index into this tuple."""
     labels: NDArray[np.int64]
-    """Shape (n,), values 0 to len(classes) - 1."""
+    """int64 (n,), values 0 to len(classes) - 1."""
     images: NDArray[np.uint8] | None = None
-    """In memory: shape (n, height, width, channels), 0 to 255."""
+    """Pictures in memory: uint8 (n, height, width, channels), 0 to 255."""
     paths: tuple[Path, ...] | None = None
-    """On disk: one file per picture."""
+    """Pictures on disk: n files."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.paths is None):
@@ -51,22 +54,22 @@ class Samples:
         return line(type(self), f"{count(len(self), 'picture')} of {count(len(self.classes), 'class')}", where)
 
     def place(self, index: int) -> str:
-        """The name of one picture for people: its path, or its number in memory."""
+        """Return the name of a picture for people: its path, or its index if it is in memory."""
         return str(index) if self.paths is None else str(self.paths[index])
 
     def path(self, index: int) -> Path | None:
-        """The file of one picture; None for pictures in memory."""
+        """Return the file of a picture; None for pictures in memory."""
         return None if self.paths is None else self.paths[index]
 
     def source(self, index: int) -> Path | Image.Image:
-        """What `open_picture` takes for one picture: its file, or its pixels."""
+        """Return a picture in a form that `open_picture` accepts: its file, or its pixels as a Pillow image."""
         if self.images is None:
             return (self.paths or ())[index]
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)
 
     def subset(self, indices: NDArray[np.int64]) -> "Samples":
-        """The samples at `indices` (shape (m,)), in that order."""
+        """Return the samples at `indices`, int64 (m,), in this order."""
         return replace(
             self,
             labels=self.labels[indices],
@@ -75,13 +78,13 @@ class Samples:
         )
 
     def as_classes(self, classes: tuple[str, ...]) -> "Samples":
-        """The same samples, with labels that are indices into `classes`.
+        """Return the same samples, with labels that are indices into `classes`.
 
-        Classes are matched by name, in any order. If no name is among `classes` and all names are numbers, they are
-        taken as indices into `classes`; they must then be all of 0 to the last, each once ("07" is 7), but where the
-        classes are ImageNet's: see `numbers_imagenet`. WordNet numbers such as n01440764 stand for ImageNet's classes.
+        Classes are matched by name, in any order. If all names are numbers ("07" is 7) and no name is in `classes`, the
+        numbers are indices into `classes`. In this case every index must occur once; only for ImageNet's classes, some
+        may be missing: see `numbers_imagenet`. WordNet numbers such as n01440764 stand for ImageNet's classes.
 
-        Raises DataError for a class that is not among `classes`.
+        Raises DataError for a class that is not in `classes`.
         """
         if self.classes == classes:
             return self
@@ -92,22 +95,23 @@ class Samples:
             whole = sorted(place.values()) == list(range(len(classes)))
             if not whole and not numbers_imagenet(self.classes, classes):
                 raise DataError(
-                    f"labels are numbers ({_some(self.classes)}), and {_how_many(place, len(classes))}, so whose "
-                    "numbers they are is not certain; put the class names, one a line, into classes.txt beside the "
-                    f"list, or call the folders by them. The model knows {_some(classes)}"
+                    f"labels are numbers ({_some(self.classes)}), and {_how_many(place, len(classes))}, so they "
+                    "may not be the numbers of the model's classes; write the class names, one per line, into "
+                    "classes.txt next to the list, or rename the folders to them. The model's classes are "
+                    f"{_some(classes)}"
                 )
         if not place.keys() & set(self.classes) and are_imagenet(classes):
             place = dict(wnid_places())
         unknown = [name for name in self.classes if name not in place]
         if len(unknown) == len(self.classes):
             raise DataError(
-                f"the model knows other classes ({_some(classes)}) than these pictures are of ({_some(unknown)}). Give "
-                "a model of these classes, or train one: resnetkit train DATA --init MODEL"
+                f"the model has other classes ({_some(classes)}) than these pictures ({_some(unknown)}). Give "
+                "a model with these classes, or train one: resnetkit train DATA --init MODEL"
             )
         if unknown:
             raise DataError(
-                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {_some(unknown)}; it knows "
-                f"{_some(classes)}. Rename what means the same, or train a model of these classes: "
+                f"{len(unknown)} of {len(self.classes)} classes are not the model's: {_some(unknown)}; the model has "
+                f"{_some(classes)}. Rename the classes that mean the same, or train a model with these classes: "
                 "resnetkit train DATA --init MODEL"
             )
         return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
@@ -124,13 +128,13 @@ class Samples:
 
 
 def numbers_imagenet(names: Sequence[str], classes: Sequence[str]) -> bool:
-    """Whether class names are numbers that count `classes`, ImageNet's 1,000, in their order from 0; some may lack."""
+    """Whether `classes` are ImageNet's 1,000, and `names` are different numbers from 0 to 999, not necessarily all."""
     numbers = all(name.isascii() and name.isdigit() for name in names) and not {*names} & {*classes}
     return numbers and are_imagenet(classes) and len({*map(int, names)}) == len(names) and max(map(int, names)) < 1000
 
 
 def _how_many(place: Mapping[str, int], count: int) -> str:
-    """How the numbers that occur are not all of 0 to `count` - 1."""
+    """Return how the numbers in `place` differ from 0 to `count` - 1, for an error."""
     numbers = {*place.values()}
     if over := [number for number in numbers if number >= count]:
         return f"go up to {max(over)}, where the model has {count} classes"
@@ -139,24 +143,24 @@ def _how_many(place: Mapping[str, int], count: int) -> str:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, divided into parts. A part that the set does not have is None."""
+    """A data set, divided into parts. A part that it does not have is None."""
 
     name: str
     """The name that the user gave: cifar10, cifar100, or the path of a folder or CSV file."""
     classes: tuple[str, ...]
     train: Samples | None
     val: Samples | None
-    """Validation pictures, by which recipes, checkpoints and the end of training are chosen."""
+    """Validation pictures. They are used to choose recipes, checkpoints and the end of training."""
     test: Samples | None
-    """Test pictures, by which nothing is ever chosen."""
+    """Test pictures. They are never used to choose anything."""
     split: Mapping[str, Any] = field(default_factory=dict)
-    """How train and val were divided, in enough detail to repeat it. It goes into the run folder and the model file."""
+    """How train and val were divided, with all values to repeat it. The run folder and the model file contain it."""
     skipped: tuple[tuple[Path, str], ...] = ()
     """Files that were left out, each with the reason."""
     understood: tuple[str, ...] = ()
-    """How an unusual layout or list was understood, a sentence each."""
+    """How an unusual layout or list was read, one phrase each."""
     missing: int = 0
-    """How many of the skipped files a list names, and they are not there."""
+    """Number of skipped files that are in a list but do not exist."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())
@@ -171,16 +175,17 @@ class Dataset:
 
     @property
     def parts(self) -> dict[str, Samples]:
-        """The parts that the set has, by name: train, val, test."""
+        """The parts that are not None, by name, in the order train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know about the set's division before you trust an error measured on it, a sentence each.
+        """Facts that limit the meaning of an error measured on the data set, one phrase each.
 
-        They say how the layout was understood, that val was drawn from train, which classes have one picture, which
-        classes val or test lacks, and, if HEIC files can't be read, how many pictures of which classes they are.
+        They are: how the layout was read (`understood`), missing files, classes that differ only in case, that val was
+        drawn from train, classes with one picture, classes without pictures in val or test, and the HEIC pictures of
+        each class if they can't be read.
         """
         notes = list(self.understood)
         if self.missing:
@@ -196,13 +201,15 @@ class Dataset:
         }
         totals = np.sum(list(counts.values()), axis=0)
         if alone := [name for name, total in zip(self.classes, totals, strict=True) if total == 1]:
-            notes.append(f"one picture is all there is of {_some(alone)}; it can be learnt or counted, and not both")
+            notes.append(
+                f"only one picture of {_some(alone)}, which can be used for training or for the error, but not for both"
+            )
         for part in ("val", "test"):
             there = [name for name, total in zip(self.classes, counts.get(part, ()), strict=False) if total]
             if part in counts and (lacking := [name for name in self.classes if name not in there]):
-                only = f", and is all {there[0]!r}" if len(there) == 1 else ""
+                only = f", only of {there[0]!r}" if len(there) == 1 else ""
                 notes.append(
-                    f"{part} has no picture of {_some(lacking)}{only}; its error says nothing of what it lacks"
+                    f"{part} has no picture of {_some(lacking)}{only}; its error does not include the missing classes"
                 )
         if not can_read_heif() and (lost := self._heif_of_classes()):
             few = ", ".join(f"{count:,} of {total:,} of {name!r}" for name, (count, total) in list(lost.items())[:3])
@@ -211,14 +218,14 @@ class Dataset:
         return tuple(notes)
 
     def _alike(self) -> list[list[str]]:
-        """Groups of class names that differ only in letter case."""
+        """Return the groups of class names that differ only in letter case."""
         groups: dict[str, list[str]] = {}
         for name in self.classes:
             groups.setdefault(name.lower(), []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
     def refuse_unreadable_classes(self) -> None:
-        """Raise DataError where all pictures of a class are HEIC, and these can't be read here."""
+        """Raise DataError if all pictures of a class are HEIC and pillow-heif, which reads them, is not installed."""
         if can_read_heif() or not self.parts:
             return
         all_of = _joined(list(self.parts.values()))
@@ -231,7 +238,7 @@ class Dataset:
                 )
 
     def _heif_of_classes(self) -> dict[str, list[int]]:
-        """For each class with HEIC files (by their names): how many they are, and how many pictures it has."""
+        """Return [HEIC files, pictures] for each class with HEIC files; these are recognised by their suffix."""
         all_of = _joined(list(self.parts.values()))
         is_heif = np.array([path.suffix.lower() in HEIF_SUFFIXES for path in all_of.paths or ()], bool)
         if not is_heif.any():
@@ -241,11 +248,12 @@ class Dataset:
         return {name: both for name, *both in zip(self.classes, counts, totals, strict=True) if both[0]}
 
     def part(self, name: str) -> tuple[str, Samples]:
-        """Return the name and the samples of a part: train, val, test, or all (of them together).
+        """Return the name and the samples of a part: train, val, test, or all (the three together).
 
-        "auto" is test; else a val that came with the set (was not drawn from train); else all. To choose pictures that
-        did not train a given model, use `choose_part` in resnetkit.data.parts. Raises DataError for a part that the set
-        does not have.
+        "auto" is test, if there is one; else val, if it was not drawn from train; else all. To choose pictures that
+        did not train a given model, use `choose_part` in resnetkit.data.parts.
+
+        Raises DataError for a part that the data set does not have.
         """
         parts = self.parts
         if name == "auto":
@@ -259,7 +267,7 @@ class Dataset:
 
 
 def _begins_as_heif(path: Path) -> bool:
-    """Whether a file is HEIC by its first bytes: telephones also write JPEG under that name."""
+    """Whether a file is HEIC, by its first bytes; phones also write JPEG files with the suffix .heic."""
     try:
         with path.open("rb", buffering=0) as file:
             return is_heif(file.read(256))
@@ -268,12 +276,13 @@ def _begins_as_heif(path: Path) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
+    """Return the first three names, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + more
 
 
 def _joined(parts: Sequence[Samples]) -> Samples:
-    """The parts of one set, one after another."""
+    """Return the parts of a data set as one, in their order."""
     images = [part.images for part in parts if part.images is not None]
     return replace(
         parts[0],
@@ -284,10 +293,10 @@ def _joined(parts: Sequence[Samples]) -> Samples:
 
 
 def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[Path], dict[Path, str]]:
-    """Write `count` samples to `folder` as PNG, one of every class in turn, named by index and class: 0003-frog.png.
+    """Write at most `count` samples to `folder` as PNG, from each class in turn. The names are like 0003-frog.png.
 
-    Returns the files that were written, and the pictures that can't be read with the reasons; the next pictures of
-    their classes take their place. Raises DataError if `folder` can't be written, or no picture can be read.
+    Returns the files that were written, and the pictures that can't be read, each with the reason. An unreadable
+    picture is replaced by the next one. Raises DataError if `folder` can't be written or no picture can be read.
     """
     written: list[Path] = []
     unreadable: dict[Path, str] = {}
@@ -313,7 +322,7 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
 
 
 def _in_turn(labels: NDArray[np.int64]) -> list[int]:
-    """Indices of the first sample of every class, then of the second, and so on."""
+    """Return the indices of the first sample of each class, then of the second, and so on."""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
     turn = np.arange(len(labels)) - np.searchsorted(ordered, ordered)

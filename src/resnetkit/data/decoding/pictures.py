@@ -17,7 +17,8 @@ from resnetkit.data.decoding.quiet import libtiff_silent, warnings_ignored
 from resnetkit.errors import DataError
 
 ColorMode = Literal["RGB", "L"]
-Source = str | Path | bytes | Image.Image
+PictureSource = str | Path | bytes | Image.Image
+"""A picture to decode: a path, the bytes of a file, or a picture that Pillow has opened."""
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels, from the top left corner of a picture; right and bottom are exclusive."""
 
@@ -45,7 +46,7 @@ STEPS = {
 }
 
 
-def open_picture(source: Source, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
+def open_picture(source: PictureSource, *, mode: ColorMode = "RGB", at_least: int | None = None) -> Image.Image:
     """Decode a picture file, its bytes, or a picture that Pillow has opened.
 
     The result is a new picture in memory: upright (EXIF applied), in `mode`, 8 bits per channel, without metadata.
@@ -83,7 +84,7 @@ class PictureFile:
     size: tuple[int, int]
     """Width and height of the whole picture, upright, in pixels."""
 
-    def __init__(self, source: Source, *, mode: ColorMode = "RGB") -> None:
+    def __init__(self, source: PictureSource, *, mode: ColorMode = "RGB") -> None:
         """Read the header. Raises DataError as `open_picture` does."""
         self.source = source
         self.mode: ColorMode = mode
@@ -212,7 +213,7 @@ def _content(source: str | Path | bytes) -> bytes:
 
 
 @contextmanager
-def _named(source: Source) -> Iterator[None]:
+def _named(source: PictureSource) -> Iterator[None]:
     """Within the block, turn every error into a DataError with the name of `source` and the reason."""
     try:
         with warnings_ignored, libtiff_silent:
@@ -221,7 +222,7 @@ def _named(source: Source) -> Iterator[None]:
         raise DataError(_reason(error), name=_name(source)) from error
 
 
-def _name(source: Source) -> str:
+def _name(source: PictureSource) -> str:
     if isinstance(source, bytes):
         return f"picture of {len(source)} bytes"
     if isinstance(source, Image.Image):

@@ -1,4 +1,4 @@
-"""ImageNet's development kit of 2012: the validation pictures' classes, in the kit's own numbers, by meta.mat."""
+"""ImageNet's development kit of 2012: the table of its class numbers, meta.mat."""
 
 import struct
 import zlib
@@ -10,60 +10,65 @@ from resnetkit.data.imagenet import wnid_places
 from resnetkit.errors import DataError
 
 GROUND_TRUTH = "ilsvrc2012_validation_ground_truth"
-"""The list, in lower case: a number per picture, in the order of the pictures' names."""
+"""Name of the list of the validation pictures' classes, in lower case: a class number per line, sorted by picture."""
 PICTURE = "ILSVRC2012_val_{:08d}.JPEG"
 META = "meta.mat"
 MOST_BYTES = 2**26
-"""Of what is in meta.mat."""
+"""Largest number of bytes that are read from meta.mat."""
 COMPRESSED, MATRIX, STRUCT = 15, 14, 2
+"""Types of elements (the first two) and of an array in a MAT-file."""
 WIDTHS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 9: "d", 12: "q", 13: "Q", 16: "B"}
-"""Numbers in a MAT-file (MathWorks, MAT-File Format, version 5), by the type of an element."""
+"""Type of an element in a MAT-file -> the letter of its numbers in `struct` (MathWorks, MAT-File Format, version 5)."""
 
 
 def wnids_by_number(folder: Path) -> dict[int, str]:
-    """The WordNet number of each of the kit's numbers, 1 to 1000, from the meta.mat in `folder`.
+    """Return the WordNet number of each class number, 1 to 1000, from the meta.mat in `folder`.
 
-    Raises DataError where there is none, or it is another one.
+    Raises DataError if the file is missing, broken, or belongs to another data set.
     """
     path = folder / META
     try:
         found = dict(_synsets(path.read_bytes()[:MOST_BYTES]))
     except OSError as error:
         raise DataError(
-            f"{path} can't be read: {error.strerror}; it says what the numbers mean. Put the kit's own there, or give "
-            "a list of paths with classes: val.txt of Caffe, or LOC_val_solution.csv of Kaggle"
+            f"{path} can't be read: {error.strerror}; it contains the meaning of the numbers. Copy it from the kit, "
+            "or give a list of paths with classes: Caffe's val.txt, or Kaggle's LOC_val_solution.csv"
         ) from None
     except (struct.error, zlib.error, TypeError, ValueError, KeyError, IndexError, UnicodeError) as error:
-        raise DataError(f"{path} is not the kit's table of classes ({error}); get it anew") from None
+        raise DataError(f"{path} is not the kit's table of classes ({error}); get it again") from None
     known = {number: wnid for number, wnid in found.items() if 1 <= number <= len(wnid_places())}
     if set(known.values()) != set(wnid_places()):
-        raise DataError(f"{path} is of another set: it does not number ImageNet's 1,000 classes; get that of 2012")
+        raise DataError(
+            f"{path} belongs to another data set: it does not number ImageNet's 1,000 classes; get the file of 2012"
+        )
     return known
 
 
 class _Element(NamedTuple):
+    """An element of a MAT-file: its type and its bytes."""
+
     kind: int
     content: bytes
 
 
 def _elements(content: bytes) -> Iterator[_Element]:
-    """The elements of a MAT-file, or of one of its elements, one after another."""
+    """Yield the elements in the content of a MAT-file, or in the content of an element."""
     place = 0
     while place + 8 <= len(content):
         kind, size = struct.unpack_from("<II", content, place)
-        if kind >> 16:  # a small one, in the place of its size
+        if kind >> 16:  # a small element: its content is where its size would be
             yield _Element(kind & 0xFFFF, content[place + 4 : place + 4 + (kind >> 16)])
             place += 8
             continue
         held = content[place + 8 : place + 8 + size]
         if len(held) < size:
-            raise ValueError("it is cut short")
+            raise ValueError("it is incomplete")
         yield _Element(kind, held)
         place += 8 + size + (0 if kind == COMPRESSED else -size % 8)
 
 
 def _synsets(content: bytes) -> Iterator[tuple[int, str]]:
-    """Number and WordNet number of each entry of the first structure."""
+    """Yield the class number and the WordNet number of each entry in the first struct array."""
     for kind, held in _elements(content[128:]):
         if kind == COMPRESSED:
             ((kind, held),) = _elements(zlib.decompressobj().decompress(held, MOST_BYTES))
@@ -82,7 +87,7 @@ def _synsets(content: bytes) -> Iterator[tuple[int, str]]:
 
 
 def _value(matrix: _Element) -> tuple[float, ...]:
-    """The numbers of an array; of text, its letters'."""
+    """Return the numbers in an array; for text, the code of each character."""
     _, _, _, content = _elements(matrix.content)
     return _numbers(content)
 

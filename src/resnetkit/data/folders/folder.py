@@ -1,4 +1,4 @@
-"""Class folders: the pictures in them, their classes, and their parts (train, val, test)."""
+"""Read class folders: find the pictures, their classes, and the parts (train, val, test)."""
 
 import os
 import re
@@ -30,57 +30,62 @@ from resnetkit.errors import DataError
 IN_CLASSES = ("train", "val", "valid", "validation", "test")
 """Names of part folders within every class folder, in any letter case."""
 NO_CLASS = ("unknown", "unlabeled", "unlabelled", "images", "image", "imgs", "img", "pictures", "photos", "data", "all")
-"""Names of folders that hold the pictures of a part without classes."""
+"""Names of a folder that contains all pictures of a part, so it is not a class."""
 NO_LABELS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission")
-"""Words for parts that nobody has labelled."""
+"""Words in the names of parts without labels."""
 MOST_LEVELS = 4
-"""How many folders, each the only thing in the one above it, are looked through."""
+"""Largest number of nested folders, each the only folder in the one above it, that are passed through."""
 MOST_NAMED = 5
+"""Largest number of folders in an error."""
 UNLABELLED = "pictures without class folders: unlabelled, left out"
 FINE = (OF_RUNS, UNLABELLED)
-"""Reasons to leave something out that need no mending."""
+"""Reasons to leave something out that are not mistakes: there is nothing to fix."""
 
 
 @dataclass
 class _Layout:
-    """Where the classes of each part are."""
+    """The class folders of each part."""
 
     root: Path
     parts: dict[str, list[tuple[str, Path]]] = field(default_factory=lambda: defaultdict(list))
-    """Class names and their folders."""
+    """Part -> class names with their folders."""
     understood: list[str] = field(default_factory=list)
+    """See `Dataset.understood`."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    """See `Dataset.skipped`."""
 
 
 def load_folder(
     root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
 ) -> Dataset:
-    """Find the pictures below `root`, laid out as root/<class>/... or root/{train,val,test}/<class>/...
+    """Find the pictures below `root`, in the layout root/<class>/... or root/{train,val,test}/<class>/...
 
-    Folders within a class folder belong to the class. Parts are known by their usual names (Training, test_set,
-    seg_train), and a folder that holds nothing but a folder is looked through; `understood` says so. A part whose
-    pictures are in no class folders, beside a part with classes, has no labels and is left out. `reading` settles what
-    can be read in two ways. Where there is no val, every class gives `val_fraction` of its training pictures to it, the
-    same ones on every machine. val and test may lack classes that train has. Files in a class folder that are no
-    pictures are listed in `skipped`; with `strict` one is an error. Folders of training runs are never data: they are
-    in `skipped`, too, and no error with `strict`.
+    Folders in a class folder belong to the class. Parts are recognised by their usual names (Training, test_set,
+    seg_train). If a folder contains a single folder and nothing else, that folder is read in its place. `understood` of
+    the result describes both. A part without class folders has no labels; if other parts have class folders, it is left
+    out. `reading` decides between several possible layouts. If there is no val, `val_fraction` (0 to 1) of the training
+    pictures of each class become val, the same ones on every machine. val and test may lack classes of train. Files in
+    a class folder that are not pictures are listed in `skipped`; with `strict`, they are an error. Folders of training
+    runs are listed in `skipped`, too, and are not an error.
 
-    Raises DataError for any other layout, for one that can be read in two ways, for a folder that can't be read and for
-    classes that train does not have.
+    Raises:
+        DataError: the layout is another one or can be read in two ways, a folder can't be read, or val or test has a
+            class that train does not have.
+        UsageError: `reading` does not fit a folder, or `val_fraction` is out of range.
     """
     if not root.is_dir():
         raise DataError(
             f"{root} {'is not a folder' if root.exists() else 'does not exist'}; expected {_expected(root)}"
         )
     if is_of_runs(root):
-        raise DataError(f"{root} {OF_RUNS}; give the folder of pictures that it was trained on")
+        raise DataError(f"{root} {OF_RUNS}; give the folder of its training pictures")
     for name in ("images", "path_column", "label_column", "split_column"):
-        reading.refuse(name, why=f"{root} is a folder, and no list")
+        reading.refuse(name, why=f"{root} is a folder, not a list")
     layout = _layout(root, reading)
     parts = {part: _labelled(layout, classes) for part, classes in layout.parts.items()}
     bare = sum(not is_picture_name(one.path.name) for pictures in parts.values() for one in pictures)
     if bare:
-        are = "is known by its" if bare == 1 else "are known by their"
+        are = "is recognised by its" if bare == 1 else "are recognised by their"
         layout.understood.append(f"{counted(bare, 'file')} without a picture's suffix {are} first bytes")
     if strict and (wrong := [(path, reason) for path, reason in layout.skipped if reason not in FINE]):
         raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave `strict` out")
@@ -96,6 +101,7 @@ def load_folder(
 
 
 def _layout(root: Path, reading: Reading) -> _Layout:
+    """Find the layout of `root`. Raises DataError if there is none, or if there are several possible ones."""
     if reading.parts == CLASSES_ONLY:
         layout = _Layout(root)
         layout.parts["train"] = _class_folders(layout, root)
@@ -121,12 +127,11 @@ def _layout(root: Path, reading: Reading) -> _Layout:
     flat = [folder for folder in parts if _holds(folder) == "pictures"]
     if flat and not any(_has_pictures(folder, inner) for folder in folders if folder not in parts):
         raise DataError(
-            f"{inner} can be read in two ways. {_names(flat)} may be parts, but no class folders are in them: then the "
-            f"labels are elsewhere, and {_lists_in(inner) or 'a list with a line path,label per picture'} is what to "
-            f"give. Or they are classes: give `parts` none"
+            f"{inner} can be read in two ways. If {_names(flat)} are parts, their labels are not in folders, so give "
+            f"{_lists_in(inner) or 'a list with a line path,label per picture'}. If they are classes, give `parts` none"
         )
     if inner != root:
-        layout.understood.append(f"class folders: those in {_below(inner, root)}")
+        layout.understood.append(f"class folders: in {_below(inner, root)}")
     classes = _class_folders(layout, inner)
     if by_class := _parts_in_classes(classes):
         layout.parts.update(by_class)
@@ -147,7 +152,11 @@ def _of_parts(
     unlabelled: Iterable[Path] = (),
     stated: bool = False,
 ) -> _Layout:
-    """The classes of known parts; what is not the plain layout is added to `understood`."""
+    """Return the layout of the parts `found`; a difference from root/{train,val,test} is added to `understood`.
+
+    `unlabelled` are the folders of parts without labels. With `stated`, the user gave the parts, and they are always
+    added to `understood`.
+    """
     layout = _Layout(inner)
     held: list[tuple[str, Path]] = []
     for part, folder in sorted(found, key=lambda one: PARTS.index(one[0])):
@@ -159,14 +168,17 @@ def _of_parts(
         layout.understood.append(f"parts: {_said(held, root)}")
     for folder in unlabelled:
         layout.skipped.append((folder, UNLABELLED))
-        layout.understood.append(f"{_below(folder, root)} holds {UNLABELLED}")
+        layout.understood.append(f"{_below(folder, root)} contains {UNLABELLED}")
     return layout
 
 
 def _refuse_two_ways(
     root: Path, inner: Path, parts: Mapping[Path, str], with_classes: Sequence[Path], others: Sequence[Path]
 ) -> None:
-    """Raise DataError where folders may be classes as well as parts, or where two are for the same part."""
+    """Raise DataError if folders may be parts or classes, or if two folders are for the same part.
+
+    `others` are the folders with pictures that are not parts.
+    """
     named = ",".join(f"{parts[folder]}={folder.relative_to(root)}" for folder in with_classes)
     if others:
         ways = f"as parts, without {_names(others)}: `parts` {shell(named)}"
@@ -187,30 +199,30 @@ def _refuse_two_ways(
         if (first := seen.setdefault(parts[folder], folder)) is not folder:
             named = ",".join(f"{part}={one.relative_to(root)}" for part, one in seen.items())
             raise DataError(
-                f"{inner} has two folders for {parts[folder]}, one of them {folder.name}/; merge them, or say which it "
-                f"is: `parts` {shell(named)}; or, if "
-                f"{first.name}/ and {folder.name}/ are classes: `parts` none"
+                f"{inner} has two folders for {parts[folder]}, one of them {folder.name}/; merge them, or "
+                f"choose one: `parts` {shell(named)}; or, if "
+                f"{first.name}/ and {folder.name}/ are classes, give `parts` none"
             )
 
 
 def _inside(folder: Path) -> list[str]:
-    """The names of the folders within a folder, or within the only one in it; none where pictures lie loose."""
+    """Return the names of the folders in a folder, or in its only folder; empty if pictures are directly in it."""
     inner = _unwrapped(folder) if len(subfolders(folder)) == 1 and not _only_part(folder) else folder
     return [] if loose_pictures(inner) else sorted(path.name for path in subfolders(inner))
 
 
 def _only_part(folder: Path) -> bool:
-    """Whether the only folder in a folder is called after a part."""
+    """Whether a folder in a folder has the name of a part."""
     return any(part_of(path.name) for path in subfolders(folder))
 
 
 def _alike(one: Path, other: Path) -> bool:
-    """Whether two folders hold folders of the same names, as parts of a set do."""
+    """Whether two folders contain folders of the same name, as parts of a data set do."""
     return bool(names := _inside(one)) and bool({*names} & {*_inside(other)})
 
 
 def _refuse_alike(root: Path, classes: Sequence[tuple[str, Path]]) -> None:
-    """Raise DataError where all folders hold the same folders: they may be parts, and those in them the classes."""
+    """Raise DataError if all folders contain the same folders: they may be parts, and the inner folders the classes."""
     inside = [_inside(folder) for _, folder in classes if _has_pictures(folder, root)]
     folders = [folder for _, folder in classes if _has_pictures(folder, root)]
     if len(folders) < 2 or not inside[0] or any(names != inside[0] for names in inside):
@@ -220,17 +232,19 @@ def _refuse_alike(root: Path, classes: Sequence[tuple[str, Path]]) -> None:
         return
     if len(names) < 2 and not part_of(names[0]):
         return
-    them = f"{root} can be read in two ways: {_names(folders)} hold the same folders, {', '.join(names[:MOST_NAMED])}"
+    them = (
+        f"{root} can be read in two ways: {_names(folders)} contain the same folders, {', '.join(names[:MOST_NAMED])}"
+    )
     if all(map(part_of, names)):
-        ways = f"Either each of them is a set of its own: give one, such as {folders[0]}"
+        ways = f"If each of them is a data set, give one of them, such as {folders[0]}"
     else:
         shown = ",".join(f"{part}={folder.relative_to(root)}" for part, folder in zip(PARTS, folders, strict=False))
-        ways = f"Are they parts? Then say which: `parts` {shell(shown)}"
-    raise DataError(f"{them}. {ways}. Or are they the classes? Then give `parts` none")
+        ways = f"If they are parts, give `parts` {shell(shown)}"
+    raise DataError(f"{them}. {ways}. If they are the classes, give `parts` none")
 
 
 def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tuple[str, Path]]]:
-    """The parts of <class>/{train,test}/<picture>; empty unless every class is divided so."""
+    """Return the parts of the layout <class>/{train,test}/<picture>; empty unless every class has it."""
     parts: dict[str, list[tuple[str, Path]]] = {}
     for label, folder in classes:
         inside = subfolders(folder)
@@ -242,10 +256,10 @@ def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tup
 
 
 def _unwrapped(folder: Path, *, part: str | None = None, classes: Iterable[str] = ()) -> Path:
-    """Go down from `folder` while it holds nothing but one folder; return the first one that holds several.
+    """Return the first folder, from `folder` down, that contains more than a single folder.
 
-    Where pictures lie loose on the way, it is `folder` itself. A folder that has the name of one of `classes`, or of
-    another part than `part`, is not entered.
+    If pictures are directly in a folder on the way, `folder` itself is returned. A folder with the name of one of
+    `classes`, or of another part than `part`, is not entered.
     """
     inner = folder
     for _ in range(MOST_LEVELS):
@@ -262,7 +276,7 @@ def _unwrapped(folder: Path, *, part: str | None = None, classes: Iterable[str] 
 
 
 def _holds(folder: Path) -> str:
-    """What is in a folder that may be a part: classes (folders), pictures alone, or nothing."""
+    """Return the content of a folder that may be a part: "classes" (folders), "pictures" (no folders) or "nothing"."""
     inside: list[Path] = []
     for _ in range(MOST_LEVELS):
         inside = subfolders(folder)
@@ -277,13 +291,16 @@ def _holds(folder: Path) -> str:
 
 
 def _is_unlabelled(folder: Path) -> bool:
-    """Whether a folder beside parts with classes is a part of pictures alone."""
+    """Whether a folder, next to parts with classes, is a part without class folders."""
     named = part_of(folder.name) or {*NO_LABELS} & {*re.findall("[a-z]+", folder.name.lower())}
     return bool(named) and _holds(folder) == "pictures"
 
 
 def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
-    """The class folders in `folder`; loose pictures are added to `skipped`. Raises DataError without class folders."""
+    """Return the class folders in `folder`; pictures outside them are added to `skipped`.
+
+    Raises DataError if there are no class folders with pictures.
+    """
     classes: list[tuple[str, Path]] = []
     loose = 0
     archive = ""
@@ -303,9 +320,9 @@ def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
     if not any(_has_pictures(path, folder) for _, path in classes):
         lack = f"it has {len(classes)} folders, but no pictures in them" if classes else "it has no class folders"
         if loose:
-            lack += f", and {loose} pictures right in it; move them into a folder for each class"
+            lack += f", and {loose} pictures directly in it; move them into a folder for each class"
         if lists := _lists_in(folder):
-            lack += f", or give the list of their labels, if that is one: {lists}"
+            lack += f", or give the list of their labels, which may be {lists}"
         if archive:
             lack += f"; unpack {archive} first"
         raise DataError(f"{folder}: {lack}. Expected {_expected(layout.root)}")
@@ -313,7 +330,7 @@ def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labelled]:
-    """The pictures in class folders; other files in them are added to `skipped`."""
+    """Return the pictures in class folders; other files in them are added to `skipped`."""
     pictures: list[Labelled] = []
     for label, folder in classes:
         count = len(pictures)
@@ -329,7 +346,7 @@ def _labelled(layout: _Layout, classes: Sequence[tuple[str, Path]]) -> list[Labe
 
 
 def _readable(folder: Path, above: Sequence[Path]) -> Iterator[Found]:
-    """What find_below finds. Raises DataError at a folder that can't be listed: without it the set is not whole."""
+    """Yield the items of `find_below`, but raise DataError for a folder that can't be listed."""
     for found in find_below(folder, above=above):
         if found.kind == "unreadable":
             raise DataError(f"{found.path} {found.reason}; check its permissions")
@@ -341,7 +358,7 @@ def _has_pictures(folder: Path, above: Path) -> bool:
 
 
 def _lists_in(folder: Path) -> str:
-    """The lists right in a folder, as text; empty where there is none."""
+    """Return the lists directly in a folder, as text; empty if there are none."""
     found = [one.path for one in listed(folder) if isinstance(one, Found) and one.path.suffix.lower() in LISTS]
     found.sort(key=lambda path: part_of(path.stem) != "train")
     return ", ".join(map(str, found[:MOST_NAMED]))

@@ -1,4 +1,4 @@
-"""The pictures below a folder, found in one way for training, checking, tuning and prediction."""
+"""Find the pictures below a folder, in the same way for training, checking, tuning and prediction."""
 
 import os
 import sys
@@ -17,45 +17,46 @@ PICTURE_SUFFIXES = frozenset({
     ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 })
 # fmt: on
-"""In lower case; letter case does not matter in file names."""
+"""Suffixes of pictures, in lower case. Letter case does not matter in file names."""
 FIRST_BYTES = 32
+"""Number of bytes that are read to recognise a picture."""
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n")
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
-"""How files of pictures begin, whatever they are called. Raw files of cameras begin as TIFF does, and hold a small
-preview as the first picture: so TIFF is known by its bytes only where a file has no suffix."""
+"""The first bytes of pictures. Raw files of cameras begin like TIFF, and their first picture is a small preview. So a
+TIFF is recognised by its bytes only if it has no suffix."""
 NOT_DATA = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information", "thumbs.db", "desktop.ini"}
 )
-"""What operating systems leave in folders, in lower case; hidden names are passed over anyway."""
+"""Files and folders of operating systems, in lower case. They are ignored, as hidden names are."""
 RUNS = "runs"
-"""The folder that training makes its run folders in, unless it is told another."""
+"""Default name of the folder for run folders."""
 RECIPE, KEPT = "recipe.yaml", ("state.pt", "metrics.jsonl", "best.safetensors", "last.safetensors")
-"""A run folder holds the first of these files and at least one of the others."""
-OF_RUNS = "holds a training run, which is no data"
+"""A run folder contains RECIPE and at least one file of KEPT."""
+OF_RUNS = "contains a training run, not data"
 
 OnePath: TypeAlias = str | Path
 Kind: TypeAlias = Literal["picture", "other", "run", "broken", "unreadable"]
-"""other: a file that is no picture. run: a folder of training runs. broken: a link to nothing, what is no
-file, a name that is not UTF-8. unreadable: a folder that can't be listed."""
+"""other: a file that is not a picture. run: a folder of training runs. broken: a broken link, neither a file nor a
+folder, or a name that is not UTF-8. unreadable: a folder that can't be listed."""
 
 
 class Found(NamedTuple):
-    """Something in a folder but a folder."""
+    """A file in a folder, or a folder that can't be used."""
 
     path: Path
     kind: Kind
     reason: str = ""
-    """Why it is not taken; empty for a picture."""
+    """The reason why it is left out; empty for a picture."""
 
 
 def find_below(folder: Path, *, above: Iterable[Path] = ()) -> Iterator[Found]:
-    """Yield the pictures in `folder` and in its folders, and everything else in them with the reason to leave it out.
+    """Yield the pictures in `folder` and the folders below it, and everything else with the reason to leave it out.
 
-    A picture is known by its suffix, in any letter case, or by its first bytes. Hidden names and NOT_DATA are passed
-    over silently, as is a link back into a folder that is being listed or into one of `above`; other links are
-    followed. The order is that of the names, on every machine. Memory holds no more than the names in a folder and in
-    the folders above it.
+    A picture is recognised by its suffix, in any letter case, or by its first bytes. Hidden names and NOT_DATA are
+    ignored. Links are followed, but a link to a folder that contains it, or to one of `above`, is ignored. Names are
+    sorted, so the order is the same on every machine. Memory contains only the names in a folder and in the folders
+    above it.
     """
     inside: list[Iterator[Path | Found]] = [iter([folder])]
     places = [_place(path) for path in above]
@@ -80,9 +81,9 @@ def find_below(folder: Path, *, above: Iterable[Path] = ()) -> Iterator[Found]:
 
 
 def listed(folder: Path) -> Iterator[Path | Found]:
-    """Yield the folders directly in `folder`, as paths, and what else is in it, in the order of `find_below`.
+    """Yield the folders directly in `folder` as paths and everything else as Found, in the order of `find_below`.
 
-    Raises DataError where `folder` can't be read.
+    Raises DataError if `folder` can't be read.
     """
     try:
         entries = _entries(folder)
@@ -92,32 +93,32 @@ def listed(folder: Path) -> Iterator[Path | Found]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in `folder` that may hold data. Raises DataError where it can't be read."""
+    """Return the folders directly in `folder`, without those of training runs. Raises DataError if it can't be read."""
     return [path for path in listed(folder) if isinstance(path, Path) and not is_of_runs(path)]
 
 
 def loose_pictures(folder: Path) -> list[Path]:
-    """The pictures directly in `folder`. Raises DataError where it can't be read."""
+    """Return the pictures directly in `folder`. Raises DataError if it can't be read."""
     return [found.path for found in listed(folder) if isinstance(found, Found) and found.kind == "picture"]
 
 
 def is_of_runs(folder: Path) -> bool:
-    """Whether a folder belongs to a training run, or is called runs and has such a folder in it."""
+    """Whether a folder is a run folder, or has the name runs and contains a run folder."""
     try:
         if (folder / RECIPE).is_file() and any((folder / name).is_file() for name in KEPT):
             return True
         return folder.name == RUNS and any((run / RECIPE).is_file() and is_of_runs(run) for run in folder.iterdir())
-    except OSError:  # no permission; that is said when it is listed
+    except OSError:  # no permission; listing the folder raises the error
         return False
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file is a picture by its suffix."""
+    """Whether a file is a picture, by its suffix."""
     return PurePath(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a file is a picture by its suffix or, without a known one, by its first bytes."""
+    """Whether a file is a picture, by its suffix or else by its first bytes."""
     if is_picture_name(path.name):
         return True
     try:
@@ -135,14 +136,14 @@ def is_picture_file(path: Path) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is UTF-8, and so can be stored and sent; Python reads other bytes as surrogates."""
+    """Whether a file name is UTF-8. In other names, Python reads bytes as surrogates, which can't be stored or sent."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def decoded(name: str) -> str:
-    """A file name in UTF-8, whatever the locale: in ASCII's, Python reads its letters as surrogates.
+    """Return a file name in UTF-8. In an ASCII locale, Python reads letters outside ASCII as surrogates.
 
-    A name that is not UTF-8 at all stays as it is.
+    A name that is not UTF-8 is returned without a change.
     """
     if is_utf8(name):
         return name
@@ -153,7 +154,7 @@ def decoded(name: str) -> str:
 
 
 def encoded(name: str) -> str:
-    """The opposite of `decoded`: a name in UTF-8, such as a list holds, as Python takes it for a file here."""
+    """Return a UTF-8 name, for example from a list, in the form that Python's file functions need in this locale."""
     try:
         name.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
     except UnicodeError:
@@ -162,7 +163,7 @@ def encoded(name: str) -> str:
 
 
 def each_path(paths: OnePath | Iterable[OnePath]) -> Iterable[str]:
-    """One path, or several as they come, each with ~ as the home folder. Raises UsageError for what is no path."""
+    """Return paths as text, with ~ as the home folder. Iterators are read lazily. Raises UsageError for other types."""
     if isinstance(paths, str | Path):
         return [_text(paths)]
     if isinstance(paths, bytes) or not isinstance(paths, Iterable):
@@ -171,17 +172,18 @@ def each_path(paths: OnePath | Iterable[OnePath]) -> Iterable[str]:
 
 
 def _text(path: object) -> str:
+    """Return a path as text, with ~ as the home folder."""
     if not isinstance(path, str | Path):
         raise _no_path(path)
     return str(expanded(path)) if str(path) else ""
 
 
 def _no_path(value: object) -> UsageError:
-    return UsageError(f"{str(value)[:40]!r} ({type_of(value)}) is no path; give one as text or a Path, or several")
+    return UsageError(f"{str(value)[:40]!r} ({type_of(value)}) is not a path; give a str or Path, or several of them")
 
 
 def _place(folder: Path) -> tuple[int, int] | None:
-    """What identifies a folder, also through links; None where it can't be read."""
+    """Return the device and inode of a folder, which are the same through links; None if it can't be read."""
     try:
         status = folder.stat()
     except OSError:
@@ -190,19 +192,19 @@ def _place(folder: Path) -> tuple[int, int] | None:
 
 
 def _entries(folder: Path) -> list[tuple[str, str]]:
-    """The names in a folder, sorted, each with its kind."""
+    """Return the names in a folder, sorted, each with its kind: see `_what`."""
     with os.scandir(folder) as entries:
         found = [
             (entry.name, _what(entry))
             for entry in entries
             if not entry.name.startswith(".") and entry.name.lower() not in NOT_DATA
         ]
-    # File systems decompose letters with accents, or don't.
+    # Some file systems decompose letters with accents, so names are compared in composed form.
     return sorted(found, key=lambda entry: (normalize("NFC", decoded(entry[0])), entry[0]))
 
 
 def _what(entry: "os.DirEntry[str]") -> str:
-    """`folder`, `file`, or why it is neither."""
+    """Return "folder", "file", or the reason why the entry is neither."""
     try:
         if entry.is_dir():
             return "folder"
@@ -212,11 +214,11 @@ def _what(entry: "os.DirEntry[str]") -> str:
         return f"can't be read: {error.strerror}"
     except OSError:  # a link to itself
         pass
-    return "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
+    return "a broken link" if entry.is_symlink() else "neither a file nor a folder"
 
 
 def _each(folder: Path, entries: Iterable[tuple[str, str]]) -> Iterator[Path | Found]:
-    """The folders in `folder` as paths, everything else as Found."""
+    """Yield the folders in `folder` as paths, and everything else as Found."""
     for name, what in entries:
         path = folder / name
         if what != "folder" and not (is_picture_file(path) if what == "file" else is_picture_name(name)):

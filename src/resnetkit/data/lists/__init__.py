@@ -1,1 +1,1 @@
-"""Lists of labelled pictures: CSV and its relatives, JSON lines, text."""
+"""Lists of labelled pictures: CSV and similar files, JSON lines, text."""

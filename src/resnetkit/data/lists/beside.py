@@ -1,4 +1,4 @@
-"""Lists that lie beside class folders, and may hold the labels of the pictures in place of the folders."""
+"""Find lists next to class folders that may contain the labels of the pictures, instead of the folders' names."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +15,18 @@ from resnetkit.display import shell
 from resnetkit.errors import DataError
 
 MOST_ROWS = 20_000
-"""Of a list, the first ones are looked at."""
+"""Largest number of rows of a list that are read."""
 MOST_COLUMNS = 64
+"""Largest number of columns of a list that are compared."""
 MOST_NAMED = 3
+"""Largest number of classes in an error."""
 
 
 def refuse_lists_beside(dataset: Dataset, root: Path) -> None:
-    """Raise DataError where a list beside the class folders names their pictures, and says other things than they do.
+    """Raise DataError if a list next to the class folders may contain other labels for their pictures.
 
-    A list is harmless if it names no picture of the folders, if nothing in it can be a label, or if it has the folders'
-    classes, by their names or by a number for each.
+    A list is accepted if it contains no picture of the folders, if none of its columns can be the label, or if its
+    labels agree with the folders: they are the folders' names, or numbers that stand for one folder each.
     """
     lists = [
         found.path
@@ -42,25 +44,25 @@ def refuse_lists_beside(dataset: Dataset, root: Path) -> None:
     if not telling:
         return
     first = min(telling, key=lambda path: part_of(path.stem) != "train")
-    more = f" (as may {len(telling) - 1} more)" if len(telling) > 1 else ""
+    more = f" ({len(telling) - 1} more may contain them, too)" if len(telling) > 1 else ""
     classes = ", ".join(f"{name}/" for name in dataset.classes[:MOST_NAMED])
     classes += f" and {len(dataset.classes) - MOST_NAMED} more" if len(dataset.classes) > MOST_NAMED else ""
     raise DataError(
-        f"{root} can be read in two ways. {first} lies beside the folders and may hold the labels{more}: then give it, "
-        f"{shell(first)}{_images(first, rows[first], root)}. Or the folders are the classes, {classes}: "
-        "then give `parts` none"
+        f"{root} can be read in two ways. If the list {first} contains the labels{more}, give "
+        f"{shell(first)}{_images(first, rows[first], root)}. If the folders are the classes, {classes}, "
+        "give `parts` none"
     )
 
 
 def _images(path: Path, table: Sequence[Sequence[str]], root: Path) -> str:
-    """`images` as the list needs it; empty where its paths are relative to its own folder."""
+    """Return the text for `images` that the list needs; empty if its paths are relative to its own folder."""
     places = Places(path.parent, None)
     found = any(not places.find(cell).reason for row in table[:50] for cell in row if cell)
     return "" if found else f" with `images` {shell(root)}"
 
 
 def _above_classes(dataset: Dataset, root: Path) -> list[Path]:
-    """The folder of the set, and those between it and the class folders."""
+    """Return the folder of the set, and the folders between it and the class folders."""
     folders = {root: None}
     for samples in dataset.parts.values():
         first = {int(label): place for place, label in reversed([*enumerate(samples.labels.tolist())])}
@@ -74,7 +76,7 @@ def _above_classes(dataset: Dataset, root: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> list[Sequence[str]]:
-    """The first rows of a list, without its header; none where it is no list."""
+    """Return the first rows of a list, without its header; empty if the file can't be read as a list."""
     try:
         return [row.cells for row in islice(open_table(path, NOTHING).rows, MOST_ROWS)]
     except DataError:
@@ -82,13 +84,13 @@ def _rows(path: Path) -> list[Sequence[str]]:
 
 
 def _name(cell: str) -> str:
-    """The last name of a path, without the suffix of a picture."""
+    """Return the last name of a path, without the suffix of a picture."""
     last = cell.replace("\\", "/").rpartition("/")[2]
     return last.rpartition(".")[0] if is_picture_name(last) else last
 
 
 def _folders_of(dataset: Dataset, wanted: Iterable[str]) -> Mapping[str, str]:
-    """The class of each picture whose name, without its suffix, is among `wanted`."""
+    """Return the class of each picture whose name, without its suffix, is in `wanted`: name -> class."""
     wanted = frozenset(wanted)
     folders: dict[str, str] = {}
     for samples in dataset.parts.values():
@@ -99,7 +101,7 @@ def _folders_of(dataset: Dataset, wanted: Iterable[str]) -> Mapping[str, str]:
 
 
 def _may_hold_labels(table: Sequence[Sequence[str]], folders: Mapping[str, str]) -> bool:
-    """Whether rows name pictures, and have a column that can be their label; false where one has the folders' names."""
+    """Whether a list names pictures and has columns that can be labels, but none of them agrees with the folders."""
     width = max(map(len, table), default=0)
     for place in range(min(width, MOST_COLUMNS)):
         named = [row for row in table if place < len(row) and row[place] and _name(row[place]) in folders]
@@ -116,19 +118,19 @@ def _may_hold_labels(table: Sequence[Sequence[str]], folders: Mapping[str, str])
 
 
 class _Column:
-    """The values of a column in the rows that name a picture."""
+    """The values of a column, one for each row that contains a picture."""
 
     def __init__(self, values: Sequence[str]) -> None:
         self.values = values
 
     @property
     def can_be_a_label(self) -> bool:
-        """Labels are several, and each is that of several pictures; they are no names of parts."""
+        """Whether there are two or more values, at most one for two rows, and not all of them are names of parts."""
         different = {*self.values} - {""}
         return 1 < len(different) <= max(len(self.values) / 2, 2) and not all(map(part_of, different))
 
     def agrees(self, classes: Sequence[str]) -> bool:
-        """Whether the values are the classes: by their names, or one value for each class and the other way round."""
+        """Whether the values are the names of the classes, or stand for them: one value per class, all different."""
         if all(plain(value) == plain(name) for value, name in zip(self.values, classes, strict=True)):
             return True
         by_class, by_value = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)

@@ -1,4 +1,4 @@
-"""The columns of a list of pictures: which one holds what, by its name or its content; and the values of a row."""
+"""Find the columns for path, label and part in a list of pictures, by name or content, and read the values of a row."""
 
 import re
 from collections.abc import Sequence
@@ -26,32 +26,37 @@ from resnetkit.display import cut
 from resnetkit.errors import DataError
 
 INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
-"""Names of columns that may number the rows."""
+"""Usual names of columns that contain the number of the row."""
 WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
-"""How Kaggle's solution of ImageNet's validation set begins: the class and a box."""
+"""The form of the labels in Kaggle's LOC_val_solution.csv of ImageNet: a class and the four numbers of a box."""
 MOST_SHOWN = 200
-"""Characters of the columns' names in an error."""
-MULTI_LABEL = "one picture of several classes (multi-label) can't be trained on; keep one label"
+"""Largest number of characters of the columns' names in an error."""
+MULTI_LABEL = "several labels for one picture (multi-label) can't be trained on; keep one label"
 
 
 class UnlabelledError(DataError):
-    """A list that has no column for the labels."""
+    """A list has no column for the labels."""
 
 
 @dataclass
 class Columns:
-    """The index of each column in a row."""
+    """The index of each column in a row, from 0; None for a column that the list does not have."""
 
     path: int
     label: int | None
     split: int | None
     one_hot: list[int] = field(default_factory=list)
+    """The columns of one-hot labels, one for each class; empty if `label` is given."""
     flagged: tuple[str, str] | None = None
-    """Where `split` is a column of yes and no: the part for yes, and that for no."""
+    """If `split` is a column of yes and no: the part for yes and the part for no."""
 
 
 def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
-    """Find the columns; unusual names of them are added to `table.form`."""
+    """Find the columns of a list, and add their names to `table.form` if they are unusual.
+
+    Raises UnlabelledError if there is no column for the labels, UnfitError if a column that `reading` names does not
+    exist, and DataError if there is no column for the paths or several columns may be the label.
+    """
     columns, path = table.columns, table.path
     width = len(columns) if columns is not None else max((len(row.cells) for row in table.sample), default=0)
     where = f"{path}, line {table.first_line}"
@@ -94,7 +99,7 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
     if in_path is None:
         raise DataError(f"{where}: no path column; columns: {there}; give the path's name or number as `path_column`")
     if "path" not in asked and not any(map(is_picture_name, _values(table, in_path))):
-        # A column that is called id may number the rows, where another one holds the names.
+        # A column with the name id may contain the number of the row, and another column the names of the files.
         others = [place for place in range(width) if place not in {*taken, in_path}]
         named = max(others, key=lambda place: sum(map(is_picture_name, _values(table, place))), default=in_path)
         in_path = named if any(map(is_picture_name, _values(table, named))) else in_path
@@ -108,9 +113,10 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         known = [place for place in rest if plain(names[place]) in LABEL_NAMES]
         label = _known(names, LABEL_NAMES, taken) if known else None
         if len(known) > 1 and plain(names[label or 0]) not in ("label", "labelname"):
-            known.sort(key=lambda place: plain(names[place]).endswith("id"))  # names say more than numbers
+            # Class names are better labels than class numbers.
+            known.sort(key=lambda place: plain(names[place]).endswith("id"))
             raise DataError(
-                f"{where}: {' and '.join(names[place] for place in known)} may be the label; say which one it is: "
+                f"{where}: {' and '.join(names[place] for place in known)} may be the label; choose one: "
                 f"`label_column` {names[known[0]]}"
             )
         if label is None and len(rest) == 1:
@@ -137,13 +143,13 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         ]
     if one_hot:
         table.form.append(
-            f"label = which of the {len(one_hot)} columns {names[one_hot[0]]} to {names[one_hot[-1]]} is 1"
+            f"label = the one of the {len(one_hot)} columns {names[one_hot[0]]} to {names[one_hot[-1]]} that is 1"
         )
     return Columns(in_path, label, split, one_hot, flagged)
 
 
 def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
-    """The index of a column that was given by its name, or by its number from 1."""
+    """Return the index of a column that was given by its name, or its number from 1. Raises UnfitError without one."""
     alike = [place for place, name in enumerate(names) if name == column] or [
         place for place, name in enumerate(names) if name.lower() == column.lower()
     ]
@@ -156,7 +162,7 @@ def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
 
 
 def _known(names: Sequence[str], wanted: Sequence[str], taken: set[int]) -> int | None:
-    """The index of the first of the wanted names."""
+    """Return the index of the column with the first of the `wanted` names that occurs; None if none occurs."""
     places = {plain(name): place for place, name in reversed(list(enumerate(names))) if place not in taken}
     return next((places[name] for name in wanted if name in places), None)
 
@@ -171,20 +177,20 @@ def _names_parts(table: Table, place: int) -> bool:
 
 
 def _how_to_use(table: Table, names: Sequence[str], place: int) -> str:
-    """How a column that may stand for parts is taken as them."""
+    """Return the hint how to use a column as the parts, or the reason why it can't be used."""
     if _names_parts(table, place) or _part_flags(table, names, place):
-        return f" (`split_column` {names[place]} takes it as the parts)"
-    return " (its values are no parts: train, val or test)"
+        return f" (to read the parts from it: `split_column` {names[place]})"
+    return " (its values are not train, val or test)"
 
 
 def _part_flags(table: Table, names: Sequence[str], place: int) -> tuple[str, str] | None:
-    """The parts for yes and for no of a column such as is_valid; None for another column."""
+    """Return the part for yes and the part for no of a column such as is_valid; None for any other column."""
     values = {value.lower() for value in _values(table, place)}
     return PART_FLAGS.get(plain(names[place])) if values and values <= YES | NO else None
 
 
 def _is_index(table: Table, place: int) -> bool:
-    """Whether a column counts the rows."""
+    """Whether a column contains numbers, all different, as a number of the row does."""
     values = _values(table, place)
     return all(value.isdigit() for value in values) and len(values) == len(set(values)) > 1
 
@@ -194,7 +200,7 @@ def _are_flags(table: Table, places: Sequence[int]) -> bool:
 
 
 def _holding_paths(table: Table, places: Sequence[int], found_in: Places) -> int | None:
-    """The column with the most picture names, or else with the most files that exist."""
+    """Return the column with the most picture names or, if there are no such names, with the most files that exist."""
     counts = {place: sum(map(is_picture_name, _values(table, place))) for place in places}
     if not any(counts.values()):
         counts = {place: sum(not found_in.find(cell).reason for cell in _values(table, place)) for place in places}
@@ -203,6 +209,8 @@ def _holding_paths(table: Table, places: Sequence[int], found_in: Places) -> int
 
 
 class Labels(NamedTuple):
+    """The values of a row: the name of the file, its label and its part; or the problem with the row."""
+
     name: str
     label: str
     split: str
@@ -210,7 +218,7 @@ class Labels(NamedTuple):
 
 
 def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
-    """The values of a row, or what is wrong with it."""
+    """Return the values of a row, or the problem with it."""
 
     def cell(place: int | None) -> str:
         return cells[place] if place is not None and place < len(cells) else ""
@@ -226,7 +234,7 @@ def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
         ones = [table.columns[place] for place in columns.one_hot if table.columns and cell(place) in ("1", "1.0")]
         strange = [cell(place) for place in columns.one_hot if cell(place) not in ("0", "1", "0.0", "1.0", "")]
         if strange:
-            return Labels("", "", "", f"{strange[0]!r} among columns of 0 and 1; mend it, or name the `label_column`")
+            return Labels("", "", "", f"{strange[0]!r} among columns of 0 and 1; fix it, or give the `label_column`")
         if len(ones) != 1:
             problem = f"{name} has {len(ones)} labels ({', '.join(ones)})" if ones else f"{name} has no label"
             return Labels("", "", "", f"{problem}; {MULTI_LABEL if ones else 'one of its columns must be 1'}")

@@ -1,4 +1,4 @@
-"""Read lists of labelled pictures: CSV and similar files, JSON lines, lines of a path and a label."""
+"""Read a list of labelled pictures: a CSV or similar file, JSON lines, or text with a path and a label in each line."""
 
 import re
 from collections import defaultdict
@@ -18,24 +18,24 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
 CLASS_LISTS = ("classes", "class_names", "classnames", "labels", "label_list", "label_names", "synset_words", "synsets")
-"""Names, without .txt, of files beside a list whose labels are numbers: a class name in each line."""
+"""Names, without .txt, of files next to a list whose labels are numbers. Such a file has a class name in each line."""
 MOST_PROBLEMS = 20
+"""Largest number of wrong lines in an error."""
 MOST_VALUES = 5
-
-
+"""Largest number of wrong values of the split column in an error."""
 PLURALS = ("labels", "tags", "classes", "categories", "targets")
-"""Names of columns that may hold several labels."""
+"""Names of columns that may contain several labels for one picture."""
 SEPARATORS = "|;,/+& "
-"""Characters between the labels of a picture that has several, in one column."""
+"""Characters that separate several labels of a picture in one column."""
 
 
 class NoFilesError(DataError):
-    """A list of files that are all missing."""
+    """All files of a list are missing."""
 
 
 @dataclass
 class _Problems:
-    """The faults of a list, by line."""
+    """The problems in a list, each with its line number."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class _Problems:
             self.found.append((line, what))
 
     def add_parts(self, wrong: Mapping[str, Sequence[int]]) -> None:
-        """Add the values of the column of parts that are none, each with its lines, as one problem."""
+        """Add the values of the split column that are not parts, each with its line numbers, as one problem."""
         if wrong:
             shown = [
                 f"{value!r}{f' in {len(lines):,} lines' if len(lines) > 1 else ''}" for value, lines in wrong.items()
@@ -58,7 +58,7 @@ class _Problems:
             self.found.insert(0, (min(min(lines) for lines in wrong.values()), what))
 
     def refuse(self, missing: Sequence[tuple[Path, str]]) -> None:
-        """Raise DataError with the first faults, if there are any, and the number of `missing` files."""
+        """Raise DataError with the first problems, if there are any, and the number of `missing` files."""
         do = "does" if len(missing) == 1 else "do"
         lacking = f"and {count(len(missing), 'file')} {do} not exist, first {missing[0][0]}" if missing else ""
         if self.count == 1:
@@ -68,26 +68,30 @@ class _Problems:
             lines = [f"  line {line}: {what}" for line, what in sorted(self.found)[:MOST_PROBLEMS]]
             more = [f"  and {self.count - len(lines):,} more"] if self.count > len(lines) else []
             more += [f"  {lacking}"] if lacking else []
-            raise DataError("\n".join([f"{self.path}: {self.count:,} lines to mend:", *lines, *more]))
+            raise DataError("\n".join([f"{self.path}: {self.count:,} lines to fix:", *lines, *more]))
 
 
 def load_list(
     path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
 ) -> Dataset:
-    """Read a list of labelled pictures: columns for path, label and perhaps split; or lines of path and label.
+    """Read a list of labelled pictures, with columns for path, label and, if the list is divided, split.
 
     The list is CSV separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with or without a header; or JSON
-    lines; or text with a path and a label in each line. Columns are found by their usual names or their content, or
-    named by `reading`. Paths are relative to the list's folder, or to `reading.images`; the suffix may be missing.
-    Lists for val and test beside one for train are read, too. Whatever differs from plain path,label,split with commas
-    is told in `understood`. Without val it is drawn from train, as in `load_folder`. Files that do not exist are listed
-    in `skipped`, and counted in `missing`; with `strict` one is an error.
+    lines; or text with a path and a label in each line. The columns are found by their usual names or their content, or
+    given in `reading`. Paths are relative to the list's folder, or to `reading.images`; the suffix may be missing. If
+    the list is for train, lists for val and test next to it are read, too. `understood` of the result describes every
+    difference from path,label,split with commas. If there is no val, it is drawn from train as in `load_folder`. Files
+    that do not exist are listed in `skipped` and counted in `missing`; with `strict`, they are an error.
 
-    Raises DataError with the numbers of the first twenty wrong lines: empty labels, contradictions, unknown parts,
-    several labels; and where fewer than half of the files exist.
+    Raises:
+        DataError: lines are wrong (an empty label, a contradiction, an unknown part, several labels; the error contains
+            the numbers of the first twenty lines), or more than half of the files are missing.
+        UsageError: a folder or column that `reading` names does not exist, or `val_fraction` is out of range.
     """
     if reading.part_folders is not None:
-        reading.refuse("parts", why=f"{path} is a list; its parts are in its column split, or `split_column` names it")
+        reading.refuse(
+            "parts", why=f"{path} is a list; its parts are in its column split, or in the column of `split_column`"
+        )
     if reading.images and not expanded(reading.images).is_dir():
         raise UsageError(f"`images` {reading.images}: there is no such folder")
     reader = _Reader(reading, strict=strict)
@@ -113,7 +117,7 @@ def load_list(
 
 
 class _Reader:
-    """Reads lists that belong together."""
+    """Reads lists that belong to one data set."""
 
     def __init__(self, reading: Reading, *, strict: bool) -> None:
         self._reading = reading
@@ -123,10 +127,10 @@ class _Reader:
         self.missing = 0
         self.has_parts = False
         self._columns: dict[str, str] = {}
-        """Columns of the list that was read last: which one -> its name."""
+        """The columns of the list that was read last: field of Reading, such as label_column -> name of the column."""
 
     def read_beside(self, path: Path, part: str) -> list[Labelled]:
-        """The pictures of a list beside the one that was read. It has the same columns, or is left out."""
+        """Return the pictures of a list next to the one that was read; empty if it does not have the same columns."""
         reader = _Reader(reading_of(self._reading.given() | self._columns), strict=self._strict)
         try:
             found = reader.read(path, part=part)
@@ -141,7 +145,7 @@ class _Reader:
         return [picture for pictures in found.values() for picture in pictures]
 
     def read(self, path: Path, *, part: str = "train") -> dict[str, list[Labelled]]:
-        """The pictures of a list by part; rows that name no part belong to `part`."""
+        """Return the pictures of a list by part. Rows without a part belong to `part`."""
         table = open_table(path, self._reading)
         places = Places(path.parent, self._reading.images)
         columns = find_columns(table, self._reading, places)
@@ -169,7 +173,7 @@ class _Reader:
             picture = places.find(what.name)
             if picture.reason:
                 if picture.several:
-                    problems.add(line, f"{picture.path} {picture.reason}; say which")
+                    problems.add(line, f"{picture.path} {picture.reason}; write one of them")
                     continue
                 if self._strict:
                     problems.add(line, f"{picture.path} {picture.reason}; {places.base_said}")
@@ -196,7 +200,7 @@ class _Reader:
         problems.add_parts(no_parts)
         _add_several(problems, parts, label=self._columns.get("label_column", ""), form=table.form)
         gone = [(picture, f"{reason} ({path}, line {line})") for line, picture, reason in missing]
-        problems.refuse([] if self._strict else gone)  # with strict they are among the problems
+        problems.refuse([] if self._strict else gone)  # with strict, missing files are problems already
         there = sum(map(len, parts.values()))
         if not there and not missing:
             raise DataError(f"{path} lists no pictures; expected a line per picture below the line path,label")
@@ -207,9 +211,9 @@ class _Reader:
         if elsewhere := places.elsewhere([picture for _, picture, _ in missing]) if missing else "":
             self.understood.append(f"{path.name}: {len(gone):,} of {len(gone) + there:,} files are missing{elsewhere}")
         if unsaid and columns.split is not None:
-            table.form.append(f"{unsaid:,} lines without a part are {part}")
+            table.form.append(f"{unsaid:,} lines without a part belong to {part}")
         if places.completed:
-            table.form.append("suffixes of the files found in their folder")
+            table.form.append("missing suffixes of files added")
         if places.deeper:
             table.form.append(f"files found in folders within {places.base}")
         if table.form:
@@ -218,7 +222,7 @@ class _Reader:
 
 
 def _too_few(path: Path, missing: Sequence[tuple[int, Path, str]], there: int, places: Places) -> DataError:
-    """The error of a list most of whose files are missing: the first ones, and where they are."""
+    """Return the error for a list with most files missing: the first ones, and the folders that contain them."""
     elsewhere = places.elsewhere([picture for _, picture, _ in missing])
     at, first, reason = missing[0]
     if WEB_ADDRESS in reason:
@@ -237,7 +241,11 @@ def _too_few(path: Path, missing: Sequence[tuple[int, Path, str]], there: int, p
 
 
 def _add_several(problems: _Problems, parts: Mapping[str, Sequence[Labelled]], *, label: str, form: list[str]) -> None:
-    """Add the rows whose label is several labels in one: each of its pieces is a label, too, or a bar is between."""
+    """Add a problem for each row with several labels in one value.
+
+    A value counts as several labels if each of its pieces is a label of another picture; between bars or semicolons,
+    one such piece is enough. `label` is the name of the column.
+    """
     labels = {picture.label for pictures in parts.values() for picture in pictures}
     several: dict[str, list[str]] = {}
     for name in labels:
@@ -247,7 +255,7 @@ def _add_several(problems: _Problems, parts: Mapping[str, Sequence[Labelled]], *
             if len(pieces) > 1 and (len(known) == len({*pieces}) or (known and separator in "|;")):
                 several.setdefault(name, pieces)
             elif len(pieces) > 1 and known and plain(label) in PLURALS:
-                note = f"{name!r} is taken as one class beside {min(known)!r}"
+                note = f"{name!r} is read as one class, different from {min(known)!r}"
                 if note not in form:
                     form.append(note)
     for pictures in parts.values():
@@ -259,7 +267,7 @@ def _add_several(problems: _Problems, parts: Mapping[str, Sequence[Labelled]], *
 
 
 def _beside(path: Path) -> dict[str, Path]:
-    """The lists for val and test beside one for train, whose names differ only in the part."""
+    """Return the lists for val and test next to a list for train; their names differ only in the word for the part."""
     if part_of(path.stem) != "train":
         return {}
     found: dict[str, Path] = {}
@@ -270,13 +278,13 @@ def _beside(path: Path) -> dict[str, Path]:
             continue
         if (first := found.setdefault(part, other)) != other:
             raise DataError(
-                f"{first} and {other} may both be for {part}; move one elsewhere, or take neither: `parts` none"
+                f"{first} and {other} may both be for {part}; move one elsewhere, or use neither: give `parts` none"
             )
     return found
 
 
 def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) -> dict[str, list[Labelled]]:
-    """Write numbers as labels in one way (`0.0` is 0), or by their names where a list of names is beside."""
+    """Write numbers as labels in one form (`0.0` as 0) or, if a list of class names is next to `path`, as names."""
     labels = {picture.label for pictures in parts.values() for picture in pictures}
     if all(re.fullmatch(r"\d+(\.0*)?", label) for label in labels):
         names = {label: label.partition(".")[0] for label in labels}
@@ -303,7 +311,7 @@ def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) 
 
 
 def _class_names(path: Path) -> tuple[Path, list[str]] | None:
-    """The names in a list of classes beside `path`, without the numbers that may count them."""
+    """Return the list of classes next to `path`, and the names in it without their numbers; None without a list."""
     for stem in CLASS_LISTS:
         file = path.with_name(f"{stem}.txt")
         if file == path or not file.is_file():

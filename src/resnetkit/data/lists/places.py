@@ -1,4 +1,4 @@
-"""Find the files that a list names, also with Windows' separators, as a URI, without their suffix, or deeper down."""
+"""Find the files in a list, also if a name has Windows' separators, is a URI, has no suffix, or lacks its folders."""
 
 import os
 import re
@@ -19,59 +19,66 @@ WEB = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
 WEB_ADDRESS = "a web address"
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 MOST_COUNTED = 1000
-"""Missing files that are looked for in other folders, for a count of them."""
+"""Largest number of missing files that are searched in other folders."""
 MOST_FOLDERS = 50
+"""Largest number of other folders that are searched."""
 MOST_SEARCHED = 100_000
-"""Pictures below a folder among which one of the same name is looked for."""
+"""Largest number of pictures in a folder that are searched for a name."""
 
 
 class Place(NamedTuple):
+    """The file of a name in a list, or the reason why there is none."""
+
     path: Path
     key: str
-    """The name by which pictures are sorted and divided; see `Labelled`."""
+    """The name by which pictures are sorted and divided: see `Labelled`."""
     reason: str = ""
-    """Why there is no such file; empty where there is one."""
+    """The reason why the file was not found; empty if it was found."""
     several: bool = False
-    """Whether the name is that of several files."""
+    """Whether several files may be meant."""
 
 
 class Places:
-    """Finds the files that a list names."""
+    """Finds the files in a list."""
 
     def __init__(self, folder: Path, images: str | None) -> None:
+        """`folder` is the folder of the list; `images`, if it is given, the folder of the pictures."""
         self._base = expanded(images) if images else folder
         self._images = images
         self._stems: dict[Path, dict[str, list[str]]] = {}
         self._deep: dict[str, list[str]] | None = None
-        """The pictures in the folders within `images`, by their names with and without suffix."""
+        """The pictures in the folders below `images`: name, with and without its suffix -> relative paths."""
         self.completed = False
+        """Whether a suffix was added to a name."""
         self._names: dict[str, Path] | None = None
-        """The pictures below the folder of the paths, by their names in small letters."""
+        """The pictures below the folder that paths are relative to: name in lower case -> path."""
         self.deeper = False
-        """Whether files were found in folders within `images`."""
+        """Whether files were found in folders below `images`."""
 
     @property
     def base(self) -> Path:
-        """The folder that paths are relative to."""
+        """The folder that paths in the list are relative to."""
         return self._base
 
     @property
     def base_said(self) -> str:
+        """The part of an error that names the folder that paths are relative to."""
         where = f"`images` {self._images}" if self._images else "the folder of the CSV"
         return f"paths are relative to {where}" + ("" if self._images else ", or to `images`")
 
     def find(self, name: str) -> Place:
-        """The file of a name, also with Windows' separators, as a URI, or without its suffix.
+        """Return the file of a name; the name may have Windows' separators, be a URI, or lack its suffix.
 
-        Where there is none, the folders within `images` are searched.
+        If there is no such file, the folders below `images` are searched.
         """
         if WEB.match(name):
-            return Place(self._base / name, "", f"is {WEB_ADDRESS}, and those are not downloaded")
+            return Place(self._base / name, "", f"is {WEB_ADDRESS}, which is not downloaded")
         base = str(self._base)
         first: Place | None = None
         for spelled in _spellings(name):
             spelled = encoded(spelled)
-            text = os.path.join(base, expanded(spelled) if spelled.startswith("~") else spelled)  # noqa: PTH118  # a million of them
+            # A list may have a million names, for which pathlib is slow.
+            text = os.path.join(base, expanded(spelled) if spelled.startswith("~") else spelled)  # noqa: PTH118
             reason = _missing(text)
             if reason and self._images and ABSOLUTE.match(spelled):
                 beside = os.path.join(base, spelled.rpartition("/")[2])  # noqa: PTH118
@@ -91,7 +98,7 @@ class Places:
         return first or Place(self._base / name, "", "does not exist")
 
     def _below(self, name: str) -> Place | None:
-        """The file of a name in the folders within `images`; None where there is none."""
+        """Return the file of a name in the folders below `images`; None if there is none."""
         if self._deep is None:
             self._deep = defaultdict(list)
             for found in find_below(self._base):
@@ -117,7 +124,7 @@ class Places:
         return Place(self._base / found[0], normalize("NFC", decoded(Path(found[0]).as_posix())))
 
     def near(self, missing: Path) -> str:
-        """A question that names the file that may be meant, of the same name but for case, suffix or folder; or ""."""
+        """Return "; did you mean FILE?" with a file that differs in case, suffix or folder; "" if there is none."""
         folder, name = missing.parent, missing.name
         try:
             there = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
@@ -139,20 +146,20 @@ class Places:
         return f"; did you mean {Path(os.path.relpath(other, self._base)).as_posix()}?" if other else ""
 
     def _with_suffix(self, path: Path) -> list[str]:
-        """The names of the pictures beside `path` that differ from it only in their suffix."""
+        """Return the names of the pictures in the folder of `path` that are its name with a suffix."""
         if path.parent not in self._stems:
             stems: dict[str, list[str]] = defaultdict(list)
             try:
                 for entry in sorted(entry.name for entry in os.scandir(path.parent)):
                     if is_picture_name(entry):
                         stems[entry.rpartition(".")[0]].append(entry)
-            except (OSError, ValueError):  # also a name that no folder can have
+            except (OSError, ValueError):  # ValueError: a folder can't have this name
                 pass
             self._stems[path.parent] = stems
         return self._stems[path.parent].get(path.name, [])
 
     def elsewhere(self, missing: Sequence[Path]) -> str:
-        """The end of an error: the folders beside the list, or beside `images`, that hold the missing files; or ""."""
+        """Return the end of an error: folders next to the list or `images` that contain the missing files; or ""."""
         above = self._base.parent if self._images else self._base
         try:
             beside = sorted(path for path in above.iterdir() if path.is_dir() and path != self._base)
@@ -175,8 +182,9 @@ class Places:
 
 
 def _spellings(name: str) -> Iterator[str]:
+    """Yield a name as a path: a URI is decoded; a name with backslashes is yielded a second time with slashes."""
     if uri := FILE_URI.match(name):
-        if rest := url2pathname(name[uri.end() :]):  # else it names nothing
+        if rest := url2pathname(name[uri.end() :]):  # an empty path is no file
             yield rest
         return
     yield name
@@ -185,10 +193,10 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def _missing(picture: str) -> str:
-    """Why there is no such file; empty where there is one."""
+    """Return the reason why a file is missing; empty if it exists."""
     try:
         return "" if S_ISREG(os.stat(picture).st_mode) else "does not exist"  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a file can't have this name
         return "does not exist"
-    except OSError as error:  # no permission for its folder, or too long a name
+    except OSError as error:  # no permission for the folder, or the name is too long
         return f"can't be read: {error.strerror or error}"

@@ -1,4 +1,4 @@
-"""Read the rows of a list of pictures, in any of the text forms that people and programs write."""
+"""Read the rows of a list: separated columns, lines of a path and a label, JSON lines, ImageNet's ground truth."""
 
 import csv
 import json
@@ -35,41 +35,47 @@ PART_FLAGS = {
 }
 FOLD_NAMES = ("fold", "folds", "kfold", "foldid", "cvfold", "foldnumber")
 # fmt: on
-"""Usual names of the columns, in small letters and digits; of several the first is taken. PART_FLAGS are columns of
-yes and no, as fastai has them, each with the part for yes and that for no. FOLD_NAMES number parts by turns."""
+"""Usual names of the columns, reduced by `plain`; if a list has several of them, the first one here is used. PART_FLAGS
+are columns of yes and no, as in fastai, each with the part for yes and the part for no. FOLD_NAMES are columns with the
+number of a fold of cross-validation."""
 YES = frozenset({"true", "1", "1.0", "yes", "y", "t"})
 NO = frozenset({"false", "0", "0.0", "no", "n", "f"})
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 SPACES = "spaces"
 SAMPLE = 50
-"""Lines that are read to find out the form of a list."""
+"""Number of lines that are read to find the form of a list."""
 SEVERAL = "\0"
-"""Between the labels of a JSON list of several."""
+"""The separator between the labels of a JSON list."""
 
 
 class Row(NamedTuple):
+    """The cells of a row, and the number of its line in the file, from 1."""
+
     line: int
     cells: Sequence[str]
 
 
 @dataclass
 class Table:
-    """A list in any form: the names of its columns, or None where it has no header, and its rows."""
+    """The rows of a list in any form."""
 
     path: Path
     columns: list[str] | None
+    """Names of the columns; None if the list has no header."""
     first_line: int
+    """Line number of the header; 1 if there is none."""
     sample: list[Row]
-    """The first rows."""
+    """The first rows, without the header."""
     rows: Iterable[Row]
-    """All of them."""
+    """All rows, without the header."""
     form: list[str] = field(default_factory=list)
-    """How the list differs from plain CSV with commas, in words."""
+    """How the list differs from CSV with commas, as phrases for people."""
 
 
 def open_table(path: Path, reading: Reading) -> Table:
+    """Open a list, and find its form. Raises DataError if it can't be read or is not text."""
     if is_spreadsheet(path) or first_bytes(path).startswith(b"PK\x03\x04"):
-        raise DataError(f"{path} is a spreadsheet; save it as CSV, and give that")
+        raise DataError(f"{path} is a spreadsheet; save it as CSV, and give the CSV file")
     try:
         encoding = encoding_of(path)
         if path.suffix.lower() in (".jsonl", ".ndjson"):
@@ -84,7 +90,7 @@ def open_table(path: Path, reading: Reading) -> Table:
 
 
 def _ground_truth(path: Path, encoding: str) -> Table:
-    """ImageNet's development kit: a number in each line, of the class of the picture with the line's number."""
+    """Read the labels in ImageNet's development kit: line n contains the number of the class of picture n."""
     wnids = wnids_by_number(path.parent)
 
     def rows() -> Iterator[Row]:
@@ -95,18 +101,19 @@ def _ground_truth(path: Path, encoding: str) -> Table:
                 raise DataError(f"{path}, line {lines.number}: {cut(number, 20)!r}; expected a number from 1 to 1000")
             yield Row(lines.number, [PICTURE.format(lines.number), wnids[int(number)]])
 
-    form = [f"ImageNet's validation pictures in the order of their names, classes by {META}"]
+    form = [f"ImageNet's validation pictures in the order of their names, classes from {META}"]
     return Table(path, ["path", "label"], 1, list(islice(rows(), SAMPLE)), rows(), form)
 
 
 def _no_text(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that is not text, or not CSV."""
     if isinstance(error, UnicodeError):
         return DataError(f"{path} is not UTF-8; in Excel: Save as, CSV UTF-8")
     return DataError(f"{path} is not a CSV file ({error}); in Excel: Save as, CSV UTF-8")
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding by the first bytes: UTF-8, or UTF-16 as of Windows' tools, with or without a byte order mark."""
+    """Return the encoding of a file, by its first bytes: UTF-8 or UTF-16, with or without a byte order mark."""
     with path.open("rb") as file:
         start = file.read(256)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -119,7 +126,7 @@ def encoding_of(path: Path) -> str:
 
 
 class Lines:
-    """The lines of a file but empty ones and comments, and the number of the line that was read last."""
+    """The lines of a file, without empty lines and comments. `number` is the number of the last line read, from 1."""
 
     def __init__(self, path: Path, encoding: str, comments: bool = True) -> None:
         self._path, self._encoding, self._comments = path, encoding, comments
@@ -140,14 +147,14 @@ class Lines:
 
 
 def _is_comment(line: str) -> bool:
-    """Whether a line begins with #, and not with the name of a picture that begins so."""
+    """Whether a line begins with #, but not with the name of a picture such as #1.png."""
     return bool(re.match(r"\s*#(\s|$)", line)) or (
         line.lstrip().startswith("#") and not is_picture_name(re.split(r"[,;\t| ]", line.strip())[0])
     )
 
 
 def _separated(path: Path, encoding: str, reading: Reading) -> Table:
-    """A list of separated columns, or of lines of a path and a label."""
+    """Read a list of separated columns, or of lines of a path and a label."""
     first = list(islice(Lines(path, encoding), SAMPLE))
     stated = re.fullmatch(r'\s*"?sep=(.)"?\s*', first[0], re.IGNORECASE) if first else None
     sample = first[1:] if stated else first
@@ -183,7 +190,11 @@ def _separated(path: Path, encoding: str, reading: Reading) -> Table:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """The separator of the columns: the one by which lines have equally many, with known names or paths in them."""
+    """Return the separator of the columns, or SPACES.
+
+    It is the separator that gives known names of columns, then the most lines with a picture name, then the most lines
+    of equal length.
+    """
     best, most = SPACES, (0.0, 0.0, 0.0)
     for delimiter in DELIMITERS:
         try:
@@ -211,13 +222,13 @@ def _label_first(lines: Sequence[str]) -> bool:
 
 
 def _two(line: str, *, label_first: bool) -> list[str]:
-    """A path, which may hold spaces, and a label."""
+    """Split a line into a path, which may contain spaces, and a label, in the order of the line."""
     pieces = line.split(None, 1) if label_first else line.rsplit(None, 1)
     return [piece.strip().strip('"') for piece in pieces]
 
 
 def _is_header(rows: Sequence[Row], reading: Reading, folder: Path) -> bool:
-    """Whether the first row names the columns: it has their usual names, or unlike the rows below no path."""
+    """Whether the first row is a header: it contains usual names of columns or, unlike the rows below it, no path."""
     first = rows[0].cells
     asked = {reading.path_column, reading.label_column, reading.split_column} - {None}
     if asked & {*first}:
@@ -234,7 +245,7 @@ def _is_header(rows: Sequence[Row], reading: Reading, folder: Path) -> bool:
 
 
 def _json_lines(path: Path, encoding: str) -> Table:
-    """A JSON object in each line; the columns are the keys of the first SAMPLE objects."""
+    """Read a JSON object from each line; the columns are the keys of the first SAMPLE objects."""
 
     def objects() -> Iterator[tuple[int, dict[str, Any]]]:
         lines = Lines(path, encoding)
@@ -257,6 +268,7 @@ def _json_lines(path: Path, encoding: str) -> Table:
 
 
 def _text(value: object) -> str:
+    """Return a value of a JSON object as the text of a cell."""
     match value:
         case None:
             return ""
@@ -269,5 +281,5 @@ def _text(value: object) -> str:
 
 
 def plain(name: str) -> str:
-    """The name of a column reduced to small letters and digits."""
+    """Return a name in lower case, with letters and digits only."""
     return re.sub(r"[\W_]", "", name.lower())
