@@ -157,7 +157,7 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
     ("column", "values", "sizes", "understood"),
     [
         ("split", ("training", "Validation", "testing", "train"), (2, 1, 1), ()),
-        ("split", ("train", "valid", "test", ""), (2, 1, 1), ("x.csv: 1 lines without a part belong to train",)),
+        ("split", ("train", "valid", "test", ""), (2, 1, 1), ("x.csv: 1 line without a part belongs to train",)),
         ("split", ("", "", "", ""), (4, 0, 0), ("x.csv: 4 lines without a part belong to train",)),
         ("Usage", ("Training", "PublicTest", "PrivateTest", "Training"), (2, 0, 2), ("x.csv: split = Usage",)),
         (
@@ -178,7 +178,7 @@ def test_columns_can_be_named(here: Path, columns: str | None, given: dict[str, 
             ("0", "1", "0", ""),
             (3, 1, 0),
             (
-                "x.csv: split = Is Valid, val where Is Valid is true, else train, 1 lines without a part belong to "
+                "x.csv: split = Is Valid, val where Is Valid is true, else train, 1 line without a part belongs to "
                 "train",
             ),
         ),

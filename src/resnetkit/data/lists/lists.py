@@ -211,7 +211,7 @@ class _Reader:
         if elsewhere := places.elsewhere([picture for _, picture, _ in missing]) if missing else "":
             self.understood.append(f"{path.name}: {len(gone):,} of {len(gone) + there:,} files are missing{elsewhere}")
         if unsaid and columns.split is not None:
-            table.form.append(f"{unsaid:,} lines without a part belong to {part}")
+            table.form.append(f"{count(unsaid, 'line')} without a part belong{'s' if unsaid == 1 else ''} to {part}")
         if places.completed:
             table.form.append("missing suffixes of files added")
         if places.deeper:

@@ -128,8 +128,8 @@ def encoding_of(path: Path) -> str:
 class Lines:
     """The lines of a file, without empty lines and comments. `number` is the number of the last line read, from 1."""
 
-    def __init__(self, path: Path, encoding: str, comments: bool = True) -> None:
-        self._path, self._encoding, self._comments = path, encoding, comments
+    def __init__(self, path: Path, encoding: str) -> None:
+        self._path, self._encoding = path, encoding
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
