@@ -140,7 +140,8 @@ def convert(
     spec = replace(parse_spec(network), classes=counted) if counted else parse_spec(network)
     if names and len(names) != spec.classes:
         raise UsageError(
-            f"{len(names)} class names for {spec.classes} classes; give {spec.classes} names as `classes`, or none"
+            f"{len(names)} class names for {spec.classes} classes; "
+            f"give {spec.classes} names as `classes`, or leave it out"
         )
     refuse_contradictions(provenance.who, provenance.facts, spec, where=str(path))
     net = _network(found.project, found.tensors, spec, new_head=bool(new_head), where=str(path))

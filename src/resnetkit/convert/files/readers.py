@@ -81,7 +81,7 @@ def weights_file(file: str | Path) -> Path:
 
 
 def read_weights(path: Path, *, part: str | None = None) -> Weights:
-    """Read a .pth, .pt, .th, .bin, .pkl, .safetensors, .h5, .keras or .npz file, whatever its suffix.
+    """Read a .pth, .pt, .th, .bin, .pkl, .safetensors, .h5, .keras or .npz file. The suffix has no effect.
 
     The network's tensors are those in `part`; without it, the rules of `parts` choose them. Raises ModelFileError for a
     file in another format, a truncated or hostile file, and for values that aren't finite; UsageError if the file has
