@@ -292,7 +292,7 @@ def test_what_cannot_be_read_is_named():
     for shapes, words in (
         (
             preact | {"linear.weight": (10, 512)},
-            "a pre-activation network of kuangliu.*can't be converted: its projections start",
+            "a pre-activation network of kuangliu.*can't be converted: its projections and",
         ),
         (
             preact | {"fc.weight": (10, 512), "bn.weight": (512,)},

@@ -266,7 +266,7 @@ PROJECTS = (
         unread={
             r"layer1\.0\.bn1\.weight": (
                 "a pre-activation network",
-                "its projections start in other places, and its end is another, than in the paper and here",
+                "its projections and its last layers differ from those in the paper, which networks here have",
             )
         },
     ),
