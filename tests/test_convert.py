@@ -504,8 +504,8 @@ def test_export_by_the_command_line(capsys):
         "network": 'timm.create_model("resnet18", num_classes=3)',
     }
     for argv, words in (
-        (["--to", "torchvision"], "ours-torchvision.pth is there already"),
-        (["--to", "timm", "--out", "t.onnx"], "ends in .onnx; it takes .pth, .pt, .safetensors"),
+        (["--to", "torchvision"], "ours-torchvision.pth exists already"),
+        (["--to", "timm", "--out", "t.onnx"], "must end in .pth, .pt or .safetensors"),
         (["--to", "timm", "--model", "resnet18"], "leave out --model"),
         (["--to", "timm", "--strict"], "leave out --strict"),
         (["--to", "keras"], "--to takes torchvision, timm"),

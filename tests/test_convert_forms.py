@@ -247,7 +247,7 @@ def trunk(tensors: Tensors) -> Tensors:
         (
             lambda t: replaced(t, ("^", "encoder_q.")) | replaced(t, ("^", "encoder_k.")) | {"queue": torch.ones(5, 9)},
             "MoCo",
-            ("encoder_k", "queue", "the projection that only its training needs (2 tensors)"),
+            ("encoder_k", "queue", "the projection, which is only for its training (2 tensors)"),
         ),
         (detectron, "detectron2", ("backbone.fpn_lateral2", "proposal_generator")),
         (trunk, "torchvision or timm", ()),
