@@ -92,13 +92,13 @@ def test_a_file_that_is_there_stays(here):
     file = weights()
     convert(file, **GIVEN)
     before = Path("theirs.safetensors").read_bytes()
-    refused(file, UsageError, "theirs.safetensors is there already.*`force`", **GIVEN)
+    refused(file, UsageError, "theirs.safetensors exists already.*`force`", **GIVEN)
     assert Path("theirs.safetensors").read_bytes() == before
     convert(file, **GIVEN | {"preprocess": "cifar-imagenet"}, force=True)
     assert Path("theirs.safetensors").read_bytes() != before
     refused(file, UsageError, "is a folder", **GIVEN, out=here)
     refused(file, ModelFileError, "could not be written: No such file", **GIVEN, out="none/model.safetensors")
-    refused(file, UsageError, "is what is read", **GIVEN, out=file, force=True)
+    refused(file, UsageError, "is the file to read", **GIVEN, out=file, force=True)
     refused(Path("theirs.safetensors"), UsageError, "is a model file already", **GIVEN, out="x.safetensors")
 
 
@@ -114,13 +114,13 @@ def test_every_missing_flag_is_listed_at_once():
     assert "`model`" not in said  # only one row has these tensors
     assert "`preprocess`" not in said
     said = refused(weights(bn1__bias=None), UsageError, "give `model` NAME")
-    assert "fit no row of `resnetkit models`, nor a change; nearest is " in said
-    assert ", with missing: bn1.bias " in said
+    assert "fit no row of `resnetkit models`, nor a row with changes; the nearest is " in said
+    assert "; missing: bn1.bias " in said
     changes = {"layer1__0__bn1__bias": torch.ones(3), "aux__weight": torch.ones(3, 2)}
     said = refused(weights(**changes), UsageError, "give `model` NAME")
-    assert ", with left over: aux.weight 3×2; of another shape: layer1.0.bn1.bias 3)" in said
+    assert "; extra: aux.weight 3×2; of another shape: layer1.0.bn1.bias 3)" in said
     said = refused(weights(conv1__weight=None), UsageError, "give `model` NAME")
-    assert "fit no row of `resnetkit models`, nor a change)" in said  # without a first layer, none is the nearest
+    assert "nor a row with changes)" in said  # without a first layer, no network is the nearest
 
 
 @pytest.mark.slow
@@ -179,19 +179,19 @@ def test_every_tensor_is_accounted_for():
     assert said.splitlines()[1:] == [
         "missing:",
         "  layer1.0.conv1.weight 16×16×3×3, nearest layer1.0.conv9.weight 16×16×3×3",
-        "unexpected:",
+        "extra:",
         "  layer1.0.conv9.weight 16×16×3×3, nearest layer1.0.conv1.weight 16×16×3×3",
         "  head.weight 3",
         "another shape:",
-        "  bn1.bias 17, the network's is 16",
+        "  bn1.bias 17, in the network 16",
     ]
 
 
 def test_a_long_account_is_cut_and_names_what_would_fit():
     file = weights("resnet18")
     said = refused(file, ModelFileError, "nothing was written", model="resnet34", classes="imagenet")
-    assert "and 72 more, named in the notes of this error" in said
-    assert said.endswith("The file's tensors are those of resnet18.")
+    assert "and 72 more; the notes of this error name them" in said
+    assert said.endswith("The file's tensors fit resnet18.")
     with pytest.raises(ModelFileError) as caught:
         convert(file, model="resnet34", classes="imagenet")
     (note,) = caught.value.__notes__
@@ -201,7 +201,9 @@ def test_a_long_account_is_cut_and_names_what_would_fit():
 
 def test_other_networks_are_told_apart():
     torch.save({"features.0.weight": torch.zeros(1), "classifier.weight": torch.zeros(1)}, "theirs.pth")
-    refused(Path("theirs.pth"), ModelFileError, "no residual network.*features.0.weight, classifier.weight", **GIVEN)
+    refused(
+        Path("theirs.pth"), ModelFileError, "no known residual network.*features.0.weight, classifier.weight", **GIVEN
+    )
     refused(Path("none.pth"), ModelFileError, "none.pth does not exist", **GIVEN)
     torch.save({"conv1.weight": torch.zeros(16, 3, 3, 3), "linear.weight": torch.zeros(10, 64)}, "theirs.pth")
     refused(Path("theirs.pth"), ModelFileError, "missing:\n  bn1.weight 16", model="resnet20")
@@ -326,7 +328,7 @@ def test_transformers_says_its_classes_and_pictures():
     file = transformers_weights()
     config = {"model_type": "resnet", "id2label": dict(enumerate(ANIMALS))}
     Path("config.json").write_text(json.dumps(config))
-    refused(file, UsageError, "don't say all; give `preprocess` [^ ]*$", model=TINY)
+    refused(file, UsageError, "don't determine everything; give `preprocess` [^ ]*$", model=TINY)
     processor = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.9, "resample": 3}
     processor |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
     Path("preprocessor_config.json").write_text(json.dumps(processor))
@@ -338,7 +340,7 @@ def test_transformers_says_its_classes_and_pictures():
         Path("preprocessor_config.json").write_text(json.dumps(processor | change))
         refused(file, UsageError, "give `preprocess`", model=TINY)
     Path("config.json").write_text(json.dumps(config | {"id2label": {"0": "ant"}}))
-    refused(file, UsageError, "config.json says 1 classes and the weights beside it have 5", model=TINY)
+    refused(file, UsageError, "config.json has 1 classes, but the weights beside it have 5", model=TINY)
 
 
 def test_timm_says_its_network_classes_and_pictures():
@@ -360,8 +362,8 @@ def test_timm_says_its_network_classes_and_pictures():
     Path("theirs.safetensors").unlink()
     for change, words in (
         ({"architecture": "resnet50t"}, "config.json describes a resnet50t, which is not supported"),
-        ({"num_classes": 7}, "config.json says 7 classes and the weights beside it have 5"),
-        ({"label_names": ANIMALS[:2]}, "config.json says 2 classes"),
+        ({"num_classes": 7}, "config.json has 7 classes, but the weights beside it have 5"),
+        ({"label_names": ANIMALS[:2]}, "config.json has 2 classes"),
         ({"model_args": {"output_stride": 8}}, "resnetblur18 with output_stride=8, which is not supported"),
         ({"pretrained_cfg": cfg | {"crop_mode": "border"}}, "config.json: crop_mode is border"),
     ):
@@ -384,7 +386,9 @@ def test_what_is_assumed_is_said(capsys):
 def test_the_second_version_of_keras_is_named():
     layers = ("conv1_conv", "conv2_block1_1_conv", "post_bn")
     np.savez("theirs.npz", **{f"{layer}/kernel": np.zeros(1, np.float32) for layer in layers})
-    refused(Path("theirs.npz"), ModelFileError, r"is a ResNet V2 \(ResNet50V2, \.\.\.\) of Keras, which is not read")
+    refused(
+        Path("theirs.npz"), ModelFileError, r"is a ResNet V2 \(ResNet50V2, \.\.\.\) of Keras, which can't be converted"
+    )
 
 
 # Preprocessing and class names as text
@@ -408,17 +412,17 @@ def test_presets():
     ("text", "words"),
     [
         ("imagnet", "did you mean imagenet"),
-        ("zzz", "there are imagenet"),
-        ("imagenet,320", "'320' is no field=value"),
-        ("imagenet,resize=big", "resize is 'big'; it takes a whole number"),
-        ("imagenet,mean=1,2,3", "'2' is no field=value"),
+        ("zzz", "known names: imagenet"),
+        ("imagenet,320", "'320' is not of the form field=value"),
+        ("imagenet,resize=big", "resize is 'big'; it must be a whole number"),
+        ("imagenet,mean=1,2,3", "'2' is not of the form field=value"),
         ("imagenet,mean=a:b:c", "numbers with colons"),
         ("zzz", r"cifar100\. Or write"),
-        ("imagenet,size=224,size=225", "`preprocess` has size twice"),
+        ("imagenet,size=224,size=225", "`preprocess` contains size twice"),
         ("imagenet,sise=3", "did you mean size"),
         ("imagenet,size=300", "less than the crop"),
         ("mean=0.5:0.5:0.5", "no size"),
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ('{"size": "a"}', "whole numbers"),
     ],
 )
@@ -435,8 +439,8 @@ def test_files_of_class_names():
     Path("names.json").write_text('{"1": "dog", "0": "cat"}')
     assert class_names("names.json") == ("cat", "dog")
     for content, words in (
-        ("cat\ncat\ncat", "'cat' is there 3 times"),
-        ("cat\ncat\ncat 2", "some names are there twice"),
+        ("cat\ncat\ncat", "'cat' occurs 3 times"),
+        ("cat\ncat\ncat 2", "some names occur twice"),
         ("", "no names"),
         ('{"a": 1}', "JSON"),
         ('{"id2label": {"1": "dog"}}', "JSON"),
@@ -500,8 +504,8 @@ def test_export_by_the_command_line(capsys):
         "network": 'timm.create_model("resnet18", num_classes=3)',
     }
     for argv, words in (
-        (["--to", "torchvision"], "ours-torchvision.pth is there already"),
-        (["--to", "timm", "--out", "t.onnx"], "ends in .onnx; it takes .pth, .pt, .safetensors"),
+        (["--to", "torchvision"], "ours-torchvision.pth exists already"),
+        (["--to", "timm", "--out", "t.onnx"], "must end in .pth, .pt or .safetensors"),
         (["--to", "timm", "--model", "resnet18"], "leave out --model"),
         (["--to", "timm", "--strict"], "leave out --strict"),
         (["--to", "keras"], "--to takes torchvision, timm"),

@@ -247,7 +247,7 @@ def trunk(tensors: Tensors) -> Tensors:
         (
             lambda t: replaced(t, ("^", "encoder_q.")) | replaced(t, ("^", "encoder_k.")) | {"queue": torch.ones(5, 9)},
             "MoCo",
-            ("encoder_k", "queue", "the projection that only its training needs (2 tensors)"),
+            ("encoder_k", "queue", "the projection, which is only for its training (2 tensors)"),
         ),
         (detectron, "detectron2", ("backbone.fpn_lateral2", "proposal_generator")),
         (trunk, "torchvision or timm", ()),
@@ -290,10 +290,19 @@ def test_what_cannot_be_read_is_named():
     clip = {"visual.conv1.weight": (32, 3, 3, 3), "visual.attnpool.positional_embedding": (50, 2048)}
     cadene = {"layer0.conv1.weight": (64, 3, 7, 7), "layer1.0.se_module.fc1.weight": (16, 256, 1, 1)}
     for shapes, words in (
-        (preact | {"linear.weight": (10, 512)}, "a pre-activation network of kuangliu.*not read: where it starts its"),
-        (preact | {"fc.weight": (10, 512), "bn.weight": (512,)}, "bearpaw/pytorch-classification, which is not read"),
-        (clip, "a ModifiedResNet of OpenAI's CLIP or open_clip, which is not read: its attention pool"),
-        (cadene, "a network with squeeze-and-excitation of Cadene/.*without a border"),
+        (
+            preact | {"linear.weight": (10, 512)},
+            "a pre-activation network of kuangliu.*can't be converted: its projections and",
+        ),
+        (
+            preact | {"fc.weight": (10, 512), "bn.weight": (512,)},
+            "bearpaw/pytorch-classification, which can't be converted",
+        ),
+        (
+            clip,
+            "a ModifiedResNet of OpenAI's CLIP or open_clip, which can't be converted: .*its attention pool",
+        ),
+        (cadene, "a network with squeeze-and-excitation of Cadene/.*without padding"),
     ):
         file = saved({name: torch.zeros(shape) for name, shape in shapes.items()})
         refused(file, ModelFileError, words, model="resnet18", preprocess="imagenet", classes=NAMES)
@@ -315,7 +324,7 @@ def test_a_last_layer_behind_dropout_or_by_another_name():
         tensors = replaced(dict(net.state_dict()), (r"^fc", name))
         done = convert(saved(tensors), **GIVEN, force=True)
         assert_same(done, net)
-        assert done.guessed == (f"{name} is its last layer, and nothing but dropout or the like is before it",)
+        assert done.guessed == (f"{name} is its last layer, with only dropout or similar layers before it",)
         refused(saved(tensors, "2.pth"), UsageError, f"`strict`: .*{name} is its last layer", **GIVEN, strict=True)
     net.fc.bias.data.zero_()
     done = convert(saved({n: t for n, t in net.state_dict().items() if n != "fc.bias"}), **GIVEN, force=True)
@@ -347,7 +356,7 @@ def test_one_output_becomes_two_classes_with_the_sigmoids_probability():
     assert convert(file, **again).header.spec.classes == 2
     bare = saved(dict(net.state_dict()), "bare.pth")
     refused(
-        bare, UsageError, "one output, which is two classes: give two names", preprocess="imagenet", classes=["yes"]
+        bare, UsageError, "one output, which means two classes: give two names", preprocess="imagenet", classes=["yes"]
     )
     refused(bare, UsageError, r"`classes` .*\(2 names\)", preprocess="imagenet")
 
@@ -398,7 +407,7 @@ def test_pictures_of_one_channel():
     net = net_of(f"{SMALL},in_channels=1", 10)
     file = saved(dict(net.state_dict()))
     names = tuple("abcdefghij")
-    refused(file, UsageError, "takes 1 channels .*mode=L", preprocess="imagenet", classes=names)
+    refused(file, UsageError, "requires 1 channels, .*mode=L", preprocess="imagenet", classes=names)
     done = convert(file, preprocess="size=28,mean=0.13,std=0.31,mode=L", classes=names)
     assert done.model == "resnet18,width=8,in_channels=1"
     assert_same(done, net)
@@ -458,7 +467,7 @@ def test_layers_are_told_by_their_shapes_in_order(model, apart, first):
     done = convert(file, **modes, **({"model": name_of(spec)} if unsure else {}))
     assert done.header.spec == spec
     assert done.origin == "a project that is not known here"
-    assert "were told by their shapes in order" in done.guessed[0]
+    assert "were matched by their shapes" in done.guessed[0]
     assert_same(done, net)
     refused(file, UsageError, "`strict`: .*by their shapes", **modes, model=name_of(spec), strict=True, force=True)
 
@@ -473,12 +482,12 @@ def test_names_that_are_nearly_known_are_told_by_their_shapes():
 
 def test_an_order_that_is_the_alphabets_tells_nothing():
     tensors = numbered(dict(net_of(SMALL).state_dict()))
-    refused(saved(dict(sorted(tensors.items()))), ModelFileError, "order of the alphabet", **GIVEN)
+    refused(saved(dict(sorted(tensors.items()))), ModelFileError, "alphabetical order", **GIVEN)
     wrong = dict(reversed(list(tensors.items())))
     refused(
         saved(wrong),
         ModelFileError,
-        "no residual network that is known here; first tensors: .*Known projects: docs.weights.md",
+        "no known residual network; first tensors: .*Known projects: docs.weights.md",
         **GIVEN,
     )
 
@@ -491,7 +500,7 @@ def test_shapes_that_fit_in_two_ways_are_refused():
 def test_shapes_are_proved_by_finite_numbers():
     net = net_of(SMALL)
     net.fc.weight.data.fill_(3e38)
-    refused(saved(numbered(dict(net.state_dict()))), ModelFileError, "outputs that are not finite", **GIVEN)
+    refused(saved(numbered(dict(net.state_dict()))), ModelFileError, "outputs are not finite", **GIVEN)
 
 
 def test_biases_of_convolutions_are_folded():
@@ -540,7 +549,12 @@ def test_class_names_in_the_file(beside, place, capsys):
 def test_class_names_that_do_not_belong():
     tensors = dict(net_of("resnet18,width=8").state_dict())
     file = saved(tensors, classes=["a", "b"])
-    refused(file, UsageError, r"class names \(2 in classes\) for 5 outputs; give `classes`", preprocess="imagenet")
+    refused(
+        file,
+        UsageError,
+        r"class names \(2 in classes\), but 5 outputs; give 5 names as `classes`",
+        preprocess="imagenet",
+    )
     file = saved(tensors, classes=list(NAMES), labels=list("abcde"))
     refused(file, UsageError, "several lists of class names, in classes and labels", preprocess="imagenet")
     file = saved(tensors, classes=5, names="resnet18", labels={"a": 0.5})
@@ -555,7 +569,9 @@ def test_openmmlab_says_where_the_stride_is():
     assert (done.model, done.guessed) == ("resnet50_v1,depths=1-1-1-1,width=8", ())
     file = saved(openmmlab(dict(net.state_dict())))
     done = convert(file, **GIVEN, force=True)
-    assert done.guessed == ("its bottlenecks have the stride in the 3×3 convolution (v1.5), as most with such names",)
+    assert done.guessed == (
+        "its bottlenecks have the stride in the 3×3 convolution (v1.5), as in most files with these names",
+    )
     assert convert(file, **GIVEN, model=name_of(net.spec), force=True).header.spec == net.spec
 
 
@@ -564,14 +580,14 @@ def test_openmmlab_says_where_the_stride_is():
 
 def test_trunks_of_torchvisions_bottlenecks_need_no_more_words():
     net = net_of("resnet50,width=8,depths=1-2-1-1", 5)
-    guess = "its bottlenecks have the stride in the 3×3 convolution (v1.5), as most with such names"
+    guess = "its bottlenecks have the stride in the 3×3 convolution (v1.5), as in most files with these names"
     for form in (
         replaced(trunk(dict(net.state_dict())), ("^", "backbone.body.")) | DETECTOR,
         replaced(dict(net.state_dict()), ("^", "encoder_q.")) | {"queue": torch.ones(5, 9)},
         children(trunk(dict(net.state_dict()))),
     ):
         file = saved(form)
-        refused(file, UsageError, r"give `new_head` N \(it has no last layer", out="2.safetensors")
+        refused(file, UsageError, r"give `new_head` N \(the file has no last layer", out="2.safetensors")
         done = convert(file, new_head=2, force=True)
         assert (done.header.spec.downsample_in, done.assumed, done.guessed) == ("3x3", ("preprocess",), (guess,))
         v1 = convert(file, new_head=2, model="resnet50_v1,width=8,depths=1-2-1-1", force=True)
@@ -605,8 +621,14 @@ def test_a_whole_network_says_what_no_network_here_has():
         return Path("theirs.pth")
 
     for change, words in (
-        (lambda net: setattr(net, "maxpool", nn.Identity()), "begins with a 7×7 of stride 2, without max pooling"),
-        (lambda net: setattr(net.maxpool, "ceil_mode", True), "begins with a 7×7 of stride 2, with max pooling"),
+        (
+            lambda net: setattr(net, "maxpool", nn.Identity()),
+            "begins with a 7×7 convolution of stride 2, without max pooling",
+        ),
+        (
+            lambda net: setattr(net.maxpool, "ceil_mode", True),
+            "begins with a 7×7 convolution of stride 2, with max pooling",
+        ),
         (lambda net: setattr(net.layer2[0], "relu", nn.SiLU()), "has SiLU at layer2.0.relu; networks here have ReLU"),
         (lambda net: setattr(net.layer4[0].conv2, "dilation", (2, 2)), "dilation of 2 at layer4.0.conv2"),
     ):

@@ -157,7 +157,7 @@ def test_part_settles_it(part, factor, tmp_path):
     read = read_weights(path, part=part)
     assert list(read.tensors) == NAMES
     assert torch.equal(read.tensors["conv1.weight"], factor * NET["conv1.weight"])
-    with pytest.raises(UsageError, match=r"has no part nothing; there are model, model_ema, more"):
+    with pytest.raises(UsageError, match=r"has no part nothing; its parts are model, model_ema, more"):
         read_weights(path, part="nothing")
 
 
@@ -175,7 +175,7 @@ def test_parameters_of_an_optimiser_are_no_other_network(part, tmp_path):
     torch.save({"optimizer": torch.optim.SGD(net.parameters(), lr=0.1), "model": net.state_dict()}, path)
     read = read_weights(path, part=part)
     assert (read.part, read.others) == ("model", ())
-    with pytest.raises(UsageError, match=r"has no part nothing; there are model$"):
+    with pytest.raises(UsageError, match=r"has no part nothing; its parts are model$"):
         read_weights(path, part="nothing")
 
 
@@ -315,7 +315,7 @@ def test_list_answers_where_nothing_is_taken(tmp_path, capsys):
         read_weights(path)
     assert main(["convert", "--list", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "taken for   nothing: it holds no named tensors (found: epoch, stats" in shown
+    assert "taken for   nothing: it contains no named tensors (found: epoch, stats" in shown
     assert "sparse  scalar a sparse tensor" in shown
     assert "epoch  3" in shown
     assert main(["convert", str(path)]) == 1

@@ -118,31 +118,34 @@ def calls(name: str, args: tuple[bytes, ...], how: str) -> bytes:
 HOWS = ("reduce", "stack global", "newobj", "newobj_ex", "obj", "inst", "build")
 
 
-BUILD_ON_A_CLASS = "it sets attributes of what is no object"
+BUILD_ON_A_CLASS = "it sets attributes of something that is not an object"
 REFUSED = {
     "attributes of a class": (
         b"ccollections\nOrderedDict\n}" + text("__init__") + b"cos\nsystem\nsb",
         BUILD_ON_A_CLASS,
     ),
     "attributes of a module": (b"csys\nmodules\n}" + text("os") + b"K\x01sb", BUILD_ON_A_CLASS),
-    "entries of a class": (b"cos\nenviron\n" + text("PATH") + text("/tmp") + b"s", "entries of what is no dictionary"),
-    "items of a class": (b"csys\npath\n" + text("/tmp") + b"a", "adds items to what is no list"),
-    "a name that a call makes": (text("os") + b"cos\ngetcwd\n)R\x93", "names a class with what is no text"),
-    "a long string": (b"X\xff\xff\xff\x7f", "broken off"),
-    "a longer string": (b"\x8d" + b"\xff" * 7 + b"\x7f", "broken off"),
-    "long bytes": (b"\x8e" + b"\xff" * 7 + b"\x7f", "broken off"),
-    "a long bytearray": (b"\x96" + b"\x00" * 7 + b"\x40", "broken off"),
+    "entries of a class": (
+        b"cos\nenviron\n" + text("PATH") + text("/tmp") + b"s",
+        "entries of something that is not a dictionary",
+    ),
+    "items of a class": (b"csys\npath\n" + text("/tmp") + b"a", "adds items to something that is not a list"),
+    "a name that a call makes": (text("os") + b"cos\ngetcwd\n)R\x93", "name of a class that is not text"),
+    "a long string": (b"X\xff\xff\xff\x7f", "truncated"),
+    "a longer string": (b"\x8d" + b"\xff" * 7 + b"\x7f", "truncated"),
+    "long bytes": (b"\x8e" + b"\xff" * 7 + b"\x7f", "truncated"),
+    "a long bytearray": (b"\x96" + b"\x00" * 7 + b"\x40", "truncated"),
     "a number of two gigabytes": (b"\x8b\xff\xff\xff\x7f", "whole number of 2,147,483,647 bytes"),
     "a number of negative length": (b"\x8b\xff\xff\xff\xff", "whole number of 4,294,967,295 bytes"),
     "a number of many digits": (b"I" + b"9" * 5000 + b"\n", "whole number of 5,000 digits"),
     "a long of many digits": (b"L" + b"9" * 5000 + b"L\n", "whole number of 5,001 digits|whole number of 5,000"),
-    "a frame that lies": (b"\x95" + b"\xff" * 8 + b"N", "broken off"),
+    "a frame that lies": (b"\x95" + b"\xff" * 8 + b"N", "truncated"),
     "a buffer elsewhere": (b"\x97", "unknown instruction"),
     "another protocol": (b"\x80\xffN", "protocol 255"),
-    "nothing to pop": (b"0" * 20, "nothing to work on"),
-    "nothing to refer to": (b"j\xff\xff\xff\xff", "nothing to work on"),
+    "nothing to pop": (b"0" * 20, "no valid operands"),
+    "nothing to refer to": (b"j\xff\xff\xff\xff", "no valid operands"),
     "marks": (b"(" * 20_000, "nested deeper"),
-    "an odd number of entries": (b"}(K\x01u", "entries of what is no dictionary"),
+    "an odd number of entries": (b"}(K\x01u", "entries of something that is not a dictionary"),
 }
 
 
@@ -189,7 +192,7 @@ def test_what_no_checkpoint_has_is_refused(name, tmp_path):
     body, words = REFUSED[name]
     with pytest.raises(PickleError, match=words):
         load(b"\x80\x02" + body + b".")
-    with pytest.raises(ModelFileError, match=rf"w\.pth is not a whole PyTorch file.*({words})"):
+    with pytest.raises(ModelFileError, match=rf"w\.pth is not a complete PyTorch file.*({words})"):
         read_weights(with_beside(tmp_path / "w.pth", body))
 
 
@@ -204,7 +207,7 @@ def test_the_same_attributes_many_times(tmp_path):
     """A few hundred objects with the same fifty thousand attributes: few bytes, but many entries."""
     state = b"}(" + b"".join(text(str(n)) + b"N" for n in range(50_000)) + b"ur\x00\x10\x00\x00"
     body = b"](" + state + b"cx\ny\n)Rj\x00\x10\x00\x00b" * 200 + b"e"
-    with pytest.raises(ModelFileError, match="the same objects more often than any checkpoint"):
+    with pytest.raises(ModelFileError, match="repeats the same objects more often than any checkpoint"):
         read_weights(with_beside(tmp_path / "w.pth", body))
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside tensors: class names, the measured accuracy, which convolution has the stride."""
+"""Find class names, a measured accuracy and the convolution with the stride in a checkpoint's values."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,39 +9,41 @@ from resnetkit.errors import UsageError
 from resnetkit.models.geometry import StridedKernel
 
 DEEPEST = 4
-"""Levels of nested values that are searched: Lightning's hyperparameters may hold a nested configuration."""
+"""Number of levels of nested values that are searched. Lightning's hyperparameters may contain a configuration."""
 CLASS_LISTS = ("classes", "class_names", "label_names", "labels", "class_list", "names", "vocab", "categories")
 OFTEN_OTHERS = ("labels", "names", "categories")
-"""Names of CLASS_LISTS that also stand for other things: a list of another length is ignored."""
+"""Names in CLASS_LISTS that can also have another meaning: a list of the wrong length is ignored."""
 TO_NUMBERS = ("class_to_idx", "class_to_index", "label2id", "label_to_idx")
-"""Names of dictionaries from class names to numbers; those in FROM_NUMBERS go the other way."""
+"""Names of dictionaries from class names to numbers. FROM_NUMBERS are dictionaries from numbers to class names."""
 FROM_NUMBERS = ("idx_to_class", "index_to_class", "id2label", "idx_to_label", "idx2label")
 ACCURACIES = re.compile(r"(best_|test_|val_|valid_)*(prec|acc|accuracy|top|prec@|acc@)_?1?")
 """Names of accuracies: best_prec1, acc, val_acc1, best_accuracy, top1."""
 
 
 class ClassNames(NamedTuple):
-    """Class names that a file holds."""
+    """Class names in a file."""
 
     names: tuple[str, ...]
     place: str
-    """Where in the file, by nested name."""
+    """Their nested name in the file: `hyper_parameters.classes`."""
 
 
 class Stated(NamedTuple):
-    """An accuracy that a file states."""
+    """An error that a file contains, mostly as an accuracy."""
 
     error_percent: float
+    """100 minus the accuracy in percent."""
     place: str
-    """Where in the file, by nested name."""
+    """Its nested name in the file: `best_prec1`."""
 
 
 def class_names_in(
     objects: Mapping[str, object], classes: int | None, *, where: str, strict: bool
 ) -> ClassNames | None:
-    """The class names among `objects`, as many as `classes`; None where there are none.
+    """Return the list of `classes` class names in `objects`; None if there is no list of this length.
 
-    Raises UsageError where there are several such lists and, with `strict`, where there are only others.
+    `where` names the file in errors. Raises UsageError if several lists of this length differ and, with `strict`, if
+    all lists have another length.
     """
     found: list[ClassNames] = []
     for place, name, value in _walk(objects):
@@ -51,15 +53,17 @@ def class_names_in(
     sure = [names for names in found if names.place.rpartition(".")[2].lower() not in OFTEN_OTHERS]
     if strict and sure and classes and not fitting:
         counts = ", ".join(f"{len(names.names):,} in {names.place}" for names in sure[:3])
-        raise UsageError(f"{where} holds class names ({counts}) for {classes:,} outputs; give `classes` with as many")
+        raise UsageError(
+            f"{where} contains class names ({counts}), but {classes:,} outputs; give {classes:,} names as `classes`"
+        )
     if len({names.names for names in fitting}) > 1:
         places = " and ".join(names.place for names in fitting[:3])
-        raise UsageError(f"{where} holds several lists of class names, in {places}; give `classes`")
+        raise UsageError(f"{where} contains several lists of class names, in {places}; give `classes`")
     return fitting[0] if fitting else None
 
 
 def stated_error(objects: Mapping[str, object]) -> Stated | None:
-    """The error in percent that the file states by an accuracy: a best one rather than another."""
+    """Return the error that follows from an accuracy in `objects`; a best accuracy is preferred. None without one."""
     found: list[Stated] = []
     for place, name, value in _walk(objects):
         fits = ACCURACIES.fullmatch(name.lower()) and isinstance(value, int | float) and not isinstance(value, bool)
@@ -69,7 +73,7 @@ def stated_error(objects: Mapping[str, object]) -> Stated | None:
 
 
 def strided_kernel(objects: Mapping[str, object]) -> StridedKernel | None:
-    """Where OpenMMLab's configuration, kept as text or as values, says that bottlenecks have their stride."""
+    """Return the bottleneck's strided convolution by OpenMMLab's configuration (text or values); None without one."""
     for _, name, value in _walk(objects):
         if name == "style" and value in ("caffe", "pytorch"):
             return "1x1" if value == "caffe" else "3x3"
@@ -79,7 +83,7 @@ def strided_kernel(objects: Mapping[str, object]) -> StridedKernel | None:
 
 
 def _walk(objects: Mapping[str, object], place: str = "", depth: int = 1) -> Iterator[tuple[str, str, object]]:
-    """Every value with its nested name and its own, those outside before those inside."""
+    """Yield (nested name, last part of the name, value) for every value; outer values come before inner values."""
     for name, value in objects.items():
         yield f"{place}{name}", name.rpartition(".")[2], value
     if depth < DEEPEST:
@@ -90,7 +94,7 @@ def _walk(objects: Mapping[str, object], place: str = "", depth: int = 1) -> Ite
 
 
 def _names(name: str, value: object) -> tuple[str, ...] | None:
-    """Class names in a value that is called `name`; None where it holds none."""
+    """Return the class names in the value `name`; None if it contains no class names."""
     name = name.lower()
     if name in TO_NUMBERS or (
         name in CLASS_LISTS and isinstance(value, Mapping) and _all_numbers(list(value.values()))
@@ -101,7 +105,7 @@ def _names(name: str, value: object) -> tuple[str, ...] | None:
     if isinstance(value, Mapping):
         value = {str(key): label for key, label in value.items() if key != "class"}
     elif not isinstance(value, Sequence) or isinstance(value, str):
-        return None  # often the number of classes
+        return None  # often the number of classes, not their names
     try:
         return names_in(value, where=name)
     except UsageError:

@@ -1,4 +1,4 @@
-"""Try preprocessings, and networks where several fit, on labelled pictures: the lowest error tells which was meant."""
+"""Choose the preprocessing, and the network if several fit, by the errors on labelled pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,35 +28,35 @@ TRIED = {
         "caffe",
     ),
 }
-"""Usual preprocessings, as `preprocess` takes them, by the picture size in pixels that a network is made for."""
+"""Picture size in pixels that a network is made for -> usual preprocessings, as `preprocess` accepts them."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Labelled pictures to try networks on."""
+    """Labelled pictures, and a function that measures a network's error on them."""
 
     name: str
-    """What they are: test pictures of cifar10."""
+    """A description of the pictures: test pictures of cifar10."""
     pictures: int
-    """How many there are."""
+    """Number of pictures."""
     classes: tuple[str, ...]
-    """Their classes; the outputs are taken to be in this order where nothing else says it."""
+    """Names of their classes. The network's outputs are assumed to be in this order if their order is not known."""
     measure: Callable[["ResNet", Preprocess, tuple[str, ...]], tuple[float, int]]
-    """(network, preprocessing, classes of its outputs) -> top-1 error in percent, and number of pictures measured."""
+    """(network, preprocessing, classes of its outputs) -> (top-1 error in percent, number of pictures measured)."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The error of one choice."""
+    """The error of one network with one preprocessing."""
 
     model: str
-    """The network, as `model` takes it."""
+    """The network, as `model` accepts it."""
     preprocess: str
-    """As `preprocess` takes it; empty where it was known already."""
+    """The preprocessing, as `preprocess` accepts it; empty if it was known before."""
     error_percent: float
     """Top-1 error."""
     pictures: int
-    """Number of pictures that it was measured on."""
+    """Number of pictures measured."""
 
 
 def try_all(
@@ -65,19 +65,24 @@ def try_all(
     presets: Sequence[tuple[str, Preprocess]],
     classes: tuple[str, ...],
 ) -> list[Trial]:
-    """Measure every network with every preprocessing."""
+    """Measure the error of every network with every preprocessing.
+
+    `nets` and `presets` contain pairs of a text (as `model` and `preprocess` accept it) and the object. `classes` are
+    the names of the outputs.
+    """
     return [Trial(model, text, *check.measure(net, preset, classes)) for model, net in nets for text, preset in presets]
 
 
 def presets_for(size: int) -> list[tuple[str, Preprocess]]:
-    """The preprocessings to try for networks that are made for pictures of `size` pixels, with their text."""
+    """Return the usual preprocessings of networks for pictures of `size` pixels, each with its text."""
     return [(text, parse_preprocess(text)) for text in TRIED.get(size, ())]
 
 
 def nearest(trials: Sequence[Trial], check: Check, stated: Stated | None) -> Trial:
-    """The trial nearest to the error that the file states, where all pictures were seen; else that of the lowest error.
+    """Return the trial nearest to the error in the file if all pictures were measured; else the lowest error's trial.
 
-    On a part of the pictures an error differs by more than what two preprocessings make of it.
+    An error on some of the pictures varies by more than two preprocessings differ, so it is not compared with the
+    error in the file.
     """
     aim = stated.error_percent if stated and trials[0].pictures == check.pictures else 0.0
     return min(trials, key=lambda trial: abs(trial.error_percent - aim))

@@ -1,4 +1,4 @@
-"""Other people's weights to a model file: written if every tensor fits, and nothing is guessed without saying so."""
+"""Convert weights of other projects to a model file. It is written only if every tensor fits the network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from resnetkit.modelfile import HEADER_KEY, Header, save
 from resnetkit.models.spec import ModelSpec, parse_spec
 
 MOST_TOLD = 3
-"""Tensors that are missing, or left over, and named."""
+"""Largest number of missing, extra or misshaped tensors that an error names for the nearest network."""
 
 if TYPE_CHECKING:
     from resnetkit.models.resnet import ResNet
@@ -34,37 +34,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What came of a file."""
+    """The result of a conversion: the model file, and everything that was assumed for it."""
 
     path: Path
     """The model file."""
     header: Header
     model: str
-    """The network, as `model` takes it."""
+    """The network, as `model` accepts it."""
     origin: str
-    """The project whose names the file has or, if its hash is known, which published weights it is."""
+    """The project whose tensor names the file has; for a file with a known hash, the name of the published weights."""
     tensors: int
-    """How many tensors of the file were taken."""
+    """Number of tensors in the file that were used."""
     new_head: bool
-    """Whether the last layer was made anew, and so predicts nothing yet."""
+    """Whether the last layer is new and has random weights. It must be trained before it predicts."""
     left_out: tuple[str, ...]
-    """What else the file held, and is left out."""
+    """Names of the file's other entries, which the model file does not contain."""
     assumed: tuple[str, ...] = ()
-    """Which of preprocess and classes nobody gave and no file says: they are as the weights' author publishes them."""
+    """`preprocess` and `classes`, if they were neither given nor found: they are as the weights' author publishes."""
     guessed: tuple[str, ...] = ()
-    """What else was assumed, each as half a sentence."""
+    """Other assumptions, each as a part of a sentence."""
     classes_from: str = ""
-    """Where in the file the class names are, if it has them: `class_to_idx`, `hyper_parameters.classes`."""
+    """Nested name of the class names in the file, if it contains them: `class_to_idx`, `hyper_parameters.classes`."""
     stated: Stated | None = None
-    """The error that the file states of itself."""
+    """The error that the file contains."""
     trials: tuple[Trial, ...] = ()
-    """The error with each choice, where labelled pictures were given to choose by."""
+    """The error of each choice that was measured on the pictures of `check`."""
     trial: Trial | None = None
-    """The one of them that was taken."""
+    """The trial that was chosen."""
     part: str = ""
-    """Where in the file the network was."""
+    """The network's place in the file, as `part` accepts it."""
     other_parts: tuple[str, ...] = ()
-    """Where else in it there is one."""
+    """Places of other networks in the file, as `part` accepts them."""
 
     def __repr__(self) -> str:
         return line(type(self), str(self.path), self.model, f"from {self.origin}", count(self.tensors, "tensor"))
@@ -83,19 +83,19 @@ def convert(
     check: Check | None = None,
     part: str | None = None,
 ) -> Conversion:
-    """Write someone else's weights as a model file; arguments and errors are those of `resnetkit.convert`.
+    """Write weights of another project as a model file; arguments and errors are those of `resnetkit.convert`.
 
-    A function of its own, since the verb must be there before torch is imported. A new last layer has seed 0.
+    It is separate from `resnetkit.convert` because that function must not import torch. A new last layer has seed 0.
     """
     path = weights_file(file)
     target = free_target(path, out or f"{path.stem.removesuffix('.weights')}.safetensors", force=force)
     if new_head is not None and new_head < 1:
-        raise UsageError(f"`new_head` is {new_head}; it takes the number of classes")
+        raise UsageError(f"`new_head` is {new_head}; it must be the number of classes, at least 1")
     asked = _classes_in(model) if model else None
     if new_head and asked not in (None, new_head):
         raise UsageError(f"`new_head` is {new_head} and `model` has classes={asked}; leave one of them out")
     if new_head and check:
-        raise UsageError("`check` measures the file's own last layer, and `new_head` leaves it out; give one of them")
+        raise UsageError("`check` measures the file's own last layer, but `new_head` replaces it; give only one")
     names = None if classes is None else class_names(classes)
     chosen = None if preprocess is None else parse_preprocess(preprocess)
 
@@ -108,7 +108,7 @@ def convert(
         asked = found.classes if asked == 1 else asked
         if names and len(names) == 1:
             raise UsageError(
-                f"{path} has one output, which is two classes: give two names, that of an output below 0 first"
+                f"{path} has one output, which means two classes: give two names, first the class of outputs below 0"
             )
     sha256 = digest(path, "sha256")
     provenance = (known_by_hash(sha256) if found.project.registered else None) or known_by_files(
@@ -139,7 +139,10 @@ def convert(
     counted = new_head or asked or (len(names) if names else found.classes)
     spec = replace(parse_spec(network), classes=counted) if counted else parse_spec(network)
     if names and len(names) != spec.classes:
-        raise UsageError(f"{len(names)} class names for {spec.classes} classes; give `classes` as many, or none")
+        raise UsageError(
+            f"{len(names)} class names for {spec.classes} classes; "
+            f"give {spec.classes} names as `classes`, or leave it out"
+        )
     refuse_contradictions(provenance.who, provenance.facts, spec, where=str(path))
     net = _network(found.project, found.tensors, spec, new_head=bool(new_head), where=str(path))
     taken = {"preprocess": chosen or best, "classes": names}
@@ -150,11 +153,11 @@ def convert(
     if spec.in_channels != preset.channels:
         grey = "; give `preprocess` size=N,mean=M,std=S,mode=L" if spec.in_channels == 1 else ""
         raise UsageError(
-            f"the network takes {spec.in_channels} channels and the preprocessing makes {preset.channels}{grey}"
+            f"the network requires {spec.in_channels} channels, but the preprocessing makes {preset.channels}{grey}"
         )
     guessed = found.notes + (() if model or best else usual_choices(found.project, provenance, spec))
     if strict and (guessed or assumed):
-        raise UsageError(f"`strict`: of {path} would be taken for granted: {'; '.join((*assumed, *guessed))}")
+        raise UsageError(f"`strict`: {path} needs these assumptions: {'; '.join((*assumed, *guessed))}")
     if found.project is UNKNOWN_PROJECT:
         _prove(net, where=str(path))
     origin = {**provenance.origin, "converted_from": path.name, "sha256": sha256, "source": provenance.who}
@@ -181,23 +184,23 @@ def convert(
 
 
 def free_target(source: Path, out: str | Path, *, force: bool) -> Path:
-    """The file to write, if it may be written."""
+    """Return the path `out`. Raises UsageError if it is `source`, a folder or, without `force`, an existing file."""
     target = expanded(out)
     if target.exists() and source.exists() and target.samefile(source):
-        raise UsageError(f"{target} is what is read; give another `out`")
+        raise UsageError(f"{target} is the file to read; give another `out`")
     if target.is_dir():
-        raise UsageError(f"{target} is a folder; give `out` a file's name")
+        raise UsageError(f"{target} is a folder; `out` must be the name of a file")
     if target.exists() and not force:
-        raise UsageError(f"{target} is there already; give another `out`, or `force` to replace it")
+        raise UsageError(f"{target} exists already; give another `out`, or `force` to replace it")
     return target
 
 
 def _tried(
     check: Check, found: Recognised, models: list[str], preset: Preprocess | None, labels: tuple[str, ...], path: Path
 ) -> list[Trial]:
-    """What is measured with each network, and with each preprocessing or with `preset`."""
+    """Measure each of `models` with `preset` or, if that is None, with each usual preprocessing."""
     if found.classes != len(labels):
-        raise UsageError(f"`check`: {path} has {found.classes or 'no'} outputs, and there are {len(labels)} classes")
+        raise UsageError(f"`check`: {path} has {found.classes or 'no'} outputs, but there are {len(labels)} classes")
     nets: list[tuple[str, ResNet]] = []
     for model in models:
         spec = replace(parse_spec(model), classes=len(labels))
@@ -210,7 +213,7 @@ def _tried(
 
 
 def _prove(net: "ResNet", *, where: str) -> None:
-    """Refuse a network, put together from shapes, that makes numbers that are not finite of noise."""
+    """Raise ModelFileError if a network that was matched by shapes has outputs for noise that are not finite."""
     spec = net.spec
     noise = torch.randn(
         2, spec.in_channels, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(0)
@@ -219,7 +222,7 @@ def _prove(net: "ResNet", *, where: str) -> None:
         logits = net.eval()(noise)
     if not logits.isfinite().all():
         raise ModelFileError(
-            f"{where} fits a network by its shapes in order, but with outputs that are not finite: it is another one"
+            f"the shapes of the layers in {where} fit a network, but its outputs are not finite: it is another network"
         )
 
 
@@ -233,28 +236,31 @@ def _question(
     found: Recognised,
     new_head: int | None,
 ) -> UsageError:
-    """The error that asks for every flag that is missing, with what it takes."""
+    """Return the error that names every missing argument, with its possible values."""
     tries = "; `check` DATA tries them" if len(like) > 1 and found.classes else ""
-    none = f"its tensors fit no row of `resnetkit models`, nor a change{_nearest(found)}"
+    none = f"its tensors fit no row of `resnetkit models`, nor a row with changes{_nearest(found)}"
     fits = f"its tensors fit {', '.join(like)}{tries}" if like else none
     needed = [f"`model` NAME ({fits})"] if network is None else []
     needed += [f"`preprocess` {'|'.join(PREPROCESSES)}"] if preset is None else []
     if found.classes is None and new_head is None:
-        needed += ["`new_head` N (it has no last layer; one for N classes is made, for resnetkit train --init)"]
+        needed += ["`new_head` N (the file has no last layer; train the new one with resnetkit train --init)"]
     elif names is None and new_head is None:
         many = f" ({found.classes:,} names)" if found.classes else ""
         needed += [f"`classes` {'|'.join(CLASS_LISTS)}|FILE{many}"]
-    return UsageError(f"{path} has the names of {provenance.who}, which don't say all; give {', and '.join(needed)}")
+    return UsageError(
+        f"{path} has the tensor names of {provenance.who}, which don't determine everything; give "
+        f"{', and '.join(needed)}"
+    )
 
 
 def _nearest(found: Recognised) -> str:
-    """The rest of a sentence on tensors that fit no network: the nearest one, and what of it is missing or over."""
+    """Return the end of a sentence: the nearest network, and its missing, extra and misshaped tensors; or ""."""
     if (near := nearest_network(found.tensors)) is None:
         return ""
     name, misfit = near
     parts = {
         "missing": [(one, misfit.expected[one]) for one in misfit.missing],
-        "left over": [(one, misfit.found[one]) for one in misfit.unexpected],
+        "extra": [(one, misfit.found[one]) for one in misfit.unexpected],
         "of another shape": [(one, misfit.found[one]) for one in misfit.misshaped],
     }
     told = [
@@ -263,11 +269,11 @@ def _nearest(found: Recognised) -> str:
         for what, those in parts.items()
         if those
     ]
-    return f"; nearest is {name}, with {'; '.join(told)}" if told else ""
+    return f"; the nearest is {name}; {'; '.join(told)}" if told else ""
 
 
 def _classes_in(network: str) -> int | None:
-    """The number of classes that the text of a network gives, if it does."""
+    """Return the number of classes in the text of a network; None if the text has no `classes=`."""
     said = any(setting.partition("=")[0].strip() == "classes" for setting in network.split(",")[1:])
     return parse_spec(network).classes if said else None
 
@@ -275,7 +281,7 @@ def _classes_in(network: str) -> int | None:
 def _network(
     project: Project, tensors: Mapping[str, Tensor], spec: ModelSpec, *, new_head: bool, where: str
 ) -> "ResNet":
-    """The network with the file's tensors; its last layer with first values instead, where `new_head` says so."""
+    """Return the network with the file's tensors; with `new_head`, its last layer has random weights instead."""
     from resnetkit.models.resnet import build
 
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""What is in a file of weights: `resnetkit convert --list`, the answer to a file that is refused."""
+"""List the content of a file of weights: `resnetkit convert --list`. It helps when a file can't be converted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from resnetkit.errors import ResnetkitError, UsageError
 
 @dataclass(frozen=True)
 class Listing:
-    """What a file holds, and what it would be taken for."""
+    """The content of a file, and the network that `convert` would find in it."""
 
     path: Path
     form: str
     """PyTorch, TorchScript, safetensors, HDF5, Keras or .npz."""
     groups: Mapping[str, Mapping[str, AnyTensor]]
-    """Tensors by name in each group that lies together, by the group's place in the file; "" is the file itself."""
+    """Nested name of each group of tensors in the file -> the group's tensors by name; "" is the top level."""
     networks: tuple[str, ...]
-    """The groups that hold a network."""
+    """Names of the groups that contain a network."""
     objects: Mapping[str, object]
-    """What lies beside the chosen group, as plain values by nested name; beside nothing, if there is none."""
+    """The values outside the chosen group, as plain values by nested name; all values if no group is chosen."""
     part: str | None
-    """What `convert` takes the network from; None where it finds none."""
+    """The part that `convert` reads the network from; None if it finds no network."""
     others: tuple[str, ...]
-    """Other parts that hold a network: `part` takes them."""
+    """Other parts that contain a network, as `part` accepts them."""
     left_out: tuple[str, ...]
     """Prefixes in the group that do not belong to the network."""
     taken_for: str
-    """Whose network it is, and which; or why it can't be converted."""
+    """The project and the network that `convert` recognises; or the reason why it can't convert the file."""
 
     def document(self) -> dict[str, object]:
-        """As JSON shows it."""
+        """Return the content of the JSON document that `--json` prints."""
         return {
             "file": str(self.path),
             "form": self.form,
@@ -55,7 +55,10 @@ class Listing:
 
 
 def list_file(file: str | Path, *, part: str | None = None) -> Listing:
-    """What is in a file of weights. Raises ModelFileError where it can't be read at all, UsageError without `part`."""
+    """List the content of a file of weights, and the network in `part` or, without it, in the part that is chosen.
+
+    Raises ModelFileError if the file can't be read, UsageError if it has no such part.
+    """
     path = weights_file(file)
     with opened(path) as contents:
         found = groups(contents.root)
@@ -68,7 +71,7 @@ def list_file(file: str | Path, *, part: str | None = None) -> Listing:
                 raise UsageError(f"{path}: {error}") from error
             beside = [(key, value) for key, value in children(contents.root) if leaf(value) is None]
             _, objects = around(contents.root, Group((), {}, beside))
-            why = str(error) or f"it holds {held(contents.root)}"
+            why = str(error) or f"it contains {held(contents.root)}"
             return Listing(path, contents.form, places, networks, objects, None, (), (), f"nothing: {why}")
         _, objects = around(contents.root, chosen.group)
         others, left = tuple(chosen.others), tuple(chosen.left)
@@ -76,7 +79,7 @@ def list_file(file: str | Path, *, part: str | None = None) -> Listing:
 
 
 def _taken_for(path: Path, part: str | None) -> str:
-    """What `convert` would know of the file without more being said."""
+    """Return the project and the network that `convert` recognises without further arguments, or the reason why not."""
     try:
         weights = read_weights(path, part=part)
         found = recognised(weights, None, new_head=False, where=str(path))
@@ -87,7 +90,7 @@ def _taken_for(path: Path, part: str | None) -> str:
 
 
 def dtype_name(tensor: AnyTensor) -> str:
-    """Such as float32, or "int8, quantised"; of a tensor that is not read, why."""
+    """Return the dtype ("float32", "int8, quantised") or, for a tensor that can't be read, why ("a sparse tensor")."""
     if isinstance(tensor, Unread):
         return tensor.what
     quantised = ", quantised" if isinstance(tensor, Stored) and tensor.quantised else ""

@@ -1,4 +1,4 @@
-"""A model file to a state dict that torchvision or timm loads with strict=True, where they have such a network."""
+"""Write a model file as a state dict that torchvision or timm loads with strict=True, if they have this network."""
 
 import io
 import re
@@ -18,8 +18,6 @@ from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
 from resnetkit.models.timm import ARCHITECTURES, PRE_ACTIVATED
 
 FORMATS = (".pth", ".pt", ".safetensors")
-# What a network must be for a project to have it; a field that isn't here may be anything. With anything else the
-# tensors might well load, and compute something else.
 EXPRESSIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "torchvision": {
         "stem": ("imagenet",),
@@ -42,33 +40,41 @@ EXPRESSIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "blur": (0, 3),
     },
 }
-# With dilation, beyond that: torchvision's basic blocks take none, and timm's pooled shortcuts and blurs lie elsewhere.
+"""Project -> field of the spec -> the values that the project's networks can have. Other fields may have any value.
+
+With another value the tensors might load into the project's network, but it would compute something else.
+"""
 DILATED: dict[str, dict[str, tuple[Any, ...]]] = {
     "torchvision": {"block": ("bottleneck",)},
     "timm": {"pooled_shortcut": (False,), "blur": (0,)},
 }
-RESNETV2: dict[str, tuple[Any, ...]] = {  # timm's pre-activation networks, beyond that
+"""Additional conditions for dilated networks.
+
+torchvision's basic blocks have no dilation. timm's dilated networks pool shortcuts and blur in other places.
+"""
+RESNETV2: dict[str, tuple[Any, ...]] = {
     "norm": ("batch", "frozen"),
     "attention": ("none",),
     "blur": (0,),
     "groups": (1,),
     "width_per_group": (64,),
 }
+"""Additional conditions for pre-activation networks of timm."""
 
 
 def write_state_dict(model: str | Path, *, to: str, out: str | Path | None = None, force: bool = False) -> Path:
-    """Write the tensors of a model as `to`, torchvision or timm, names them; return the file, .pth or .safetensors.
+    """Write the tensors of a model under the names of `to`, torchvision or timm; return the path of the file.
 
-    `out` is `<stem of model>-<to>.pth` in the working folder by default. Raises UsageError where that project has no
-    such network: tensors that load are not enough.
+    `out` ends in .pth, .pt or .safetensors; the default is `<stem of model>-<to>.pth` in the working folder. Raises
+    UsageError if the project does not have this network, ModelFileError if the file can't be written.
     """
     if to not in EXPRESSIBLE:
-        raise UsageError(f"`to` is {to!r}; it takes {' or '.join(EXPRESSIBLE)}")
+        raise UsageError(f"`to` is {to!r}; it must be {' or '.join(EXPRESSIBLE)}")
     source = expanded(model)
     stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors").replace(":", "-")
     target = free_target(source, out or f"{stem}-{to}.pth", force=force)
     if target.suffix not in FORMATS:
-        raise UsageError(f"`out` {target} ends in {target.suffix or 'nothing'}; it takes {', '.join(FORMATS)}")
+        raise UsageError(f"`out` {target} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     loaded = load(model)
     refuse_inexpressible(loaded.header.spec, to)
     tensors = {
@@ -83,7 +89,7 @@ def write_state_dict(model: str | Path, *, to: str, out: str | Path | None = Non
 
 
 def refuse_inexpressible(spec: ModelSpec, project: str) -> None:
-    """Raise UsageError where `project` has no network like this, naming the field."""
+    """Raise UsageError, with the names of the fields, if `project` does not have this network."""
     stages = len(spec.depths)
     wrong = [f"{stages} stages"] if stages != 4 else []
     rows = EXPRESSIBLE[project] | (RESNETV2 if spec.order == "pre" else {})
@@ -94,13 +100,13 @@ def refuse_inexpressible(spec: ModelSpec, project: str) -> None:
         wrong += [f"dilated={'-'.join(map(str, spec.dilated)).lower()}"] if wrong else []
     if wrong:
         raise UsageError(
-            f"{project} has no network with {', '.join(wrong)}: its tensors might load there "
-            "and compute something else. Keep the model file"
+            f"{project} has no network with {', '.join(wrong)}: the tensors might load there, "
+            "but the network would compute something else. Use the model file itself"
         )
 
 
 def constructor(spec: ModelSpec, project: str) -> str:
-    """The Python call that makes this network in `project`, which `refuse_inexpressible` has let through."""
+    """Return the Python call that makes this network in `project`; call `refuse_inexpressible` before."""
     classes = {"num_classes": spec.classes}
     if project == "torchvision":
         near = next((name for name, row in SPECS.items() if row == ModelSpec(spec.block, spec.depths)), None)
@@ -136,7 +142,7 @@ TIMM_STEMS: dict[tuple[str, str], dict[str, object]] = {
 
 
 def _changed(spec: ModelSpec, field: str, theirs: str) -> dict[str, object]:
-    """A field under a project's name for it; nothing at its default value, which is the same there and here."""
+    """Return {theirs: value of the field}, or {} for the default value, which is the same in all projects."""
     value = getattr(spec, field)
     return {} if value == getattr(ModelSpec, field) else {theirs: value}
 
@@ -146,11 +152,11 @@ def _listed(arguments: Mapping[str, object]) -> str:
 
 
 def as_named_by(project: str, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict with a project's names; only timm's pre-activation networks have others."""
+    """Return our state dict under a project's names. They differ from ours only in timm's pre-activation networks."""
     if project != "timm" or spec.order != "pre":
         return dict(tensors)
     theirs = {_to_resnetv2(name): tensor for name, tensor in tensors.items()}
-    theirs["head.fc.weight"] = theirs["head.fc.weight"][:, :, None, None]  # a 1×1 convolution there
+    theirs["head.fc.weight"] = theirs["head.fc.weight"][:, :, None, None]  # timm has a 1×1 convolution
     return theirs
 
 

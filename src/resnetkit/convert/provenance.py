@@ -1,4 +1,4 @@
-"""What is known of a file: from its hash, from its names, and from what is in it or next to it beside the tensors."""
+"""Find out where a file comes from: by its hash, its tensor names, its other values, and the files in its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +15,6 @@ from resnetkit.convert.presets import PREPROCESSES, class_names
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.models.spec import ModelSpec, parse_spec
 
-# Names of the files that chenyaofo/pytorch-cifar-models publishes end with the first digits of their SHA-256, and the
-# tensors alone could be anyone's: a network and its preprocessing (with the classes of the same name) for each.
 CIFAR_MODELS = {
     "4118986f": ("resnet20_b", "cifar10"),
     "ef93fc4d": ("resnet32_b", "cifar10"),
@@ -27,30 +25,36 @@ CIFAR_MODELS = {
     "ffe32858": ("resnet44_b", "cifar100"),
     "f2eff4c8": ("resnet56_b", "cifar100"),
 }
+"""First 8 hex digits of the SHA-256 -> (network, name of preprocessing and classes).
+
+The files are those of chenyaofo/pytorch-cifar-models, whose names end in these digits. Their tensor names are shared
+by many projects.
+"""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a file from its hash or its project; None or empty for what is not."""
+    """The facts that are known about a file from its hash or its project. Unknown facts are None or empty."""
 
     who: str
-    """Whose it is, for people."""
+    """Name of the project or of the published weights, for people."""
     model: str | None = None
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the network's spec."""
+    """Known fields of the network's spec, with their values."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    """Published metrics, as in the model file's header."""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """What else the model file's header keeps of where the weights come from."""
+    """Additional entries for `origin` in the model file's header."""
     assumed: tuple[str, ...] = ()
-    """Which of preprocess and classes no file says, so that what the author usually publishes is assumed."""
+    """`preprocess` and `classes`, if no file contains them and the project's usual values are assumed."""
     classes_from: str = ""
-    """Where in the file the class names are; empty where they are not from there."""
+    """Nested name of the class names in the file; empty if they do not come from the file."""
 
 
 def known_by_hash(sha256: str) -> Provenance | None:
-    """What is known of a file with this SHA-256 (64 hex digits): a published one, or None."""
+    """Return the facts about the published file with this SHA-256 (64 hex digits); None for an unknown file."""
     if sha256[:8] in CIFAR_MODELS:
         model, preset = CIFAR_MODELS[sha256[:8]]
         facts = identity(parse_spec(model))
@@ -67,9 +71,11 @@ def known_by_hash(sha256: str) -> Provenance | None:
 def known_by_files(
     found: Recognised, objects: Mapping[str, object], classes: int | None, path: Path, *, names_given: bool
 ) -> Provenance:
-    """What the names say, the other values in the file and the files next to it; then what its author publishes.
+    """Return the facts from the tensor names, the file's other values (`objects`) and the files in its folder.
 
-    `classes` is how many the model file will have.
+    Missing facts are filled with the values of the weights that the project publishes. `classes` is the number of
+    classes that the model file will have. With `names_given`, class names in `objects` are ignored. Raises UsageError
+    for facts that contradict each other, ModelFileError for a broken file in the folder.
     """
     config, project = Facts(), found.project
     if project.name == "transformers":
@@ -80,7 +86,7 @@ def known_by_files(
     if not (names_given or config.classes):
         own = class_names_in(objects, classes, where=str(path), strict=classes == found.classes)
     preset, names = project.published.get(found.classes or 0, (None, None))
-    if config.model and found.classes == 1000:  # timm names no classes where they are ImageNet's
+    if config.model and found.classes == 1000:  # timm's config.json does not contain ImageNet's class names
         names = "imagenet"
     usual_preprocess = PREPROCESSES[preset] if preset and config.silent else None
     spec = spec_of(found.tensors)
@@ -89,7 +95,7 @@ def known_by_files(
         and spec
         and (usual_preprocess.size, usual_preprocess.channels) != (spec.input_size, spec.in_channels)
     ):
-        usual_preprocess = names = None  # the author's weights with as many classes are of another network
+        usual_preprocess = names = None  # the project's published weights with this number of classes: another network
     certain = config.classes or (own.names if own else None)
     assumed = {
         "preprocess": usual_preprocess if config.preprocess is None else None,
@@ -108,10 +114,12 @@ def known_by_files(
 
 
 def usual_choices(project: Project, known: Provenance, spec: ModelSpec) -> tuple[str, ...]:
-    """Choices of the network that nothing states, and that are assumed as most networks have them, in words."""
+    """Return sentences about properties of the network that no fact determines: the most frequent value is assumed."""
     guessed: list[str] = []
     if spec.block == "bottleneck" and "downsample_in" in project.usual_fields and "downsample_in" not in known.facts:
-        guessed.append(f"its bottlenecks have the stride {KERNEL_STRIDES[spec.downsample_in]}, as most with such names")
+        guessed.append(
+            f"its bottlenecks have the stride {KERNEL_STRIDES[spec.downsample_in]}, as in most files with these names"
+        )
     if spec.stem == "cifar" and len(spec.depths) > 3 and not known.model and "stem" not in known.facts:
-        guessed.append("its first convolution of 3×3 has a stride of 1, and no pooling behind it")
+        guessed.append("its first convolution, of 3×3, has a stride of 1, without pooling after it")
     return tuple(guessed)

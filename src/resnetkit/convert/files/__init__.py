@@ -1,1 +1,1 @@
-"""Files of weights, of any format, to tensors and plain values. No code in a file is ever run."""
+"""Read files of weights, in any format, as tensors and plain values. Code in a file is never run."""

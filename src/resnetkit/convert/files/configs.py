@@ -1,4 +1,4 @@
-"""What a config.json beside a file of weights says of the network: tensors can't tell a v1 network from a v1.5 one."""
+"""Read the config.json in the folder of a file of weights: it distinguishes v1 from v1.5, which tensors can't do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,39 +13,39 @@ from resnetkit.models.spec import ModelSpec, parse_spec
 from resnetkit.models.timm import parse_config
 
 RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic")
-"""Names by Pillow's numbers, which a preprocessor_config.json has."""
+"""Names of interpolations; a preprocessor_config.json contains Pillow's number, which is the index."""
 WARPED_FROM = 384
-"""From this size in pixels on, transformers' image processor resizes the whole picture to a square, without a crop."""
+"""For sizes of at least this many pixels, transformers resizes the whole picture to a square, without a crop."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files beside weights say; None or empty for what they don't."""
+    """The facts in the files beside the weights. Unknown facts are None or empty."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the network's spec."""
+    """Known fields of the network's spec, with their values."""
     who: str = ""
-    """Whose weights they are, for people, where the file says more than the names of the tensors."""
+    """Name of the project and architecture, for people; empty if the tensor names tell as much."""
     model: str | None = None
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
     silent: bool = True
-    """Whether nothing says how pictures are prepared, so that the project's usual way may be assumed."""
+    """Whether no file describes the preprocessing. The project's usual preprocessing can then be assumed."""
 
 
 def transformers_facts(weights: Path, classes: int | None) -> Facts:
-    """What transformers writes beside its weights, a config.json and a preprocessor_config.json; empty without them.
+    """Return the facts in the config.json and preprocessor_config.json of transformers; empty without a config.json.
 
-    `classes` is what the file of weights has. Raises UsageError for a network that no spec describes or other classes,
-    ModelFileError for a broken file.
+    `classes` is the number of classes in the file `weights`. Raises UsageError for a network that no spec describes and
+    for another number of classes, ModelFileError for a broken file.
     """
     path = weights.with_name("config.json")
     config = _read(path)
     if config.get("model_type") != "resnet":
-        return Facts()  # of something else that lies in the same folder, or nothing
+        return Facts()  # there is no config.json, or it belongs to another file in the folder
     if config.get("hidden_act", "relu") != "relu" or config.get("downsample_in_first_stage"):
         raise UsageError(
-            f"{path} describes a network with another activation or an early stride, which no row here has"
+            f"{path} describes a network with another activation or an early stride; no network here has these"
         )
     labels = config.get("id2label")
     names = names_in(labels, where=str(path)) if labels else None
@@ -61,9 +61,10 @@ def transformers_facts(weights: Path, classes: int | None) -> Facts:
 
 
 def timm_facts(weights: Path, classes: int | None) -> Facts:
-    """What the config.json that timm writes beside its weights says; empty without one.
+    """Return the facts in timm's config.json; empty without one.
 
-    `classes` is what the file of weights has. Raises UsageError for other classes, and what `timm.parse_config` raises.
+    `classes` is the number of classes in the file `weights`. Raises UsageError for another number of classes, and the
+    errors of `timm.parse_config`.
     """
     path = weights.with_name("config.json")
     content = _read(path)
@@ -86,13 +87,13 @@ def timm_facts(weights: Path, classes: int | None) -> Facts:
 
 
 def identity(spec: ModelSpec) -> dict[str, Any]:
-    """The fields of a spec without those that may change while the weights stay the same."""
+    """Return the fields of a spec, except fields that can change while the weights stay the same."""
     free = ("classes", "dilated", "drop_path", "norm")
     return {name: value for name, value in vars(spec).items() if name not in free}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """The object in a JSON file; empty where there is no file, or no object in it."""
+    """Return the object in a JSON file; {} if there is no file, or no object in it."""
     if not path.is_file():
         return {}
     try:
@@ -104,11 +105,13 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _same_classes(path: Path, said: int, inside: int | None) -> None:
     if inside is not None and said != inside:
-        raise UsageError(f"{path} says {said:,} classes and the weights beside it have {inside:,}; they don't belong")
+        raise UsageError(
+            f"{path} has {said:,} classes, but the weights beside it have {inside:,}: they don't belong together"
+        )
 
 
 def _of_processor(config: Mapping[str, Any]) -> Preprocess | None:
-    """The preprocessing of transformers' ConvNextImageProcessor, which its residual networks have; None for others."""
+    """Return the preprocessing of a ConvNextImageProcessor, as transformers' ResNets use it; None for others."""
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     steps = all(config.get(step, True) is True for step in ("do_resize", "do_normalize", "do_rescale"))
     try:

@@ -1,4 +1,4 @@
-"""Keras' files, .h5 and .keras, to tensors by layer: `conv1_conv/kernel`, as Keras calls them, in Keras' layout."""
+"""Read Keras' files, .h5 and .keras: tensors in Keras' layout, under Keras' names (`conv1_conv/kernel`)."""
 
 import re
 from collections import Counter
@@ -16,30 +16,31 @@ from resnetkit.errors import ModelFileError, UsageError
 if TYPE_CHECKING:
     import h5py
 
-# Since Keras 2.12 the tensors of a layer have numbers for names, in the order of the layer's variables.
 NUMBERED = {
     1: ("kernel",),
     2: ("kernel", "bias"),
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
 }
+"""Number of tensors in a layer -> their names. Since Keras 2.12 the file has numbers instead, in this order."""
 NOT_WEIGHTS = re.compile(r"(^|/)(optimizer|optimizer_weights|_metrics|compile_metrics|metrics|seed_generator)(/|$)")
-"""What a compiled model's file holds beside its layers."""
+"""Names in the file of a compiled model that do not belong to its layers."""
 
 
 def read_hdf5(path: Path, file: BinaryIO) -> dict[str, Tensor]:
-    """Read an .h5 file: a whole model, its weights by layer name, or Keras 3's .weights.h5."""
+    """Read an .h5 file: a whole model, its weights by layer name, or Keras 3's .weights.h5. See `read_keras`."""
     return read_keras(path, file, b"{}")
 
 
 def read_keras(path: Path, file: BinaryIO, config: bytes) -> dict[str, Tensor]:
-    """Read the HDF5 part of a .keras file; `config` is its config.json, which older ones need for the layers' names.
+    """Read the HDF5 part of a .keras file. `config` is its config.json: older files have the layers' names only there.
 
-    Returns float tensors by `<layer>/<variable>`. Links out of the file are never followed.
+    Returns tensors by `<layer>/<variable>`, in the dtypes of the file. Links to other files are never followed. Raises
+    UsageError if h5py is not installed, ModelFileError for a broken file, and for one without names of layers.
     """
     try:
         import h5py
     except ImportError:
-        raise UsageError(f'{path} is a file of Keras, which needs h5py: pip install "resnetkit[keras]"') from None
+        raise UsageError(f'{path} is a file of Keras and requires h5py: pip install "resnetkit[keras]"') from None
     layers = _layer_names(parse_json(path, "config.json", config))
     tensors: dict[str, Tensor] = {}
     try:
@@ -48,19 +49,21 @@ def read_keras(path: Path, file: BinaryIO, config: bytes) -> dict[str, Tensor]:
             check_expansion(path, sum(data.size * data.dtype.itemsize for _, data in found if data.size is not None))
             for name, data in found:
                 if data.external or data.is_virtual or data.dtype.kind not in "fiu" or data.size is None:
-                    raise ModelFileError(f"{path}: {name} is no plain array in the file itself; get another file")
+                    raise ModelFileError(f"{path}: {name} is not a plain array in the file itself; get another file")
                 key = _keras_name(path, data, layers)
                 if key in tensors:
-                    raise ModelFileError(f"{path} has two tensors for {key}; save the network by itself")
+                    raise ModelFileError(
+                        f"{path} has two tensors for {key}; save a file that contains only the network"
+                    )
                 tensors[key] = torch.from_numpy(np.array(data[()], data.dtype.newbyteorder("="), order="C"))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ModelFileError(f"{path} is not a whole HDF5 file ({said}); get it anew") from error
+        raise ModelFileError(f"{path} is not a complete HDF5 file ({said}); get the file again") from error
     return tensors
 
 
 def _datasets(root: "h5py.File") -> Iterator[tuple[str, "h5py.Dataset"]]:
-    """Every array that is in the file, once; visititems follows neither soft links nor links to other files."""
+    """Yield every array in the file once. visititems follows neither soft links nor links to other files."""
     import h5py
 
     found: list[tuple[str, h5py.Dataset]] = []
@@ -82,19 +85,20 @@ def _keras_name(path: Path, data: "h5py.Dataset", layers: Mapping[str, str]) -> 
     group = data.parent
     if len(parents) < 2 or parents[-1] != "vars" or len(group) not in NUMBERED or int(name) >= len(group):
         return "/".join([*parents, name])
-    said = group.attrs.get("name")  # since Keras 3.8; before, only config.json in a .keras file says
+    said = group.attrs.get("name")  # since Keras 3.8; older files have it only in the config.json of a .keras file
     layer = said if isinstance(said, str) else layers.get(parents[-2])
     if layer is None:
         raise ModelFileError(
-            f"{path} does not name its layers, as older Keras wrote it; load it there and save it as .keras or .h5"
+            f"{path} was written by an older Keras and does not name its layers; "
+            "load it in Keras, and save it as .keras or .h5"
         )
     return f"{layer}/{NUMBERED[len(group)][int(name)]}"
 
 
 def _layer_names(config: Any) -> dict[str, str]:
-    """From a config.json: the name of the group that a layer's variables are in -> the layer's own name.
+    """Return, from the content of a config.json: name of a group of variables -> name of the layer.
 
-    Groups are called after classes and counted in the order of the layers: conv2d, conv2d_1, batch_normalization.
+    Group names are the layers' classes with a count, in the order of the layers: conv2d, conv2d_1, batch_normalization.
     """
     names: dict[str, str] = {}
     seen: Counter[str] = Counter()

@@ -1,14 +1,15 @@
-"""Which tensors in a file are a network's, and what lies beside them.
+"""Choose the network's tensors in a file, and describe the other values.
 
-A file's tensors come in groups: each dictionary that holds some, and each whole module. The rules of `choose`:
+A file's tensors are in groups: each dictionary that contains tensors, and each whole module, is a group. The rules of
+`choose`:
 
-1. A network's group goes before any other: five convolutions or more, one of them from a picture.
-2. Of several, the plain weights go before averaged ones, and NESTS says in which order names are looked for.
-3. Wrappers' prefixes are taken off: those that every name has, and those that wrappers put in the middle of names.
-4. Where one prefix has a whole network and others have other parts (a momentum encoder, a queue, a projector), it is
-   taken alone, by the order of TRUNKS; a last layer beside it, one linear layer, stays.
+1. A group with a network is preferred: it has at least five convolutions, and one of them reads a picture.
+2. Of several networks, plain weights are preferred to averaged weights, then the names in NESTS in their order.
+3. Prefixes of wrappers are removed: prefixes that every name has, and parts that wrappers put into the middle of names.
+4. If one prefix has a whole network, and others have other tensors (a momentum encoder, a queue, a projector), only the
+   network is used, and the last layer if it is one linear layer beside it. Of several networks, TRUNKS gives the order.
 
-`part` settles it where this is not what is meant.
+The argument `part` overrides these rules.
 """
 
 import re
@@ -37,88 +38,90 @@ NESTS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "weights"),
     *("model_weights", "state", "module", "learner", "student", "backbone", "encoder", "online_network"),
 )
-"""Where training scripts keep the state dict in a checkpoint, in the order in which they are looked for."""
+"""Names under which training scripts save the state dict in a checkpoint; earlier names are preferred."""
 AVERAGES = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "ema_state", "swa_model", "averaged_model"),
     *("teacher", "target_network"),
 )
-"""Where they keep a moving average of it, which is read only where there is nothing else."""
+"""Names under which training scripts save a moving average. It is used only if there are no plain weights."""
 PREFIXES = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "encoder_q", "student", "teacher")
 """Prefixes that wrappers put before every name: DataParallel, torch.compile, Lightning and many scripts."""
 INFIXES = frozenset({"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
-"""Parts that wrappers put into the middle of names."""
+"""Parts of names that wrappers put into the middle of names."""
 TRUNKS = (
     *("backbone", "encoder_q", "base_encoder", "student", "online_encoder", "online_network", "online", "module"),
     *("model", "net", "network", "encoder", "trunk", "resnet", "feature_extractor", "features", "base_model"),
     *("image_encoder", "visual", "cnn"),
 )
-"""Prefixes of the network where there are other parts; earlier ones are preferred."""
+"""Prefixes of the network in files with other parts; earlier prefixes are preferred."""
 AVERAGED = ("momentum", "target", "teacher", "ema", "encoder_k", "swa", "averaged")
 """Words in the prefixes of moving averages."""
 HEADS = (
     *("head", "fc", "classifier", "linear", "last_linear", "cls_head", "logits", "out", "output", "cls", "classify"),
     *("final", "last", "last_layer", "dense", "top", "fc1", "fc_out", "clf", "classification_head", "prediction"),
 )
-"""Prefixes of a last layer that lies beside the network."""
+"""Prefixes of a last layer beside the network."""
 COUNT_OF_AVERAGED = "n_averaged"
-"""The counter that torch.optim.swa_utils.AveragedModel keeps beside its module."""
+"""Name of the counter in torch.optim.swa_utils.AveragedModel, beside its module."""
 FEWEST_CONVOLUTIONS = 5
-"""Least number of convolutions of a network; a deep stem alone has three."""
+"""Smallest number of convolutions of a network. A deep stem alone has three."""
 MOST_CHANNELS = 4
-"""Most channels of a picture."""
+"""Largest number of channels of a picture."""
 MOST_WORK = 5_000_000
-"""Most values that are visited to find the groups: only a pickle that repeats the same objects has more."""
+"""Largest number of values that are visited to find groups. Only a pickle that repeats the same objects has more."""
 MOST_MODULES = 20_000
+"""Largest number of modules of a network."""
 
 QUANTISED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?(quantized|quantizable)\.")
-"""Modules whose weights are packed for one kind of processor."""
+"""Names of modules whose weights are packed for one kind of processor. They can't be read."""
 
 
 @dataclass
 class Group:
-    """Tensors that lie together in a file."""
+    """The tensors of one dictionary or module in a file."""
 
     path: tuple[str, ...]
-    """The names of what they are nested in, from the outside."""
+    """Keys that lead to the group, from the outermost to the innermost."""
     tensors: dict[str, AnyTensor]
     others: list[tuple[object, object]] = field(default_factory=list)
-    """What lies beside them, with its key; tensors whose key is no text are here, too."""
+    """Keys and values of the other entries in the same dictionary, and of tensors whose key is not text."""
     modules: dict[str, dict[str, object]] = field(default_factory=dict)
-    """Where the file holds a whole network: the plain attributes of its modules, by the module's name."""
+    """For a group that is a module: name of each inner module ("" is the group itself) -> its plain attributes."""
 
     @property
     def name(self) -> str:
-        """The path with dots."""
+        """The path, joined by dots."""
         return ".".join(self.path)
 
     @property
     def network(self) -> bool:
-        """Whether there are enough convolutions, and one of them from a picture."""
+        """Whether there are enough convolutions for a network, and one of them reads a picture."""
         return _is_network(self.tensors)
 
 
 @dataclass
 class Choice:
-    """The network's tensors, and what was left out."""
+    """The network's tensors, and the names of the tensors that were left out."""
 
     group: Group
-    """The group that they are in."""
+    """The group that contains the tensors."""
     part: str
-    """Where they are: nested names and prefixes, joined by dots, as `part` takes it."""
+    """The network's place in the file, as `part` accepts it: nested names and prefixes, joined by dots."""
     tensors: dict[str, AnyTensor]
     left: list[str]
     """Prefixes in the group that are left out."""
     others: list[str]
-    """Parts that hold networks as well."""
+    """Other parts that contain networks."""
     modules: dict[str, dict[str, object]]
+    """Name of each module in the network -> its plain attributes; empty without modules."""
 
 
 class NoTensorsError(ValueError):
-    """There are no tensors by name, or not in the part that was asked for, or other things are among them."""
+    """The file, or the chosen part, contains no tensors by name, or contains other values among them."""
 
 
 def groups(root: object) -> list[Group]:
-    """All groups of tensors, in the file's order. What is nested too deeply is left out."""
+    """Return all groups of tensors, in the file's order, without values deeper than MOST_DEPTH. Raises PickleError."""
     found: list[Group] = []
     seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], object]] = [((), root)]
@@ -137,12 +140,12 @@ def groups(root: object) -> list[Group]:
         group, held = Group(path, {}), children(value)
         work += 1 + len(held)
         if work > MOST_WORK:
-            raise PickleError("it has the same objects more often than any checkpoint")
+            raise PickleError("it repeats the same objects more often than any checkpoint")
         for key, child in held:
             tensor = leaf(child)
             if tensor is not None and isinstance(key, str):
                 if len(key) > MOST_LETTERS:
-                    raise PickleError(f"a tensor in it has a name of {len(key):,} letters")
+                    raise PickleError(f"a tensor in it has a name of {len(key):,} characters")
                 group.tensors[key] = tensor
             elif tensor is not None or not isinstance(value, (list, tuple)) or _has_children(child):
                 group.others.append((key, child))
@@ -161,7 +164,7 @@ def _has_children(value: object) -> bool:
 
 
 def choose(found: Sequence[Group], part: str | None = None) -> Choice:
-    """The network's tensors among the groups by the rules above, or those of `part`. Raises NoTensorsError."""
+    """Return the tensors of `part`; without `part`, choose the network by the rules above. Raises NoTensorsError."""
     if part is not None:
         return _of_part(found, part)
     candidates = [group for group in found if group.network or all(name in NESTS + AVERAGES for name in group.path)]
@@ -184,7 +187,7 @@ def choose(found: Sequence[Group], part: str | None = None) -> Choice:
 
 
 def _of_part(found: Sequence[Group], part: str) -> Choice:
-    """The tensors that `part` names: a group, or those with a prefix in one."""
+    """Return the tensors of `part`: a group, or the tensors of a group with a prefix."""
     for group in sorted(found, key=lambda group: -len(group.path)):
         prefix = part.removeprefix(group.name).strip(".") if part.startswith(group.name) else None
         if prefix is None:
@@ -203,11 +206,11 @@ def _of_part(found: Sequence[Group], part: str) -> Choice:
 
 def _there(found: Sequence[Group]) -> str:
     names = [group.name for group in _networks(found) if group.name]
-    return f"there are {', '.join(names)}" if names else "resnetkit convert --list FILE shows what is there"
+    return f"its parts are {', '.join(names)}" if names else "resnetkit convert --list FILE shows its content"
 
 
 def _networks(found: Sequence[Group]) -> list[Group]:
-    """The groups that hold networks. Lists of tensors, such as an optimiser's, count only where no other group does."""
+    """Return the groups with networks. Lists of tensors, such as an optimiser's, count only without other groups."""
     networks = [group for group in found if group.network]
     return [group for group in networks if not all(map(str.isdecimal, group.tensors))] or networks
 
@@ -226,7 +229,9 @@ def _refuse_others(group: Group) -> None:
     if group.others:
         key, value = group.others[0]
         name = repr(key)[:100] if isinstance(key, str | int) else text_of(key)
-        raise NoTensorsError(f"{name} is {kind_of(value)}, not a tensor with a name ({len(group.others)} such)")
+        raise NoTensorsError(
+            f"{name} is {kind_of(value)}, not a tensor with a name ({len(group.others)} entries are no such tensors)"
+        )
 
 
 def _is_network(tensors: Mapping[str, AnyTensor]) -> bool:
@@ -235,7 +240,11 @@ def _is_network(tensors: Mapping[str, AnyTensor]) -> bool:
 
 
 def _trunk(tensors: Mapping[str, AnyTensor]) -> tuple[dict[str, AnyTensor], list[str], list[str], list[str]]:
-    """Without wrappers' prefixes: the tensors, the prefixes, what is left out, and other prefixes of networks."""
+    """Find the network under its prefixes.
+
+    Returns its tensors without the prefixes, the prefixes, the prefixes of the tensors that are left out, and the
+    prefixes of other networks.
+    """
     ours = _without_infixes(tensors)
     prefixes: list[str] = []
     heads: dict[str, AnyTensor] = {}
@@ -269,7 +278,7 @@ def _trunk(tensors: Mapping[str, AnyTensor]) -> tuple[dict[str, AnyTensor], list
 
 
 def _by_first(tensors: Mapping[str, AnyTensor]) -> dict[str, dict[str, AnyTensor]]:
-    """By the first part of their names, those without a second one under ""."""
+    """Group tensors by the first part of their names; names with only one part are under ""."""
     parts: dict[str, dict[str, AnyTensor]] = {}
     for name, tensor in tensors.items():
         first, dot, rest = name.partition(".")
@@ -278,7 +287,7 @@ def _by_first(tensors: Mapping[str, AnyTensor]) -> dict[str, dict[str, AnyTensor
 
 
 def _holds_network(name: str, inside: Mapping[str, AnyTensor]) -> bool:
-    """Whether a whole network is under a prefix. A number is no prefix: it is a place in a Sequential."""
+    """Whether a prefix contains a whole network. A number is not a prefix: it is the index in a Sequential."""
     return bool(name) and not name.isdecimal() and _is_network(inside)
 
 
@@ -309,7 +318,7 @@ def _renamed(modules: Mapping[str, dict[str, object]], prefixes: Sequence[str]) 
 
 
 def is_module(value: object) -> TypeGuard[Record]:
-    """Whether a record is a torch.nn.Module or a module of TorchScript."""
+    """Whether a value is the record of a torch.nn.Module or of a TorchScript module."""
     if not isinstance(value, Record):
         return False
     names = [key for key, _ in attributes_of(value)]
@@ -319,9 +328,13 @@ def is_module(value: object) -> TypeGuard[Record]:
 def _module_tensors(
     module: Record, start: str, modules: dict[str, dict[str, object]], budget: list[int], depth: int
 ) -> Iterator[tuple[str, AnyTensor]]:
-    """The parameters and buffers of a module and of the modules in it, under the names of its state dict."""
+    """Yield the parameters and buffers of a module and its inner modules, under the names of the state dict.
+
+    The plain attributes of each module are added to `modules`. `start` is the prefix of the names, `depth` the depth of
+    the module. See `values.plain` for `budget`.
+    """
     if depth > 4 * MOST_DEPTH or len(modules) > MOST_MODULES:
-        raise PickleError("its modules are more than any network's")
+        raise PickleError("it has more modules than any network")
     attributes = attributes_of(module)
     budget[0] -= len(attributes)
     modules[start.removesuffix(".")] = {"class": module.name} | {
@@ -354,7 +367,7 @@ def _module_tensors(
 
 
 def around(root: object, group: Group) -> tuple[list[str], dict[str, object]]:
-    """What the file holds beside the tensors of a group: names, and plain values by nested name."""
+    """Return the file's values outside a group: their names, and their plain values by nested name."""
     names: list[str] = []
     objects: dict[str, object] = {}
     budget = [MOST_DESCRIBED]

@@ -1,9 +1,10 @@
-"""Pickles to inert values: nothing is imported and nothing is called, whatever a pickle asks for.
+"""Read pickles as inert values. Nothing is imported and nothing is called.
 
-A pickle is a program for a small stack machine. This is that machine without its two dangerous ends: a name of a class
-or function stays a `Name`, and what would call one becomes a `Record` of what was asked. Of the values that a pickle
-makes, only numbers, text, bytes, lists and tuples are Python's own. Nothing of them is hashed, compared, printed or
-walked here. The work is bounded by the bytes that are there, and by MOST_STEPS, MOST_RECORDS and MOST_MARKS.
+A pickle is a program for a small stack machine. This module is that machine without its two dangerous instructions: the
+name of a class or function becomes a `Name` and is not imported, and a call becomes a `Record` of the name and the
+arguments and is not executed. Only numbers, text, bytes, lists and tuples become Python's own objects. This module
+does not hash, compare, print or traverse the values. The work is limited by the number of bytes in the file, and by
+MOST_STEPS, MOST_RECORDS and MOST_MARKS.
 """
 
 import codecs
@@ -14,21 +15,21 @@ from typing import IO, TypeVar
 Item = TypeVar("Item")
 
 MOST_STEPS = 3_000_000
-"""Most instructions of all pickles in a file, which take seconds. A checkpoint has about ten thousand."""
+"""Largest number of instructions of all pickles in a file; they run for seconds. A checkpoint has about 10,000."""
 MOST_RECORDS = 1_000_000
-"""Lists, tuples and records that they may make, and half of what they may keep to refer to: some hundred megabytes."""
+"""Largest number of lists, tuples and records; the memo may have twice as many. They need some hundred megabytes."""
 MOST_MARKS = 10_000
-"""Deepest nesting of marks."""
+"""Largest depth of nested marks."""
 MOST_DIGITS = 1000
-"""Digits of a whole number in text; in bytes, a quarter of it. Turning longer ones into text takes long."""
+"""Largest number of digits of a whole number in text; a quarter of it in bytes. Python prints longer numbers slowly."""
 
 
 class PickleError(ValueError):
-    """The file is no pickle, is cut off, or asks for more than any checkpoint needs."""
+    """The file is not a pickle, is truncated, or is larger or deeper than any checkpoint."""
 
 
 class Name:
-    """A class or function that a pickle names: `module.name`, as text."""
+    """The name of a class or function in a pickle, as text: `module.name`."""
 
     __slots__ = ("text",)
 
@@ -37,7 +38,7 @@ class Name:
 
 
 class Reference:
-    """What a pickle leaves to its reader (a persistent id), such as PyTorch's storages."""
+    """A persistent id: a reference to an object outside the pickle, such as PyTorch's storages."""
 
     __slots__ = ("to",)
 
@@ -46,28 +47,29 @@ class Reference:
 
 
 class Record:
-    """An object that was not made: what a pickle says of it. Dictionaries and sets are records, too."""
+    """The description of an object that was not made. Dictionaries and sets are records, too."""
 
     __slots__ = ("args", "entries", "items", "name", "state")
 
     def __init__(self, name: str, args: object = ()) -> None:
         self.name = name
-        """Name of its class, or of the function that would make it."""
+        """Name of the object's class, or of the function that would make it."""
         self.args = args
-        """Arguments that would be passed to it."""
+        """Arguments of this class or function."""
         self.state: object = None
         """State that would be set afterwards: mostly a dictionary of attributes."""
         self.items: Sequence[object] = ()
-        """Items that would be appended or added, of lists and sets."""
+        """Items of a list or set."""
         self.entries: Sequence[tuple[object, object]] = ()
-        """Keys and values in their order, of dictionaries."""
+        """Keys and values of a dictionary, in their order."""
 
 
-# Instructions by what follows them: so many bytes of a number, or of a length and then so many bytes.
+# Instruction -> format or number of bytes of the number after it. In TEXTS, STRINGS, BYTES and LONGS, this number is
+# the length of the content that comes next.
 NUMBERS = {b"K": "<B", b"M": "<H", b"J": "<i", b"G": ">d"}
 CONSTANTS = {b"N": None, b"\x88": True, b"\x89": False, b")": ()}
 TEXTS = {b"X": 4, b"\x8c": 1, b"\x8d": 8}
-STRINGS = {b"T": 4, b"U": 1}  # of Python 2
+STRINGS = {b"T": 4, b"U": 1}  # Python 2's
 BYTES = {b"B": 4, b"C": 1, b"\x8e": 8, b"\x96": 8}
 LONGS = {b"\x8a": 1, b"\x8b": 4}
 TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
@@ -77,11 +79,11 @@ EXTENSIONS = {b"\x82": 1, b"\x83": 2, b"\x84": 4}
 
 
 class Pickles:
-    """Reads one pickle after another from the next `left` bytes of a file."""
+    """Reads consecutive pickles from the next `left` bytes of a file. `most_steps` None is MOST_STEPS."""
 
     def __init__(self, file: IO[bytes], left: int, *, most_steps: int | None = None) -> None:
         self.references: list[Reference] = []
-        """All that the pickles so far had."""
+        """All references in the pickles that were read."""
         self.left = left
         self._file = file
         self._most_steps = most_steps or MOST_STEPS
@@ -93,7 +95,7 @@ class Pickles:
         self._encoded: dict[int, tuple[str, bytes]] = {}
 
     def load(self) -> object:
-        """The value of the next pickle. Raises PickleError."""
+        """Read the next pickle and return its value. Raises PickleError."""
         self._stack = []
         self._outer = []
         self._memo = {}
@@ -110,15 +112,15 @@ class Pickles:
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
             if isinstance(error, PickleError):
                 raise
-            raise PickleError(f"its instruction {code!r} has nothing to work on") from error
+            raise PickleError(f"its instruction {code!r} has no valid operands") from error
 
     def read(self, count: int) -> bytes:
-        """The next bytes. Raises PickleError, before any memory is reserved, where there are not so many."""
+        """Return the next `count` bytes. Raises PickleError, before memory is reserved, if there are fewer."""
         if count < 0 or count > self.left:
-            raise PickleError("it is broken off")
+            raise PickleError("it is truncated")
         content = self._file.read(count)
         if len(content) != count:
-            raise PickleError("it is broken off")
+            raise PickleError("it is truncated")
         self.left -= count
         return content
 
@@ -129,14 +131,14 @@ class Pickles:
         line = self._file.readline(self.left)
         self.left -= len(line)
         if not line.endswith(b"\n"):
-            raise PickleError("it is broken off")
+            raise PickleError("it is truncated")
         return line[:-1]
 
     def _number(self, size: int) -> int:
         return int.from_bytes(self.read(size), "little")
 
     def _do(self, code: bytes) -> None:
-        """Carry out one instruction."""
+        """Execute one instruction."""
         if code in GETS:
             self._stack.append(self._memo[self._number(GETS[code])])
         elif code in PUTS:
@@ -160,14 +162,14 @@ class Pickles:
             self._stack.append(self.read(self._number(BYTES[code])))
         elif code in LONGS:
             self._stack.append(self._long(self._number(LONGS[code])))
-        elif code in EXTENSIONS:  # a number for a class, known only where it was registered
+        elif code in EXTENSIONS:  # the number of a class, known only to the program that registered it
             self._stack.append(Name(f"extension {self._number(EXTENSIONS[code])}"))
         else:
             self._do_other(code)
 
     def _do_other(self, code: bytes) -> None:
         stack = self._stack
-        match code:  # the usual ones first
+        match code:  # the frequent instructions first
             case b"(":  # MARK
                 self._outer.append(stack)
                 self._stack = []
@@ -182,8 +184,8 @@ class Pickles:
                 self._new(Record("builtins.dict"))
             case b"b":  # BUILD
                 state, built = stack.pop(), stack[-1]
-                if not isinstance(built, Record):  # a class, for one, whose attributes it would change
-                    raise PickleError("it sets attributes of what is no object")
+                if not isinstance(built, Record):  # for example a class, whose attributes this would change
+                    raise PickleError("it sets attributes of something that is not an object")
                 built.state = state
             case b"c":  # GLOBAL
                 self._name(self._line(), self._line())
@@ -203,7 +205,7 @@ class Pickles:
             case b"\x93":  # STACK_GLOBAL
                 name, module = stack.pop(), stack.pop()
                 self._name(module, name)
-            case b"0":  # POP: of a value, or of a mark where there is none
+            case b"0":  # POP: remove the last value, or the last mark if no value is after it
                 if stack:
                     stack.pop()
                 else:
@@ -247,17 +249,17 @@ class Pickles:
                 stack.append(_whole(self._line().removesuffix("L")))
             case b"F":  # FLOAT
                 stack.append(float(self._line()[:MOST_DIGITS]))
-            case b"S":  # STRING: quoted, with escapes, which no name of a tensor has
+            case b"S":  # STRING: quoted; its escapes stay, since no name of a tensor has any
                 stack.append(self._line().strip("'\""))
             case b"V":  # UNICODE
                 stack.append(codecs.raw_unicode_escape_decode(self._line_of_bytes(), "replace")[0])
             case b"\x80":  # PROTO
                 if (protocol := self._number(1)) > 5:
                     raise PickleError(f"its protocol {protocol} is unknown")
-            case b"\x95":  # FRAME: only a hint how much to read at once
+            case b"\x95":  # FRAME: only a hint for buffered reading
                 if self._number(8) > self.left:
-                    raise PickleError("it is broken off")
-            case _:  # also NEXT_BUFFER and READONLY_BUFFER, whose data would be outside of the file
+                    raise PickleError("it is truncated")
+            case _:  # also NEXT_BUFFER and READONLY_BUFFER, whose data would be outside the file
                 raise PickleError(f"it has an unknown instruction {code!r}")
 
     def _new(self, value: object) -> None:
@@ -265,7 +267,10 @@ class Pickles:
         self._stack.append(value)
 
     def _made(self, name: str, args: object) -> object:
-        """A record, or the bytes that older protocols have as text: of a text that is there many times, once."""
+        """Return the record of a call, or bytes: older protocols write bytes as an encoded text.
+
+        A text that occurs many times is encoded only once.
+        """
         match args:
             case (str() as text, "latin1" | "latin-1") if name == "_codecs.encode":
                 if id(text) not in self._encoded:
@@ -284,17 +289,17 @@ class Pickles:
         elif isinstance(target, list):
             target.extend(items)
         else:
-            raise PickleError("it adds items to what is no list")
+            raise PickleError("it adds items to something that is not a list")
 
     def _put(self, items: list[object]) -> None:
         target = self._stack[-1]
         if not isinstance(target, Record) or len(items) % 2:
-            raise PickleError("it sets entries of what is no dictionary")
+            raise PickleError("it sets entries of something that is not a dictionary")
         target.entries = _extended(target.entries, list(zip(items[::2], items[1::2], strict=True)))
 
     def _name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleError("it names a class with what is no text")
+            raise PickleError("it has the name of a class that is not text")
         self._new(Name(f"{module[:MOST_DIGITS]}.{name[:MOST_DIGITS]}"))
 
     def _refer(self, to: object) -> None:
@@ -304,21 +309,21 @@ class Pickles:
 
     def _long(self, size: int) -> int:
         if size > MOST_DIGITS // 4:
-            raise PickleError(f"it has a whole number of {size:,} bytes")
+            raise PickleError(f"it contains a whole number of {size:,} bytes")
         return int.from_bytes(self.read(size), "little", signed=True)
 
 
 def _name_of(called: object) -> str:
-    """The name of what would be called; older PyTorch left classes to its reader, with their source."""
+    """Return the name of a class or function; older PyTorch writes a class as a reference, with its source code."""
     if isinstance(called, Reference) and isinstance(called.to, tuple):
         called = next((part for part in called.to if isinstance(part, Name)), None)
     if isinstance(called, Name):
         return called.text
-    return f"{called.name} of a call"[:MOST_DIGITS] if isinstance(called, Record) else "what is no class"
+    return f"{called.name} of a call"[:MOST_DIGITS] if isinstance(called, Record) else "not a class"
 
 
 def _extended(before: Sequence[Item], more: list[Item]) -> list[Item]:
-    """Most records have neither items nor entries, and so no list for them."""
+    """Return `before` with `more` items. Most records have no items, so a list is only made for the first items."""
     if not isinstance(before, list):
         return more
     before.extend(more)
@@ -326,11 +331,11 @@ def _extended(before: Sequence[Item], more: list[Item]) -> list[Item]:
 
 
 def _text_if_any(content: bytes) -> str | bytes:
-    """Of Python 2, where both were one: as text only where that has as many characters."""
+    """Return a string of Python 2, which is both text and bytes: as text if it is ASCII, else as bytes."""
     return content.decode("ascii") if content.isascii() else content
 
 
 def _whole(line: str) -> int:
     if len(line) > MOST_DIGITS:
-        raise PickleError(f"it has a whole number of {len(line):,} digits")
+        raise PickleError(f"it contains a whole number of {len(line):,} digits")
     return int(line)

@@ -1,7 +1,7 @@
-"""Files of weights to tensors by name. They are data, whatever they are called: no code in them is ever run.
+"""Read files of weights as tensors by name. Code in a file is never run.
 
-What a file is shows in its first bytes; its suffix is never asked. Everything that is wrong with one is a
-ModelFileError that names it, and memory stays in proportion to its size: a header can claim anything.
+The first bytes of a file determine its format; its suffix has no effect. Every fault of a file is a ModelFileError with
+the file's name. The memory that is used is limited by the file's size, because a header can claim any size.
 """
 
 import io
@@ -35,26 +35,26 @@ from resnetkit.files import expanded
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds."""
+    """The network's tensors in a file, and the file's other values."""
 
     tensors: Mapping[str, Tensor]
-    """By the names that their project gives them, without the prefixes of wrappers."""
+    """Tensors by their names in the project, without prefixes of wrappers."""
     other_entries: tuple[str, ...] = ()
-    """Other entries of a checkpoint, which are left out."""
+    """Names of the file's other entries, which are left out."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """The text in a .safetensors header."""
+    """The text entries in a .safetensors header."""
     objects: Mapping[str, object] = field(default_factory=dict)
-    """What else lies beside the tensors, as plain values: None, bool, int, float, str, list and dict of these.
+    """The other values in the file, as plain values: None, bool, int, float, str, list and dict of these.
 
-    By nested name: `args`, or `model.classes` where it lies beside a state dict in `model`. An object of a class is
-    {"class": "argparse.Namespace", ...} with its attributes by name; tensors and long lists are left out.
+    The keys are nested names: `args`, or `model.classes` for a value beside a state dict in `model`. An object of a
+    class is {"class": "argparse.Namespace", ...} with its attributes by name. Tensors and long lists are left out.
     """
     part: str = ""
-    """Where in the file the tensors were: `state_dict`, `model.encoder_q`; empty at the top level."""
+    """The tensors' place in the file: `state_dict`, `model.encoder_q`; empty at the top level."""
     others: tuple[str, ...] = ()
-    """Other parts that hold a network, as `part` takes them: averaged weights, a teacher."""
+    """Other parts that contain a network, as `part` accepts them: averaged weights, a teacher."""
     modules: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Of a file that holds a whole network, its modules' plain attributes by the module's name, "" for the network.
+    """If the file contains a whole network: name of a module ("" for the network itself) -> its plain attributes.
 
     {"layer2.0.conv1": {"class": "torch.nn.modules.conv.Conv2d", "stride": [2, 2], ...}}.
     """
@@ -62,18 +62,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a file holds, before the network is chosen."""
+    """The whole content of a file, before the network is chosen."""
 
     root: object
-    """A dictionary or a record. It has tensors in it, or what stands for them until they are read."""
+    """A dictionary or a record. It contains tensors, or records and references of tensors that are read later."""
     form: str
     """Name of the file's format, for people."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """The text in a .safetensors header."""
+    """The text entries in a .safetensors header."""
 
 
 def weights_file(file: str | Path) -> Path:
-    """The file that a person named. Raises ModelFileError where there is none."""
+    """Return the path of a file, with ~ expanded. Raises ModelFileError if it does not exist."""
     path = expanded(file)
     if not path.exists():
         raise ModelFileError(f"{path} does not exist; give a file of weights")
@@ -81,11 +81,11 @@ def weights_file(file: str | Path) -> Path:
 
 
 def read_weights(path: Path, *, part: str | None = None) -> Weights:
-    """Read a .pth, .pt, .th, .bin, .pkl, .safetensors, .h5, .keras or .npz file, whatever its suffix.
+    """Read a .pth, .pt, .th, .bin, .pkl, .safetensors, .h5, .keras or .npz file. The suffix has no effect.
 
-    The network's tensors are chosen by the rules of `parts`, unless `part` says where they are. Raises ModelFileError
-    where the file is none of these, broken off, hostile, or holds values that aren't finite; UsageError where it has no
-    such part.
+    The network's tensors are those in `part`; without it, the rules of `parts` choose them. Raises ModelFileError for a
+    file in another format, a truncated or hostile file, and for values that aren't finite; UsageError if the file has
+    no such part.
     """
     with opened(path) as contents:
         chosen = choice(path, contents, part)
@@ -109,7 +109,7 @@ def read_weights(path: Path, *, part: str | None = None) -> Weights:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Contents]:
-    """What is in a file of weights; its tensors can be read as long as it is open."""
+    """Return the content of a file of weights. Its tensors can only be read inside the with block."""
     form = ""
     try:
         if path.is_dir():
@@ -135,26 +135,26 @@ BROKEN = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError, struct.error, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError),
 )
-"""Errors of reading a damaged or hostile file. RuntimeError comes from PyTorch, and from a zip file with a password."""
+"""Errors that damaged or hostile files raise. RuntimeError comes from PyTorch, and from zip files with a password."""
 
 
 def choice(path: Path, contents: Contents, part: str | None = None) -> Choice:
-    """The network's tensors in a file. Raises ModelFileError where there are none, UsageError without such a part."""
+    """Return the network's tensors. Raises ModelFileError if there are none, UsageError if there is no such part."""
     try:
         return choose(groups(contents.root), part)
     except NoTensorsError as error:
-        shown = f"resnetkit convert --list {shell(path)} shows what is in it"
+        shown = f"resnetkit convert --list {shell(path)} shows its content"
         if part is not None:
             raise UsageError(f"{path}: {error}") from error
         if str(error):
             raise ModelFileError(f"{path}: {error}; save net.state_dict(). {shown}") from error
         raise ModelFileError(
-            f"{path} holds {held(contents.root)}; save net.state_dict() from its project. {shown}"
+            f"{path} contains {held(contents.root)}; save net.state_dict() from its project. {shown}"
         ) from error
 
 
 def held(root: object) -> str:
-    """What a file without tensors by name holds, for people."""
+    """Describe the content of a file without tensors by name, for people."""
     if not isinstance(root, (Record, Mapping)):
         return f"{kind_of(root)}, not tensors by name"
     if isinstance(root, Record) and root.name.startswith("__torch__."):
@@ -167,11 +167,11 @@ Reader = Callable[[Path, BinaryIO], Contents]
 
 
 def _reader(path: Path, file: BinaryIO) -> tuple[str, Reader]:
-    """Tell what the file is by its first bytes."""
+    """Return the name of the file's format, and the function that reads it, by the file's first bytes."""
     start = file.read(1024)
     file.seek(0)
     if not start:
-        raise ModelFileError(f"{path} is empty; get it anew")
+        raise ModelFileError(f"{path} is empty; get the file again")
     for signature, what in NO_WEIGHTS.items():
         if start.lstrip().lower().startswith(signature):
             raise ModelFileError(f"{path} is {what}")
@@ -183,14 +183,15 @@ def _reader(path: Path, file: BinaryIO) -> tuple[str, Reader]:
         return "safetensors", _read_safetensors
     if start[257:262] == b"ustar" or start.startswith(b"\x80"):  # PyTorch's form before version 0.1.10, or a pickle
         return "PyTorch", _read_torch
-    raise ModelFileError(f"{path} is no file of weights that is known here: PyTorch, safetensors, HDF5, Keras or .npz")
+    raise ModelFileError(f"{path} is in no known format of weights: PyTorch, safetensors, HDF5, Keras or .npz")
 
 
 NO_WEIGHTS = {
-    b"<": "a web page, not weights: the download went wrong; get it anew",
+    b"<": "a web page, not weights: the download failed; get the file again",
     b"version https://git-lfs": "a pointer of Git LFS, not the weights; run git lfs pull, or download the file itself",
     b"{": "JSON, not weights; give the file of weights beside it",
 }
+"""First bytes of files that often replace weights by mistake -> the description, and the way to get the weights."""
 
 
 def _read_safetensors(path: Path, file: BinaryIO) -> Contents:
@@ -198,7 +199,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Contents:
 
     (length,) = struct.unpack("<Q", file.read(8))
     if length + 8 > path.stat().st_size:
-        raise ModelFileError(f"{path} is broken off, or its header lies about its length; get it anew")
+        raise ModelFileError(f"{path} is truncated, or its header has a wrong length; get the file again")
     try:
         with safe_open(path, framework="pt") as tensors:
             held = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
@@ -216,21 +217,21 @@ def _read_torch(path: Path, file: BinaryIO) -> Contents:
 
 def _torch(root: object, form: str) -> Contents:
     if not isinstance(root, (Record, list, tuple)):
-        raise PickleError(f"it holds {type(root).__name__}")
+        raise PickleError(f"it contains {type(root).__name__}, not tensors by name")
     return Contents(root, form)
 
 
 def _read_zip(path: Path, file: BinaryIO) -> Contents:
-    """PyTorch's form since 1.6, TorchScript's, Keras' since 2.12 and NumPy's are all archives."""
+    """Read a zip archive: a file of PyTorch since 1.6, TorchScript, Keras since 2.12, or NumPy."""
     archive = zipfile.ZipFile(file)  # stays open as long as the file
     check_expansion(path, sum(info.file_size for info in archive.infolist()))
-    if not any(info.CRC for info in archive.infolist()):  # PyTorch can leave all checksums out: then none is compared
+    if not any(info.CRC for info in archive.infolist()):  # PyTorch can omit all checksums: then they are not compared
         for info in archive.infolist():
             del info.CRC
     names = archive.namelist()
     if len(set(names)) != len(names):
-        raise ModelFileError(f"{path} has two parts of one name; get it from a source you trust")
-    if "model.weights.h5" in names:  # nothing is unpacked: other names in the archive mean nothing
+        raise ModelFileError(f"{path} has two parts with the same name; get the file from a source you trust")
+    if "model.weights.h5" in names:  # the archive is not unpacked, so its other names have no effect
         from resnetkit.convert.files.hdf5 import read_keras
 
         config = archive.read("config.json") if "config.json" in names else b"{}"
@@ -252,7 +253,7 @@ def _read_hdf5(path: Path, file: BinaryIO) -> Contents:
 
 
 def _array(path: Path, name: str, content: bytes) -> Tensor:
-    """One array of an .npz file: numbers only, and as many as its header says."""
+    """Return one array of an .npz file. Raises ModelFileError for other values than numbers, and for a wrong size."""
     stream = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
@@ -262,12 +263,12 @@ def _array(path: Path, name: str, content: bytes) -> Tensor:
         raise _broken(path, "npz", error) from error
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
         raise ModelFileError(
-            f"{path}: {name} holds {dtype}, not numbers; an .npz file of weights has arrays of numbers"
+            f"{path}: {name} contains {dtype}, not numbers; an .npz file of weights must contain arrays of numbers"
         )
     values = content[stream.tell() :]
     if math.prod(shape) * dtype.itemsize != len(values) or any(side < 0 for side in shape):
         raise ModelFileError(
-            f"{path}: {name} should be {shape} {dtype}, but has {len(values)} bytes; get the file anew"
+            f"{path}: {name} should be {shape} {dtype}, but has {len(values)} bytes; get the file again"
         )
     array = np.frombuffer(values, dtype).reshape(shape, order="F" if by_columns else "C")
     return torch.from_numpy(np.array(array, dtype.newbyteorder("="), order="C"))
@@ -275,4 +276,4 @@ def _array(path: Path, name: str, content: bytes) -> Tensor:
 
 def _broken(path: Path, kind: str, error: Exception) -> ModelFileError:
     said = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return ModelFileError(f"{path} is not a whole {kind} file ({said[:200]}); get it anew")
+    return ModelFileError(f"{path} is not a complete {kind} file ({said[:200]}); get the file again")

@@ -1,4 +1,4 @@
-"""PyTorch's files before version 0.1.10: tar archives of storages, tensors, and a pickle that gives their numbers."""
+"""Read files of PyTorch before version 0.1.10: tar archives of storages, tensors, and a pickle that refers to them."""
 
 import struct
 import tarfile
@@ -12,7 +12,7 @@ from resnetkit.convert.files.tensors import Stored, checked
 
 
 def read_tar(file: BinaryIO, size: int) -> object:
-    """The value in a file from before version 0.1.10; its pickle refers to storages and tensors by number."""
+    """Return the value in a file of `size` bytes. Its pickle refers to storages and tensors by number."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         parts: dict[str, tuple[IO[bytes], int]] = {}
         for member in tar:
@@ -20,10 +20,10 @@ def read_tar(file: BinaryIO, size: int) -> object:
             if content is not None and member.name in ("storages", "tensors", "pickle") and member.size <= size:
                 parts[member.name] = (content, member.size)
         if len(parts) != 3:
-            raise PickleError("it is a tar archive, but none of PyTorch's")
+            raise PickleError("it is a tar archive, but not PyTorch's")
         storages = _storages(*parts["storages"])
         tensors = _tensors(*parts["tensors"], storages)
-        # All of it is in memory now, as it may be: such files are small.
+        # Everything is in memory now. This is acceptable, because these files are small.
         pickles = Pickles(*parts["pickle"])
         value = pickles.load()
         for reference in pickles.references:
@@ -49,7 +49,7 @@ def _storages(file: IO[bytes], size: int) -> dict[str, Storage]:
         key, root, start, count = numbers_in(view, 4)
         whole = storages.get(str(root))
         if whole is None or start + count > whole.count:
-            raise PickleError("a storage in it reaches beyond another that it is a part of")
+            raise PickleError("a storage in it is a part of another storage, but ends after it")
         storages[str(key)] = replace(whole, start=start, count=count)
     return storages
 
@@ -70,11 +70,11 @@ def _tensors(file: IO[bytes], size: int, storages: Mapping[str, Storage]) -> dic
 
 def _count(value: object) -> int:
     if not isinstance(value, int):
-        raise PickleError("it does not say how many tensors it has")
+        raise PickleError("it does not contain the number of its tensors")
     return value
 
 
 def _three(value: object) -> Sequence[object]:
     if not isinstance(value, (tuple, list)) or len(value) != 3:
-        raise PickleError("a storage in it is not what PyTorch writes")
+        raise PickleError("a storage in it does not have PyTorch's form")
     return value

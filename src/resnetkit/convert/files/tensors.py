@@ -1,6 +1,6 @@
-"""Tensors in PyTorch's files, and NumPy's arrays in pickles: what says where one is, and how it is read.
+"""Tensors in PyTorch's files, and NumPy's arrays in pickles: find their numbers, and read them.
 
-The functions that a file names to make tensors are never called: REBUILD says what each of them stands for.
+A file contains the names of functions that make tensors. These are never called: REBUILD gives a replacement for each.
 """
 
 import sys
@@ -18,34 +18,36 @@ from resnetkit.convert.files.pytorch import read_pickles
 from resnetkit.convert.files.storages import DTYPES, InMemory, Storage, Unread
 
 MOST_DIMENSIONS = 16
+"""Largest number of dimensions of a tensor."""
 MOST_STEPS_WITHIN = 200
-"""Most instructions of the pickle in a storage that a pickle holds as a file: it needs about forty."""
+"""Largest number of instructions of a pickle inside a storage, in a plain pickle. It needs about forty."""
 NUMPY = {
     dtype.str[1:]: torch.from_numpy(np.zeros(1, dtype)).dtype
     for dtype in map(np.dtype, ("f2", "f4", "f8", "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
 }
-"""By NumPy's type codes without the byte order."""
+"""NumPy's type code, without the byte order -> torch's dtype."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A tensor in a file, not read yet."""
+    """A tensor in a file that was not read yet."""
 
     storage: Storage
     dtype: torch.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    """In elements, as in torch."""
     offset: int
-    """In elements, from the first one of the storage."""
+    """Index of the tensor's first element in the storage."""
     quantised: "Quantised | None" = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes in memory."""
+        """Number of bytes of the tensor in memory."""
         return prod(self.shape) * (4 if self.quantised else self.dtype.itemsize)
 
     def read(self) -> Tensor:
-        """The tensor, a view of the bytes that were read; what was quantised comes as float32."""
+        """Return the tensor, which shares the storage's memory if possible. A quantised tensor becomes float32."""
         start = (self.storage.start + self.offset) * self.dtype.itemsize
         span = 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         if not prod(self.shape):
@@ -62,14 +64,15 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """How whole numbers become real ones: scale × (number - zero), one pair for the tensor or for each channel."""
+    """The quantisation of a tensor: a real number is scale × (whole number - zero)."""
 
     scales: tuple[float, ...]
     zeros: tuple[float, ...]
     axis: int | None
+    """Dimension that has one scale and one zero for each index; None for one pair for the whole tensor."""
 
     def numbers(self, tensor: Tensor) -> Tensor:
-        """The real numbers, float32."""
+        """Return the real numbers for a tensor of whole numbers, as float32."""
         shape = [-1 if side == self.axis else 1 for side in range(tensor.ndim)] if self.axis is not None else []
         scales, zeros = (torch.tensor(v, dtype=torch.float64).reshape(shape) for v in (self.scales, self.zeros))
         return ((tensor.double() - zeros) * scales).float()
@@ -79,7 +82,7 @@ Leaf = Stored | Unread
 
 
 def tensor_of(value: object) -> Leaf | None:
-    """The tensor that a record stands for; None for anything else. Raises PickleError for a broken one."""
+    """Return the tensor that a record or reference describes; None for other values. Raises PickleError if broken."""
     for _ in range(MOST_WRAPPERS):
         match value:
             case Reference(to=Stored() | Unread() as found):
@@ -98,14 +101,14 @@ def tensor_of(value: object) -> Leaf | None:
                 except PickleError:
                     raise
                 except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-                    raise PickleError(f"a tensor in it is not what PyTorch writes ({name})") from error
+                    raise PickleError(f"a tensor in it does not have PyTorch's form ({name})") from error
             case _:
                 return None
     raise PickleError("a tensor in it is wrapped too often")
 
 
 def _view(storage: object, offset: object, size: object, stride: object, *rest: object) -> Leaf:
-    """A view of a storage, all of whose numbers must lie in the storage."""
+    """Return the tensor of _rebuild_tensor and _rebuild_tensor_v2: a view of a storage."""
     metadata = rest[2] if len(rest) > 2 else None
     if isinstance(metadata, Record) and metadata.entries:
         return Unread("a conjugate or negative view", _sizes(size))
@@ -113,7 +116,7 @@ def _view(storage: object, offset: object, size: object, stride: object, *rest: 
     return found if isinstance(found, Unread) else checked(found, found.dtype, offset, size, stride)
 
 
-def _view_of_type(  # _rebuild_tensor_v3: of bytes
+def _view_of_type(
     storage: object,
     offset: object,
     size: object,
@@ -123,6 +126,7 @@ def _view_of_type(  # _rebuild_tensor_v3: of bytes
     dtype: object,
     *_: object,
 ) -> Leaf:
+    """Return the tensor of _rebuild_tensor_v3: a view of a storage of bytes, with its own dtype."""
     found = storage_of(storage)
     if isinstance(found, Unread):
         return found
@@ -135,12 +139,13 @@ def _view_of_type(  # _rebuild_tensor_v3: of bytes
 
 
 def checked(storage: Storage, dtype: torch.dtype, offset: object, size: object, stride: object) -> Stored:
+    """Return a view of a storage. Raises PickleError for invalid arguments, and for a view that leaves the storage."""
     shape, strides = _sizes(size), _sizes(stride)
     if not isinstance(offset, int) or offset < 0 or len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
-        raise PickleError("a tensor in it has no shape that there is")
+        raise PickleError("a tensor in it has an invalid shape")
     last = offset + sum((side - 1) * step for side, step in zip(shape, strides, strict=True))
     if prod(shape) and last >= storage.count:
-        raise PickleError(f"a tensor of {'×'.join(map(str, shape)) or 'one number'} reaches beyond its storage")
+        raise PickleError(f"a tensor of {'×'.join(map(str, shape)) or 'one number'} ends after its storage")
     return Stored(storage, dtype, shape, strides, offset)
 
 
@@ -148,10 +153,10 @@ def _sizes(value: object) -> tuple[int, ...]:
     if isinstance(value, Record) and value.name == "torch.Size" and isinstance(value.args, tuple):
         (value,) = value.args
     if not isinstance(value, (tuple, list)):
-        raise PickleError("a tensor in it has no shape that there is")
+        raise PickleError("a tensor in it has an invalid shape")
     sizes = tuple(side for side in value if isinstance(side, int) and 0 <= side < 2**62)
     if len(sizes) != len(value):
-        raise PickleError("a tensor in it has no shape that there is")
+        raise PickleError("a tensor in it has an invalid shape")
     return sizes
 
 
@@ -167,7 +172,7 @@ def _quantised(storage: object, offset: object, size: object, stride: object, sc
     elif kind in ("torch.per_channel_affine", "torch.per_channel_affine_float_qparams"):
         scales, zeros, axis = _floats(scheme[1]), _floats(scheme[2]), int(scheme[3])
         if not 0 <= axis < len(view.shape) or {len(scales), len(zeros)} != {view.shape[axis]}:
-            raise PickleError("a quantised tensor in it has not as many scales as channels")
+            raise PickleError("a quantised tensor in it does not have one scale for each channel")
     else:
         return Unread(f"a tensor quantised as {kind}", view.shape)
     return replace(view, quantised=Quantised(scales, zeros, axis))
@@ -191,7 +196,7 @@ REBUILD: Mapping[str, Callable[..., Leaf]] = {
     "torch._utils._rebuild_tensor_v3": _view_of_type,
     "torch._utils._rebuild_qtensor": _quantised,
 }
-"""PyTorch's functions that make tensors -> what makes a Stored of their arguments. They themselves are never called."""
+"""PyTorch's function that makes a tensor -> our function, which makes a Stored from the same arguments."""
 UNREAD = {
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
@@ -199,24 +204,29 @@ UNREAD = {
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without numbers (meta)",
     "torch._utils._rebuild_wrapper_subclass": "a tensor of another class",
 }
-"""Functions that make tensors which are not read -> what those are."""
+"""PyTorch's function that makes a tensor which can't be read -> the description of the tensor."""
 WRAPPERS = {
     *(f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state", "xla_tensor")),
     *(f"torch._utils._rebuild_device_tensor_from_{kind}" for kind in ("numpy", "cpu_tensor")),
     *("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.autograd.variable.Variable"),
 }
-"""Functions and classes whose first argument is the tensor."""
+"""PyTorch's functions and classes whose first argument is the tensor."""
 DERIVED = {f"{module}._rebuild_from_type{v}" for module in ("torch._tensor", "torch.tensor") for v in ("", "_v2")}
-"""Functions that make a tensor of a derived class. Arguments: a function of REBUILD, the class, and its arguments."""
+"""PyTorch's functions that make a tensor of a derived class.
+
+Their arguments are a function of REBUILD, the class, and the arguments of the function.
+"""
 ARRAYS = {
     *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
     *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
 }
+"""NumPy's functions that make arrays."""
 MOST_WRAPPERS = 8
+"""Largest number of wrappers around one tensor."""
 
 
 def storage_of(value: object) -> Storage | Unread:
-    """The storage that a reference points to, after `bind` has put it there."""
+    """Return the storage of a reference, after `bind`, or of bytes in a plain pickle. Raises PickleError."""
     if isinstance(value, Record) and value.name == "torch.storage._load_from_bytes":
         return _storage_in_bytes(value)
     if isinstance(value, Reference) and isinstance(value.to, Storage | Unread):
@@ -225,7 +235,7 @@ def storage_of(value: object) -> Storage | Unread:
 
 
 def _storage_in_bytes(record: Record) -> Storage | Unread:
-    """A storage that a plain pickle holds as bytes, which are a PyTorch file themselves."""
+    """Return a storage that is inside a plain pickle, as the bytes of another PyTorch file."""
     content = record.args[0] if isinstance(record.args, tuple) and len(record.args) == 1 else None
     if not isinstance(content, bytes):
         raise PickleError("a tensor in it has no storage")
@@ -236,7 +246,7 @@ def _storage_in_bytes(record: Record) -> Storage | Unread:
 
 
 def raw_of(value: object) -> bytes | str | None:
-    """Bytes in a pickle: as bytes, or as text with one character for each byte (Python 2); None for anything else."""
+    """Return bytes in a pickle, which Python 2 writes as text with one character per byte; None for other values."""
     match value:
         case bytes() | str():
             return value
@@ -248,7 +258,7 @@ def raw_of(value: object) -> bytes | str | None:
 
 
 def _of_numpy(record: Record) -> Leaf | None:
-    """A NumPy array as a tensor; None for an array of objects or text."""
+    """Return a NumPy array as a tensor; None for an array of objects or text."""
     match record:
         case Record(state=(_, size, kind, by_columns, content)):
             pass
@@ -261,7 +271,7 @@ def _of_numpy(record: Record) -> Leaf | None:
     dtype, big_endian = found
     values, shape = raw_of(content), _sizes(size)
     if values is None or len(values) != prod(shape) * dtype.itemsize:
-        raise PickleError("an array in it has another size than it says")
+        raise PickleError("an array in it has a wrong number of bytes")
     strides = [1] * len(shape)
     order = range(1, len(shape)) if by_columns is True else range(len(shape) - 2, -1, -1)
     for side in order:
@@ -272,7 +282,7 @@ def _of_numpy(record: Record) -> Leaf | None:
 
 
 def numpy_type(value: object) -> tuple[torch.dtype, bool] | None:
-    """The dtype in a record of numpy.dtype, and whether it is big-endian; None for other types than numbers."""
+    """Return (dtype, whether it is big-endian) from a record of numpy.dtype; None for other types than numbers."""
     match value:
         case Record(name="numpy.dtype", args=(str() as code, *_), state=state):
             order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"

@@ -1,4 +1,4 @@
-"""The values in a file: what an object holds, by name, and all of it as plain values, up to a limit."""
+"""The values in a file: the entries, items and attributes of an object, and its description as plain values."""
 
 import codecs
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,29 @@ from resnetkit.convert.files.storages import Unread
 from resnetkit.convert.files.tensors import Stored, numpy_type, raw_of, tensor_of
 
 MOST_DESCRIBED = 200_000
-"""Most values beside the tensors that are described; TEXT_AS_ONE characters of text count as one."""
+"""Largest number of values in a file that are described."""
 TEXT_AS_ONE = 20
+"""Number of characters of text that count as one value."""
 MOST_DEPTH = 12
+"""Largest depth of nested values."""
 MOST_LETTERS = 1000
-"""Most letters of a tensor's name."""
+"""Largest number of characters of a tensor's name."""
 MOST_NUMBERS_SHOWN = 16
+"""Largest number of numbers in a tensor whose numbers are shown."""
 AnyTensor = Tensor | Stored | Unread
+"""A tensor in memory, a tensor in a file, or a tensor that can't be read."""
 DICTIONARIES = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict", "collections.Counter")
 
 
 def leaf(value: object) -> AnyTensor | None:
-    """The tensor that a value is, or None."""
+    """Return the tensor, if the value is one; else None."""
     if isinstance(value, (Record, Reference)):
         return tensor_of(value)
     return value if isinstance(value, Tensor) else None
 
 
 def children(value: object) -> Sequence[tuple[object, object]]:
-    """What a value holds, by key: a dictionary's entries, an object's attributes, a list's items by number."""
+    """Return (key, value) pairs: a dictionary's entries, an object's attributes, or a list's items by index."""
     match value:
         case Mapping():
             return list(value.items())
@@ -40,7 +44,7 @@ def children(value: object) -> Sequence[tuple[object, object]]:
 
 
 def _entries(record: Record) -> Sequence[tuple[object, object]]:
-    """The entries of a dictionary or of a class derived from it; Python 2 passes the pairs as a list."""
+    """Return the entries of a dictionary or a derived class. Python 2 writes them as a list of pairs."""
     if record.entries:
         return record.entries
     match record.args:
@@ -52,7 +56,7 @@ def _entries(record: Record) -> Sequence[tuple[object, object]]:
 
 
 def items_of(record: Record) -> Sequence[object]:
-    """The items of a set, or of a class derived from a list."""
+    """Return the items of a set, or of a class derived from a list."""
     match record:
         case Record(name="builtins.set" | "builtins.frozenset" | "__builtin__.set", args=(list() as items,)):
             return items
@@ -60,17 +64,18 @@ def items_of(record: Record) -> Sequence[object]:
 
 
 def attributes_of(record: Record) -> list[tuple[object, object]]:
-    """The attributes of an object: from its dictionary, and from its slots."""
+    """Return the attributes of an object, from its `__dict__` and its slots."""
     states = record.state if isinstance(record.state, tuple) and len(record.state) == 2 else (record.state,)
     return [entry for state in states if isinstance(state, Record) for entry in state.entries]
 
 
 def attribute_of(record: Record, name: str) -> object:
+    """Return the value of one attribute of an object; None if it has no such attribute."""
     return next((value for key, value in attributes_of(record) if key == name), None)
 
 
 def kind_of(value: object) -> str:
-    """The name of a value's class, for people."""
+    """Return the name of a value's class, for people."""
     if leaf(value) is not None:
         return "Tensor"
     if isinstance(value, Reference):
@@ -79,7 +84,7 @@ def kind_of(value: object) -> str:
 
 
 def text_of(key: object) -> str:
-    """A key as text."""
+    """Return a key as text."""
     if isinstance(key, str):
         return key
     if isinstance(key, bytes):
@@ -88,10 +93,11 @@ def text_of(key: object) -> str:
 
 
 def plain(value: object, budget: list[int], depth: int) -> object:
-    """A value as None, bool, int, float, str, list and dict; an object as {"class": ..., its attributes}.
+    """Return a value as None, bool, int, float, str, list or dict; an object is {"class": ..., and its attributes}.
 
-    Tensors of more than a few numbers, bytes, what is too deep and what is too much are only described. `budget` is how
-    many values may still be, in a list of one number, which is counted down; `depth` how deep this one lies.
+    For a larger tensor and for bytes, only the class and the shape or size are returned. A value that is too deep, or
+    that comes after the limit of values, becomes "...". `budget` is a list of one number: how many values may still be
+    described. This function reduces it. `depth` is the depth of `value`.
     """
     budget[0] -= 1
     if budget[0] < 0 or depth > MOST_DEPTH:
@@ -120,7 +126,7 @@ def plain(value: object, budget: list[int], depth: int) -> object:
 
 
 def _first(items: Sequence[object], budget: list[int]) -> Sequence[object]:
-    """The first values, as many as the limit allows."""
+    """Return the first items, as many as the limit allows, with "..." at the end if there are more."""
     return items if len(items) <= budget[0] else [*items[: max(budget[0], 0)], "..."]
 
 
@@ -177,12 +183,12 @@ def _plain_scalar(kind: object, content: bytes | str | None) -> object:
 
 
 def _plain_array(code: str, content: object, inner: object) -> object:
-    """An array of objects or text, such as class names; arrays of numbers are tensors."""
+    """Describe an array of objects or text, such as class names. Arrays of numbers are described as tensors."""
     if isinstance(content, list) and callable(inner):
         return inner(content)
     values = content if isinstance(content, bytes) else b""
     if code[:1] == "U" and code[1:].isdecimal() and values and (size := 4 * int(code[1:])) and len(values) % size == 0:
-        texts = codecs.utf_32_le_decode(values, "replace", True)[0]  # by name, Python would import it
+        texts = codecs.utf_32_le_decode(values, "replace", True)[0]  # bytes.decode would import a module
         width = size // 4
         if len(texts) == len(values) // 4:
             return [texts[at : at + width].rstrip("\0") for at in range(0, min(len(texts), MOST_DESCRIBED), width)]
@@ -190,7 +196,7 @@ def _plain_array(code: str, content: object, inner: object) -> object:
 
 
 def _plain_tensor(tensor: AnyTensor) -> object:
-    """The numbers of a small tensor, such as an accuracy or a mean."""
+    """Return the numbers of a small tensor, such as an accuracy or a mean; describe other tensors."""
     if isinstance(tensor, Unread):
         return {"class": "torch.Tensor", "shape": list(tensor.shape), "what": tensor.what}
     small = tensor.shape.numel() if isinstance(tensor, Tensor) else _count(tensor)
@@ -201,5 +207,5 @@ def _plain_tensor(tensor: AnyTensor) -> object:
 
 
 def _count(tensor: Stored) -> int:
-    """Bytes of its numbers, or of its storage, which is read with them."""
+    """Return the number of elements; more if the tensor's storage, which must be read as a whole, is large."""
     return max(tensor.nbytes // tensor.dtype.itemsize, tensor.storage.count // 64)

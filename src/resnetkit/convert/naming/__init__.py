@@ -1,1 +1,1 @@
-"""Tensors of any project under this package's names, and the network that has them."""
+"""Give the tensors of any project this package's names, and find the network that has them."""

@@ -1,4 +1,4 @@
-"""The last layer, whatever its name and its surroundings: it is taken if it is linear, and else left out."""
+"""Find the last layer under any name. It is used if it is the only linear layer after the trunk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,30 +11,31 @@ from resnetkit.convert.naming.networks import HEAD, TRUNK
 from resnetkit.errors import ModelFileError
 
 MOST_LISTED = 4
-"""Layers of a head that an error lists."""
+"""Largest number of layers of a head that an error lists."""
 
 
 @dataclass(frozen=True)
 class Headed:
-    """Tensors with the last layer in its place."""
+    """A file's tensors, with the last layer as fc.weight and fc.bias."""
 
     tensors: dict[str, Tensor]
-    """Under our names: the trunk, the last layer if there is one, and tensors that belong to neither."""
+    """Under our names: the trunk, the last layer if there is one, and other tensors."""
     notes: tuple[str, ...] = ()
-    """What was assumed of the last layer."""
+    """Assumptions about the last layer."""
     left_out: tuple[str, ...] = ()
-    """Layers that are not kept, since a new last layer takes their place."""
+    """Names of layers that a new last layer replaces."""
     tensors_left_out: int = 0
-    """How many tensors those are."""
+    """Number of tensors of these layers."""
     one_output: bool = False
-    """Whether two classes were made of one output."""
+    """Whether one output of the file became two classes."""
 
 
 def settle_head(tensors: Tensors, *, new_head: bool, where: str) -> Headed:
-    """Find the last layer among what is not of the trunk, and make the linear layer of ours of it.
+    """Find the last layer among the tensors outside the trunk, and return it as fc.weight and fc.bias.
 
-    It may be behind dropout (`fc.1`), be called otherwise, be a 1×1 convolution, have no bias, or one output, which
-    becomes two classes. Several layers in a row are refused, unless `new_head` takes their place.
+    It may be after dropout (`fc.1`), have another name, be a 1×1 convolution, have no bias, or have one output, which
+    becomes two classes. Raises ModelFileError, which names the file `where`, for several layers in a row; with
+    `new_head` they are left out instead.
     """
     ours = dict(tensors)
     notes: list[str] = []
@@ -45,7 +46,7 @@ def settle_head(tensors: Tensors, *, new_head: bool, where: str) -> Headed:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in around))
         if len(layers) == 1 and len(linear) == 1 and _width(ours[f"{layers[0]}.weight"]) == _channels(ours):
             if not new_head:
-                notes.append(f"{layers[0]} is its last layer, and nothing but dropout or the like is before it")
+                notes.append(f"{layers[0]} is its last layer, with only dropout or similar layers before it")
             for value in ("weight", "bias"):
                 if (name := f"{layers[0]}.{value}") in ours:
                     ours[f"fc.{value}"] = ours.pop(name)
@@ -55,9 +56,9 @@ def settle_head(tensors: Tensors, *, new_head: bool, where: str) -> Headed:
         elif around:
             shapes = [f"{name} {'×'.join(map(str, ours[f'{name}.weight'].shape))}" for name in linear]
             raise ModelFileError(
-                f"{where} does not end in one linear layer behind the average of the last map, but in "
-                f"{_listed(shapes)}{_with_norms(layers, linear)}: networks here have one, and what is between them no "
-                "tensor says. `new_head` N takes the trunk and makes a last layer for N classes anew"
+                f"{where} does not end in one linear layer after the average pooling, but in {_listed(shapes)}"
+                f"{_with_norms(layers, linear)}: networks here have only one, and the tensors do not tell which layers "
+                "without weights are between them. `new_head` N uses the trunk with a new last layer for N classes"
             )
     if HEAD[0] not in ours or new_head:
         return Headed(ours, tuple(notes))
@@ -69,14 +70,14 @@ def settle_head(tensors: Tensors, *, new_head: bool, where: str) -> Headed:
         bias = weight.new_zeros(len(weight))
     one_output = weight.ndim == 2 and len(weight) == 1 and bias is not None and bias.shape == (1,)
     if one_output and bias is not None:
-        notes.append("its one output is that of a sigmoid: two classes, of which the second is an output above 0")
+        notes.append("its one output is the input of a sigmoid, so it has two classes: an output above 0 is the second")
         weight, bias = (torch.cat([torch.zeros_like(values), values]) for values in (weight, bias))
     ours |= {HEAD[0]: weight} | ({} if bias is None else {HEAD[1]: bias})
     return Headed(ours, tuple(notes), one_output=one_output)
 
 
 def _linear_layers(tensors: Tensors) -> list[str]:
-    """Layers outside the trunk with a matrix for a weight."""
+    """Return the names of the layers outside the trunk whose weight is a matrix or a 1×1 convolution."""
     return [
         name.removesuffix(".weight")
         for name, tensor in tensors.items()
@@ -89,7 +90,7 @@ def _width(weight: Tensor) -> int:
 
 
 def _channels(tensors: Tensors) -> int:
-    """Channels of the trunk's last map: outputs of the last convolution of the last block; 0 where there is none."""
+    """Return the number of output channels of the last convolution of the last block; 0 if there is none."""
     convs = [name for name, t in tensors.items() if name.startswith("layer") and ".conv" in name and t.ndim == 4]
     return len(tensors[max(convs, key=_place)]) if convs else 0
 

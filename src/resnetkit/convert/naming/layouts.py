@@ -1,4 +1,4 @@
-"""How other projects name and lay out tensors: the functions in the rows of PROJECTS, from their form to ours."""
+"""Convert names and layouts of tensors in other projects to ours: the functions in the rows of PROJECTS."""
 
 import re
 from collections.abc import Mapping
@@ -11,13 +11,14 @@ from resnetkit.models.spec import ModelSpec
 Tensors = Mapping[str, Tensor]
 
 KERAS_EPSILON = 1.001e-5
-"""ε of the batch normalisation in Keras' residual networks; PyTorch's is EPSILON."""
+"""ε of the batch normalisation in Keras' residual networks."""
 EPSILON = 1e-5
+"""ε of the batch normalisation in PyTorch and in our networks."""
 KERAS_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
 def from_keras(found: re.Match[str]) -> str:
-    """`conv3_block2_1_conv/kernel` is layer2.1.conv1.weight; a bias stays beside the normalisation that takes it."""
+    """`conv3_block2_1_conv/kernel` is layer2.1.conv1.weight; a bias gets a name beside the following normalisation."""
     stage, block, part, layer, variable = found.groups()
     # Keras counts stages from conv2 on and blocks from 1; part 0 is the projection.
     where = f"layer{int(stage) - 1}.{int(block) - 1}." if block else ""
@@ -28,12 +29,12 @@ def from_keras(found: re.Match[str]) -> str:
 
 
 def fold_keras(tensors: Tensors) -> dict[str, Tensor]:
-    """Fold what Keras' residual networks have and ours have not into batch normalisation, in double precision.
+    """Fold the biases of convolutions and the ε of Keras' residual networks into batch normalisation, in float64.
 
-    A convolution's bias b only shifts what the normalisation then centres: γ(x + b - μ)/√(σ² + ε) + β is the same with
-    the running mean μ - b and no bias, and with another ε where the running variance grows by the difference. Kernels
-    go from (height, width, inputs, outputs) to (outputs, inputs, height, width). The first takes blue, green and red,
-    in which order Caffe had them: here its channels are turned round.
+    Batch normalisation after a convolution with bias b is γ(x + b - μ)/√(σ² + ε) + β. This is the same without the bias
+    and with the running mean μ - b. For another ε, the difference is added to the running variance σ². Kernels are
+    transposed from (height, width, inputs, outputs) to (outputs, inputs, height, width). Keras' first convolution
+    expects the channels blue, green, red, as Caffe's does: its input channels are reversed. Returns float32 tensors.
     """
     ours = dict(tensors)
     for name, tensor in tensors.items():
@@ -56,7 +57,7 @@ def fold_keras(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def from_transformers(found: re.Match[str]) -> str:
-    """`encoder.stages.1.layers.0.layer.2.convolution.weight` is layer2.0.conv3.weight; everything counts from 0."""
+    """`encoder.stages.1.layers.0.layer.2.convolution.weight` is layer2.0.conv3.weight; all their numbers begin at 0."""
     stage, block, index, kind, value = found.groups()
     where = f"layer{int(stage) + 1}.{block}"
     if index is None:
@@ -72,13 +73,13 @@ def from_resnetv2(found: re.Match[str]) -> str:
 
 
 def from_deep_stem(found: re.Match[str]) -> str:
-    """`stem.norm2.weight` is conv1.4.weight: convolutions, normalisations and ReLUs have one count here."""
+    """`stem.norm2.weight` is conv1.4.weight: ours counts convolutions, normalisations and ReLUs together."""
     part, index, value = found.groups()
     return f"conv1.{3 * (int(index) - 1) + (part == 'norm')}.{value}"
 
 
 def settle_resnetv2(tensors: Tensors) -> dict[str, Tensor]:
-    """A classifier that is a 1×1 convolution becomes a linear layer; deep stems come with shortcuts that pool first."""
+    """Make a linear layer of a classifier that is a 1×1 convolution; with a deep stem, shortcuts contain a pooling."""
     ours = dict(tensors)
     if "fc.weight" in ours and ours["fc.weight"].shape[2:] == (1, 1):
         ours["fc.weight"] = ours["fc.weight"].flatten(1)
@@ -88,14 +89,14 @@ def settle_resnetv2(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def from_symmetric_padding(tensors: Tensors, spec: ModelSpec) -> dict[str, Tensor]:
-    """Put the channels of each stage in our order: those that are new in a stage behind those from before it.
+    """Reorder the channels of each stage: a stage's new channels come after the channels of the stage before.
 
-    akamaster's option A pads the channels on both sides, half of the new ones before the old ones and half after; ours
-    pads after them. The order of a map's channels is only a matter of naming: put those of every map in a stage in
-    another order, the weights that make it and those that read it with them, and the network computes the same.
+    akamaster's option A pads with zeros on both sides: half of the new channels come before the old channels, half
+    after them. Ours pads only after them. The network computes the same if the channels of a feature map are reordered
+    together with the weights that produce and read them.
     """
     ours = dict(tensors)
-    order = torch.arange(spec.width)  # of the channels of the map so far: ours[i] is theirs[order[i]]
+    order = torch.arange(spec.width)  # of the current feature map: our channel i is their channel order[i]
     for stage, blocks in enumerate(spec.stages, 1):
         for number, block in enumerate(blocks):
             here = f"layer{stage}.{number}"
@@ -112,10 +113,10 @@ def from_symmetric_padding(tensors: Tensors, spec: ModelSpec) -> dict[str, Tenso
 
 
 def fold_biases(tensors: Tensors) -> dict[str, Tensor]:
-    """Fold the biases that convolutions have before their normalisation into its running mean, in double precision.
+    """Fold the biases of convolutions into the running mean of the following batch normalisation, in float64.
 
-    γ(x + b - μ)/√(σ² + ε) + β is the same with the mean μ - b and no bias. What is not followed by a batch
-    normalisation of as many channels stays: it does not fit then, and is named.
+    γ(x + b - μ)/√(σ² + ε) + β is the same without the bias b and with the running mean μ - b. A bias stays if no batch
+    normalisation with the same number of channels follows. It does not fit a network then, and an error names it.
     """
     ours = dict(tensors)
     for name, bias in tensors.items():
@@ -130,28 +131,28 @@ def fold_biases(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _norms_behind(conv: str) -> tuple[str, ...]:
-    """Possible names of the normalisation after a convolution, in networks that normalise after convolutions."""
+    """Return the possible names of the normalisation after a convolution, in post-activation networks."""
     parent, _, part = conv.rpartition(".")
-    if part.isdecimal():  # of a projection or a deep stem, whose last convolution has bn1 behind it
+    if part.isdecimal():  # in a projection or a deep stem; bn1 follows the last convolution of the stem
         return f"{parent}.{int(part) + 1}", "bn1"
     return (f"{conv.removesuffix(part)}bn{part.removeprefix('conv')}",)
 
 
 def from_children(found: re.Match[str]) -> str:
-    """`4.0.conv1.weight` is layer1.0.conv1.weight: a Sequential of torchvision's parts, which counts them from 0."""
+    """`4.0.conv1.weight` is layer1.0.conv1.weight: 4 is the index in a Sequential of torchvision's parts."""
     part, rest = int(found[1]), found[2]
     return f"{'conv1' if part == 0 else 'bn1' if part == 1 else f'layer{part - 3}'}.{rest}"
 
 
 def from_residual_function(found: re.Match[str]) -> str:
-    """`conv3_x.0.residual_function.4.weight` is layer2.0.bn2.weight: convolution, normalisation and ReLU by turns."""
+    """`conv3_x.0.residual_function.4.weight` is layer2.0.bn2.weight: 4 is the index in a Sequential."""
     stage, block, index, value = found.groups()
     kind = "conv" if int(index) % 3 == 0 else "bn"
     return f"layer{int(stage) - 1}.{block}.{kind}{int(index) // 3 + 1}.{value}"
 
 
 def from_detectron2(found: re.Match[str]) -> str:
-    """`res2.0.conv1.norm.weight` is layer1.0.bn1.weight: each normalisation is a part of its convolution."""
+    """`res2.0.conv1.norm.weight` is layer1.0.bn1.weight: a normalisation is a submodule of its convolution."""
     stage, block, part, norm, value = found.groups()
     where = f"layer{int(stage) - 1}.{block}."
     if part == "shortcut":
@@ -163,7 +164,7 @@ CAFFE2_VALUES = {"w": "weight", "bn_s": "weight", "bn_b": "bias", "bn_rm": "runn
 
 
 def from_caffe2(found: re.Match[str]) -> str:
-    """`res2_0_branch2a_bn_s` is layer1.0.bn1.weight; branch1 is the projection."""
+    """`res2_0_branch2a_bn_s` is layer1.0.bn1.weight; `branch1` is the projection."""
     stage, block, branch, value = found.groups()
     norm = value != "w"
     where = f"layer{int(stage) - 1}.{int(block)}."
@@ -172,7 +173,7 @@ def from_caffe2(found: re.Match[str]) -> str:
 
 
 def turn_channels(tensors: Tensors) -> dict[str, Tensor]:
-    """The first convolution of a network that takes blue, green and red, for red, green and blue."""
+    """Reverse the input channels of the first convolution, from blue, green, red to red, green, blue."""
     ours = dict(tensors)
     first = tensors.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3:
@@ -181,11 +182,11 @@ def turn_channels(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def settle_caffe2(tensors: Tensors) -> dict[str, Tensor]:
-    """Reverse the input channels, and give normalisations of scale and offset alone statistics that change nothing."""
+    """Reverse the input channels, and add neutral statistics to normalisations that have only scale and offset."""
     ours = turn_channels(tensors)
     for name, scale in tensors.items():
         norm, _, kind = name.rpartition(".")
         if kind == "weight" and scale.ndim == 1 and f"{norm}.running_var" not in tensors:
             ours[f"{norm}.running_mean"] = torch.zeros(len(scale))
-            ours[f"{norm}.running_var"] = torch.full((len(scale),), 1 - EPSILON)  # and with ε it is 1
+            ours[f"{norm}.running_var"] = torch.full((len(scale),), 1 - EPSILON)  # plus ε it is 1
     return ours

@@ -1,4 +1,4 @@
-"""What only the modules of a network that was saved whole tell: strides, pooling, activations, ε."""
+"""Facts from the modules of a network that was saved as a whole: strides, pooling, activations, ε."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,18 +8,20 @@ from resnetkit.convert.naming.layouts import EPSILON, Tensors
 from resnetkit.errors import ModelFileError
 
 Modules = Mapping[str, Mapping[str, object]]
-"""A module's name -> its class and its plain attributes."""
+"""Name of a module -> its class (under "class") and its plain attributes."""
 OTHER_ACTIVATIONS = (
     *("LeakyReLU", "ReLU6", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Swish", "Mish", "Hardswish"),
     *("Softplus", "Tanh", "FReLU"),
 )
+"""Classes of activations that networks here do not have."""
 
 
 def facts_of(modules: Modules, ours: Callable[[str], str], *, where: str) -> dict[str, Any]:
-    """Fields of a spec that the modules settle; empty where there are none.
+    """Return the fields of a spec that the modules determine; empty without modules.
 
-    `ours` gives our name for one of theirs. Raises ModelFileError for what no network here has: another activation,
-    another stride of the first convolution, pooling behind a 3×3, dilation.
+    `ours` returns our name for a tensor name of the file. Raises ModelFileError, which names the file `where`, for
+    modules that no network here has: another activation, dilation, another stride of the first convolution, and other
+    pooling after it.
     """
     kinds = {name: str(module.get("class", "")).rpartition(".")[2] for name, module in modules.items()}
     if others := [name for name, kind in kinds.items() if kind in OTHER_ACTIVATIONS and not _in_head(name)]:
@@ -34,11 +36,11 @@ def facts_of(modules: Modules, ours: Callable[[str], str], *, where: str) -> dic
         if _side(conv.get("dilation"), 1) > 1:
             raise ModelFileError(
                 f"{where} has a dilation of {_side(conv['dilation'], 1)} at {name}; save its state dict, and convert "
-                "that with `model` NAME,output_stride=N"
+                "the new file with `model` NAME,output_stride=N"
             )
         found = re.fullmatch(r"layer\d+\.\d+\.conv([12])", name)
         if found and _side(conv.get("stride"), 1) == 2:
-            facts["blur"] = 0  # which would have taken the stride over
+            facts["blur"] = 0  # with a blur, the convolution would have no stride
             if name.replace(f"conv{found[1]}", "conv3") in convs:
                 facts["downsample_in"] = "1x1" if found[1] == "1" else "3x3"
     first = convs.get("conv1")
@@ -49,14 +51,15 @@ def facts_of(modules: Modules, ours: Callable[[str], str], *, where: str) -> dic
         if (stride, usual) != ((2, [True]) if kernel == 7 else (1, [])):
             pooling = "with" if pools else "without"
             raise ModelFileError(
-                f"{where} begins with a {kernel}×{kernel} of stride {stride}, {pooling} max pooling; networks here "
-                "begin with a 7×7 of stride 2 and pooling of 3×3 with a border of 1, or a 3×3 of stride 1 and none"
+                f"{where} begins with a {kernel}×{kernel} convolution of stride {stride}, {pooling} max pooling; "
+                "networks here begin with a 7×7 convolution of stride 2 and 3×3 max pooling of stride 2 and padding 1, "
+                "or with a 3×3 convolution of stride 1 and no pooling"
             )
     return facts
 
 
 def with_our_epsilon(tensors: Tensors, modules: Modules, ours: Callable[[str], str]) -> Tensors:
-    """The tensors with running variances that make up for an ε other than ours; computed in float64."""
+    """Return the tensors with changed running variances, so that our ε gives the same results; computed in float64."""
     changed = dict(tensors)
     for name, module in modules.items():
         epsilon = module.get("eps")
@@ -72,7 +75,7 @@ def _pooling(pool: Mapping[str, object]) -> tuple[int, int, int, bool]:
 
 
 def _side(value: object, default: int) -> int:
-    """The size of a kernel, stride or dilation, which is one number or one for each side."""
+    """Return the size of a kernel, stride or dilation, which is one number or a list; of a list, the first number."""
     if isinstance(value, list | tuple):  # pyrefly: ignore
         value = next(iter(value), default)
     return value if isinstance(value, int) else default

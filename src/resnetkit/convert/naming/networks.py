@@ -1,4 +1,4 @@
-"""Which network has these tensors? The spec that their names and shapes leave, and its text as `model` takes it."""
+"""Find the network that has given tensors, by their names and shapes, and its text as `model` accepts it."""
 
 import re
 from collections import Counter
@@ -18,17 +18,19 @@ from resnetkit.models.spec import FIELDS, SPECS, ModelSpec
 from resnetkit.models.tensors import COUNTER, Misfit, compare, without_counters
 
 HEAD = ("fc.weight", "fc.bias")
+"""Our names of the last layer's tensors."""
 TRUNK = re.compile(r"(conv1|bn1|layer\d+|norm)\..+")
-"""Our names of all tensors but the last layer's."""
+"""Our names of all other tensors."""
 STEMS = {7: "imagenet", 3: "cifar"}
-"""Stems with one convolution, by the size of its kernel."""
+"""Size of the kernel -> name of the stem, for stems with one convolution."""
 
 
 def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
-    """The networks that have these tensors, whatever the number of classes, and are what `facts` say.
+    """Return the networks with these tensors and with the fields in `facts`; the number of classes is ignored.
 
-    Each is a row of SPECS, or the nearest one with changes behind commas. There are several where tensors can't tell:
-    v1 or v1.5; zero-padded identities or a plain net; blurs, where a row has them. None where no network has them.
+    Each is a row of SPECS, or the nearest row with changes after commas. There are several if the tensors do not
+    distinguish them: v1 and v1.5; zero-padded shortcuts and plain networks; networks with and without blur. The list is
+    empty if no network has these tensors.
     """
     if (base := spec_of(tensors)) is None:
         return []
@@ -38,7 +40,7 @@ def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
     for shortcut, kernel in product(shortcuts, kernels):
         try:
             specs.append(replace(base, shortcut=shortcut, downsample_in=kernel))
-        except UsageError:  # a plain net that normalises first is none
+        except UsageError:  # there are no plain networks with pre-activation
             continue
     blurred = [replace(row, classes=1) for row in SPECS.values() if row.blur]
     specs += [row for row in blurred if replace(row, blur=0) in specs]
@@ -48,7 +50,7 @@ def networks_like(tensors: Tensors, facts: Mapping[str, Any]) -> list[str]:
 
 
 def contradicted(spec: ModelSpec, facts: Mapping[str, Any]) -> list[str]:
-    """The fields of `spec` that contradict `facts`. Basic blocks have the stride in one place, so theirs never does."""
+    """Return the fields of `spec` that contradict `facts`; `downsample_in` is ignored for basic blocks."""
     basic = spec.block == "basic"
     return [
         name
@@ -58,16 +60,19 @@ def contradicted(spec: ModelSpec, facts: Mapping[str, Any]) -> list[str]:
 
 
 def spec_of(tensors: Tensors) -> ModelSpec | None:
-    """The network, of one class, that has these tensors under our names; None where none has exactly them.
+    """Return the network, with one class, that has exactly these tensors under our names; None if there is none.
 
-    What they don't say is as in the first rows: the stride in the 3×3, no blur, no dilation, and zero-padded identities
-    where nothing is beside a block.
+    Fields that tensors do not determine have the usual values: stride in the 3×3 convolution, no blur, no dilation, and
+    zero-padded shortcuts in blocks without a projection.
     """
     return next((spec for spec in _specs(tensors) if has_tensors_of(spec, tensors)), None)
 
 
 def nearest_network(tensors: Tensors) -> tuple[str, Misfit] | None:
-    """The network from which these tensors differ in the fewest, and how; None where they differ in most."""
+    """Return the network whose tensors differ least from these, with the differences.
+
+    None if more than a quarter of the network's tensors differ.
+    """
     found = {name: tensor for name, tensor in without_counters(tensors).items() if name not in HEAD}
     ways: list[tuple[int, ModelSpec, Misfit]] = []
     for spec in _specs(tensors):
@@ -79,7 +84,7 @@ def nearest_network(tensors: Tensors) -> tuple[str, Misfit] | None:
 
 
 def _specs(tensors: Tensors) -> list[ModelSpec]:
-    """The networks, of one class, that these tensors may be of, by their first layers and the numbers of blocks."""
+    """Return networks, with one class, that may have these tensors, by the first layers and the numbers of blocks."""
     blocks = {
         (int(found[1]), int(found[2])) for name in tensors if (found := re.match(r"layer(\d{1,5})\.(\d{1,5})\.", name))
     }
@@ -123,11 +128,11 @@ def _specs(tensors: Tensors) -> list[ModelSpec]:
 
 
 def has_tensors_of(spec: ModelSpec, tensors: Tensors) -> bool:
-    """Whether these are the tensors of a network, whatever its classes and batch counters."""
+    """Whether the network has these tensors; the last layer and batch counters are ignored."""
     buffers = ("running_mean", "running_var", COUNTER)
     trunk = sum(t.numel() for name, t in tensors.items() if name not in HEAD and not name.endswith(buffers))
     if replace(spec, classes=1).parameters - (spec.channels[-1] + 1) != trunk:
-        return False  # at less cost than by building it
+        return False  # this costs less than building the network
     return _trunk_shapes(tensors) == _trunk_shapes(empty_network(spec).state_dict())
 
 
@@ -136,7 +141,7 @@ def _trunk_shapes(tensors: Tensors) -> dict[str, torch.Size]:
 
 
 def name_of(spec: ModelSpec) -> str:
-    """The row of SPECS that is `spec` but for its classes, or the nearest one with changes behind commas."""
+    """Return the row of SPECS that equals `spec` except in its classes; else the nearest, with changes after commas."""
 
     def changes(name: str) -> list[str]:
         row = SPECS[name]

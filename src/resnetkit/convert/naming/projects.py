@@ -1,6 +1,6 @@
-"""Whose names are they? A project is a row: how to know its files, what its names are here, and what else it implies.
+"""The table of projects: each row tells how to recognise a project's files, and how to convert its names and tensors.
 
-Our names are torchvision's, and timm's for what torchvision has not.
+Our names are torchvision's, and timm's for layers that torchvision does not have.
 """
 
 import re
@@ -15,7 +15,7 @@ from resnetkit.convert.naming.layouts import Tensors
 from resnetkit.models.spec import ModelSpec
 
 LONGEST_NAME = 200
-"""Characters; a longer name is an attack, and belongs to no project."""
+"""Largest number of characters of a name that is matched. Longer names are attacks, since matching them is slow."""
 
 
 @dataclass(frozen=True)
@@ -24,35 +24,37 @@ class Project:
 
     name: str
     known_by: Mapping[str, tuple[int | None, ...]]
-    """Patterns of names that its files have, with the tensors' shapes: None fits any side, () any shape."""
+    """Patterns of names -> shape. Its files have a tensor for each pattern. None fits any side, () fits any shape."""
     without: tuple[str, ...] = ()
-    """Patterns of names that none of its files has."""
+    """Patterns of names that its files do not have."""
     entries: tuple[str, ...] = ()
-    """Patterns of other entries of a checkpoint, of which its files have at least one."""
+    """Patterns of other entries of a checkpoint. If there are any, its files have at least one of these entries."""
     rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
-    """Patterns of its names, and what each is in ours; the first that fits a whole name holds."""
+    """Pairs of a pattern and our name (or a function that returns it). The first pattern that fits a name is used."""
     prepare: Callable[[Tensors], dict[str, Tensor]] = dict
-    """Turns tensors in its layout into ours, under our names; the same for all of its networks."""
+    """Converts renamed tensors from the project's layout to ours, in the same way for all networks."""
     reorder: Callable[[Tensors, ModelSpec], dict[str, Tensor]] = lambda tensors, _: dict(tensors)
-    """The same where it depends on the network; only called with every tensor of the network in place."""
+    """Converts prepared tensors in a way that depends on the network; only called with all tensors of the network."""
     implies: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a spec that hold for all of its networks."""
+    """Fields of the spec, with values that hold for all networks of the project."""
     usual_fields: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a spec that hold for most of them: assumed, and said, unless another network is given."""
+    """Fields of the spec, with values that hold for most networks. The user is told that they are assumed."""
     notes: tuple[str, ...] = ()
-    """What else is assumed, and said."""
+    """Other assumptions that the user is told."""
     published: Mapping[int, tuple[str, str | None]] = field(default_factory=dict)
-    """Number of classes -> the names, in presets, of preprocessing and classes (or none) of the weights that it
-    publishes; 0 is for those without a last layer."""
+    """Number of classes -> names of the preprocessing and the classes of the project's published weights.
+
+    0 is for weights without a last layer, which have no classes (None).
+    """
     leaves: Mapping[str, str] = field(default_factory=dict)
-    """Patterns of names of tensors that no network here has -> what they are; they are left out."""
+    """Patterns of names of tensors that are left out -> the component they belong to."""
     unread: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Patterns of names that only networks have which can't be read -> which networks those are, and why."""
+    """Patterns of names in networks that can't be converted -> (description of the networks, reason)."""
     registered: bool = False
     """Whether some files with its names are known by their hash."""
 
     def rename(self, name: str) -> str:
-        """Our name for one of its names; one that follows no rule stays what it is."""
+        """Return our name for one of its names; a name that fits no rule stays unchanged."""
         if len(name) > LONGEST_NAME:
             return name
         for pattern, ours in self.rules:
@@ -62,7 +64,7 @@ class Project:
 
 
 def recognise(tensors: Tensors, other_entries: Iterable[str] = ()) -> Project | None:
-    """The first row of PROJECTS whose tensors are there, and one of whose entries is among `other_entries`, or None."""
+    """Return the first row of PROJECTS that these tensors and other entries of the file fit; None if there is none."""
     names = [name.rpartition(".")[2] for name in other_entries]
     return next((project for project in PROJECTS if _has_all(project, tensors, names)), None)
 
@@ -83,11 +85,13 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 MAP = (None, None, None, None)
-"""The shape of any convolution's weight."""
+"""Fits the shape of any convolution's weight."""
 CIFARS = {10: ("cifar10", "cifar10"), 100: ("cifar100", "cifar100")}
+"""`published` for projects that use CIFAR's own means."""
 ON_CIFAR = {"stem": "cifar", "downsample_in": "3x3", "blur": 0}
+"""`implies` for projects with networks for CIFAR."""
 PARTS = r"([0-7])\.((?:weight|bias|running_\w+|num_batches_tracked)|\d+\..+)"
-"""A part of a Sequential of torchvision's parts, and what is in it."""
+"""Pattern for a Sequential of torchvision's parts: the index of a part, and the rest of the name."""
 
 PROJECTS = (
     Project(
@@ -101,7 +105,12 @@ PROJECTS = (
         prepare=layouts.fold_keras,
         implies={"downsample_in": "1x1", "blur": 0},
         published={1000: ("caffe", "imagenet"), 0: ("caffe", None)},
-        unread={r"conv2_block1_preact_bn/.+|post_bn/.+": ("a ResNet V2 (ResNet50V2, ...)", "ResNet V1 is")},
+        unread={
+            r"conv2_block1_preact_bn/.+|post_bn/.+": (
+                "a ResNet V2 (ResNet50V2, ...)",
+                "only ResNet V1 can be converted",
+            )
+        },
     ),
     Project(
         "transformers",
@@ -174,7 +183,7 @@ PROJECTS = (
             (r"head\.fc\.(.+)", r"fc.\1"),
         ),
         prepare=layouts.settle_resnetv2,
-        # The same names without running statistics are BiT's, whose convolutions are standardised: other networks.
+        # BiT has the same names without running statistics. Its weights are standardised, so it is another network.
         implies={"order": "pre", "norm": "batch"},
     ),
     Project(
@@ -207,7 +216,7 @@ PROJECTS = (
         ),
         prepare=layouts.turn_channels,
         notes=(
-            "its network takes blue, green and red, as detectron2's do by default: the first layer is turned round",
+            "its input channels are blue, green, red, as detectron2's default: those of the first layer are reversed",
         ),
         published={0: ("caffe", None)},
         leaves={r"(fpn|top_block|proposal_generator|roi_heads|head)\w*\..+|pixel_(mean|std)": "the detector"},
@@ -226,7 +235,7 @@ PROJECTS = (
         prepare=layouts.settle_caffe2,
         implies={"order": "post", "blur": 0},
         usual_fields={"downsample_in": "1x1"},
-        notes=("its network takes blue, green and red, as Caffe's do: the first layer is turned round",),
+        notes=("its input channels are blue, green, red, as in Caffe: those of the first layer are reversed",),
         published={1000: ("caffe", "imagenet"), 0: ("caffe", None)},
         leaves={r".+_momentum|(rpn|fpn|bbox|cls|fc[67]|mask|kps|roi)_?.*|lr|weight_order": "the detector"},
     ),
@@ -236,7 +245,7 @@ PROJECTS = (
         unread={
             r"(visual\.)?attnpool\.positional_embedding": (
                 "a ModifiedResNet",
-                "its attention pool, its stem and its pooled strides are no part of networks here",
+                "networks here do not have its attention pool, its stem and its pooled strides",
             )
         },
     ),
@@ -246,7 +255,7 @@ PROJECTS = (
         unread={
             r"layer1\.0\.se_module\.fc1\.weight": (
                 "a network with squeeze-and-excitation",
-                "it pools behind the stem without a border; those of timm (seresnet50) are read",
+                "it pools after the stem without padding; timm's (seresnet50) can be converted",
             )
         },
     ),
@@ -257,7 +266,7 @@ PROJECTS = (
         unread={
             r"layer1\.0\.bn1\.weight": (
                 "a pre-activation network",
-                "where it starts its projections and how it ends differs from the paper's, which are here",
+                "its projections and its last layers differ from those in the paper, which networks here have",
             )
         },
     ),
@@ -273,7 +282,7 @@ PROJECTS = (
         implies={"order": "post", "blur": 0},
         usual_fields={"downsample_in": "3x3"},
         published={1000: ("imagenet", "imagenet"), **CIFARS},
-        leaves={r"data_preprocessor\..+": "its preprocessing's constants"},
+        leaves={r"data_preprocessor\..+": "the constants of its preprocessing"},
     ),
     Project(
         "MoCo",
@@ -282,7 +291,7 @@ PROJECTS = (
         implies={"order": "post", "blur": 0},
         usual_fields={"downsample_in": "3x3"},
         published={0: ("imagenet", None)},
-        leaves={r"fc\..+": "the projection that only its training needs"},
+        leaves={r"fc\..+": "the projection, which is only for its training"},
     ),
     Project(
         "torchvision's detection or segmentation",

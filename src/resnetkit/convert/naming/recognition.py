@@ -1,4 +1,4 @@
-"""A file's tensors under our names, by the names or the shapes that they have, and what was assumed for it."""
+"""Recognise a file's tensors by their names or by their shapes, and rename them to our names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,45 +18,45 @@ from resnetkit.errors import ModelFileError
 from resnetkit.models.spec import ModelSpec
 
 UNKNOWN_PROJECT = Project("a project that is not known here", known_by={})
-"""Stands for the project of a file whose layers were matched by their shapes."""
+"""The project of files whose layers were matched by their shapes."""
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What the tensors of a file are, as far as they tell."""
+    """A file's tensors under our names, and everything that they tell about the network."""
 
     project: Project
     tensors: dict[str, Tensor]
-    """Under our names, in our layout: the trunk, the last layer if there is one, and tensors that belong to neither."""
+    """Under our names, in our layout: the trunk, the last layer if there is one, and other tensors."""
     notes: tuple[str, ...] = ()
-    """What was assumed, each as half a sentence."""
+    """Assumptions, each as a part of a sentence."""
     left_out: tuple[str, ...] = ()
-    """Names of what no network here has."""
+    """Names of components and layers that are left out."""
     one_output: bool = False
-    """Whether two classes were made of one output."""
+    """Whether one output of the file became two classes."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a spec that the file's own modules settle."""
+    """Fields of the spec that the modules in the file determine."""
     taken: int = 0
-    """How many tensors of the file were taken."""
+    """Number of tensors in the file that are used."""
     networks: tuple[str, ...] | None = None
-    """Where layers were matched by their shapes: the networks that they fit."""
+    """If layers were matched by their shapes: the networks that fit. Else None."""
 
     @property
     def classes(self) -> int | None:
-        """Width of the last layer; None where there is none."""
+        """Number of outputs of the last layer; None if there is no last layer."""
         last = self.tensors.get("fc.weight")
         return len(last) if last is not None and last.ndim else None
 
     def like(self, facts: Mapping[str, Any]) -> list[str]:
-        """The networks that the tensors fit and `facts` allow, as `model` takes them."""
+        """Return the networks that fit the tensors and `facts`, as `model` accepts them."""
         return networks_like(self.tensors, facts) if self.networks is None else list(self.networks)
 
 
 def recognised(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, where: str) -> Recognised:
-    """Find out what the tensors are: by their names, else by their shapes in order.
+    """Recognise the tensors by their names or, if that fails, by their shapes in the order of the file.
 
-    `wanted` is the network, where it is given. Raises ModelFileError where neither tells, and for networks that are
-    known and can't be read.
+    `wanted` is the network if the user gave one, else None. `where` names the file in errors. Raises ModelFileError if
+    both ways fail, and for known networks that can't be converted.
     """
     tensors = weights.tensors
     project = recognise(tensors, weights.other_entries)
@@ -74,9 +74,9 @@ def recognised(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, wh
         if keeps_order(tensors):
             raise
         raise ModelFileError(
-            f"{error}. They are in the order of the alphabet, so their shapes don't tell either: a .pth file would"
+            f"{error}. The tensors are in alphabetical order: a .pth file could be matched by the shapes of its layers"
         ) from None
-    raise AssertionError("a project that is there and was not found")
+    raise AssertionError("no project, but find_project found one")
 
 
 def _by_names(weights: Weights, *, new_head: bool, where: str) -> Recognised:
@@ -97,7 +97,7 @@ def _by_names(weights: Weights, *, new_head: bool, where: str) -> Recognised:
 
 
 def _by_shapes(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, where: str) -> Recognised | None:
-    """The tensors under our names by their layers' shapes in order; None where no network has them."""
+    """Match the tensors by the shapes of their layers, in order; return None if they fit no network."""
     tensors = weights.tensors
     found = matches(tensors, None if wanted is None else replace(wanted, classes=1))
     ways = {tuple(match.ours.values()) for match in found if match.spec == found[0].spec}
@@ -105,19 +105,19 @@ def _by_shapes(weights: Weights, wanted: ModelSpec | None, *, new_head: bool, wh
         return None
     if len(ways) > 1:
         raise ModelFileError(
-            f"{where} has names that are not known here, and the shapes of its layers in order fit a "
-            f"{found[0].spec.block} network in {len(ways)} ways: which is which can't be told, so it is not read"
+            f"{where} has unknown tensor names, and the shapes of its layers in order fit a {found[0].spec.block} "
+            f"network in {len(ways)} ways: the layers can't be matched"
         )
     headed = [_headed(match, weights, new_head=new_head, where=where) for match in found]
     facts = facts_of(weights.modules, found[0].rename, where=where)
     networks = dict.fromkeys(name for one in headed for name in networks_like(one.tensors, facts))
     first, layers = headed[0], len(found[0].ours)
-    told = f"its names are not known here: its {layers} layers were told by their shapes in order, which fit in one way"
-    notes = [f"{told}; `check` DATA measures whether that is right"]
+    told = f"its tensor names are unknown: its {layers} layers were matched by their shapes, which fit in only one way"
+    notes = [f"{told}; `check` DATA measures whether this is right"]
     if found[0].spec.shortcut == "A":
-        notes.append("where its shortcuts add channels, those are behind the others")
+        notes.append("shortcuts that add channels add them after the existing channels")
     if found[0].spec.order == "pre":
-        notes.append("where dimensions change, its shortcuts start behind the first normalisation, as the paper's do")
+        notes.append("shortcuts that change dimensions start after the first normalisation, as in the paper")
     return Recognised(
         UNKNOWN_PROJECT,
         first.tensors,
@@ -137,11 +137,11 @@ def _headed(match: Match, weights: Weights, *, new_head: bool, where: str) -> He
 
 
 def _is_whole(tensors: Tensors, wanted: ModelSpec | None) -> bool:
-    """Whether names alone make a network of the tensors: the one that is wanted, or any."""
+    """Whether the tensors are those of a whole network: of `wanted`, or of any."""
     return spec_of(tensors) is not None or (wanted is not None and has_tensors_of(wanted, tensors))
 
 
 def _counted(parts: Iterable[str]) -> list[str]:
-    """`["the detector (79 tensors)"]` of what each of some tensors is."""
+    """Count the components of tensors: `["the detector (79 tensors)"]` for 79 times "the detector"."""
     parts = list(parts)
     return [f"{part} ({parts.count(part)} tensors)" for part in dict.fromkeys(parts)]

@@ -1,4 +1,4 @@
-"""Which layer is which, where names don't tell: by the layers' shapes in the order of the file."""
+"""Match a file's layers to a network's by their shapes, in the order of the file. This is for unknown names."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from resnetkit.models.tensors import COUNTER
 Kind = Literal["convolution", "normalisation", "linear"]
 Place = Literal["first", "last", "before the last convolution"]
 PLACES: tuple[Place, ...] = ("last", "first", "before the last convolution")
-"""Where in a block its shortcut may be defined."""
+"""Places in a block where its shortcut may be defined."""
 STATISTICS = ("running_mean", "running_var")
 
 
@@ -29,11 +29,11 @@ class Layer:
     shape: tuple[int, ...]
     """Shape of its weight."""
     values: frozenset[str]
-    """Last parts of its tensors' names, without biases of convolutions and counters."""
+    """For a normalisation: last parts of its tensors' names, except `weight` and counters. Empty for other layers."""
 
     @property
     def form(self) -> tuple[object, ...]:
-        """What two layers must have in common to be matched."""
+        """The properties that must be equal for two layers to be matched."""
         return self.kind, self.shape, self.values
 
 
@@ -44,23 +44,24 @@ class Match:
     spec: ModelSpec
     """The network, with one class."""
     ours: Mapping[str, str]
-    """Name of a layer in the file -> our name of it."""
+    """Name of a layer in the file -> our name."""
 
     def rename(self, name: str) -> str:
-        """Our name for a tensor of the file; a name outside the trunk stays as it is."""
+        """Return our name for a tensor of the file; a name outside the trunk stays unchanged."""
         layer, dot, value = name.rpartition(".")
         return f"{self.ours.get(layer, layer)}{dot}{value}"
 
 
 def keeps_order(tensors: Tensors) -> bool:
-    """Whether the file may have its tensors in the network's order: .safetensors and others sort them by name."""
+    """Whether the tensors may be in the network's order. Some files, such as .safetensors, sort them by name."""
     return list(tensors) != sorted(tensors)
 
 
 def matches(tensors: Tensors, wanted: ModelSpec | None = None) -> list[Match]:
-    """Every way in which these tensors are those of a residual network, of `wanted` if given.
+    """Return every way to match these tensors to a residual network; to `wanted` if given.
 
-    Within a block the shortcut may be in several PLACES, and normalisations behind each convolution or behind all.
+    Within a block, the shortcut may be in each of PLACES, and the normalisations may come after each convolution or
+    after all convolutions. The list is empty if the tensors are sorted by name.
     """
     layers = layers_of(tensors)
     if layers is None or not keeps_order(tensors):
@@ -70,12 +71,12 @@ def matches(tensors: Tensors, wanted: ModelSpec | None = None) -> list[Match]:
     weights = sum(prod(layer.shape) * (2 if layer.kind == "normalisation" else 1) for layer in trunk)
     for spec in [wanted] if wanted else _specs(trunk):
         if replace(spec, classes=1).parameters - spec.channels[-1] - 1 > weights:
-            continue  # at less cost than by building it
+            continue  # this costs less than building the network
         own = layers_of(empty_network(spec).state_dict()) or []
         for place, apart in product(PLACES, (False, True)):
             expected = _arranged(own[:-1], place, norms_apart=apart)
             pairs = list(zip(trunk, expected, strict=False))
-            rest = trunk[len(expected) :]  # of a head, which has normalisations at the most
+            rest = trunk[len(expected) :]  # a head, which may contain normalisations but no convolutions
             if len(trunk) < len(expected) or any(layer.kind == "convolution" for layer in rest):
                 continue
             if all(theirs.form == ours.form for theirs, ours in pairs):
@@ -85,7 +86,7 @@ def matches(tensors: Tensors, wanted: ModelSpec | None = None) -> list[Match]:
 
 
 def layers_of(tensors: Tensors) -> list[Layer] | None:
-    """The layers in their order; None where there is one of a kind that residual networks don't have."""
+    """Return the layers in their order; None if there is a layer that residual networks don't have."""
     layers: list[Layer] = []
     for name, group in groupby(tensors, key=lambda name: name.rpartition(".")[0]):
         values = {name.rpartition(".")[2]: tensors[name] for name in group}
@@ -105,7 +106,7 @@ def layers_of(tensors: Tensors) -> list[Layer] | None:
 
 
 def _arranged(layers: list[Layer], place: Place, *, norms_apart: bool) -> list[Layer]:
-    """Our layers in the order of a project that defines the layers of a block in this way."""
+    """Return our layers in another order: with a block's shortcut at `place`, and with `norms_apart` its norms last."""
     arranged: list[Layer] = []
     for _, group in groupby(layers, key=lambda layer: _block(layer.name)):
         block = list(group)
@@ -123,13 +124,13 @@ def _arranged(layers: list[Layer], place: Place, *, norms_apart: bool) -> list[L
 
 
 def _block(name: str) -> tuple[str, ...]:
-    """`layer1.0.bn1` is of the block (layer1, 0); what is in no block is by itself."""
+    """Return the block of a layer: ("layer1", "0") for `layer1.0.bn1`. A layer outside blocks is a block of its own."""
     parts = tuple(name.split("."))
     return parts[:2] if name.startswith("layer") else parts
 
 
 def _specs(layers: list[Layer]) -> Iterator[ModelSpec]:
-    """Networks, of one class, that may have these layers; which of them fit is checked later."""
+    """Yield networks, with one class, that may have these layers. The caller checks which of them fit."""
     convs = [layer.shape for layer in layers if layer.kind == "convolution"]
     statistics = any("running_var" in layer.values for layer in layers)
     for stem, count, kernel in (("imagenet", 1, 7), ("cifar", 1, 3), ("deep", 3, 3)):
