@@ -87,5 +87,5 @@ def test_a_path_is_a_path(picture_folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("wrong", [None, 3, ["photos"], b"photos", ""])
 def test_what_is_no_data_at_all(wrong: Any) -> None:
-    with pytest.raises(UsageError, match=r"data is .*; give cifar10, cifar100, a folder or a .csv file"):
+    with pytest.raises(UsageError, match=r"`data` is .*; give cifar10, cifar100, a folder or a .csv file"):
         open_dataset(wrong)

@@ -114,8 +114,8 @@ def test_home_is_a_folder_wherever_a_path_is_given(picture_folder, tmp_path, mon
             "train takes a Recipe first and then the data, not 'folder'; RECIPES contains recipes by name",
         ),
         ((Path("pictures"), TINY), "train takes a Recipe first and then the data, not a PosixPath"),
-        ((TINY, None), "data is None; give cifar10, cifar100, a folder, a .csv file or a Dataset"),
-        ((TINY, 5), "data is 5; give cifar10"),
+        ((TINY, None), "`data` is None; give cifar10, cifar100, a folder, a .csv file or a Dataset"),
+        ((TINY, 5), "`data` is 5; give cifar10"),
     ],
 )
 def test_arguments_of_another_kind_are_named(first, then):
@@ -124,9 +124,9 @@ def test_arguments_of_another_kind_are_named(first, then):
 
 
 def test_other_arguments_of_another_kind_are_named(dataset):
-    with pytest.raises(UsageError, match="out is 7; give a path"):
+    with pytest.raises(UsageError, match="`out` is 7; give a path"):
         train(TINY, dataset, out=7)
-    with pytest.raises(UsageError, match="run_folder is None; give a path"):
+    with pytest.raises(UsageError, match="`run_folder` is None; give a path"):
         resume(None)
     with pytest.raises(DataError, match="missing: no such data"):
         train(TINY, Path("missing"))
