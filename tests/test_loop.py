@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import resource
 import signal
@@ -123,8 +124,23 @@ def test_golden_losses(name, golden, compile_, dataset, tmp_path):
     )
     train(recipe, dataset, out=tmp_path / "run", quiet=True)
     found = losses(tmp_path / "run")
-    assert found[:15] == pytest.approx(golden[:15], rel=5e-3)
-    assert found[15:] == pytest.approx(golden[15:], rel=1e-2)  # a processor with AVX-512 FP16 is 0.52 % off at the 17th
+    # Muon's orthogonal steps amplify rounding: through the kernels, a processor with AVX-512 is 0.52 % off at step 17.
+    # The test below has one rounding for all x86 processors, and the bound for every step.
+    widest = name == "cifar10" and compile_ == "auto" and os.environ.get("RESNETKIT_KERNELS") != "avx2"
+    steps = 15 if widest else 20
+    assert found[:steps] == pytest.approx(golden[:steps], rel=5e-3)
+    assert found[:10] == pytest.approx(golden[:10], rel=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="fixes the instructions of x86 processors")
+def test_golden_losses_with_the_instructions_that_every_machine_has():
+    """All 20 steps through the kernels, with AVX2 in torch, oneDNN and our kernels."""
+    avx2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "RESNETKIT_KERNELS": "avx2"}
+    one = f"{__file__}::test_golden_losses[cifar10-golden1-auto]"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", one]
+    done = subprocess.run(command, env=os.environ | avx2, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_run_folder_is_complete_and_says_what_it_is(dataset, tmp_path):
@@ -429,6 +445,37 @@ def test_the_best_model_is_evaluated_once(dataset, tmp_path, monkeypatch):
     resume(tmp_path / "run", dataset, quiet=True)
     assert evaluated == [1]
     assert report.read_text() == page
+
+
+def test_a_state_of_the_first_version_goes_on_to_the_same_bits(dataset, tmp_path, monkeypatch):
+    """It called the scores errors, and counted wrong pictures only."""
+    recipe = replace(TINY, schedule="plateau", plateau_patience=1, log_every=4)
+    train(recipe, dataset, out=tmp_path / "whole", quiet=True)
+    take_step = Training.take_step
+
+    def take_18_steps(self, batches):
+        take_step(self, batches)
+        if self.position.step == 18:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "take_step", take_18_steps)
+    with pytest.raises(InterruptedTrainingError):
+        train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    monkeypatch.setattr(Training, "take_step", take_step)
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    position = state["position"]
+    assert position["scores"], "there was an evaluation"
+    assert position["window_counts"]["error"], "steps since the last line are counted"
+    position["errors"] = position.pop("scores")
+    for part in ("window", "warmup"):
+        position[f"{part}_wrong"] = position.pop(f"{part}_counts").get("error", 0)
+    torch.save(state | {"version": 1}, path)
+    resume(tmp_path / "run", dataset, quiet=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    run, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
+    assert [row["error_percent"] for row in run] == [row["error_percent"] for row in whole]
 
 
 def test_a_model_file_that_is_newer_than_the_state_holds(dataset, tmp_path, interrupt_after):

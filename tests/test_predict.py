@@ -163,7 +163,7 @@ def test_what_is_there_is_replaced_on_request_only(
     assert main(command) == 0
     before = (tmp_path / "x.npz").read_bytes()
     assert main(command) == 2
-    assert f"{tmp_path / 'x.npz'} exists already; give another --out, or --force to replace it" in (
+    assert f"{tmp_path / 'x.npz'} exists already; give another file, or --force to replace it" in (
         capsys.readouterr().err
     )
     (tmp_path / "x.npz").write_bytes(b"old")

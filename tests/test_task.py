@@ -174,8 +174,19 @@ def test_it_goes_on_to_the_bit(step, task, tmp_path, monkeypatch):
     assert reports[0] == reports[1]
 
 
-def test_a_run_on_the_clock_is_measured_on_the_task_itself(task, tmp_path):
+def test_a_run_on_the_clock_is_measured_on_the_task_itself(task, tmp_path, monkeypatch):
+    """The first measured step and validation are on the task's own examples, and change no weight."""
+    asked: list[tuple[str, int]] = []
+    for name in ("example", "validate_example"):
+        own = getattr(Brightness, name)
+        monkeypatch.setattr(
+            Brightness, name, lambda self, n, own=own, name=name: (asked.append((name, n)), own(self, n))[1]
+        )
     result = run(task(), tmp_path / "run", RECIPE.replace(minutes=0.1))
+    assert asked[0] == ("example", 2)
+    assert max(n for name, n in asked if name == "validate_example") <= 20
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert rows[0]["step"] == 1
     assert result.best["deviation"] < 1
 
 

@@ -1,12 +1,12 @@
 """`resnetkit evaluate`: errors and loss of a model on labelled pictures."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnetkit.commands.parser import DATA, MODEL, Parser
-from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.data.folders.folder import UNLABELLED
 from resnetkit.data.reading import reading_of
 from resnetkit.data.samples import Dataset, Samples, numbers_imagenet
@@ -19,6 +19,8 @@ from resnetkit.progress import bar
 if TYPE_CHECKING:
     from resnetkit.evaluation.metrics import Evaluation
 
+FILES = {"report": "report.html", "records": "records.csv"}
+"""The flags that write a file, with an example of its name."""
 TOP = 5
 """Number of classes that --records writes for each picture, the most probable first."""
 
@@ -63,8 +65,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="replace existing files of --report and --records")
     parser.add_reading()
     given = parser.read(argv)
-    report = _file(given["report"], "--report", "report.html", force=given["force"])
-    records = _file(given["records"], "--records", "records.csv", force=given["force"])
+    report, records = (_file(given, name, example) for name, example in FILES.items())
     if report and report == records:
         raise UsageError(f"--report and --records are both {report}; give two files")
 
@@ -135,18 +136,13 @@ def _say(text: str) -> None:
     print(on_one_line(f"resnetkit evaluate: {text}"), file=sys.stderr)
 
 
-def _file(path: str | None, flag: str, example: str, *, force: bool) -> Path | None:
-    """Return the path that was given with `flag`, or None. Raises UsageError if it can't be written."""
-    if path is None:
+def _file(given: Mapping[str, Any], name: str, example: str) -> Path | None:
+    """Return the file of a flag, or None. Raises UsageError if it can't be written."""
+    if given[name] is None:
         return None
-    file = expanded(path)
-    if not file.parent.is_dir():
-        raise UsageError(f"{flag} {file}: there is no folder {file.parent}; create it, or give another file")
-    if file.is_dir():
-        raise UsageError(f"{flag} {file} is a folder; give a file, such as {file / example}")
-    if file.exists() and not force:
-        raise UsageError(f"{flag} {file} exists already; give another file, or --force to replace it")
-    return file
+    if (file := expanded(given[name])).is_dir():
+        raise UsageError(f"--{name} {file} is a folder; give a file, such as {file / example}")
+    return free_file(given[name], f"--{name}", force=given["force"])
 
 
 def _refuse_own(file: Path | None, flag: str, model: str, data: str, samples: Samples) -> None:

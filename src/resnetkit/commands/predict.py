@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnetkit.commands.parser import MODEL, Parser
-from resnetkit.commands.printing import as_is, as_json, on_one_line
+from resnetkit.commands.printing import as_is, as_json, free_file, on_one_line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import BackendName, Goal, Precision
@@ -170,10 +170,7 @@ def _check(given: dict[str, Any]) -> None:
             raise UsageError("--out needs --logits or --features; to write printed results to a file, use > FILE")
         if Path(given["out"]).suffix != ".npz":
             raise UsageError(f"--out is {given['out']}; give a name that ends in .npz")
-        if not Path(given["out"]).absolute().parent.is_dir():
-            raise UsageError(f"--out {given['out']}: there is no folder {Path(given['out']).parent}; create it")
-        if Path(given["out"]).exists() and not given["force"]:
-            raise UsageError(f"{given['out']} exists already; give another --out, or --force to replace it")
+        free_file(given["out"], "--out", force=given["force"])
     for name in ("explain_class", "explain_stage"):
         if given[name] is not None and not given["explain"]:
             raise UsageError(f"--{name.replace('_', '-')} needs --explain DIR; give both")

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from resnetkit.display import printable, speak
+from resnetkit.errors import UsageError
+from resnetkit.files import expanded
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters, which a terminal does not show but executes."""
@@ -183,3 +186,16 @@ def as_text(value: Any) -> str:
             return str(value).lower()
         case _:
             return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def free_file(path: str, flag: str, *, force: bool) -> Path:
+    """Return the path that was given with `flag`, for a file to write.
+
+    Raises UsageError if its folder is not there or, without `force`, if something is there already.
+    """
+    file = expanded(path)
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{flag} {file}: there is no folder {file.parent}; create it, or give another file")
+    if file.exists() and not force:
+        raise UsageError(f"{flag} {file} exists already; give another file, or --force to replace it")
+    return file
