@@ -1,5 +1,6 @@
 // The functions that Python calls. Pointers are to whole maps; the work is divided between `threads` threads.
 #include <algorithm>
+#include <atomic>
 
 #include "normalization.h"
 #include "newton_schulz.h"
@@ -17,17 +18,15 @@ void norm_forward(Norm norm, const T* in, const T* beside, T* out, float* runnin
     std::vector<float> partial(2 * threads * norm.channels, 0.0f), origin(norm.channels);
     // The values of the first place are subtracted, so that precision is not lost if a mean is far from zero.
     for (long c = 0; c < norm.channels; c += LANES) store(&origin[c], load(in + c));
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span mine = span(norm.places, thread, team);
-        normalization::add_moments(in, origin.data(), &partial[2 * thread * norm.channels], mine, norm.channels);
-#pragma omp barrier
-#pragma omp single
-        normalization::finish_moments(norm, origin.data(), partial.data(), threads, running_mean, running_var, momentum,
-                                      epsilon);
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(norm.places);
+        normalization::add_moments(in, origin.data(), &partial[2 * team.thread * norm.channels], mine, norm.channels);
+        team.once([&] {
+            normalization::finish_moments(norm, origin.data(), partial.data(), threads, running_mean, running_var,
+                                          momentum, epsilon);
+        });
         normalization::apply(norm, in, beside, out, mine);
-    }
+    });
 }
 
 template <typename T>
@@ -35,17 +34,15 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
                    float* grad_gain, float* grad_bias, int threads) {
     std::vector<float> partial(2 * threads * norm.channels, 0.0f);
     Slopes slopes(norm.channels);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span mine = span(norm.places, thread, team);
-        normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * thread * norm.channels], mine);
-#pragma omp barrier
-#pragma omp single
-        normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(norm.places);
+        normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * team.thread * norm.channels], mine);
+        team.once([&] {
+            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+        });
         normalization::input_gradient(norm, slopes, grad_out, in, out, grad_beside, grad_in + mine.first * norm.channels,
                                       mine);
-    }
+    });
 }
 
 }  // namespace
@@ -73,8 +70,10 @@ NORM(bfloat16, bfloat16)
 // large ones last: threads begin at the end.
 extern "C" void orthogonal(float* const* matrices, const long* rows, const long* columns, long count, float a, float b,
                            float c, int iterations, int threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (long i = count - 1; i >= 0; i--) newton_schulz::make(matrices[i], rows[i], columns[i], {a, b, c}, iterations);
+    std::atomic<long> left(count);
+    parallel(threads, [&](Team) {
+        for (long i; (i = --left) >= 0;) newton_schulz::make(matrices[i], rows[i], columns[i], {a, b, c}, iterations);
+    });
 }
 
 #if defined(__AVX512BF16__)
@@ -113,27 +112,25 @@ extern "C" void unit_forward(const bfloat16* in, const float* weight, const bflo
         using F = decltype(transforms);
         winograd::Sizes<F> sizes(s);
         std::vector<bfloat16> weights(sizes.weight_points);
-#pragma omp parallel num_threads(threads)
-        {
-            int thread = omp_get_thread_num(), team = omp_get_num_threads();
-            Span mine = span(images, thread, team);
+        parallel(threads, [&](Team team) {
+            Span mine = team.span(images);
             winograd::transform_weights<F>(weight, weights.data(), inputs, outputs, false,
-                                           span(outputs / LANES, thread, team));
+                                           team.span(outputs / LANES));
             bfloat16* points = scratch<bfloat16>(sizes.points);
-            float* sums = &partial[2 * thread * outputs];
+            float* sums = &partial[2 * team.thread * outputs];
             winograd::Moments moments = {start.data(), sums, sums + outputs};
             winograd::Convolve convolve = winograd::convolution<F>(height, width, inputs);
-#pragma omp barrier
+            team.wait();
             for (long image = mine.first; image < mine.last; image++) {
                 winograd::transform<F>(in + image * height * width * inputs, points, height, width, inputs);
                 convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
             }
-#pragma omp barrier
-#pragma omp single
-            normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
-                                          momentum, epsilon);
+            team.once([&] {
+                normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
+                                              momentum, epsilon);
+            });
             normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
-        }
+        });
     });
 }
 
@@ -156,23 +153,21 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
         long in_points = sizes.pair_points, grad_points = back.padded_pair_points;
         std::vector<bfloat16> weights(sizes.weight_points);
         std::vector<float> sums(sizes.weight_points * threads, 0.0f);
-#pragma omp parallel num_threads(threads)
-        {
-            int thread = omp_get_thread_num(), team = omp_get_num_threads();
-            Span mine = span(images, thread, team);
+        parallel(threads, [&](Team team) {
+            Span mine = team.span(images);
             if (grad_in)
                 winograd::transform_weights<F>(weight, weights.data(), outputs, inputs, true,
-                                               span(inputs / LANES, thread, team));
-            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * thread * outputs],
+                                               team.span(inputs / LANES));
+            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
                                         {mine.first * places, mine.last * places});
-#pragma omp barrier
-#pragma omp single
-            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            team.once([&] {
+                normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            });
             bfloat16* points = scratch<bfloat16>(back.points + out_size + at_once * (in_points + grad_points));
             bfloat16* grad_y = points + back.points;
             bfloat16* pairs = grad_y + out_size;
             bfloat16* grad_pairs = pairs + at_once * in_points;
-            float* own = &sums[sizes.weight_points * thread];
+            float* own = &sums[sizes.weight_points * team.thread];
             winograd::Convolve convolve = winograd::convolution<F>(height, width, outputs);
             for (long first = mine.first; first < mine.last; first += at_once) {
                 long count = std::min(at_once, mine.last - first);
@@ -190,9 +185,9 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
                 }
                 winograd::add_weight_gradient<F>(pairs, grad_pairs, own, count, s);
             }
-#pragma omp barrier
-            winograd::to_weight_gradient<F>(sums.data(), threads, grad_weight, s, span(inputs, thread, team));
-        }
+            team.wait();
+            winograd::to_weight_gradient<F>(sums.data(), threads, grad_weight, s, team.span(inputs));
+        });
     });
 }
 
@@ -205,15 +200,13 @@ extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, cons
     long grad_size = height * width * outputs;
     std::vector<bfloat16> weights(size);
     std::vector<float> sums(size * threads, 0.0f);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span blocks = span(inputs / LANES, thread, team), mine = span(images, thread, team);
+    parallel(threads, [&](Team team) {
+        Span blocks = team.span(inputs / LANES), mine = team.span(images);
         if (grad_in) strided::pack_weights(weight, weights.data(), s, blocks.first, blocks.last);
         bfloat16* padded = scratch<bfloat16>(strided::padded(s) + strided::in_pairs(s) + strided::grad_pairs(s));
         bfloat16* in_pairs = padded + strided::padded(s);
         bfloat16* grad_pairs = in_pairs + strided::in_pairs(s);
-#pragma omp barrier
+            team.wait();
         for (long image = mine.first; image < mine.last; image++) {
             if (grad_in) {
                 strided::pad(grad + image * grad_size, padded, s);
@@ -221,11 +214,11 @@ extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, cons
             }
             strided::to_in_pairs(in + image * in_size, in_pairs, s);
             strided::to_grad_pairs(grad + image * grad_size, grad_pairs, s);
-            strided::add_weight_gradient(in_pairs, grad_pairs, &sums[size * thread], s);
+            strided::add_weight_gradient(in_pairs, grad_pairs, &sums[size * team.thread], s);
         }
-#pragma omp barrier
-        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, span(inputs, thread, team));
-    }
+            team.wait();
+        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, team.span(inputs));
+    });
 }
 
 #endif
