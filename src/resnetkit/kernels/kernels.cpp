@@ -77,15 +77,6 @@ extern "C" void orthogonal(float* const* matrices, const long* rows, const long*
     });
 }
 
-namespace {
-
-// Images whose maps a thread computes before it goes on to the next images: enough for MOST_TILES tiles, but one at least.
-long images_at_once(const winograd_float32::Shape& s) {
-    return std::max(1L, winograd_float32::MOST_TILES / s.tiles());
-}
-
-}  // namespace
-
 // unit_forward for float32 maps of any size.
 extern "C" void unit_forward_float32(const float* in, const float* weight, const float* beside, float* y, float* out,
                                      long images, long height, long width, long inputs, long outputs, const float* gain,
@@ -95,20 +86,30 @@ extern "C" void unit_forward_float32(const float* in, const float* weight, const
     namespace w = winograd_float32;
     w::Shape s = {images, height, width, inputs, outputs};
     Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
-    std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs), zeros(w::AROUND * inputs, 0.0f);
+    std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
     std::vector<float> weights(s.weight_points());
     parallel(threads, [&](Team team) {
         Span mine = team.span(images);
         w::transform_weights(weight, weights.data(), inputs, outputs, false, team.span(outputs / w::PANEL));
-        float* products = scratch<float>(w::PRODUCTS + w::POINTS * w::plane(inputs) + w::ROWS * inputs);
+        long at_once = s.images_at_once(), places = height * width;
+        float* products = scratch<float>(w::PRODUCTS + w::POINTS * w::plane(inputs) + w::ROWS * inputs +
+                                         at_once * s.padded(inputs));
         float* points = products + w::PRODUCTS;
+        float* padded = points + w::POINTS * w::plane(inputs) + w::ROWS * inputs;
         float* sums = &partial[2 * team.thread * outputs];
         w::Moments moments = {start.data(), sums, sums + outputs};
         team.wait();
-        for (long first = mine.first * s.tiles(), last = mine.last * s.tiles(); first < last; first += w::MOST_TILES) {
-            long count = std::min(w::MOST_TILES, last - first);
-            w::transform_input(in, points, s, inputs, first, count, zeros.data());
-            w::convolve(points, weights.data(), products, y, nullptr, s, first, count, &moments);
+        for (long image = mine.first; image < mine.last; image += at_once) {
+            long now = std::min(at_once, mine.last - image);
+            w::pad(padded, s, inputs, now, [&](long row, float* to) {
+                std::memcpy(to, in + (image * height + row) * width * inputs, width * inputs * sizeof(float));
+            });
+            for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, last - first);
+                w::transform_input(padded, points, s, inputs, first, count);
+                w::convolve(points, weights.data(), products, y + image * places * outputs, nullptr, s, first, count,
+                            &moments);
+            }
         }
         team.once([&] {
             normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
@@ -126,10 +127,10 @@ extern "C" void unit_backward_float32(const float* grad_out, const float* in, co
                                       float* grad_gain, float* grad_bias, int relu, int threads) {
     namespace w = winograd_float32;
     w::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
-    long places = height * width, at_once = images_at_once(s);
+    long places = height * width, at_once = s.images_at_once();
     Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
     Slopes slopes(outputs);
-    std::vector<float> partial(2 * threads * outputs, 0.0f), zeros(w::AROUND * std::max(inputs, outputs), 0.0f);
+    std::vector<float> partial(2 * threads * outputs, 0.0f);
     std::vector<float> weights(s.weight_points()), sums(s.weight_points() * threads, 0.0f);
     parallel(threads, [&](Team team) {
         Span mine = team.span(images);
@@ -140,27 +141,32 @@ extern "C" void unit_backward_float32(const float* grad_out, const float* in, co
         team.once([&] {
             normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
         });
-        long most = std::max(inputs, outputs);
-        float* products = scratch<float>(w::PRODUCTS + 2 * w::POINTS * w::plane(most) + w::ROWS * most +
-                                         at_once * places * outputs);
+        long most = std::max(inputs, outputs), size = w::POINTS * w::plane(most) + w::ROWS * most;
+        float* products = scratch<float>(w::PRODUCTS + 2 * size + at_once * (s.padded(inputs) + s.padded(outputs)));
         float* points = products + w::PRODUCTS;
-        float* grad_points = points + w::POINTS * w::plane(most) + w::ROWS * most;
-        float* grad_y = grad_points + w::POINTS * w::plane(most);
+        float* grad_points = points + size;
+        float* padded = grad_points + size;
+        float* padded_grad = padded + at_once * s.padded(inputs);
         float* own = &sums[s.weight_points() * team.thread];
         for (long image = mine.first; image < mine.last; image += at_once) {
-            long now = std::min(at_once, mine.last - image), first_place = image * places;
-            normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
-                                          {first_place, first_place + now * places});
-            const float* in_now = in + first_place * inputs;
+            long now = std::min(at_once, mine.last - image), at = image * places * inputs;
+            w::pad(padded, s, inputs, now, [&](long row, float* to) {
+                std::memcpy(to, in + at + row * width * inputs, width * inputs * sizeof(float));
+            });
+            w::pad(padded_grad, s, outputs, now, [&](long row, float* to) {
+                long first_place = image * places + row * width;
+                normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, to,
+                                              {first_place, first_place + width});
+            });
             for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
                 long count = std::min(w::MOST_TILES, last - first);
                 if (grad_in) {
-                    w::transform_input(grad_y, points, s, outputs, first, count, zeros.data());
-                    w::convolve(points, weights.data(), products, grad_in + first_place * inputs,
-                                identity ? identity + first_place * inputs : nullptr, turned, first, count, nullptr);
+                    w::transform_input(padded_grad, points, s, outputs, first, count);
+                    w::convolve(points, weights.data(), products, grad_in + at, identity ? identity + at : nullptr,
+                                turned, first, count, nullptr);
                 }
-                w::transform_input(in_now, points, s, inputs, first, count, zeros.data());
-                w::transform_gradient(grad_y, grad_points, s, outputs, first, count, zeros.data());
+                w::transform_input(padded, points, s, inputs, first, count);
+                w::transform_gradient(padded_grad, grad_points, s, outputs, first, count);
                 w::add_weight_gradient(points, grad_points, own, count, s);
             }
         }

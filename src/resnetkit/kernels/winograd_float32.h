@@ -32,81 +32,103 @@ struct Shape {
     long across() const { return (width + PLACES - 1) / PLACES; }
     long tiles() const { return down() * across(); }  // of an image
     long weight_points() const { return POINTS * inputs * outputs; }
+
+    // A padded image has a border of zeros around its tiles: one place on each side.
+    long padded_width() const { return PLACES * across() + 2; }
+    long padded(long channels) const { return (PLACES * down() + 2) * padded_width() * channels; }
+
+    // Images that a thread computes before it goes on to the next ones: enough for MOST_TILES tiles, but one at least.
+    long images_at_once() const { return std::max(1L, MOST_TILES / tiles()); }
 };
 
 // The size of the transformed values of one point and MOST_TILES tiles.
 inline long plane(long channels) { return MOST_TILES * channels + GAP; }
 
-// The tile of this index, of images [image][height][width][channels]: its first place in its image.
+// The first place of a tile.
 struct Tile {
     long image, y, x;
 
-    Tile(const Shape& s, long index) {
-        image = index / s.tiles();
-        long place = index % s.tiles();
-        y = place / s.across() * PLACES;
-        x = place % s.across() * PLACES;
+    Tile(const Shape& s, long index)
+        : image(index / s.tiles()),
+          y(index % s.tiles() / s.across() * PLACES),
+          x(index % s.across() * PLACES) {}
+
+    // Goes on to the next tile.
+    void next(const Shape& s) {
+        if ((x += PLACES) < s.width) return;
+        x = 0;
+        if ((y += PLACES) < s.height) return;
+        y = 0, image++;
     }
 };
 
-// Applies a transform to the columns of FROM x FROM vectors, and then to the rows: TO x TO vectors. `from` returns the
-// vector of a place, and `to` stores a result. Columns outside `inside` are zeros.
+// Applies a transform to the rows of FROM x FROM vectors, and then to the columns: TO x TO vectors. `from` returns the
+// vector of a row and a column; `to` gets the results, one column after another.
 template <long FROM, long TO, class Transform, class From, class To>
-inline __attribute__((always_inline)) void in_both_directions(Transform transform, From from, To to,
-                                                              Span inside = {0, FROM}) {
+inline __attribute__((always_inline)) void in_both_directions(Transform transform, From from, To to) {
     floats half[TO][FROM];
 #pragma GCC unroll 6
-    for (long x = 0; x < FROM; x++) {
-        floats column[FROM] = {}, made[TO];
-        if (x >= inside.first && x < inside.last)
+    for (long y = 0; y < FROM; y++) {
+        floats row[FROM], made[TO];
 #pragma GCC unroll 6
-            for (long y = 0; y < FROM; y++) column[y] = from(y, x);
-        transform(column, made);
+        for (long x = 0; x < FROM; x++) row[x] = from(y, x);
+        transform(row, made);
 #pragma GCC unroll 6
-        for (long y = 0; y < TO; y++) half[y][x] = made[y];
+        for (long x = 0; x < TO; x++) half[x][y] = made[x];
     }
 #pragma GCC unroll 6
-    for (long y = 0; y < TO; y++) {
+    for (long x = 0; x < TO; x++) {
         floats made[TO];
-        transform(half[y], made);
+        transform(half[x], made);
 #pragma GCC unroll 6
-        for (long x = 0; x < TO; x++) to(y, x, made[x]);
+        for (long y = 0; y < TO; y++) to(y, x, made[y]);
     }
 }
 
-// Transforms `count` tiles from `first` on to [POINTS][tiles][channels]. A tile is read with SIDES x SIDES places, which
-// begin `before` places before its first place. Rows outside the image are read from `zeros`, SIDES * channels of them.
+// Writes `count` padded images. write(row, to) writes a row, of which each image has `height`, to its places.
+template <class Write>
+void pad(float* to, const Shape& s, long channels, long count, Write write) {
+    long row = s.width * channels, padded_row = s.padded_width() * channels;
+    for (long image = 0; image < count; image++) {
+        float* end = to + s.padded(channels);
+        std::memset(to, 0, padded_row * sizeof(float));
+        to += padded_row;
+        for (long y = 0; y < s.height; y++, to += padded_row) {
+            std::memset(to, 0, channels * sizeof(float));
+            write(image * s.height + y, to + channels);
+            std::memset(to + channels + row, 0, (padded_row - channels - row) * sizeof(float));
+        }
+        std::memset(to, 0, (end - to) * sizeof(float));
+        to = end;
+    }
+}
+
+// Transforms SIDES x SIDES places of `count` tiles of padded images to [POINTS][tiles][channels], from the tile `first`
+// on. They begin `inside` places from the beginning of a tile with its border.
 template <long SIDES, class Transform>
-void transform(const float* images, float* points, const Shape& s, long channels, long first, long count, long before,
-               const float* zeros, Transform one_direction) {
-    long size = plane(channels);
-    for (long t = 0; t < count; t++) {
-        Tile tile(s, first + t);
-        long top = tile.y - before, left = tile.x - before;
-        Span inside = {std::max(-left, 0L), std::min(s.width - left, SIDES)};
-        const float* rows[SIDES];
-        for (long y = 0; y < SIDES; y++)
-            rows[y] = top + y >= 0 && top + y < s.height
-                          ? images + ((tile.image * s.height + top + y) * s.width + left) * channels
-                          : zeros;
+inline void transform(const float* padded, float* points, const Shape& s, long channels, long first, long count,
+                      long inside, Transform one_direction) {
+    long size = plane(channels), row = s.padded_width() * channels;
+    Tile tile(s, first);
+    for (long t = 0; t < count; t++, tile.next(s)) {
+        const float* from = padded + tile.image * s.padded(channels) + (tile.y + inside) * row + (tile.x + inside) * channels;
         for (long c = 0; c < channels; c += LANES) {
             float* to = points + t * channels + c;
             in_both_directions<SIDES, SIDE>(
-                one_direction, [&](long y, long x) { return load(rows[y] + x * channels + c); },
-                [&](long y, long x, floats v) { store(to + (y * SIDE + x) * size, v); }, inside);
+                one_direction, [&](long y, long x) { return load(from + y * row + x * channels + c); },
+                [&](long, long, floats v) { store(to, v), to += size; });
         }
     }
 }
 
-inline void transform_input(const float* images, float* points, const Shape& s, long channels, long first, long count,
-                            const float* zeros) {
-    transform<AROUND>(images, points, s, channels, first, count, 1, zeros,
+inline void transform_input(const float* padded, float* points, const Shape& s, long channels, long first, long count) {
+    transform<AROUND>(padded, points, s, channels, first, count, 0,
                       [](const floats* d, floats* v) { F::input(d, v); });
 }
 
-inline void transform_gradient(const float* images, float* points, const Shape& s, long channels, long first, long count,
-                               const float* zeros) {
-    transform<PLACES>(images, points, s, channels, first, count, 0, zeros,
+inline void transform_gradient(const float* padded, float* points, const Shape& s, long channels, long first,
+                               long count) {
+    transform<PLACES>(padded, points, s, channels, first, count, 1,
                       [](const floats* g, floats* v) { F::gradient(g, v); });
 }
 
@@ -127,7 +149,7 @@ inline void transform_weights(const float* weight, float* points, long inputs, l
                 in_both_directions<KERNEL, SIDE>(
                     [](const floats* w, floats* u) { F::weights(w[0], w[1], w[2], u); },
                     [&](long y, long x) { return load(taps[y * KERNEL + x] + v * LANES); },
-                    [&](long y, long x, floats u) { store(to + (y * SIDE + x) * inputs * PANEL, u); });
+                    [&](long, long, floats u) { store(to, u), to += inputs * PANEL; });
             }
         }
 }
@@ -160,43 +182,58 @@ struct Moments {
 constexpr long MOST_ROUNDED = (MOST_TILES + ROWS - 1) / ROWS * ROWS;
 constexpr long PRODUCTS = POINTS * (MOST_ROUNDED * PANEL + GAP);  // size of the memory for products
 
+// Transforms the products of a tile and 16 / VECTORS outputs into DOWN x ACROSS places; adds `beside`, and sums up moments.
+struct Output {
+    float* out;
+    const float* beside;
+    long row, channels;  // distances to the next row and to the next place
+    floats origin, sum, square;
+
+    inline __attribute__((always_inline)) void add(const float* products, long step, long down, long across) {
+        floats tile_sum = {}, tile_square = {};
+        in_both_directions<SIDE, PLACES>([](const floats* m, floats* y) { F::output(m, y); },
+                                         [&](long y, long x) { return load(products + (x * SIDE + y) * step); },
+                                         [&](long y, long x, floats v) {
+                                             if (y >= down || x >= across) return;
+                                             long at = y * row + x * channels;
+                                             if (beside) v += load(beside + at);
+                                             store(out + at, v);
+                                             v -= origin;
+                                             tile_sum += v;
+                                             tile_square += v * v;
+                                         });
+        sum += tile_sum;
+        square += tile_square;
+    }
+};
+
 // Computes the output of `count` transformed tiles from `first` on; adds `beside`, and sums `moments`.
 inline void convolve(const float* points, const float* weights, float* products, float* out, const float* beside,
                      const Shape& s, long first, long count, const Moments* moments) {
-    long size = plane(s.inputs), to_size = MOST_ROUNDED * PANEL + GAP;
+    constexpr long STEP = MOST_ROUNDED * PANEL + GAP;
+    long size = plane(s.inputs), row = s.width * s.outputs;
     for (long o = 0; o < s.outputs; o += PANEL, weights += POINTS * s.inputs * PANEL) {
         for (long p = 0; p < POINTS; p++)
             for (long t = 0; t < count; t += ROWS)
                 multiply(points + p * size + t * s.inputs, weights + p * s.inputs * PANEL,
-                         products + p * to_size + t * PANEL, s.inputs);
+                         products + p * STEP + t * PANEL, s.inputs);
         for (long v = 0; v < PANEL; v += LANES) {
-            floats sum = {}, square = {}, origin = {};
-            if (moments) origin = load(moments->origin + o + v);
-            for (long t = 0; t < count; t++) {
-                Tile tile(s, first + t);
-                const float* from = products + t * PANEL + v;
-                long place = ((tile.image * s.height + tile.y) * s.width + tile.x) * s.outputs + o + v;
-                long down = std::min(PLACES, s.height - tile.y), across = std::min(PLACES, s.width - tile.x);
-                floats tile_sum = {}, tile_square = {};
-                in_both_directions<SIDE, PLACES>(
-                    [](const floats* m, floats* y) { F::output(m, y); },
-                    [&](long i, long j) { return load(from + (i * SIDE + j) * to_size); },
-                    [&](long i, long j, floats x) {
-                        if (i >= down || j >= across) return;
-                        long at = place + (i * s.width + j) * s.outputs;
-                        if (beside) x += load(beside + at);
-                        store(out + at, x);
-                        if (!moments) return;
-                        x -= origin;
-                        tile_sum += x;
-                        tile_square += x * x;
-                    });
-                sum += tile_sum;
-                square += tile_square;
+            Output output = {nullptr, nullptr, row, s.outputs, {}, {}, {}};
+            if (moments) output.origin = load(moments->origin + o + v);
+            Tile tile(s, first);
+            for (long t = 0; t < count; t++, tile.next(s)) {
+                long place = (tile.image * s.height + tile.y) * row + tile.x * s.outputs + o + v;
+                output.out = out + place;
+                output.beside = beside ? beside + place : nullptr;
+                long down = s.height - tile.y, across = s.width - tile.x;
+                if (down >= PLACES && across >= PLACES)
+                    output.add(products + t * PANEL + v, STEP, PLACES, PLACES);
+                else
+                    output.add(products + t * PANEL + v, STEP, down, across);
             }
             if (moments) {
-                store(moments->sums + o + v, load(moments->sums + o + v) + sum);
-                store(moments->squares + o + v, load(moments->squares + o + v) + square);
+                store(moments->sums + o + v, load(moments->sums + o + v) + output.sum);
+                store(moments->squares + o + v, load(moments->squares + o + v) + output.square);
             }
         }
     }
@@ -252,7 +289,7 @@ inline void to_weight_gradient(const float* sums, int threads, float* grad_weigh
                 [&](long y, long x) {
                     floats sum = {};
                     for (int thread = 0; thread < threads; thread++)
-                        sum += load(sums + ((thread * POINTS + y * SIDE + x) * s.inputs + i) * s.outputs + o);
+                        sum += load(sums + ((thread * POINTS + x * SIDE + y) * s.inputs + i) * s.outputs + o);
                     return sum;
                 },
                 [&](long y, long x, floats w) {
