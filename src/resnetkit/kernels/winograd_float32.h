@@ -8,6 +8,7 @@
 #pragma once
 #include <algorithm>
 
+#include "normalization.h"
 #include "threads.h"
 #include "transforms.h"
 #include "vectors.h"
@@ -24,6 +25,17 @@ constexpr long VECTORS = PANEL / LANES;
 constexpr long ROWS = LANES == 16 ? 12 : 6;  // tiles that are computed together, so that the sums fit into registers
 constexpr long MOST_TILES = 48;              // tiles whose transformed values are in the cache at the same time
 constexpr long GAP = 16;                     // planes of a power of two bytes would compete for the same lines of the cache
+
+// The input of a convolution: a map, or a map whose batch norm and ReLU are not applied yet, if there is a `gain`.
+struct Input {
+    const float* map;
+    const float* gain;
+    const float* bias;
+    const float* mean;
+    const float* inverse_std;
+
+    normalization::Affine affine(long c) const { return {gain, bias, mean, inverse_std, c}; }
+};
 
 struct Shape {
     long images, height, width, inputs, outputs;
@@ -103,6 +115,25 @@ void pad(float* to, const Shape& s, long channels, long count, Write write) {
     }
 }
 
+// Writes `count` padded images of an input, from the image `first` on.
+inline void pad(float* to, const Shape& s, const Input& in, long first, long count) {
+    long row = s.width * s.inputs;
+    pad(to, s, s.inputs, count, [&](long y, float* to) {
+        const float* from = in.map + (first * s.height + y) * row;
+        if (!in.gain) {
+            std::memcpy(to, from, row * sizeof(float));
+            return;
+        }
+        for (long c = 0; c < s.inputs; c += LANES) {
+            normalization::Affine normalized = in.affine(c);
+            for (long at = c; at < row; at += s.inputs) {
+                floats x = normalized(from + at);
+                store(to + at, let_through(x, x));
+            }
+        }
+    });
+}
+
 // Transforms SIDES x SIDES places of `count` tiles of padded images to [POINTS][tiles][channels], from the tile `first`
 // on. They begin `inside` places from the beginning of a tile with its border.
 template <long SIDES, class Transform>
@@ -172,44 +203,74 @@ inline void multiply(const float* tiles, const float* weights, float* to, long i
         for (long v = 0; v < VECTORS; v++) store(to + r * PANEL + v * LANES, sums[r][v]);
 }
 
-// Sums of a convolution's output and of its square, after `origin` is subtracted; [outputs] each.
+constexpr long MOST_ROUNDED = (MOST_TILES + ROWS - 1) / ROWS * ROWS;
+constexpr long PRODUCTS = POINTS * (MOST_ROUNDED * PANEL + GAP);  // size of the memory for products
+
+// Sums over the places of LANES channels. Each tile is summed up separately first, since short sums are more exact.
+struct Sums {
+    floats first, second;
+};
+
+// The following structs say what `convolve` does with its outputs. It calls begin(c) and end(c, sums) before and after
+// LANES channels from `c` on, and stores what use(x, at, sums) returns at the index `at` of the map.
+
+// Sums up the output and its square, after `origin` is subtracted; [outputs] each.
 struct Moments {
     const float* origin;
     float* sums;
     float* squares;
-};
+    floats zero = {};
 
-constexpr long MOST_ROUNDED = (MOST_TILES + ROWS - 1) / ROWS * ROWS;
-constexpr long PRODUCTS = POINTS * (MOST_ROUNDED * PANEL + GAP);  // size of the memory for products
-
-// Transforms the products of a tile and 16 / VECTORS outputs into DOWN x ACROSS places; adds `beside`, and sums up moments.
-struct Output {
-    float* out;
-    const float* beside;
-    long row, channels;  // distances to the next row and to the next place
-    floats origin, sum, square;
-
-    inline __attribute__((always_inline)) void add(const float* products, long step, long down, long across) {
-        floats tile_sum = {}, tile_square = {};
-        in_both_directions<SIDE, PLACES>([](const floats* m, floats* y) { F::output(m, y); },
-                                         [&](long y, long x) { return load(products + (x * SIDE + y) * step); },
-                                         [&](long y, long x, floats v) {
-                                             if (y >= down || x >= across) return;
-                                             long at = y * row + x * channels;
-                                             if (beside) v += load(beside + at);
-                                             store(out + at, v);
-                                             v -= origin;
-                                             tile_sum += v;
-                                             tile_square += v * v;
-                                         });
-        sum += tile_sum;
-        square += tile_square;
+    void begin(long c) { zero = load(origin + c); }
+    floats use(floats x, long, Sums& tile) {
+        floats d = x - zero;
+        tile.first += d;
+        tile.second += d * d;
+        return x;
+    }
+    void end(long c, const Sums& total) {
+        store(sums + c, load(sums + c) + total.first);
+        store(squares + c, load(squares + c) + total.second);
     }
 };
 
-// Computes the output of `count` transformed tiles from `first` on; adds `beside`, and sums `moments`.
-inline void convolve(const float* points, const float* weights, float* products, float* out, const float* beside,
-                     const Shape& s, long first, long count, const Moments* moments) {
+// Adds another map, if there is one.
+struct Added {
+    const float* map;
+
+    void begin(long) {}
+    floats use(floats x, long at, Sums&) { return map ? x + load(map + at) : x; }
+    void end(long, const Sums&) {}
+};
+
+// The output is the gradient of a batch norm with ReLU, whose input is `in` from the index `start` on. Sums up what
+// normalization::add_products does; [channels] each.
+struct Products {
+    const Input& in;
+    long start;
+    float* sums;
+    float* products;
+    normalization::Affine normalized = {};
+    floats mean = {};
+
+    void begin(long c) { normalized = in.affine(c), mean = load(in.mean + c); }
+    floats use(floats x, long at, Sums& tile) {
+        const float* before = in.map + start + at;
+        floats g = let_through(x, normalized(before));
+        tile.first += g;
+        tile.second += g * (load(before) - mean);
+        return x;
+    }
+    void end(long c, const Sums& total) {
+        store(sums + c, load(sums + c) + total.first);
+        store(products + c, load(products + c) + total.second);
+    }
+};
+
+// Computes the output of `count` transformed tiles from `first` on.
+template <class Use>
+void convolve(const float* points, const float* weights, float* products, float* out, const Shape& s, long first,
+              long count, Use use) {
     constexpr long STEP = MOST_ROUNDED * PANEL + GAP;
     long size = plane(s.inputs), row = s.width * s.outputs;
     for (long o = 0; o < s.outputs; o += PANEL, weights += POINTS * s.inputs * PANEL) {
@@ -218,23 +279,32 @@ inline void convolve(const float* points, const float* weights, float* products,
                 multiply(points + p * size + t * s.inputs, weights + p * s.inputs * PANEL,
                          products + p * STEP + t * PANEL, s.inputs);
         for (long v = 0; v < PANEL; v += LANES) {
-            Output output = {nullptr, nullptr, row, s.outputs, {}, {}, {}};
-            if (moments) output.origin = load(moments->origin + o + v);
+            use.begin(o + v);
+            Sums total = {};
             Tile tile(s, first);
             for (long t = 0; t < count; t++, tile.next(s)) {
+                const float* from = products + t * PANEL + v;
                 long place = (tile.image * s.height + tile.y) * row + tile.x * s.outputs + o + v;
-                output.out = out + place;
-                output.beside = beside ? beside + place : nullptr;
+                auto finish = [&](long down, long across) __attribute__((always_inline)) {
+                    Sums sums = {};
+                    in_both_directions<SIDE, PLACES>(
+                        [](const floats* m, floats* y) { F::output(m, y); },
+                        [&](long y, long x) { return load(from + (x * SIDE + y) * STEP); },
+                        [&](long y, long x, floats v) {
+                            if (y >= down || x >= across) return;
+                            long at = place + y * row + x * s.outputs;
+                            store(out + at, use.use(v, at, sums));
+                        });
+                    total.first += sums.first;
+                    total.second += sums.second;
+                };
                 long down = s.height - tile.y, across = s.width - tile.x;
                 if (down >= PLACES && across >= PLACES)
-                    output.add(products + t * PANEL + v, STEP, PLACES, PLACES);
+                    finish(PLACES, PLACES);
                 else
-                    output.add(products + t * PANEL + v, STEP, down, across);
+                    finish(down, across);
             }
-            if (moments) {
-                store(moments->sums + o + v, load(moments->sums + o + v) + output.sum);
-                store(moments->squares + o + v, load(moments->squares + o + v) + output.square);
-            }
+            use.end(o + v, total);
         }
     }
 }
