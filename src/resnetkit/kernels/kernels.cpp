@@ -44,8 +44,8 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
             normalization::finish_products(norm, products ? products : partial.data(), products ? 1 : threads, slopes,
                                            grad_gain, grad_bias);
         });
-        normalization::input_gradient(norm, slopes, grad_out, in, out, grad_beside, grad_in + mine.first * norm.channels,
-                                      mine);
+        normalization::InputGradient<T> gradient = {&norm, &slopes, grad_out, in, out, grad_beside};
+        normalization::input_gradient(gradient, grad_in + mine.first * norm.channels, mine);
     });
 }
 
@@ -96,10 +96,10 @@ extern "C" void unit_forward_float32(const winograd_float32::Input* in, const fl
     parallel(threads, [&](Team team) {
         Span mine = team.span(images);
         w::transform_weights(weight, weights.data(), inputs, outputs, false, team.span(outputs / w::PANEL));
-        long at_once = s.images_at_once(), places = height * width, size = w::POINTS * w::plane(inputs) + w::ROWS * inputs;
-        float* products = scratch<float>(w::PRODUCTS + size + at_once * s.padded(inputs));
-        float* points = products + w::PRODUCTS;
-        float* padded = points + size;
+        long at_once = s.images_at_once(), places = height * width;
+        float* products = scratch<float>(w::BLOCK + w::BLOCK * inputs / w::PANEL + s.padded(inputs));
+        float* points = products + w::BLOCK;
+        float* padded = points + w::BLOCK * inputs / w::PANEL;
         float* sums = &partial[2 * team.thread * outputs];
         w::Moments moments = {start.data(), sums, sums + outputs};
         team.wait();
@@ -108,7 +108,7 @@ extern "C" void unit_forward_float32(const winograd_float32::Input* in, const fl
             w::pad(padded, s, *in, image, now);
             for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
                 long count = std::min(w::MOST_TILES, last - first);
-                w::transform_input(padded, points, s, inputs, first, count);
+                w::transform_input(padded, points, s, inputs, now, first, count);
                 w::convolve(points, weights.data(), products, y + image * places * outputs, s, first, count, moments);
             }
         }
@@ -146,26 +146,23 @@ extern "C" void unit_backward_float32(const float* grad_out, const winograd_floa
             normalization::finish_products(norm, products ? products : partial.data(), products ? 1 : threads, slopes,
                                            grad_gain, grad_bias);
         });
-        long most = std::max(inputs, outputs), size = w::POINTS * w::plane(most) + w::ROWS * most;
-        float* spare = scratch<float>(w::PRODUCTS + 2 * size + at_once * (s.padded(inputs) + s.padded(outputs)));
-        float* points = spare + w::PRODUCTS;
+        long size = w::BLOCK * std::max(inputs, outputs) / w::PANEL;
+        float* spare = scratch<float>(w::BLOCK + 2 * size + s.padded(inputs) + s.padded(outputs));
+        float* points = spare + w::BLOCK;
         float* grad_points = points + size;
         float* padded = grad_points + size;
-        float* padded_grad = padded + at_once * s.padded(inputs);
+        float* padded_grad = padded + s.padded(inputs);
         float* own = &sums[s.weight_points() * team.thread];
         float* in_sums = &in_partial[2 * team.thread * inputs];
         for (long image = mine.first; image < mine.last; image += at_once) {
             long now = std::min(at_once, mine.last - image), at = image * places * inputs;
             w::pad(padded, s, *in, image, now);
-            w::pad(padded_grad, s, outputs, now, [&](long row, float* to) {
-                long first_place = image * places + row * width;
-                normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, to,
-                                              {first_place, first_place + width});
-            });
+            w::pad(padded_grad, s, outputs, image, now,
+                   normalization::InputGradient<float>{&norm, &slopes, grad_out, y, out, grad_beside});
             for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
                 long count = std::min(w::MOST_TILES, last - first);
                 if (grad_in) {
-                    w::transform_input(padded_grad, points, s, outputs, first, count);
+                    w::transform_input(padded_grad, points, s, outputs, now, first, count);
                     if (in_products)
                         w::convolve(points, weights.data(), spare, grad_in + at, turned, first, count,
                                     w::Products{*in, at, in_sums, in_sums + inputs});
@@ -173,8 +170,8 @@ extern "C" void unit_backward_float32(const float* grad_out, const winograd_floa
                         w::convolve(points, weights.data(), spare, grad_in + at, turned, first, count,
                                     w::Added{identity ? identity + at : nullptr});
                 }
-                w::transform_input(padded, points, s, inputs, first, count);
-                w::transform_gradient(padded_grad, grad_points, s, outputs, first, count);
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::transform_gradient(padded_grad, grad_points, s, outputs, now, first, count);
                 w::add_weight_gradient(points, grad_points, own, count, s);
             }
         }
@@ -287,8 +284,8 @@ extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16*
                 long count = std::min(at_once, mine.last - first);
                 for (long i = 0; i < count; i++) {
                     long image = first + i;
-                    normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
-                                                  {image * places, (image + 1) * places});
+                    normalization::InputGradient<bfloat16> gradient = {&norm, &slopes, grad_out, y, out, grad_beside};
+                    normalization::input_gradient(gradient, grad_y, {image * places, (image + 1) * places});
                     if (grad_in) {
                         winograd::transform<F>(grad_y, points, height, width, outputs);
                         convolve(points, weights.data(), grad_in + image * in_size,

@@ -146,21 +146,39 @@ inline void finish_products(const Norm& norm, const float* partial, int threads,
     }
 }
 
+// The gradient of the input. begin(c) is called before the values of LANES channels from `c` on are read.
+template <typename T>
+struct InputGradient {
+    const Norm* norm = nullptr;
+    const Slopes* slopes = nullptr;
+    const T* grad_out = nullptr;
+    const T* in = nullptr;
+    const T* out = nullptr;
+    const T* grad_beside = nullptr;
+    Affine normalized = {};
+    floats mean = {}, scale = {}, level = {}, slope = {};
+
+    void begin(long c) {
+        normalized = {norm->gain, norm->bias, norm->mean, norm->inverse_std, c};
+        mean = load(norm->mean + c), scale = load(&slopes->scale[c]);
+        level = load(&slopes->level[c]), slope = load(&slopes->slope[c]);
+    }
+    floats value(long at) const {
+        floats g = grad_beside ? load(grad_beside + at) : behind_relu(*norm, normalized, grad_out, in, out, at);
+        return scale * (g - level - (load(in + at) - mean) * slope);
+    }
+};
+
 // The gradient of the input over a span of places; grad_in points to the first place of the span.
 template <typename T>
-void input_gradient(const Norm& norm, const Slopes& slopes, const T* grad_out, const T* in, const T* out,
-                    const T* grad_beside, T* grad_in, Span mine) {
+void input_gradient(InputGradient<T> gradient, T* grad_in, Span mine) {
+    long channels = gradient.norm->channels;
     for (long p = mine.first; p < mine.last; p += BLOCK) {
         long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
-        for (long c = 0; c < norm.channels; c += LANES) {
-            floats mean = load(norm.mean + c), scale = load(&slopes.scale[c]);
-            floats level = load(&slopes.level[c]), slope = load(&slopes.slope[c]);
-            Affine normalized(norm.gain, norm.bias, norm.mean, norm.inverse_std, c);
-            for (long q = p; q < end; q++) {
-                long at = q * norm.channels + c;
-                floats g = grad_beside ? load(grad_beside + at) : behind_relu(norm, normalized, grad_out, in, out, at);
-                store(grad_in + at - mine.first * norm.channels, scale * (g - level - (load(in + at) - mean) * slope));
-            }
+        for (long c = 0; c < channels; c += LANES) {
+            gradient.begin(c);
+            for (long q = p; q < end; q++)
+                store(grad_in + (q - mine.first) * channels + c, gradient.value(q * channels + c));
         }
     }
 }
