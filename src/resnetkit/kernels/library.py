@@ -3,10 +3,11 @@
 from functools import cache
 from pathlib import Path
 
+from resnetkit.kernels.openmp import use_threads
 from resnetkit.native import Library, load
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-fopenmp", "-fno-math-errno")
+FLAGS = ("-fno-math-errno",)
 
 
 @cache
@@ -25,4 +26,7 @@ def status() -> str:
 
 @cache
 def _load() -> tuple[Library | None, str]:
-    return load(SOURCES, FLAGS)
+    found, why = load(SOURCES, FLAGS)
+    if found and not use_threads(found):
+        why += "; on one thread, because torch has no OpenMP library"
+    return found, why
