@@ -6,6 +6,7 @@
 #include "newton_schulz.h"
 #include "strided.h"
 #include "winograd.h"
+#include "winograd_float32.h"
 
 namespace {
 
@@ -76,6 +77,104 @@ extern "C" void orthogonal(float* const* matrices, const long* rows, const long*
     });
 }
 
+// unit_forward for float32 maps of any size.
+extern "C" void unit_forward_float32(const float* in, const float* weight, const float* beside, float* y, float* out,
+                                     long images, long height, long width, long inputs, long outputs, const float* gain,
+                                     const float* bias, const float* origin, float* running_mean, float* running_var,
+                                     float* mean, float* inverse_std, float momentum, float epsilon, int relu,
+                                     int threads) {
+    namespace w = winograd_float32;
+    w::Shape s = {images, height, width, inputs, outputs};
+    Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
+    std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
+    std::vector<float> weights(s.weight_points());
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(images);
+        w::transform_weights(weight, weights.data(), inputs, outputs, false, team.span(outputs / w::PANEL));
+        long at_once = s.images_at_once(), places = height * width;
+        float* products = scratch<float>(w::PRODUCTS + w::POINTS * w::plane(inputs) + w::ROWS * inputs +
+                                         at_once * s.padded(inputs));
+        float* points = products + w::PRODUCTS;
+        float* padded = points + w::POINTS * w::plane(inputs) + w::ROWS * inputs;
+        float* sums = &partial[2 * team.thread * outputs];
+        w::Moments moments = {start.data(), sums, sums + outputs};
+        team.wait();
+        for (long image = mine.first; image < mine.last; image += at_once) {
+            long now = std::min(at_once, mine.last - image);
+            w::pad(padded, s, inputs, now, [&](long row, float* to) {
+                std::memcpy(to, in + (image * height + row) * width * inputs, width * inputs * sizeof(float));
+            });
+            for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, last - first);
+                w::transform_input(padded, points, s, inputs, first, count);
+                w::convolve(points, weights.data(), products, y + image * places * outputs, nullptr, s, first, count,
+                            &moments);
+            }
+        }
+        team.once([&] {
+            normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
+                                          momentum, epsilon);
+        });
+        normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
+    });
+}
+
+// unit_backward for float32 maps of any size.
+extern "C" void unit_backward_float32(const float* grad_out, const float* in, const float* weight, const float* y,
+                                      const float* out, float* grad_in, float* grad_beside, const float* identity,
+                                      float* grad_weight, long images, long height, long width, long inputs,
+                                      long outputs, const float* gain, const float* mean, const float* inverse_std,
+                                      float* grad_gain, float* grad_bias, int relu, int threads) {
+    namespace w = winograd_float32;
+    w::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
+    long places = height * width, at_once = s.images_at_once();
+    Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
+    Slopes slopes(outputs);
+    std::vector<float> partial(2 * threads * outputs, 0.0f);
+    std::vector<float> weights(s.weight_points()), sums(s.weight_points() * threads, 0.0f);
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(images);
+        if (grad_in)
+            w::transform_weights(weight, weights.data(), outputs, inputs, true, team.span(inputs / w::PANEL));
+        normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
+                                    {mine.first * places, mine.last * places});
+        team.once([&] {
+            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+        });
+        long most = std::max(inputs, outputs), size = w::POINTS * w::plane(most) + w::ROWS * most;
+        float* products = scratch<float>(w::PRODUCTS + 2 * size + at_once * (s.padded(inputs) + s.padded(outputs)));
+        float* points = products + w::PRODUCTS;
+        float* grad_points = points + size;
+        float* padded = grad_points + size;
+        float* padded_grad = padded + at_once * s.padded(inputs);
+        float* own = &sums[s.weight_points() * team.thread];
+        for (long image = mine.first; image < mine.last; image += at_once) {
+            long now = std::min(at_once, mine.last - image), at = image * places * inputs;
+            w::pad(padded, s, inputs, now, [&](long row, float* to) {
+                std::memcpy(to, in + at + row * width * inputs, width * inputs * sizeof(float));
+            });
+            w::pad(padded_grad, s, outputs, now, [&](long row, float* to) {
+                long first_place = image * places + row * width;
+                normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, to,
+                                              {first_place, first_place + width});
+            });
+            for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, last - first);
+                if (grad_in) {
+                    w::transform_input(padded_grad, points, s, outputs, first, count);
+                    w::convolve(points, weights.data(), products, grad_in + at, identity ? identity + at : nullptr,
+                                turned, first, count, nullptr);
+                }
+                w::transform_input(padded, points, s, inputs, first, count);
+                w::transform_gradient(padded_grad, grad_points, s, outputs, first, count);
+                w::add_weight_gradient(points, grad_points, own, count, s);
+            }
+        }
+        team.wait();
+        w::to_weight_gradient(sums.data(), threads, grad_weight, s, team.span(inputs));
+    });
+}
+
 #if defined(__AVX512BF16__)
 
 namespace {
@@ -101,7 +200,7 @@ extern "C" int unit_serves(long height, long width, long inputs, long outputs) {
 }
 
 // Computes a 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
-extern "C" void unit_forward(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
+extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
                              long images, long height, long width, long inputs, long outputs, const float* gain,
                              const float* bias, const float* origin, float* running_mean, float* running_var,
                              float* mean, float* inverse_std, float momentum, float epsilon, int relu, int threads) {
@@ -136,7 +235,7 @@ extern "C" void unit_forward(const bfloat16* in, const float* weight, const bflo
 
 // Computes the gradients of unit_forward's inputs. grad_beside is null if there was no `beside`. grad_in may be null. If
 // identity is not null, it is added to grad_in; it may be the same as grad_beside.
-extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
+extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
                               const bfloat16* out, bfloat16* grad_in, bfloat16* grad_beside, const bfloat16* identity,
                               float* grad_weight, long images, long height, long width, long inputs, long outputs,
                               const float* gain, const float* mean, const float* inverse_std, float* grad_gain,

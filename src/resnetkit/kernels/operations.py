@@ -5,6 +5,7 @@ threads.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,6 +17,7 @@ from resnetkit.machine import read_machine
 
 LANES = 16  # numbers of channels must be multiples of this
 MOST_ROWS = 128  # most rows of a matrix that one thread makes orthogonal
+LARGEST_SHARE = 0.6  # of the products of a plain convolution, for Winograd's to be faster
 STRIDED_CHANNELS = (16, 32, 64, 128)  # with more channels, weights and sums do not fit into the cache
 
 _POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -105,9 +107,18 @@ def norm_backward(
 def winograd_serves(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return whether unit_forward and unit_backward support this convolution of `x` and are faster than oneDNN."""
     kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if x.dtype != torch.bfloat16 or kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+    if kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
         return False
+    if x.dtype == torch.float32:
+        return _winograd_float32_serves(x.shape[2], x.shape[3], conv.in_channels)
     return _winograd_serves(x.shape[2], x.shape[3], conv.in_channels, conv.out_channels)
+
+
+@cache
+def _winograd_float32_serves(height: int, width: int, inputs: int) -> bool:
+    """Return whether the tiles of 4 × 4 places cover the map with few places outside it."""
+    products = 36 * math.ceil(height / 4) * math.ceil(width / 4)
+    return library() is not None and inputs % LANES == 0 and products <= LARGEST_SHARE * 9 * height * width
 
 
 @cache
@@ -145,7 +156,7 @@ def unit_forward(
     y = torch.empty((images, outputs, height, width), dtype=x.dtype, memory_format=torch.channels_last)
     z = torch.empty_like(y)
     mean, inverse_std = torch.empty(2, outputs).unbind()
-    _kernel("unit_forward")(
+    _kernel("unit_forward", x.dtype)(
         x.data_ptr(),
         weight.data_ptr(),
         _pointer(beside),
@@ -200,7 +211,7 @@ def unit_backward(
     grad_beside = torch.empty_like(y) if beside else None
     grad_weight = torch.empty_like(weight)
     grad_gain, grad_bias = torch.empty(2, outputs).unbind()
-    _kernel("unit_backward")(
+    _kernel("unit_backward", x.dtype)(
         grad.data_ptr(),
         x.data_ptr(),
         weight.data_ptr(),
