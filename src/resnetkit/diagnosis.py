@@ -78,7 +78,7 @@ class Diagnosis:
     precision: str
     """The default precision of training: float32 or bfloat16."""
     kernels: str
-    """One line on the kernels of training: which build is on, where it is from and why this one; or why there is none."""
+    """One line on the kernels of training: the build, where it is from and why it is this one; or why there is none."""
     resizing: str
     """One line on the kernel that resizes pictures."""
 
