@@ -1,6 +1,7 @@
 """Builds of the kernels that Python can't load here: NEON under qemu, and those of this processor with sanitizers."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from drivers import SOURCE, Driver
 from resnetkit.data.transforms import resampling
 from resnetkit.kernels import library
 from resnetkit.machine import read_instructions
-from resnetkit.native import BUILDS, FLAGS
+from resnetkit.native import BUILDS, BUILT, FLAGS
 from units import UnitCase
 
 NEON = "neon"
+SOURCES = Path(__file__).parents[1] / "src"
 USABLE = [name for name, build in BUILDS.items() if read_instructions().issuperset(build.instructions)]
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
 CROSS = "aarch64-linux-gnu-g++"
@@ -56,7 +58,10 @@ def programs(build: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     drivers = {}
     for sources, flags in ((library.SOURCES, library.FLAGS), (resampling.SOURCES, resampling.FLAGS)):
         out = folder / f"{sources.name}.so"
-        compile_code(compiler, (*FLAGS, *BUILDS[name].flags, *flags, *own), sorted(sources.glob("*.cpp")), out)
+        if name == NEON and "RESNETKIT_BUILT" in os.environ:  # the libraries of a wheel
+            out = Path(os.environ["RESNETKIT_BUILT"]) / sources.relative_to(SOURCES) / BUILT / "neon.so"
+        else:
+            compile_code(compiler, (*FLAGS, *BUILDS[name].flags, *flags, *own), sorted(sources.glob("*.cpp")), out)
         # Memory of threads is kept until the end, and so are libraries.
         environment = {"ASAN_OPTIONS": "detect_leaks=0"} if sanitized else {}
         drivers[sources.name] = Driver([*runner, str(folder / "driver"), str(out)], **environment)

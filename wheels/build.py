@@ -45,7 +45,7 @@ X86 = ("avx2", "avx512", "avx512_bf16")
 PLATFORMS = {
     "manylinux_2_28_x86_64": Platform("x86_64-linux-gnu.2.28", ".so", X86),
     "manylinux_2_28_aarch64": Platform("aarch64-linux-gnu.2.28", ".so", ("neon",)),
-    "macosx_14_0_arm64": Platform("aarch64-macos.14.0", ".dylib", ("neon",)),
+    "macosx_11_0_arm64": Platform("aarch64-macos.11.0", ".dylib", ("neon",)),
     "win_amd64": Platform("x86_64-windows-gnu", ".dll", X86),
 }
 """Tags of wheels, and how their libraries are compiled."""

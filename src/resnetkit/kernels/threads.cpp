@@ -69,6 +69,6 @@ extern "C" void use_gomp(decltype(thread_num) number, decltype(num_threads) size
 extern "C" void use_kmpc(decltype(thread_num) number, decltype(num_threads) size, decltype(kmpc_fork_call) fork,
                          decltype(kmpc_push_num_threads) push, decltype(kmpc_global_thread_num) global,
                          decltype(kmpc_barrier) barrier) {
-    thread_num = number, num_threads = size;
+    thread_num = number, num_threads = size, gomp_parallel = nullptr, gomp_barrier = nullptr;
     kmpc_fork_call = fork, kmpc_push_num_threads = push, kmpc_global_thread_num = global, kmpc_barrier = barrier;
 }
