@@ -127,11 +127,12 @@ def check_installed(wheel: Path) -> None:
             print(f"{wheel.name}, {name}: {done.strip().splitlines()[-1]}", flush=True)
         doctor = run([str(python), "-m", "resnetkit", "doctor", "--quick"], **environment)
         print(*(line for line in doctor.splitlines() if line.startswith(("kernels", "resizing", "compiler"))), sep="\n")
+        # A short training: twenty steps of ResNet-20.
         golden = [
             str(tests / "test_loop.py"),
             "-k",
             "golden_losses and auto and not paper",
-        ]  # twenty steps of ResNet-20
+        ]
         done = run([str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *golden], **environment)
         print(f"{wheel.name}, a short training: {done.strip().splitlines()[-1]}")
         if (folder / "cache" / "kernels").exists():
