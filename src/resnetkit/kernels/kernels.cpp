@@ -26,28 +26,33 @@ void norm_forward(Norm norm, const T* in, const T* beside, T* out, float* runnin
             normalization::finish_moments(norm, origin.data(), partial.data(), threads, running_mean, running_var,
                                           momentum, epsilon);
         });
-        normalization::apply(norm, in, beside, out, mine);
+        if (out) normalization::apply(norm, in, beside, out, mine);
     });
 }
 
 template <typename T>
 void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* grad_in, T* grad_beside,
-                   float* grad_gain, float* grad_bias, int threads) {
+                   const float* products, float* grad_gain, float* grad_bias, int threads) {
     std::vector<float> partial(2 * threads * norm.channels, 0.0f);
     Slopes slopes(norm.channels);
     parallel(threads, [&](Team team) {
         Span mine = team.span(norm.places);
-        normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * team.thread * norm.channels], mine);
+        if (!products)
+            normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * team.thread * norm.channels],
+                                        mine);
         team.once([&] {
-            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            normalization::finish_products(norm, products ? products : partial.data(), products ? 1 : threads, slopes,
+                                           grad_gain, grad_bias);
         });
-        normalization::input_gradient(norm, slopes, grad_out, in, out, grad_beside, grad_in + mine.first * norm.channels,
-                                      mine);
+        normalization::InputGradient<T> gradient = {&norm, &slopes, grad_out, in, out, grad_beside};
+        normalization::input_gradient(gradient, grad_in + mine.first * norm.channels, mine);
     });
 }
 
 }  // namespace
 
+// `out` may be null: the next convolution normalises its input itself, and so does the backward pass. `products` are the
+// sums of normalization::add_products, [2][channels], or null.
 #define NORM(NAME, T)                                                                                                  \
     extern "C" void norm_forward_##NAME(const T* in, const T* beside, T* out, long places, long channels,              \
                                         const float* gain, const float* bias, float* running_mean,                     \
@@ -57,11 +62,11 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
                         running_var, momentum, epsilon, threads);                                                      \
     }                                                                                                                  \
     extern "C" void norm_backward_##NAME(const T* grad_out, const T* in, const T* out, T* grad_in, T* grad_beside,     \
-                                         long places, long channels, const float* gain, const float* mean,             \
-                                         const float* inverse_std, float* grad_gain, float* grad_bias, int relu,       \
-                                         int threads) {                                                                \
-        norm_backward<T>({places, channels, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0}, grad_out,    \
-                         in, out, grad_in, grad_beside, grad_gain, grad_bias, threads);                                \
+                                         long places, long channels, const float* gain, const float* bias,             \
+                                         const float* mean, const float* inverse_std, const float* products,           \
+                                         float* grad_gain, float* grad_bias, int relu, int threads) {                  \
+        norm_backward<T>({places, channels, gain, bias, (float*)mean, (float*)inverse_std, relu != 0}, grad_out, in,   \
+                         out, grad_in, grad_beside, products, grad_gain, grad_bias, threads);                          \
     }
 
 NORM(float32, float)
@@ -77,8 +82,8 @@ extern "C" void orthogonal(float* const* matrices, const long* rows, const long*
     });
 }
 
-// unit_forward for float32 maps of any size.
-extern "C" void unit_forward_float32(const float* in, const float* weight, const float* beside, float* y, float* out,
+// unit_forward for float32 maps of any size. `out` may be null, as for norm_forward.
+extern "C" void unit_forward_float32(const winograd_float32::Input* in, const float* weight, const float* beside, float* y, float* out,
                                      long images, long height, long width, long inputs, long outputs, const float* gain,
                                      const float* bias, const float* origin, float* running_mean, float* running_var,
                                      float* mean, float* inverse_std, float momentum, float epsilon, int relu,
@@ -92,85 +97,92 @@ extern "C" void unit_forward_float32(const float* in, const float* weight, const
         Span mine = team.span(images);
         w::transform_weights(weight, weights.data(), inputs, outputs, false, team.span(outputs / w::PANEL));
         long at_once = s.images_at_once(), places = height * width;
-        float* products = scratch<float>(w::PRODUCTS + w::POINTS * w::plane(inputs) + w::ROWS * inputs +
-                                         at_once * s.padded(inputs));
-        float* points = products + w::PRODUCTS;
-        float* padded = points + w::POINTS * w::plane(inputs) + w::ROWS * inputs;
+        float* products = scratch<float>(w::BLOCK + w::BLOCK * inputs / w::PANEL + s.padded(inputs));
+        float* points = products + w::BLOCK;
+        float* padded = points + w::BLOCK * inputs / w::PANEL;
         float* sums = &partial[2 * team.thread * outputs];
         w::Moments moments = {start.data(), sums, sums + outputs};
         team.wait();
         for (long image = mine.first; image < mine.last; image += at_once) {
             long now = std::min(at_once, mine.last - image);
-            w::pad(padded, s, inputs, now, [&](long row, float* to) {
-                std::memcpy(to, in + (image * height + row) * width * inputs, width * inputs * sizeof(float));
-            });
+            w::pad(padded, s, *in, image, now);
             for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
                 long count = std::min(w::MOST_TILES, last - first);
-                w::transform_input(padded, points, s, inputs, first, count);
-                w::convolve(points, weights.data(), products, y + image * places * outputs, nullptr, s, first, count,
-                            &moments);
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::convolve(points, weights.data(), products, y + image * places * outputs, s, first, count, moments);
             }
         }
         team.once([&] {
             normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
                                           momentum, epsilon);
         });
-        normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
+        if (out) normalization::apply(norm, y, beside, out, {mine.first * places, mine.last * places});
     });
 }
 
-// unit_backward for float32 maps of any size.
-extern "C" void unit_backward_float32(const float* grad_out, const float* in, const float* weight, const float* y,
+// unit_backward for float32 maps of any size. `out` may be null, and `products` are as for norm_backward. If the input is
+// not normalised yet, `in_products` gets the sums of normalization::add_products for its batch norm, [2][inputs].
+extern "C" void unit_backward_float32(const float* grad_out, const winograd_float32::Input* in, const float* weight, const float* y,
                                       const float* out, float* grad_in, float* grad_beside, const float* identity,
                                       float* grad_weight, long images, long height, long width, long inputs,
-                                      long outputs, const float* gain, const float* mean, const float* inverse_std,
-                                      float* grad_gain, float* grad_bias, int relu, int threads) {
+                                      long outputs, const float* gain, const float* bias, const float* mean,
+                                      const float* inverse_std, const float* products, float* grad_gain,
+                                      float* grad_bias, float* in_products, int relu, int threads) {
     namespace w = winograd_float32;
     w::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
     long places = height * width, at_once = s.images_at_once();
-    Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
+    Norm norm = {images * places, outputs, gain, bias, (float*)mean, (float*)inverse_std, relu != 0};
     Slopes slopes(outputs);
-    std::vector<float> partial(2 * threads * outputs, 0.0f);
+    std::vector<float> partial(2 * threads * outputs, 0.0f), in_partial(2 * threads * inputs, 0.0f);
     std::vector<float> weights(s.weight_points()), sums(s.weight_points() * threads, 0.0f);
     parallel(threads, [&](Team team) {
         Span mine = team.span(images);
         if (grad_in)
             w::transform_weights(weight, weights.data(), outputs, inputs, true, team.span(inputs / w::PANEL));
-        normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
-                                    {mine.first * places, mine.last * places});
+        if (!products)
+            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
+                                        {mine.first * places, mine.last * places});
         team.once([&] {
-            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            normalization::finish_products(norm, products ? products : partial.data(), products ? 1 : threads, slopes,
+                                           grad_gain, grad_bias);
         });
-        long most = std::max(inputs, outputs), size = w::POINTS * w::plane(most) + w::ROWS * most;
-        float* products = scratch<float>(w::PRODUCTS + 2 * size + at_once * (s.padded(inputs) + s.padded(outputs)));
-        float* points = products + w::PRODUCTS;
+        long size = w::BLOCK * std::max(inputs, outputs) / w::PANEL;
+        float* spare = scratch<float>(w::BLOCK + 2 * size + s.padded(inputs) + s.padded(outputs));
+        float* points = spare + w::BLOCK;
         float* grad_points = points + size;
         float* padded = grad_points + size;
-        float* padded_grad = padded + at_once * s.padded(inputs);
+        float* padded_grad = padded + s.padded(inputs);
         float* own = &sums[s.weight_points() * team.thread];
+        float* in_sums = &in_partial[2 * team.thread * inputs];
         for (long image = mine.first; image < mine.last; image += at_once) {
             long now = std::min(at_once, mine.last - image), at = image * places * inputs;
-            w::pad(padded, s, inputs, now, [&](long row, float* to) {
-                std::memcpy(to, in + at + row * width * inputs, width * inputs * sizeof(float));
-            });
-            w::pad(padded_grad, s, outputs, now, [&](long row, float* to) {
-                long first_place = image * places + row * width;
-                normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, to,
-                                              {first_place, first_place + width});
-            });
+            w::pad(padded, s, *in, image, now);
+            w::pad(padded_grad, s, outputs, image, now,
+                   normalization::InputGradient<float>{&norm, &slopes, grad_out, y, out, grad_beside});
             for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
                 long count = std::min(w::MOST_TILES, last - first);
                 if (grad_in) {
-                    w::transform_input(padded_grad, points, s, outputs, first, count);
-                    w::convolve(points, weights.data(), products, grad_in + at, identity ? identity + at : nullptr,
-                                turned, first, count, nullptr);
+                    w::transform_input(padded_grad, points, s, outputs, now, first, count);
+                    if (in_products)
+                        w::convolve(points, weights.data(), spare, grad_in + at, turned, first, count,
+                                    w::Products{*in, at, in_sums, in_sums + inputs});
+                    else
+                        w::convolve(points, weights.data(), spare, grad_in + at, turned, first, count,
+                                    w::Added{identity ? identity + at : nullptr});
                 }
-                w::transform_input(padded, points, s, inputs, first, count);
-                w::transform_gradient(padded_grad, grad_points, s, outputs, first, count);
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::transform_gradient(padded_grad, grad_points, s, outputs, now, first, count);
                 w::add_weight_gradient(points, grad_points, own, count, s);
             }
         }
-        team.wait();
+        team.once([&] {
+            if (!in_products) return;
+            for (long c = 0; c < 2 * inputs; c++) {
+                double sum = 0;
+                for (int thread = 0; thread < threads; thread++) sum += in_partial[2 * thread * inputs + c];
+                in_products[c] = sum;
+            }
+        });
         w::to_weight_gradient(sums.data(), threads, grad_weight, s, team.span(inputs));
     });
 }
@@ -238,11 +250,11 @@ extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, c
 extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
                               const bfloat16* out, bfloat16* grad_in, bfloat16* grad_beside, const bfloat16* identity,
                               float* grad_weight, long images, long height, long width, long inputs, long outputs,
-                              const float* gain, const float* mean, const float* inverse_std, float* grad_gain,
-                              float* grad_bias, int relu, int threads) {
+                              const float* gain, const float* bias, const float* mean, const float* inverse_std,
+                              const float*, float* grad_gain, float* grad_bias, float*, int relu, int threads) {
     winograd::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
     long places = height * width, in_size = places * inputs, out_size = places * outputs;
-    Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
+    Norm norm = {images * places, outputs, gain, bias, (float*)mean, (float*)inverse_std, relu != 0};
     Slopes slopes(outputs);
     std::vector<float> partial(2 * threads * outputs, 0.0f);
     long at_once = std::max(1L, 512 / places);  // images whose weight gradients are summed up in registers
@@ -272,8 +284,8 @@ extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16*
                 long count = std::min(at_once, mine.last - first);
                 for (long i = 0; i < count; i++) {
                     long image = first + i;
-                    normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
-                                                  {image * places, (image + 1) * places});
+                    normalization::InputGradient<bfloat16> gradient = {&norm, &slopes, grad_out, y, out, grad_beside};
+                    normalization::input_gradient(gradient, grad_y, {image * places, (image + 1) * places});
                     if (grad_in) {
                         winograd::transform<F>(grad_y, points, height, width, outputs);
                         convolve(points, weights.data(), grad_in + image * in_size,
