@@ -3,8 +3,11 @@
 //
 //     driver LIBRARY
 //
-// A call is the function's name in a line, and its arguments in bytes: numbers as they are in memory, but long with 64
-// bits; memory as its size, -1 for null, and its bytes; an array of pointers as their number and their memory.
+// A call is the function's name and the number of its arguments, each in a line, and the arguments: a letter, and
+//     i   an integer of 64 bits,
+//     f   a float32,
+//     m   memory: its size, 64 bits, which is -1 for null, and its bytes,
+//     p   an array of pointers: their number, 64 bits, and for each its memory.
 // The answer is the bytes of all memory that was given, in its order.
 #include <dlfcn.h>
 
@@ -14,80 +17,41 @@
 #include <iostream>
 #include <memory>
 #include <string>
-#include <tuple>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
+
+constexpr size_t INTEGERS = 24, FLOATS = 4;  // most arguments of a function
 
 struct Memory {
     std::unique_ptr<char[]> bytes;
     int64_t size;
 };
-std::vector<Memory> memories;
-std::vector<std::vector<void*>> arrays;
-
-void read_bytes(void* to, size_t size) {
-    if (!std::cin.read((char*)to, size)) std::exit(3);
-}
 
 template <class T>
 T read_number() {
     T value;
-    read_bytes(&value, sizeof value);
+    if (!std::cin.read((char*)&value, sizeof value)) std::exit(3);
     return value;
 }
 
 // The memory is as large as it must be, so that sanitizers see what is read or written behind its end.
-void* read_memory() {
+void* read_memory(std::vector<Memory>& memories) {
     int64_t size = read_number<int64_t>();
     if (size < 0) return nullptr;
     memories.push_back({std::unique_ptr<char[]>(new char[size]), size});
-    read_bytes(memories.back().bytes.get(), size);
+    if (!std::cin.read(memories.back().bytes.get(), size)) std::exit(3);
     return memories.back().bytes.get();
 }
 
-template <class T>
-T read_argument() {
-    if constexpr (std::is_pointer_v<T> && std::is_pointer_v<std::remove_pointer_t<T>>) {
-        std::vector<void*> pointers(read_number<int64_t>());
-        for (void*& pointer : pointers) pointer = read_memory();
-        arrays.push_back(std::move(pointers));
-        return (T)arrays.back().data();
-    } else if constexpr (std::is_pointer_v<T>) {
-        return (T)read_memory();
-    } else if constexpr (std::is_same_v<T, long>) {
-        return read_number<int64_t>();
-    } else {
-        return read_number<T>();
-    }
-}
-
-template <class Result, class... Arguments>
-void call(void* function, Result (*)(Arguments...)) {
-    std::tuple<Arguments...> arguments{read_argument<Arguments>()...};  // braces: from left to right
-    std::apply((Result(*)(Arguments...))function, arguments);
-}
-
-using p = void*;
-using Norm = void(p, p, p, long, long, p, p, p, p, p, p, float, float, int, int);
-using NormBack = void(p, p, p, p, p, long, long, p, p, p, p, p, int, int);
-using Unit = void(p, p, p, p, p, long, long, long, long, long, p, p, p, p, p, p, p, float, float, int, int);
-using UnitBack = void(p, p, p, p, p, p, p, p, p, long, long, long, long, long, p, p, p, p, p, int, int);
-using Strided = void(p, p, p, p, p, long, long, long, long, long, int);
-using Orthogonal = void(p*, p, p, long, float, float, float, int, int);
-using Resample = int(p, long, int, int, int, int, p, int, int, p, int, p);
-
-void call(const std::string& name, void* function) {
-    auto is = [&](const char* start) { return name.rfind(start, 0) == 0; };
-    if (is("norm_forward")) return call(function, (Norm*)nullptr);
-    if (is("norm_backward")) return call(function, (NormBack*)nullptr);
-    if (is("unit_forward")) return call(function, (Unit*)nullptr);
-    if (is("unit_backward")) return call(function, (UnitBack*)nullptr);
-    if (is("strided_gradients")) return call(function, (Strided*)nullptr);
-    if (is("orthogonal")) return call(function, (Orthogonal*)nullptr);
-    if (is("resample")) return call(function, (Resample*)nullptr);
-    std::exit(4);
+// Calls a function of any arguments. Integers and pointers go into one kind of register, or to the stack if there are
+// too many, and floats into another kind, both on x86-64 (System V) and on ARM (AAPCS64). So their order among each other
+// does not matter, and those that a function does not have do no harm.
+template <size_t... I>
+void call(void* function, const int64_t* integers, const float* floats, std::index_sequence<I...>) {
+    ((void (*)(decltype((void)I, int64_t())..., float, float, float, float))function)(integers[I]..., floats[0], floats[1],
+                                                                                     floats[2], floats[3]);
 }
 
 }  // namespace
@@ -95,13 +59,31 @@ void call(const std::string& name, void* function) {
 int main(int, char** arguments) {
     void* library = dlopen(arguments[1], RTLD_NOW);
     if (!library) return std::fprintf(stderr, "%s\n", dlerror()), 1;
-    for (std::string name; std::getline(std::cin, name);) {
+    std::string name, count;
+    while (std::getline(std::cin, name) && std::getline(std::cin, count)) {
         void* function = dlsym(library, name.c_str());
         if (!function) return std::fprintf(stderr, "%s\n", dlerror()), 2;
-        call(name, function);
+        std::vector<Memory> memories;
+        std::vector<std::vector<void*>> arrays;
+        std::vector<int64_t> integers;
+        std::vector<float> floats;
+        for (int i = std::stoi(count); i > 0; i--) {
+            char kind = read_number<char>();
+            if (kind == 'i') integers.push_back(read_number<int64_t>());
+            if (kind == 'f') floats.push_back(read_number<float>());
+            if (kind == 'm') integers.push_back((int64_t)read_memory(memories));
+            if (kind == 'p') {
+                std::vector<void*> pointers(read_number<int64_t>());
+                for (void*& pointer : pointers) pointer = read_memory(memories);
+                arrays.push_back(std::move(pointers));
+                integers.push_back((int64_t)arrays.back().data());
+            }
+        }
+        if (integers.size() > INTEGERS || floats.size() > FLOATS) return std::fprintf(stderr, "too many arguments\n"), 4;
+        integers.resize(INTEGERS);
+        floats.resize(FLOATS);
+        call(function, integers.data(), floats.data(), std::make_index_sequence<INTEGERS>());
         for (const Memory& memory : memories) std::cout.write(memory.bytes.get(), memory.size);
         std::cout.flush();
-        memories.clear();
-        arrays.clear();
     }
 }

@@ -24,22 +24,28 @@ class Driver:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ or None
         )
 
-    def call(self, name: str, types: Sequence[Any], arguments: Sequence[Any]) -> None:
-        """Call a function. Arguments of type c_void_p are memory, None, or a list of memory; memory is changed."""
-        sent, memories = [name.encode() + b"\n"], []
-        for kind, argument in zip(types, arguments, strict=True):
-            if kind is not ctypes.c_void_p:
-                sent.append(
-                    struct.pack({ctypes.c_long: "<q", ctypes.c_int: "<i", ctypes.c_float: "<f"}[kind], argument)
-                )
-                continue
-            if isinstance(argument, list):
-                sent.append(struct.pack("<q", len(argument)))
-            for memory in argument if isinstance(argument, list) else [argument]:
-                sent.append(struct.pack("<q", -1 if memory is None else len(memory)))
-                if memory is not None:
-                    sent.append(bytes(memory))
-                    memories.append(memory)
+    def call(self, name: str, arguments: Sequence[Any]) -> None:
+        """Call a function with arguments int, float, memory, None, or lists of memory and None; memory is changed."""
+        sent, memories = [f"{name}\n{len(arguments)}\n".encode()], []
+
+        def add(memory: Buffer | None) -> None:
+            sent.append(struct.pack("<q", -1 if memory is None else len(memory)))
+            if memory is not None:
+                sent.append(bytes(memory))
+                memories.append(memory)
+
+        for argument in arguments:
+            if isinstance(argument, float):
+                sent.append(struct.pack("<cf", b"f", argument))
+            elif isinstance(argument, int):
+                sent.append(struct.pack("<cq", b"i", argument))
+            elif isinstance(argument, list):
+                sent.append(struct.pack("<cq", b"p", len(argument)))
+                for memory in argument:
+                    add(memory)
+            else:
+                sent.append(b"m")
+                add(argument)
         stdin, stdout, stderr = self.process.stdin, self.process.stdout, self.process.stderr
         try:
             stdin.write(b"".join(sent))
@@ -74,18 +80,21 @@ class Driver:
             return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
         def argument(value: Any, kind: Any) -> Any:
+            if kind is not ctypes.c_void_p:
+                return float(value) if kind is ctypes.c_float else int(value)
+            value = getattr(value, "_obj", value)  # of ctypes.byref
+            if isinstance(value, ctypes.Structure):
+                return [memory(getattr(value, name)) for name, _ in value._fields_]
             if isinstance(value, ctypes.Array):
                 return (
                     [memory(one) for one in value] if value._type_ is ctypes.c_void_p else memoryview(value).cast("B")
                 )
-            return memory(value) if kind is ctypes.c_void_p else value
+            return memory(value)
 
         def kernel(name: str, dtype: Any = None) -> Callable[..., None]:
-            types = kernels._ARGUMENTS[name]
             function = name + (kernels._SUFFIXES[dtype] if dtype else "")
-            return lambda *given: self.call(
-                function, types, [argument(value, kind) for value, kind in zip(given, types, strict=True)]
-            )
+            types = kernels._ARGUMENTS[name]
+            return lambda *given: self.call(function, [*map(argument, given, types)])
 
         monkeypatch.setattr(Tensor, "data_ptr", data_ptr)
         monkeypatch.setattr(kernels, "_kernel", kernel)

@@ -1,6 +1,5 @@
 """Builds of the kernels that Python can't load here: NEON under qemu, and those of this processor with sanitizers."""
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -115,29 +114,15 @@ def test_orthogonal_matrices(shape):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resized_pictures(programs, channels):
     rng = np.random.default_rng(0)
-    p, i = ctypes.c_void_p, ctypes.c_int
     for _ in range(20):
-        (width, height), sides = rng.integers(1, 100, 2), tuple(int(side) for side in rng.integers(1, 60, 2))
+        width, height = rng.integers(1, 100, 2).tolist()
+        sides = tuple(rng.integers(1, 60, 2).tolist())
         pixels = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
         box, window = np.array([0, 0, width, height], np.float32), np.array([0, 0, *sides], np.int32)
         out = bytearray(sides[0] * sides[1] * channels)
-        programs["transforms"].call(
-            "resample",
-            [p, ctypes.c_long, i, i, i, i, p, i, i, p, i, p],
-            [
-                bytearray(pixels),
-                width * channels,
-                width,
-                height,
-                channels,
-                0,
-                bytearray(box),
-                *sides,
-                bytearray(window),
-                0,
-                out,
-            ],
-        )
+        boxed = [bytearray(box), *sides, bytearray(window), 0, out]
+        arguments = [bytearray(pixels), width * channels, width, height, channels, 0, *boxed]
+        programs["transforms"].call("resample", arguments)
         picture = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
         along_rows = picture.resize(
             (sides[0], height), Image.Resampling.BILINEAR
