@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +184,8 @@ def test_two_processes_compile_at_once(compiler, own_cache):
     assert len(list((own_cache / "kernels").iterdir())) == 1
 
 
-USABLE = [name for name, build in BUILDS.items() if read_instructions().issuperset(build.instructions)]
+# Without "generic", which test_builds.py runs.
+USABLE = [name for name, build in BUILDS.items() if build.title and read_instructions().issuperset(build.instructions)]
 
 
 @pytest.mark.slow
@@ -226,13 +228,37 @@ def test_asking_for_kernels_that_are_not_there_names_the_mend(no_kernels):
         choose_forward(build("resnet20"), recipe, torch.device("cpu"), "float32", size=32)
 
 
+def build_package(target: str, out: Path, *, source: Path = SOURCE.parent, **environ: str) -> Path:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)]
+    done = subprocess.run(build, cwd=source, env=os.environ | environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = out.iterdir()
+    return made
+
+
 @pytest.mark.slow
 def test_the_wheel_has_the_sources_and_the_models(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(build, cwd=SOURCE.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
-    for folder in (SOURCE / "resnetkit" / name for name in ("data", "kernels", "models/packaged")):
-        inside = {name.name for name in names if name.parent.name == folder.name}
-        assert inside == {path.name for path in folder.iterdir() if path.is_file()}
+    """So does the wheel of a source distribution, which is what pip builds where no wheel fits."""
+    packed = build_package("sdist", tmp_path / "sdist")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for source in (SOURCE.parent, tmp_path / packed.name.removesuffix(".tar.gz")):
+        wheel = build_package("wheel", tmp_path / f"of {source.name}", source=source)
+        assert wheel.name.endswith("-py3-none-any.whl")
+        names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
+        for folder in (SOURCE / "resnetkit" / name for name in ("data", "kernels", "models/packaged")):
+            inside = {name.name for name in names if name.parent.name == folder.name}
+            assert inside == {path.name for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_wheel_with_libraries_is_for_one_platform(tmp_path):
+    library = tmp_path / "win_amd64" / "resnetkit" / "kernels" / "built" / "avx2.dll"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"a library")
+    wheel = build_package("wheel", tmp_path / "dist", RESNETKIT_BUILT=str(tmp_path / "win_amd64"))
+    assert wheel.name.endswith("-py3-none-win_amd64.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("resnetkit/kernels/built/avx2.dll") == b"a library"
+        (about,) = (name for name in archive.namelist() if name.endswith("/WHEEL"))
+        assert {"Root-Is-Purelib: false", "Tag: py3-none-win_amd64"} <= set(archive.read(about).decode().splitlines())
