@@ -3,6 +3,7 @@
 # make test   the same with the slow tests
 # make test-all   and those that take minutes or need a network, with every case of each test
 # make bench  every benchmark, one after another
+# make wheels a wheel for each platform in dist/, with its kernels; each that can run here is installed and tested
 
 PYTHON  ?= python3
 MINUTES ?= 3
@@ -13,6 +14,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 CORE := $(VENV)/.core
 DEV  := $(VENV)/.dev
+ZIG  := $(VENV)/.zig
 
 # Debian keeps ensurepip in a package of its own; the pip of $(PYTHON) installs into the environment as well.
 PIP     := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
@@ -23,7 +25,7 @@ NEW_RUN := runs/resnet20-$(shell date +%Y%m%d-%H%M%S)
 BENCHMARKS := $(addprefix benchmarks/,train_throughput.py time_to_accuracy.py same_accuracy.py decode.py inference.py \
 	folder_to_csv.py cold_start.py)
 
-.PHONY: run lint check test test-all bench
+.PHONY: run lint check test test-all bench wheels
 
 run: $(CORE)
 	@mkdir -p runs
@@ -55,6 +57,10 @@ test-all: lint
 bench: $(DEV)
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+wheels: $(ZIG)
+	$(BIN)/python wheels/build.py
+	$(BIN)/python wheels/check.py
+
 $(BIN)/python:
 	$(PYTHON) -m venv --without-pip $(VENV)
 
@@ -66,4 +72,9 @@ $(CORE): pyproject.toml | $(BIN)/python
 $(DEV): $(CORE)
 	@echo "Installing what the tests need into $(VENV)."
 	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+$(ZIG): $(DEV)
+	@echo "Installing zig, a compiler for all platforms, into $(VENV)."
+	$(PIP) install --quiet 'ziglang>=0.15'
 	@touch $@

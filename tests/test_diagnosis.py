@@ -48,10 +48,11 @@ FOUND = Diagnosis(
     cache=Path("/home/me/.cache/resnetkit"),
     cache_free_bytes=66 * 10**9,
     precision="bfloat16",
-    kernels="on",
+    kernels="on: avx2, part of the package (the processor has no AVX-512): /resnetkit/kernels/built/avx2.so",
     resizing="off: there is no C++ compiler",
 )
 """A machine for which there is no advice."""
+OFF = "off: there is no C++ compiler; install g++, or set CXX"
 
 
 def on(**changes: Any) -> Diagnosis:
@@ -66,7 +67,7 @@ def on(**changes: Any) -> Diagnosis:
         (on(quota_cores=1.5), "torch starts 2 threads on 1.5 cores: set OMP_NUM_THREADS=1, or"),
         (replace(FOUND, threads=1, waiting={"OMP_NUM_THREADS": "1"}), "torch uses 1 of 4 cores (OMP_NUM_THREADS=1)"),
         (on(allowed_cores=2), "This process may run on 2 of 4 cores: give it more with taskset"),
-        (replace(FOUND, compiler=""), "There is no C++ compiler"),
+        (replace(FOUND, compiler="", kernels=OFF), "There is no C++ compiler"),
         (replace(FOUND, waiting={"OMP_WAIT_POLICY": "ACTIVE"}), "OMP_WAIT_POLICY=active makes waiting threads spin"),
         (replace(FOUND, keeps_memory=False, allocator_set_by="MALLOC_ARENA_MAX"), "MALLOC_ARENA_MAX sets the alloc"),
         (replace(FOUND, rates=Rates(0.4, 0.3, 20.0)), "Products of float32 are faster here"),
@@ -92,7 +93,8 @@ def test_no_advice_where_none_applies() -> None:
     assert replace(FOUND, keeps_memory=False, allocator="another").advice() == []
     assert on(load=None, memory_bytes=None).advice() == []
     assert on(architecture="aarch64", instructions=("bf16",)).advice() == []
-    slow = replace(on(load=9.0), compiler="", precision="float32")
+    assert replace(FOUND, compiler="").advice() == [], "the package has kernels"
+    slow = replace(on(load=9.0), compiler="", kernels=OFF, precision="float32")
     assert len(slow.advice()) == 3
     assert replace(slow, gpus=("NVIDIA H100",)).advice() == []
 
@@ -167,7 +169,9 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
 
 def test_one_document(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(doctor, "diagnose", lambda *, quick, say: asked.append(quick) or replace(FOUND, compiler=""))
+    monkeypatch.setattr(
+        doctor, "diagnose", lambda *, quick, say: asked.append(quick) or replace(FOUND, compiler="", kernels=OFF)
+    )
     assert main(["doctor", "--json", "--quick"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert asked == [True]
@@ -202,7 +206,7 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
         "training    in bfloat16, channels_last\n"
         "predicting  by OpenVINO in float32, or as resnetkit tune chose for a model\n"
         "memory      freed memory is kept\n"
-        "kernels     on\n"
+        "kernels     on: avx2, part of the package (the processor has no AVX-512): /resnetkit/kernels/built/avx2.so\n"
         "resizing    off: there is no C++ compiler\n"
         "\n"
         "how to make it faster\n"
@@ -213,7 +217,15 @@ def test_lines(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
 def test_lines_of_little(monkeypatch: pytest.MonkeyPatch, capsys: Shell) -> None:
     bare = Machine("arm", "arm64", (), 8, 8, 8, None, None, None, None, None)
     found = replace(
-        FOUND, machine=bare, rates=None, allocator="another", keeps_memory=False, compiler="", waiting={}, threads=8
+        FOUND,
+        machine=bare,
+        rates=None,
+        allocator="another",
+        keeps_memory=False,
+        compiler="",
+        kernels=OFF,
+        waiting={},
+        threads=8,
     )
     monkeypatch.setattr(doctor, "diagnose", lambda *, quick, say: found)
     assert main(["doctor"]) == 0

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnetkit import train
+from resnetkit import native, train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import UsageError
 from resnetkit.kernels import library as loading
 from resnetkit.kernels.library import library, status
-from resnetkit.machine import read_machine
+from resnetkit.machine import read_instructions
 from resnetkit.models.resnet import build
-from resnetkit.native import Library
+from resnetkit.native import BUILDS, Library, choose_build
 from resnetkit.train.computing.compute import choose_forward
 from resnetkit.train.recipe import Recipe
 
@@ -92,7 +93,50 @@ def test_the_environment_turns_the_kernels_off(monkeypatch):
     monkeypatch.setenv("RESNETKIT_KERNELS", "0")
     assert load() == (None, "off (RESNETKIT_KERNELS=0)")
     monkeypatch.setenv("RESNETKIT_KERNELS", "avx3")
-    assert load() == (None, "off: RESNETKIT_KERNELS=avx3; give 0 or 1 or avx2")
+    known = "0 or 1 or avx512_bf16 or avx512 or avx2 or neon or generic"
+    assert load() == (None, f"off: RESNETKIT_KERNELS=avx3; give {known}")
+
+
+SKYLAKE = frozenset(["sse2", "avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "instructions", "build", "reason"),
+    [
+        ("1", SKYLAKE | {"avx512_bf16", "amx_bf16"}, "avx512_bf16", "the processor has AVX512-BF16"),
+        ("1", SKYLAKE, "avx512", "the processor has no AVX512-BF16"),
+        ("1", SKYLAKE - {"avx512vl"}, "avx2", "the processor has no AVX-512"),  # Xeon Phi has a part of it
+        ("1", frozenset({"avx2", "fma"}), "avx2", "the processor has no AVX-512"),
+        ("1", frozenset({"asimd", "bf16"}), "neon", "the processor has NEON"),
+        ("1", frozenset({"sse2"}), "generic", "neither AVX2 nor NEON was found"),
+        ("avx2", SKYLAKE, "avx2", "RESNETKIT_KERNELS=avx2"),
+        (
+            "avx512",
+            SKYLAKE - {"avx512f"},
+            None,
+            "off: RESNETKIT_KERNELS=avx512, and the processor has no AVX-512; give 1",
+        ),
+        ("neon", SKYLAKE, None, "off: RESNETKIT_KERNELS=neon, and the processor has no NEON; give 1"),
+    ],
+)
+def test_the_processor_chooses_the_build(asked, instructions, build, reason):
+    assert choose_build(asked, instructions) == (build, reason)
+
+
+def test_a_library_of_the_package_needs_no_compiler(tmp_path, monkeypatch):
+    """It is taken before the cache. One that can't be loaded is compiled."""
+    name, why = choose_build("1", read_instructions())
+    path = tmp_path / "built" / f"{name}.so"
+    path.parent.mkdir()
+    monkeypatch.setenv("CXX", "no-such-g++")
+    path.write_text("not a library")
+    assert native.load(tmp_path, ())[1].startswith("off: CXX is no-such-g++")
+    path.unlink()
+    path.symlink_to(built())
+    found, said = native.load(tmp_path, (), make=False)
+    assert found is not None
+    assert found._name == str(path)
+    assert said == f"on: {name}, part of the package ({why}): {path}"
 
 
 @compiled
@@ -109,7 +153,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, compiler
 def test_the_kernels_are_compiled_once(compiler, own_cache):
     first, second = load(), load()
     assert first[0] is not None
-    assert first[1] == second[1] == f"on, compiled by {os.environ['CXX']}: {first[0]._name}"
+    name, why = choose_build(os.environ.get("RESNETKIT_KERNELS", "1"), read_instructions())
+    assert first[1] == second[1] == f"on: {name}, compiled by {os.environ['CXX']} ({why}): {first[0]._name}"
     assert len(compiler.read_text().splitlines()) == 1
     assert [path.suffix for path in (own_cache / "kernels").iterdir()] == [".so"], "nothing else is left"
 
@@ -135,21 +180,29 @@ def test_two_processes_compile_at_once(compiler, own_cache):
     both = [start(code), start(code)]
     said = [finished(process) for process in both]
     assert said[0] == said[1]
-    assert said[0].startswith("on, compiled by ")
+    assert ", compiled by " in said[0]
     assert len(list((own_cache / "kernels").iterdir())) == 1
 
 
-AVX512 = "avx512f" in read_machine().instructions
+# Without "generic", which test_builds.py runs.
+USABLE = [name for name, build in BUILDS.items() if build.title and read_instructions().issuperset(build.instructions)]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not AVX512, reason="the other tests run the AVX2 build already, or this processor can't")
-@pytest.mark.parametrize("file", ["test_kernels.py", "test_muon.py", "test_resampling.py"])
-def test_the_build_for_avx2_passes_the_same_tests(file):
-    """The kernels for AVX2, which most laptops and desktops have, are tested on servers too."""
-    environment = os.environ | {"RESNETKIT_KERNELS": "avx2"}
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    done = subprocess.run([*tests, f"{Path(__file__).parent / file}"], env=environment, capture_output=True, text=True)
+@compiled
+@pytest.mark.parametrize("build", [name for name in USABLE if f" {name}," not in status()])
+def test_the_other_builds_pass_the_same_tests(build):
+    """The build that this processor chooses is in the other tests. Those for lesser processors are tested here."""
+    files = ["test_kernels.py", "test_winograd_float32.py", "test_muon.py", "test_resampling.py"]
+    # Two threads stand for any number of them here.
+    chosen = ["-m", "not slow", "-k", "not [1- and not [1] and not [3- and not [3]"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    done = subprocess.run(
+        [*tests, *(str(Path(__file__).parent / file) for file in files)],
+        env=os.environ | {"RESNETKIT_KERNELS": build},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 
@@ -175,13 +228,37 @@ def test_asking_for_kernels_that_are_not_there_names_the_mend(no_kernels):
         choose_forward(build("resnet20"), recipe, torch.device("cpu"), "float32", size=32)
 
 
+def build_package(target: str, out: Path, *, source: Path = SOURCE.parent, **environ: str) -> Path:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)]
+    done = subprocess.run(build, cwd=source, env=os.environ | environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = out.iterdir()
+    return made
+
+
 @pytest.mark.slow
 def test_the_wheel_has_the_sources_and_the_models(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(build, cwd=SOURCE.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
-    for folder in (SOURCE / "resnetkit" / name for name in ("data", "kernels", "models/packaged")):
-        inside = {name.name for name in names if name.parent.name == folder.name}
-        assert inside == {path.name for path in folder.iterdir() if path.is_file()}
+    """So does the wheel of a source distribution, which is what pip builds where no wheel fits."""
+    packed = build_package("sdist", tmp_path / "sdist")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for source in (SOURCE.parent, tmp_path / packed.name.removesuffix(".tar.gz")):
+        wheel = build_package("wheel", tmp_path / f"of {source.name}", source=source)
+        assert wheel.name.endswith("-py3-none-any.whl")
+        names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
+        for folder in (SOURCE / "resnetkit" / name for name in ("data", "kernels", "models/packaged")):
+            inside = {name.name for name in names if name.parent.name == folder.name}
+            assert inside == {path.name for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_wheel_with_libraries_is_for_one_platform(tmp_path):
+    library = tmp_path / "win_amd64" / "resnetkit" / "kernels" / "built" / "avx2.dll"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"a library")
+    wheel = build_package("wheel", tmp_path / "dist", RESNETKIT_BUILT=str(tmp_path / "win_amd64"))
+    assert wheel.name.endswith("-py3-none-win_amd64.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("resnetkit/kernels/built/avx2.dll") == b"a library"
+        (about,) = (name for name in archive.namelist() if name.endswith("/WHEEL"))
+        assert {"Root-Is-Purelib: false", "Tag: py3-none-win_amd64"} <= set(archive.read(about).decode().splitlines())

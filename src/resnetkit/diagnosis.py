@@ -78,7 +78,7 @@ class Diagnosis:
     precision: str
     """The default precision of training: float32 or bfloat16."""
     kernels: str
-    """One line on the kernels of training: that they are on, or the reason why not."""
+    """One line on the kernels of training: the build, where it is from and why it is this one; or why there is none."""
     resizing: str
     """One line on the kernel that resizes pictures."""
 
@@ -120,7 +120,7 @@ class Diagnosis:
                 f"This process may run on {machine.allowed_cores} of {machine.cores} cores: give it more with taskset "
                 "or docker run --cpuset-cpus."
             )
-        if not self.compiler:
+        if not self.compiler and not self.kernels.startswith("on"):
             said.append("There is no C++ compiler, which the kernels need: apt-get install g++, or set CXX.")
         if self.waiting.get("OMP_WAIT_POLICY", "").lower() == "active":
             said.append("OMP_WAIT_POLICY=active makes waiting threads spin, which slows working threads: unset it.")
@@ -180,7 +180,7 @@ def diagnose(*, quick: bool = False, say: Callable[[str], None] = lambda line: N
     cuda = torch.cuda.is_available()
     compiler = find_compiler()
     rates = None if quick else measure(say)
-    say("loading the kernels, which are compiled at the first use")
+    say("loading the kernels, which are compiled at the first use if the package was installed without them")
     return Diagnosis(
         machine=machine,
         python=platform.python_version(),

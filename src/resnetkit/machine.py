@@ -4,9 +4,11 @@ The values come from /proc and /sys on Linux. On other systems they come from Py
 does not import torch.
 """
 
+import ctypes
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,7 +66,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
     """Return the description of this machine. `root` is the folder that contains proc and sys."""
     blocks = [_fields(block) for block in _text(root / "proc/cpuinfo").split("\n\n") if block.strip()]
     first = blocks[0] if blocks else {}
-    flags = (first.get("flags") or first.get("Features") or "").split()
+    instructions = read_instructions(root)
     ids = {(block["physical id"], block["core id"]) for block in blocks if {"physical id", "core id"} <= block.keys()}
     cores = os.cpu_count() or 1
     memory = _fields(_text(root / "proc/meminfo"))
@@ -75,7 +77,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
     return Machine(
         processor=first.get("model name") or platform.processor() or platform.machine(),
         architecture=platform.machine(),
-        instructions=tuple(name for name in INSTRUCTIONS if name in flags),
+        instructions=tuple(name for name in INSTRUCTIONS if name in instructions),
         cores=cores,
         physical_cores=len(ids) or cores,
         allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
@@ -85,6 +87,42 @@ def read_machine(root: Path = Path("/")) -> Machine:
         limit_bytes=min((limit for limit, _ in limits), default=None),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
+
+
+def read_instructions(root: Path = Path("/")) -> frozenset[str]:
+    """Return the instruction sets of the processor, by their names in /proc/cpuinfo on Linux.
+
+    Other systems tell some of them, which get the same names.
+    """
+    if (root / "proc/cpuinfo").exists():
+        block = _fields(_text(root / "proc/cpuinfo").split("\n\n")[0])
+        return frozenset((block.get("flags") or block.get("Features") or "").split())
+    if root != Path("/"):
+        return frozenset()
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return frozenset(["asimd", *(name for name, key in _APPLE_ARM.items() if _sysctl(key))])
+    if sys.platform == "darwin":
+        return frozenset(name for name in (*_AVX2, *_AVX512) if _sysctl(f"hw.optional.{_APPLE_X86.get(name, name)}"))
+    if sys.platform == "win32":
+        # Windows has no numbers for the parts: all processors with AVX2 have FMA, and with AVX-512, Skylake's parts.
+        has = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        return frozenset([*(_AVX2 if has(40) else ()), *(_AVX512 if has(41) else ())])  # PF_AVX2_..., PF_AVX512F_...
+    return frozenset()
+
+
+_AVX2 = ("avx2", "fma")
+_AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_APPLE_X86 = {"avx2": "avx2_0"}
+_APPLE_ARM = {"bf16": "hw.optional.arm.FEAT_BF16", "i8mm": "hw.optional.arm.FEAT_I8MM"}
+
+
+def _sysctl(name: str) -> bool:
+    """Return whether a number of macOS is not zero."""
+    if sys.platform != "darwin":
+        return False
+    value, size = ctypes.c_int64(), ctypes.c_size_t(8)
+    failed = ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
+    return not failed and value.value != 0
 
 
 def _quotas(root: Path) -> Iterator[float]:

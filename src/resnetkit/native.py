@@ -1,4 +1,7 @@
-"""Compile the C++ sources of this package for this machine, cache the library and load it. torch is not imported."""
+"""Load the C++ sources of this package as a library: built ahead and part of the package, or compiled on this machine.
+
+torch is not imported.
+"""
 
 import ctypes
 import hashlib
@@ -8,22 +11,53 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from resnetkit.files import cache_folder
-from resnetkit.machine import read_machine
+from resnetkit.machine import read_instructions
 
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
-BUILDS = {"1": "-march=native", "avx2": "-march=x86-64-v3"}
-"""`$RESNETKIT_KERNELS` -> the compiler's flag for the instructions to use: all of this processor, or up to AVX2."""
-SECONDS = 300  # limit for the compiler, which usually needs five
+SECONDS = 300  # limit for the compiler, which usually needs ten
+BUILT = "built"  # subfolder of a folder of sources, with libraries that were built ahead
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 logger = logging.getLogger(__name__)
 
 Library = ctypes.CDLL
+
+
+@dataclass(frozen=True)
+class Build:
+    """Machine code for processors that have certain instructions."""
+
+    title: str
+    """The name of the instructions, for people."""
+    instructions: tuple[str, ...]
+    """The instructions that the processor must have, as `machine.read_instructions` names them."""
+    flags: tuple[str, ...]
+    """Flags of the compiler."""
+    reason: str
+    """Why this build is the fastest that a processor can run."""
+
+
+_AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+# The width is for loops that the compiler turns into vectors: clang would take half of it.
+_WIDE = ("-march=skylake-avx512", "-mprefer-vector-width=512")
+BUILDS: Mapping[str, Build] = {
+    "avx512_bf16": Build(
+        *("AVX512-BF16", (*_AVX512, "avx512_bf16"), (*_WIDE, "-mavx512bf16"), "the processor has AVX512-BF16")
+    ),
+    "avx512": Build("AVX-512", _AVX512, _WIDE, "the processor has no AVX512-BF16"),
+    "avx2": Build("AVX2", ("avx2", "fma"), ("-march=x86-64-v3",), "the processor has no AVX-512"),
+    "neon": Build("NEON", ("asimd",), ("-march=armv8-a",), "the processor has NEON"),
+    "generic": Build("", (), (), "neither AVX2 nor NEON was found"),
+}
+"""Builds by their names, which are values of `$RESNETKIT_KERNELS`; the fastest first."""
 
 
 def find_compiler() -> list[str] | None:
@@ -42,29 +76,49 @@ def _words(command: str) -> list[str]:
         return [command]
 
 
-def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Library | None, str]:
-    """Return the library of a folder's C++ sources, or None, and one line: that it is on, or the reason why not.
+def choose_build(asked: str, instructions: frozenset[str]) -> tuple[str | None, str]:
+    """Return the name of the build for a processor with these instructions, and the reason.
 
-    The compiler gets FLAGS and `flags`. Without `make`, nothing is compiled, and only a cached library is returned.
-    Never raises.
+    `asked` is the value of `$RESNETKIT_KERNELS`; "1" asks for the fastest build that the processor can run. The name is
+    None if there is to be no library.
     """
-    asked = os.environ.get("RESNETKIT_KERNELS", "1")
-    if asked not in BUILDS:
-        known = " or ".join(["0", *BUILDS])
-        return None, "off (RESNETKIT_KERNELS=0)" if asked == "0" else f"off: RESNETKIT_KERNELS={asked}; give {known}"
-    if asked == "avx2" and "avx2" not in read_machine().instructions:
-        return None, "off: RESNETKIT_KERNELS=avx2, and the processor has no AVX2; give 1"
+    usable = [name for name, build in BUILDS.items() if instructions.issuperset(build.instructions)]
+    if asked == "0":
+        return None, "off (RESNETKIT_KERNELS=0)"
+    if asked == "1":
+        return usable[0], BUILDS[usable[0]].reason
+    if asked in usable:
+        return asked, f"RESNETKIT_KERNELS={asked}"
+    if asked in BUILDS:
+        return None, f"off: RESNETKIT_KERNELS={asked}, and the processor has no {BUILDS[asked].title}; give 1"
+    return None, f"off: RESNETKIT_KERNELS={asked}; give {' or '.join(['0', '1', *BUILDS])}"
+
+
+def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Library | None, str]:
+    """Return the library of a folder's C++ sources, or None, and one line: which build it is, or why there is none.
+
+    A library that was built ahead is taken if the package has it; else one from the cache, or it is compiled. The
+    compiler gets FLAGS, those of the build, and `flags`. Without `make`, nothing is compiled. Never raises.
+    """
+    name, why = choose_build(os.environ.get("RESNETKIT_KERNELS", "1"), read_instructions())
+    if name is None:
+        return None, why
+    try:
+        path = folder / BUILT / f"{name}{SUFFIX}"
+        return Library(str(path)), f"on: {name}, part of the package ({why}): {path}"
+    except OSError as error:  # there is no such file, or it needs another C library
+        logger.debug("%s", error)
     compiler = find_compiler()
     if compiler is None:
         given = os.environ.get("CXX")
         none = f"CXX is {given}, which does not exist" if given else "there is no C++ compiler"
         return None, f"off: {none}; install g++, or set CXX"
     try:
-        path = _compiled(folder, [*compiler, *FLAGS, BUILDS[asked], *flags], make=make)
+        path = _compiled(folder, [*compiler, *FLAGS, *BUILDS[name].flags, *flags], make=make)
         if path is None:
             return None, "off: not compiled yet"
         try:
-            return Library(str(path)), f"on, compiled by {compiler[0]}: {path}"
+            return Library(str(path)), f"on: {name}, compiled by {compiler[0]} ({why}): {path}"
         except OSError as error:  # for example, a file system from which nothing may be executed
             return None, f"off: {error}; set RESNETKIT_CACHE to a folder from which libraries may be loaded"
     except subprocess.CalledProcessError as error:
@@ -80,15 +134,15 @@ def load(folder: Path, flags: Sequence[str], *, make: bool = True) -> tuple[Libr
 
 
 def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
-    """Return the path of the library for this processor, command and source. With `make`, it is compiled if needed.
+    """Return the path of the library for this command and source. With `make`, it is compiled if needed.
 
     The name of the file ends with the digest of its bytes, since loading an incomplete file would crash the process.
     """
-    digest = hashlib.sha256("\0".join([*command, _processor()]).encode())
+    digest = hashlib.sha256("\0".join([*command, platform.machine()]).encode())  # machines may share a cache
     for source in [*sorted(sources.glob("*.cpp")), *sorted(sources.glob("*.h"))]:
         digest.update(source.read_bytes())
     folder, name = cache_folder() / "kernels", digest.hexdigest()[:24]
-    for path in folder.glob(f"{name}-*.so"):
+    for path in folder.glob(f"{name}-*{SUFFIX}"):
         if path.name == _name(name, path):
             return path
     if not make:
@@ -96,7 +150,7 @@ def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     # Processes that compile at the same time write different files with the same bytes; the last file is kept.
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / "made.so"
+        made = Path(work) / f"made{SUFFIX}"
         _run([*command, *map(str, sorted(sources.glob("*.cpp"))), "-o", str(made)])
         path = folder / _name(name, made)
         made.replace(path)
@@ -104,18 +158,9 @@ def _compiled(sources: Path, command: list[str], *, make: bool) -> Path | None:
 
 
 def _name(name: str, path: Path) -> str:
-    return f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+    return f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}{SUFFIX}"
 
 
 def _run(command: list[str]) -> None:
     """Run the compiler. Its messages may have any encoding."""
     subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=SECONDS)
-
-
-def _processor() -> str:
-    """Return a description of the processor, on which -march=native depends, since machines may share a cache."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return f"{platform.machine()} {platform.processor()}"
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(sorted({line for line in lines if line.lower().startswith(("model name", "flags", "features"))}))

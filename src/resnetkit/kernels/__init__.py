@@ -1,1 +1,1 @@
-"""C++ kernels for operations that are slow in PyTorch on a CPU. They are compiled for this machine at the first use."""
+"""C++ kernels for operations that are slow in PyTorch on a CPU: built ahead, or compiled at the first use."""

@@ -1,7 +1,5 @@
-// Threads, and the division of work between them, which depends only on the number of threads.
+// Threads of torch's OpenMP library, and the division of work between them, which depends only on the number of threads.
 #pragma once
-#include <omp.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -18,9 +16,7 @@ struct Team {
     Span span(long count) const { return {count * thread / size, count * (thread + 1) / size}; }
 
     // Waits for all threads of the team.
-    void wait() const {
-#pragma omp barrier
-    }
+    void wait() const;
 
     // Waits for all threads, runs `work` on one of them, and waits again.
     template <class Work>
@@ -31,11 +27,13 @@ struct Team {
     }
 };
 
+// Calls run(work, team) on each thread of a team of `threads` threads. The team has one thread if there is no OpenMP.
+void start_team(int threads, void (*run)(void* work, Team team), void* work);
+
 // Runs work(team) on each thread of a team of `threads` threads.
 template <class Work>
 void parallel(int threads, Work work) {
-#pragma omp parallel num_threads(threads)
-    work(Team{omp_get_thread_num(), omp_get_num_threads()});
+    start_team(threads, [](void* work, Team team) { (*(Work*)work)(team); }, &work);
 }
 
 // Aligned memory of the calling thread, kept from call to call. It contains the values of the last call.

@@ -13,6 +13,7 @@ from resnetkit.native import load
 
 FILTERS = ("bilinear", "bicubic")
 """The filters of the kernel, in the order of their numbers in resample.cpp."""
+SOURCES = Path(__file__).parent
 # No fused multiply-add: the filter's weights equal Pillow's only if each product is rounded before it is added.
 FLAGS = ("-ffp-contract=off",)
 
@@ -24,7 +25,7 @@ _lock = Lock()
 
 
 def prepare() -> None:
-    """Compile the kernel unless it is compiled. This takes two seconds: call it before resizing many pictures."""
+    """Compile the kernel if there is none. This takes two seconds: call it before resizing many pictures."""
     _kernel(make=True)
     _prepared.set()
 
@@ -104,7 +105,7 @@ def _kernel(*, make: bool) -> Any:
 @cache
 def _load(*, make: bool) -> tuple[Any, str]:
     with _lock:  # so that only one thread compiles
-        library, why = load(Path(__file__).parent, FLAGS, make=make)
+        library, why = load(SOURCES, FLAGS, make=make)
     if library is None:
         return None, why
     library.resample.argtypes, library.resample.restype = _ARGUMENTS, _INT
