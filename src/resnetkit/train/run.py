@@ -21,6 +21,7 @@ from resnetkit.files import expanded
 from resnetkit.train.checkpoint import load_state
 from resnetkit.train.classification import prepare
 from resnetkit.train.effects import check_effects
+from resnetkit.train.fitting import describe, expected_error, fit, work_of
 from resnetkit.train.lifecycle import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
@@ -68,7 +69,13 @@ def start(
     reading = reading.settled()
     dataset = open_for(recipe, data, reading)
     remarks = check_effects(recipe, dataset, asked)
+    work = work_of(recipe, len(dataset.train or ()))
+    given, recipe = recipe, recipe if work is None else fit(recipe, work)
     task = prepare(recipe, dataset)
+    if work is not None:
+        expected = expected_error(given, dataset.name, work)
+        steps = recipe.total_steps(task.batches_per_epoch) or 0
+        remarks += filter(None, [describe(given, recipe, steps=steps, error=expected)])
     about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": _place(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
     if run:
