@@ -1,4 +1,4 @@
-"""What suits a run of a given length: the values, who may change them, and the error to expect."""
+"""The batch size that suits a run of a given length, who may choose another, and the error to expect."""
 
 import time
 from dataclasses import replace
@@ -9,43 +9,38 @@ import yaml
 from resnetkit import train
 from resnetkit.commands.train import _recipe
 from resnetkit.data.samples import Dataset, Samples
-from resnetkit.errors import UsageError
 from resnetkit.train import timing
 from resnetkit.train.classification import prepare
 from resnetkit.train.fitting import (
     ERRORS,
-    SHORT_RUNS,
+    LONG_BATCH,
+    SHORT_BATCHES,
     describe,
     expected_error,
     fit,
     mean_cost,
-    suitable,
+    suitable_batch,
     work_of,
 )
 from resnetkit.train.monitor import Monitor
-from resnetkit.train.recipe import BY_LENGTH, RECIPES, Recipe, changed, read_recipe, write_recipe
+from resnetkit.train.recipe import RECIPES, Recipe, changed, read_recipe, write_recipe
 from resnetkit.train.run_folder import RunFolder
 
 ROW = RECIPES["cifar10"]
-SHORT = SHORT_RUNS[0].below / 2
+SHORT = SHORT_BATCHES[-1][0] - 1
 
 
 def test_a_long_run_has_exactly_the_values_of_the_recipe():
-    for work in (SHORT_RUNS[-1].below, 6400.0, work_of(ROW, 45_000), 1e9):
-        assert suitable(work) == {}
-        assert fit(ROW, work) == replace(ROW, by_length=())
-    assert SHORT_RUNS[-1].below <= 6400
+    for work in (SHORT_BATCHES[-1][0], 1600, 3200, 6400, work_of(ROW, 45_000), 1e9):
+        assert suitable_batch(work) == LONG_BATCH == ROW.batch_size
+        assert fit(ROW, work) == ROW
+    assert SHORT_BATCHES[-1][0] <= 1600 < work_of(ROW, 45_000)
 
 
-def test_the_table_has_an_order_and_names_the_fields_that_the_recipe_leaves_open():
-    limits = [row.below for row in SHORT_RUNS]
-    assert limits == sorted(set(limits))
-    assert {name for row in SHORT_RUNS for name in row.values} == set(BY_LENGTH) == set(ROW.by_length)
-    courses = {name: [suitable(work).get(name, getattr(ROW, name)) for work in (*limits, 1e9)] for name in BY_LENGTH}
-    first = [suitable(SHORT_RUNS[0].below - 1).get(name, getattr(ROW, name)) for name in BY_LENGTH]
-    for start, (name, course) in zip(first, courses.items(), strict=True):
-        course = [start, *course]
-        assert course in (sorted(course), sorted(course, reverse=True)), f"{name} goes up and down"
+def test_longer_runs_have_larger_batches():
+    sizes = [suitable_batch(work) for work in range(0, 2000, 5)]
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {LONG_BATCH, *(size for _, size in SHORT_BATCHES)}
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"cifar10"}))
@@ -53,38 +48,55 @@ def test_other_recipes_stay(name):
     assert fit(RECIPES[name], SHORT) == RECIPES[name]
 
 
-def test_what_somebody_gave_stays():
-    short = fit(ROW, SHORT)
-    assert short.by_length, "else this test says nothing"
-    for name in short.by_length:
-        as_flag = changed(ROW, {name: getattr(ROW, name)}, source="flags")
-        in_python = replace(ROW, **{name: getattr(ROW, name) * 0.5 if name != "batch_size" else 100})
-        for given in (as_flag, ROW.replace(**{name: getattr(ROW, name)}), in_python):
-            fitted = fit(given, SHORT)
-            assert getattr(fitted, name) == getattr(given, name)
-            others = set(short.by_length) - {name}
-            assert all(getattr(fitted, other) == getattr(short, other) for other in others)
-    assert fit(ROW.replace(by_length=()), SHORT) == ROW.replace(by_length=())
+@pytest.mark.parametrize(
+    ("given", "batch_size"),
+    [
+        ({}, suitable_batch(SHORT)),
+        ({"batch_size": 128}, 128),
+        ({"batch_size": 96}, 96),
+        ({"batch_by_length": False}, 128),
+        ({"lr": 0.1}, suitable_batch(SHORT)),
+        ({"batch_size": 128, "batch_by_length": True}, suitable_batch(SHORT)),
+    ],
+)
+def test_a_batch_size_that_somebody_gave_stays(given, batch_size, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(given))
+    in_file = read_recipe(path, ROW)[0]
+    by_flag, _ = _recipe({"data": "cifar10", **given})
+    for recipe in (ROW.replace(**given), changed(ROW, given, source="flags"), in_file, by_flag):
+        assert fit(recipe, SHORT) == replace(recipe, batch_size=batch_size)
+    assert fit(replace(ROW, batch_size=96), SHORT).batch_size == 96
 
 
-def test_a_value_that_is_edited_in_a_file_stays(tmp_path):
+def test_a_batch_size_that_is_edited_in_a_whole_file_stays(tmp_path):
     path = tmp_path / "own.yaml"
     write_recipe(path, ROW, {})
-    name = fit(ROW, SHORT).by_length[0]
-    values = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(values | {name: 100}))
-    assert getattr(fit(read_recipe(path, Recipe())[0], SHORT), name) == 100
+    assert fit(read_recipe(path, Recipe())[0], SHORT) == fit(ROW, SHORT)
+    path.write_text(path.read_text().replace("batch_size: 128", "batch_size: 100"))
+    assert fit(read_recipe(path, Recipe())[0], SHORT).batch_size == 100
+
+
+def test_a_run_folder_of_an_earlier_version_has_the_batch_size_that_it_had(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    old = ROW.to_dict() | {"minutes": 3.0, "least_batch_size": 32}
+    path.write_text(yaml.safe_dump({k: v for k, v in old.items() if k not in ("batch_by_length", "epochs")}))
+    recipe, _ = read_recipe(path, Recipe())
+    assert fit(recipe, SHORT) == recipe
+    assert (recipe.batch_size, recipe.least_batch_size, recipe.batch_by_length) == (128, 32, False)
 
 
 def test_a_fitted_recipe_is_fitted_once():
     fitted = fit(ROW, SHORT)
+    assert fitted.batch_size < LONG_BATCH
     assert fit(fitted, SHORT) == fit(fitted, 1e9) == fitted
-    assert fitted.bound_to_length() == "`by_length`"
+    steady = {"schedule": "constant", "early_scale": 1.0, "center_crop_from": 1.0}
+    assert fit(ROW.replace(**steady), SHORT).bound_to_length() == "`batch_by_length`"
+    assert fit(ROW.replace(**steady), 1e9).bound_to_length() is None
 
 
-def test_iterations_are_of_the_given_batch_size():
-    assert fit(ROW.replace(iterations=300), SHORT).batch_size == 128
-    assert fit(ROW.replace(epochs=1), SHORT).batch_size < 128
+def test_iterations_are_of_the_batch_size_of_the_recipe():
+    assert fit(ROW.replace(iterations=300), SHORT) == ROW.replace(iterations=300)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +115,6 @@ def test_work_is_in_steps_of_128_whole_pictures(changes, work):
     assert work_of(ROW.replace(**changes), 45_000) == (work if work is None else pytest.approx(work))
 
 
-def test_wrong_fields_are_refused():
-    with pytest.raises(UsageError, match="`by_length` has 'seed'; it takes batch_size, "):
-        ROW.replace(by_length=("seed",))
-
-
 def test_the_error_to_expect_falls_with_the_work():
     works = [work for work, _ in ERRORS]
     assert works == sorted(works)
@@ -123,7 +130,7 @@ def test_the_error_to_expect_falls_with_the_work():
     [
         ({"model": "resnet56"}, "cifar10", 800),
         ({"muon_lr": 0.02}, "cifar10", 800),
-        ({"by_length": ()}, "cifar10", 800),
+        ({"batch_by_length": False}, "cifar10", 800),
         ({"batch_size": 128}, "cifar10", 800),
         ({"iterations": 800}, "cifar10", 800),
         ({}, "cifar100", 800),
@@ -137,14 +144,14 @@ def test_no_error_is_told_that_was_not_measured(changes, data, work):
     assert expected_error(ROW.replace(**changes), data, work) is None
 
 
-def test_a_line_says_what_was_fitted_and_what_to_expect():
-    fitted = replace(ROW, batch_size=64, muon_lr=0.04)
+def test_a_line_says_the_batch_size_and_what_to_expect():
+    fitted = replace(ROW, batch_size=64)
     assert describe(ROW, fitted, steps=1000, error=20.4) == (
-        "about 1,000 steps of 64 pictures, `muon_lr` 0.04, as suits so short a run; "
-        "expect a validation error of about 20 %"
+        "about 1,000 steps of 64 pictures, which suits so short a run; expect a validation error of about 20 %"
     )
-    assert (
-        describe(ROW, ROW, steps=1, error=8.3) == "about 1 step of 128 pictures; expect a validation error of about 8 %"
+    assert describe(ROW, fitted, steps=1, error=None) == "about 1 step of 64 pictures, which suits so short a run"
+    assert describe(ROW, ROW, steps=9, error=8.3) == (
+        "about 9 steps of 128 pictures; expect a validation error of about 8 %"
     )
     assert describe(ROW, ROW, steps=9, error=None) is None
 
@@ -180,11 +187,3 @@ def test_a_short_run_on_the_clock_is_fitted_by_its_measured_steps(dataset, tmp_p
     assert cost.step_seconds == pytest.approx(0.3 * fitted.batch_size / 128)
     steps = int(capsys.readouterr().err.split("about ")[1].split(" steps")[0])
     assert steps == pytest.approx(60 / cost.step_seconds / mean_cost(fitted), rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("given", "batch_size"), [({}, fit(ROW, SHORT).batch_size), ({"batch_size": 128}, 128), ({"by_length": []}, 128)]
-)
-def test_a_flag_wins_over_the_length(given, batch_size):
-    recipe, _ = _recipe({"data": "cifar10", "epochs": 1.0, **given})
-    assert fit(recipe, SHORT).batch_size == batch_size

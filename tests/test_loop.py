@@ -117,7 +117,6 @@ def test_golden_losses(name, golden, compile_, dataset, tmp_path):
         lr=row.lr / 50,
         muon_lr=row.muon_lr / 50,
         iterations=20,
-        by_length=(),  # the values of a long run: only the rates and the batch are other ones
         batch_size=32,
         precision="float32",
         threads=1,
@@ -342,7 +341,7 @@ def test_a_run_goes_on_in_every_part_of_it(step, dataset, tmp_path, interrupt_af
 
 
 @pytest.mark.parametrize("length", [{"epochs": 3.0}, {"minutes": 0.05}])
-def test_a_run_whose_values_follow_from_its_length_goes_on_with_them(length, dataset, tmp_path, interrupt_after):
+def test_a_run_whose_batch_follows_from_its_length_goes_on_with_it(length, dataset, tmp_path, interrupt_after):
     row = RECIPES["cifar10"].replace(model=TINY.model, precision="float32", threads=1, log_every=1, save_every=1e9)
     recipe, run = row.replace(**length), tmp_path / "run"
     interrupt_after(3, run)

@@ -16,19 +16,6 @@ from resnetkit.files import write_whole
 
 LENGTHS = ("epochs", "iterations", "minutes")
 """The fields for the length of a run, in three units: exactly one of them has a value, the others are None."""
-BY_LENGTH = (
-    "batch_size",
-    "lr",
-    "muon_lr",
-    "weight_decay",
-    "label_smoothing",
-    "ema_decay",
-    "padding",
-    "early_scale",
-    "early_until",
-    "center_crop_from",
-)
-"""The fields that `by_length` may name: `train.fitting` has values of them for short and for long runs."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +40,9 @@ class Recipe:
     """Length of the run in minutes, instead of epochs: the whole schedule is fitted into this time."""
     batch_size: int = 128
     """Number of pictures in a batch."""
-    by_length: tuple[str, ...] = ()
-    """Fields whose values follow from the length of the run, as docs/training.md lists them. A field that is given is
-    taken out of this list, and keeps its value."""
+    batch_by_length: bool = False
+    """Choose the batch size by the length of the run: smaller batches if it is short (docs/training.md). This is off
+    if `batch_size` is given."""
     least_batch_size: int | None = None
     """With `minutes`: if the time is too short for 100 steps, batch size and learning rates are halved, until the batch
     size is this. Unset: they are not halved. They are not halved either if `batch_size` is given."""
@@ -188,8 +175,6 @@ class Recipe:
             raise UsageError(f"`milestones` are {list(self.milestones)}; they must increase, between 0 and 1")
         if not 1 <= self.jitter[0] <= self.jitter[1]:
             raise UsageError(f"`jitter` is {list(self.jitter)}; give the smallest and the largest shorter side")
-        if unknown := [name for name in self.by_length if name not in BY_LENGTH]:
-            raise UsageError(f"`by_length` has {unknown[0]!r}; it takes {', '.join(BY_LENGTH)}")
         if self.nesterov and not self.momentum:
             raise UsageError("`nesterov` needs a `momentum` over 0; or give `nesterov` false")
         if self.optimizer == "muon" and not self.nesterov:
@@ -199,12 +184,13 @@ class Recipe:
         """Return the recipe with other values in some fields; a new length replaces the old one.
 
         So `recipe.replace(minutes=3)` has no epochs. `dataclasses.replace` would leave two lengths, which is an error.
-        The fields that are given no longer follow from the length: they are taken out of `by_length`, unless
-        `by_length` itself is given. Raises UsageError for values that are not valid.
+        A given `batch_size` switches `batch_by_length` off, unless that is given too. Raises UsageError for values that
+        are not valid.
         """
         changes = {name: value for name, value in changes.items() if name not in LENGTHS or value is not None}
         lengths = dict.fromkeys(LENGTHS) if changes.keys() & set(LENGTHS) else {}
-        return replace(self, **lengths | {"by_length": tuple(n for n in self.by_length if n not in changes)} | changes)
+        own_batch = {"batch_by_length": False} if "batch_size" in changes else {}
+        return replace(self, **lengths | own_batch | changes)
 
     @property
     def length(self) -> dict[str, float | None]:
@@ -216,8 +202,8 @@ class Recipe:
 
         Such a setting depends on the share of the run that is done. Other settings depend only on the steps so far.
         """
-        if self.by_length:
-            return "`by_length`"
+        if self.batch_by_length and self.batch_size < Recipe.batch_size:
+            return "`batch_by_length`"
         if self.schedule not in ("constant", "plateau"):
             return f"`schedule` {self.schedule}"
         if self.early_scale < 1 and self.crop in ("pad", "random-resized"):
@@ -324,7 +310,7 @@ RECIPES: dict[str, Recipe] = {
         optimizer="muon",
         muon_lr=0.03,
         epochs=30.0,
-        by_length=BY_LENGTH,
+        batch_by_length=True,
         padding_mode="reflect",
         early_scale=0.75,
         center_crop_from=0.97,

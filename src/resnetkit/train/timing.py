@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resnetkit.display import count
-from resnetkit.train.fitting import PICTURES, describe, expected_error, fit, mean_cost
+from resnetkit.train.fitting import LONG_BATCH, describe, expected_error, fit, mean_cost
 from resnetkit.train.loop import Training
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.pace import Cost
@@ -31,7 +31,7 @@ FEW_STEPS, FEW_EPOCHS = 50, 3.0
 def fit_to_clock(
     task: Task[Any], recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float
 ) -> tuple[Recipe, Cost]:
-    """Return the recipe with the values that its minutes allow, and the measured times. `task` stays unchanged.
+    """Return the recipe with a batch size that suits its minutes, and the measured times. `task` stays unchanged.
 
     A line is printed about the number of steps and what follows from it.
     """
@@ -60,7 +60,7 @@ def fit_to_clock(
             f"give `batch_size` {recipe.batch_size} to keep it"
         )
         return smaller, Cost(seconds, picture_seconds)
-    work = left / seconds * recipe.batch_size * recipe.accumulate / PICTURES
+    work = left / seconds * recipe.batch_size * recipe.accumulate / LONG_BATCH
     fitted = fit(recipe, work)
     seconds *= fitted.batch_size / recipe.batch_size
     steps = max(int(left / (seconds * mean_cost(fitted))), 1)
