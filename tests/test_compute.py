@@ -32,7 +32,7 @@ def network(name: str) -> ResNet:
 
 def chosen(name: str, recipe: Recipe, *, device: torch.device = CPU, recompute: bool = False) -> str:
     steps = recipe.total_steps(BATCHES)
-    return choose_forward(network(name), recipe, device, "float32", recompute=recompute, steps=steps)[1]
+    return choose_forward(network(name), recipe, device, "float32", size=32, recompute=recompute, steps=steps)[1]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def untouched_compile(monkeypatch) -> list[object]:
 @pytest.mark.parametrize("recipe", [Recipe(), LONG, Recipe(compile="kernels")])
 def test_kernels_where_they_serve(recipe, untouched_compile):
     assert chosen(SERVED, recipe) == "kernels"
-    forward, _ = choose_forward(network(SERVED), recipe, CPU, "bfloat16", recompute=True)
+    forward, _ = choose_forward(network(SERVED), recipe, CPU, "bfloat16", size=32, recompute=True)
     assert isinstance(forward, FusedNet)
     assert forward.dtype == torch.bfloat16
     assert forward.blocks[0].residual.recompute
@@ -140,7 +140,7 @@ def test_the_precision_is_that_of_the_maps():
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         net, seen = network(UNSERVED), []
         net.layer1.register_forward_hook(lambda _module, _inputs, out, seen=seen: seen.append(out.dtype))
-        forward, _ = choose_forward(net, Recipe(compile="off"), CPU, precision)
+        forward, _ = choose_forward(net, Recipe(compile="off"), CPU, precision, size=32)
         forward(torch.randn(2, 3, 16, 16))
         assert seen == [dtype]
 
@@ -183,7 +183,7 @@ def test_computing_blocks_again_gives_the_same_bits(name, frozen, precision):
     runs = []
     for recompute in (False, True):
         twin = copy.deepcopy(net)
-        runs.append(two_steps(twin, choose_forward(twin, recipe, CPU, precision, recompute=recompute)[0]))
+        runs.append(two_steps(twin, choose_forward(twin, recipe, CPU, precision, size=32, recompute=recompute)[0]))
     (kept, kept_state), (again, again_state) = runs
     assert len(kept) == len(again)
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
@@ -201,7 +201,7 @@ def test_compiled_steps_do_not_depend_on_the_sizes_before():
     def gradients(sizes: list[int]) -> list[Tensor]:
         torch._dynamo.reset()
         net = network(UNSERVED)
-        forward, name = choose_forward(net, Recipe(compile="inductor"), CPU, "bfloat16")
+        forward, name = choose_forward(net, Recipe(compile="inductor"), CPU, "bfloat16", size=32)
         assert name == "torch.compile"
         for size in sizes:
             net.load_state_dict(network(UNSERVED).state_dict())

@@ -172,7 +172,7 @@ def test_training_without_kernels_is_done_by_torch(no_kernels, cifar_subset, tmp
 def test_asking_for_kernels_that_are_not_there_names_the_mend(no_kernels):
     recipe = Recipe(compile="kernels")
     with pytest.raises(UsageError, match=r"resnetkit doctor gives the reason\). Give `compile` auto"):
-        choose_forward(build("resnet20"), recipe, torch.device("cpu"), "float32")
+        choose_forward(build("resnet20"), recipe, torch.device("cpu"), "float32", size=32)
 
 
 @pytest.mark.slow

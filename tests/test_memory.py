@@ -180,7 +180,7 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 net = build("{model}").to(memory_format=torch.channels_last).train()
 recipe = Recipe(compile="{compile}")
-forward, _ = choose_forward(net, recipe, torch.device("cpu"), "{precision}", recompute={recompute})
+forward, _ = choose_forward(net, recipe, torch.device("cpu"), "{precision}", size=32, recompute={recompute})
 optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
 forward(torch.randn(2, 3, 32, 32)).sum().backward()  # what the libraries take for themselves
 before = peak()

@@ -1,10 +1,12 @@
 // The functions that Python calls. Pointers are to whole maps; the work is divided between `threads` threads.
 #include <algorithm>
+#include <atomic>
 
 #include "normalization.h"
 #include "newton_schulz.h"
 #include "strided.h"
 #include "winograd.h"
+#include "winograd_float32.h"
 
 namespace {
 
@@ -17,39 +19,40 @@ void norm_forward(Norm norm, const T* in, const T* beside, T* out, float* runnin
     std::vector<float> partial(2 * threads * norm.channels, 0.0f), origin(norm.channels);
     // The values of the first place are subtracted, so that precision is not lost if a mean is far from zero.
     for (long c = 0; c < norm.channels; c += LANES) store(&origin[c], load(in + c));
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span mine = span(norm.places, thread, team);
-        normalization::add_moments(in, origin.data(), &partial[2 * thread * norm.channels], mine, norm.channels);
-#pragma omp barrier
-#pragma omp single
-        normalization::finish_moments(norm, origin.data(), partial.data(), threads, running_mean, running_var, momentum,
-                                      epsilon);
-        normalization::apply(norm, in, beside, out, mine);
-    }
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(norm.places);
+        normalization::add_moments(in, origin.data(), &partial[2 * team.thread * norm.channels], mine, norm.channels);
+        team.once([&] {
+            normalization::finish_moments(norm, origin.data(), partial.data(), threads, running_mean, running_var,
+                                          momentum, epsilon);
+        });
+        if (out) normalization::apply(norm, in, beside, out, mine);
+    });
 }
 
 template <typename T>
 void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* grad_in, T* grad_beside,
-                   float* grad_gain, float* grad_bias, int threads) {
+                   const float* products, float* grad_gain, float* grad_bias, int threads) {
     std::vector<float> partial(2 * threads * norm.channels, 0.0f);
     Slopes slopes(norm.channels);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span mine = span(norm.places, thread, team);
-        normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * thread * norm.channels], mine);
-#pragma omp barrier
-#pragma omp single
-        normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
-        normalization::input_gradient(norm, slopes, grad_out, in, out, grad_beside, grad_in + mine.first * norm.channels,
-                                      mine);
-    }
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(norm.places);
+        if (!products)
+            normalization::add_products(norm, grad_out, in, out, grad_beside, &partial[2 * team.thread * norm.channels],
+                                        mine);
+        team.once([&] {
+            normalization::finish_products(norm, products ? products : partial.data(), products ? 1 : threads, slopes,
+                                           grad_gain, grad_bias);
+        });
+        normalization::InputGradient<T> gradient = {&norm, &slopes, grad_out, in, out, grad_beside};
+        normalization::input_gradient(gradient, grad_in + mine.first * norm.channels, mine);
+    });
 }
 
 }  // namespace
 
+// `out` may be null: the next convolution normalises its input itself, and so does the backward pass. `products` are the
+// sums of normalization::add_products, [2][channels], or null.
 #define NORM(NAME, T)                                                                                                  \
     extern "C" void norm_forward_##NAME(const T* in, const T* beside, T* out, long places, long channels,              \
                                         const float* gain, const float* bias, float* running_mean,                     \
@@ -59,11 +62,11 @@ void norm_backward(Norm norm, const T* grad_out, const T* in, const T* out, T* g
                         running_var, momentum, epsilon, threads);                                                      \
     }                                                                                                                  \
     extern "C" void norm_backward_##NAME(const T* grad_out, const T* in, const T* out, T* grad_in, T* grad_beside,     \
-                                         long places, long channels, const float* gain, const float* mean,             \
-                                         const float* inverse_std, float* grad_gain, float* grad_bias, int relu,       \
-                                         int threads) {                                                                \
-        norm_backward<T>({places, channels, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0}, grad_out,    \
-                         in, out, grad_in, grad_beside, grad_gain, grad_bias, threads);                                \
+                                         long places, long channels, const float* gain, const float* bias,             \
+                                         const float* mean, const float* inverse_std, const float* products,           \
+                                         float* grad_gain, float* grad_bias, int relu, int threads) {                  \
+        norm_backward<T>({places, channels, gain, bias, (float*)mean, (float*)inverse_std, relu != 0}, grad_out, in,   \
+                         out, grad_in, grad_beside, products, grad_gain, grad_bias, threads);                          \
     }
 
 NORM(float32, float)
@@ -73,8 +76,115 @@ NORM(bfloat16, bfloat16)
 // large ones last: threads begin at the end.
 extern "C" void orthogonal(float* const* matrices, const long* rows, const long* columns, long count, float a, float b,
                            float c, int iterations, int threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (long i = count - 1; i >= 0; i--) newton_schulz::make(matrices[i], rows[i], columns[i], {a, b, c}, iterations);
+    std::atomic<long> left(count);
+    parallel(threads, [&](Team) {
+        for (long i; (i = --left) >= 0;) newton_schulz::make(matrices[i], rows[i], columns[i], {a, b, c}, iterations);
+    });
+}
+
+// unit_forward for float32 maps of any size. `out` may be null, as for norm_forward.
+extern "C" void unit_forward_float32(const winograd_float32::Input* in, const float* weight, const float* beside, float* y, float* out,
+                                     long images, long height, long width, long inputs, long outputs, const float* gain,
+                                     const float* bias, const float* origin, float* running_mean, float* running_var,
+                                     float* mean, float* inverse_std, float momentum, float epsilon, int relu,
+                                     int threads) {
+    namespace w = winograd_float32;
+    w::Shape s = {images, height, width, inputs, outputs};
+    Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
+    std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
+    std::vector<float> weights(s.weight_points());
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(images);
+        w::transform_weights(weight, weights.data(), inputs, outputs, false, team.span(outputs / w::PANEL));
+        long at_once = s.images_at_once(), places = height * width;
+        float* products = scratch<float>(w::BLOCK + w::BLOCK * inputs / w::PANEL + s.padded(inputs));
+        float* points = products + w::BLOCK;
+        float* padded = points + w::BLOCK * inputs / w::PANEL;
+        float* sums = &partial[2 * team.thread * outputs];
+        w::Moments moments = {start.data(), sums, sums + outputs};
+        team.wait();
+        for (long image = mine.first; image < mine.last; image += at_once) {
+            long now = std::min(at_once, mine.last - image);
+            w::pad(padded, s, *in, image, now);
+            for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, last - first);
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::convolve(points, weights.data(), products, y + image * places * outputs, s, first, count, moments);
+            }
+        }
+        team.once([&] {
+            normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
+                                          momentum, epsilon);
+        });
+        if (out) normalization::apply(norm, y, beside, out, {mine.first * places, mine.last * places});
+    });
+}
+
+// unit_backward for float32 maps of any size. `out` may be null, and `products` are as for norm_backward. If the input is
+// not normalised yet, `in_products` gets the sums of normalization::add_products for its batch norm, [2][inputs].
+extern "C" void unit_backward_float32(const float* grad_out, const winograd_float32::Input* in, const float* weight, const float* y,
+                                      const float* out, float* grad_in, float* grad_beside, const float* identity,
+                                      float* grad_weight, long images, long height, long width, long inputs,
+                                      long outputs, const float* gain, const float* bias, const float* mean,
+                                      const float* inverse_std, const float* products, float* grad_gain,
+                                      float* grad_bias, float* in_products, int relu, int threads) {
+    namespace w = winograd_float32;
+    w::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
+    long places = height * width, at_once = s.images_at_once();
+    Norm norm = {images * places, outputs, gain, bias, (float*)mean, (float*)inverse_std, relu != 0};
+    Slopes slopes(outputs);
+    std::vector<float> partial(2 * threads * outputs, 0.0f), in_partial(2 * threads * inputs, 0.0f);
+    std::vector<float> weights(s.weight_points()), sums(s.weight_points() * threads, 0.0f);
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(images);
+        if (grad_in)
+            w::transform_weights(weight, weights.data(), outputs, inputs, true, team.span(inputs / w::PANEL));
+        if (!products)
+            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
+                                        {mine.first * places, mine.last * places});
+        team.once([&] {
+            normalization::finish_products(norm, products ? products : partial.data(), products ? 1 : threads, slopes,
+                                           grad_gain, grad_bias);
+        });
+        long size = w::BLOCK * std::max(inputs, outputs) / w::PANEL;
+        float* spare = scratch<float>(w::BLOCK + 2 * size + s.padded(inputs) + s.padded(outputs));
+        float* points = spare + w::BLOCK;
+        float* grad_points = points + size;
+        float* padded = grad_points + size;
+        float* padded_grad = padded + s.padded(inputs);
+        float* own = &sums[s.weight_points() * team.thread];
+        float* in_sums = &in_partial[2 * team.thread * inputs];
+        for (long image = mine.first; image < mine.last; image += at_once) {
+            long now = std::min(at_once, mine.last - image), at = image * places * inputs;
+            w::pad(padded, s, *in, image, now);
+            w::pad(padded_grad, s, outputs, image, now,
+                   normalization::InputGradient<float>{&norm, &slopes, grad_out, y, out, grad_beside});
+            for (long first = 0, last = now * s.tiles(); first < last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, last - first);
+                if (grad_in) {
+                    w::transform_input(padded_grad, points, s, outputs, now, first, count);
+                    if (in_products)
+                        w::convolve(points, weights.data(), spare, grad_in + at, turned, first, count,
+                                    w::Products{*in, at, in_sums, in_sums + inputs});
+                    else
+                        w::convolve(points, weights.data(), spare, grad_in + at, turned, first, count,
+                                    w::Added{identity ? identity + at : nullptr});
+                }
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::transform_gradient(padded_grad, grad_points, s, outputs, now, first, count);
+                w::add_weight_gradient(points, grad_points, own, count, s);
+            }
+        }
+        team.once([&] {
+            if (!in_products) return;
+            for (long c = 0; c < 2 * inputs; c++) {
+                double sum = 0;
+                for (int thread = 0; thread < threads; thread++) sum += in_partial[2 * thread * inputs + c];
+                in_products[c] = sum;
+            }
+        });
+        w::to_weight_gradient(sums.data(), threads, grad_weight, s, team.span(inputs));
+    });
 }
 
 #if defined(__AVX512BF16__)
@@ -102,7 +212,7 @@ extern "C" int unit_serves(long height, long width, long inputs, long outputs) {
 }
 
 // Computes a 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
-extern "C" void unit_forward(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
+extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
                              long images, long height, long width, long inputs, long outputs, const float* gain,
                              const float* bias, const float* origin, float* running_mean, float* running_var,
                              float* mean, float* inverse_std, float momentum, float epsilon, int relu, int threads) {
@@ -113,40 +223,38 @@ extern "C" void unit_forward(const bfloat16* in, const float* weight, const bflo
         using F = decltype(transforms);
         winograd::Sizes<F> sizes(s);
         std::vector<bfloat16> weights(sizes.weight_points);
-#pragma omp parallel num_threads(threads)
-        {
-            int thread = omp_get_thread_num(), team = omp_get_num_threads();
-            Span mine = span(images, thread, team);
+        parallel(threads, [&](Team team) {
+            Span mine = team.span(images);
             winograd::transform_weights<F>(weight, weights.data(), inputs, outputs, false,
-                                           span(outputs / LANES, thread, team));
+                                           team.span(outputs / LANES));
             bfloat16* points = scratch<bfloat16>(sizes.points);
-            float* sums = &partial[2 * thread * outputs];
+            float* sums = &partial[2 * team.thread * outputs];
             winograd::Moments moments = {start.data(), sums, sums + outputs};
             winograd::Convolve convolve = winograd::convolution<F>(height, width, inputs);
-#pragma omp barrier
+            team.wait();
             for (long image = mine.first; image < mine.last; image++) {
                 winograd::transform<F>(in + image * height * width * inputs, points, height, width, inputs);
                 convolve(points, weights.data(), y + image * height * width * outputs, nullptr, s, &moments);
             }
-#pragma omp barrier
-#pragma omp single
-            normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
-                                          momentum, epsilon);
+            team.once([&] {
+                normalization::finish_moments(norm, start.data(), partial.data(), threads, running_mean, running_var,
+                                              momentum, epsilon);
+            });
             normalization::apply(norm, y, beside, out, {mine.first * height * width, mine.last * height * width});
-        }
+        });
     });
 }
 
 // Computes the gradients of unit_forward's inputs. grad_beside is null if there was no `beside`. grad_in may be null. If
 // identity is not null, it is added to grad_in; it may be the same as grad_beside.
-extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
+extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
                               const bfloat16* out, bfloat16* grad_in, bfloat16* grad_beside, const bfloat16* identity,
                               float* grad_weight, long images, long height, long width, long inputs, long outputs,
-                              const float* gain, const float* mean, const float* inverse_std, float* grad_gain,
-                              float* grad_bias, int relu, int threads) {
+                              const float* gain, const float* bias, const float* mean, const float* inverse_std,
+                              const float*, float* grad_gain, float* grad_bias, float*, int relu, int threads) {
     winograd::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
     long places = height * width, in_size = places * inputs, out_size = places * outputs;
-    Norm norm = {images * places, outputs, gain, nullptr, (float*)mean, (float*)inverse_std, relu != 0};
+    Norm norm = {images * places, outputs, gain, bias, (float*)mean, (float*)inverse_std, relu != 0};
     Slopes slopes(outputs);
     std::vector<float> partial(2 * threads * outputs, 0.0f);
     long at_once = std::max(1L, 512 / places);  // images whose weight gradients are summed up in registers
@@ -156,30 +264,28 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
         long in_points = sizes.pair_points, grad_points = back.padded_pair_points;
         std::vector<bfloat16> weights(sizes.weight_points);
         std::vector<float> sums(sizes.weight_points * threads, 0.0f);
-#pragma omp parallel num_threads(threads)
-        {
-            int thread = omp_get_thread_num(), team = omp_get_num_threads();
-            Span mine = span(images, thread, team);
+        parallel(threads, [&](Team team) {
+            Span mine = team.span(images);
             if (grad_in)
                 winograd::transform_weights<F>(weight, weights.data(), outputs, inputs, true,
-                                               span(inputs / LANES, thread, team));
-            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * thread * outputs],
+                                               team.span(inputs / LANES));
+            normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
                                         {mine.first * places, mine.last * places});
-#pragma omp barrier
-#pragma omp single
-            normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            team.once([&] {
+                normalization::finish_products(norm, partial.data(), threads, slopes, grad_gain, grad_bias);
+            });
             bfloat16* points = scratch<bfloat16>(back.points + out_size + at_once * (in_points + grad_points));
             bfloat16* grad_y = points + back.points;
             bfloat16* pairs = grad_y + out_size;
             bfloat16* grad_pairs = pairs + at_once * in_points;
-            float* own = &sums[sizes.weight_points * thread];
+            float* own = &sums[sizes.weight_points * team.thread];
             winograd::Convolve convolve = winograd::convolution<F>(height, width, outputs);
             for (long first = mine.first; first < mine.last; first += at_once) {
                 long count = std::min(at_once, mine.last - first);
                 for (long i = 0; i < count; i++) {
                     long image = first + i;
-                    normalization::input_gradient(norm, slopes, grad_out, y, out, grad_beside, grad_y,
-                                                  {image * places, (image + 1) * places});
+                    normalization::InputGradient<bfloat16> gradient = {&norm, &slopes, grad_out, y, out, grad_beside};
+                    normalization::input_gradient(gradient, grad_y, {image * places, (image + 1) * places});
                     if (grad_in) {
                         winograd::transform<F>(grad_y, points, height, width, outputs);
                         convolve(points, weights.data(), grad_in + image * in_size,
@@ -190,9 +296,9 @@ extern "C" void unit_backward(const bfloat16* grad_out, const bfloat16* in, cons
                 }
                 winograd::add_weight_gradient<F>(pairs, grad_pairs, own, count, s);
             }
-#pragma omp barrier
-            winograd::to_weight_gradient<F>(sums.data(), threads, grad_weight, s, span(inputs, thread, team));
-        }
+            team.wait();
+            winograd::to_weight_gradient<F>(sums.data(), threads, grad_weight, s, team.span(inputs));
+        });
     });
 }
 
@@ -205,15 +311,13 @@ extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, cons
     long grad_size = height * width * outputs;
     std::vector<bfloat16> weights(size);
     std::vector<float> sums(size * threads, 0.0f);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        Span blocks = span(inputs / LANES, thread, team), mine = span(images, thread, team);
+    parallel(threads, [&](Team team) {
+        Span blocks = team.span(inputs / LANES), mine = team.span(images);
         if (grad_in) strided::pack_weights(weight, weights.data(), s, blocks.first, blocks.last);
         bfloat16* padded = scratch<bfloat16>(strided::padded(s) + strided::in_pairs(s) + strided::grad_pairs(s));
         bfloat16* in_pairs = padded + strided::padded(s);
         bfloat16* grad_pairs = in_pairs + strided::in_pairs(s);
-#pragma omp barrier
+            team.wait();
         for (long image = mine.first; image < mine.last; image++) {
             if (grad_in) {
                 strided::pad(grad + image * grad_size, padded, s);
@@ -221,11 +325,11 @@ extern "C" void strided_gradients(const bfloat16* grad, const bfloat16* in, cons
             }
             strided::to_in_pairs(in + image * in_size, in_pairs, s);
             strided::to_grad_pairs(grad + image * grad_size, grad_pairs, s);
-            strided::add_weight_gradient(in_pairs, grad_pairs, &sums[size * thread], s);
+            strided::add_weight_gradient(in_pairs, grad_pairs, &sums[size * team.thread], s);
         }
-#pragma omp barrier
-        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, span(inputs, thread, team));
-    }
+            team.wait();
+        strided::to_weight_gradient(sums.data(), threads, grad_weight, s, team.span(inputs));
+    });
 }
 
 #endif

@@ -21,6 +21,22 @@ struct Norm {
     bool relu;
 };
 
+// Batch norm as one multiplication and one addition, for the channels from `c` on.
+struct Affine {
+    floats scale = {}, offset = {};
+
+    Affine() = default;
+    Affine(const float* gain, const float* bias, const float* mean, const float* inverse_std, long c) {
+        scale = load(gain + c) * load(inverse_std + c);
+        offset = load(bias + c) - load(mean + c) * scale;
+    }
+
+    template <typename T>
+    floats operator()(const T* in) const {
+        return load(in) * scale + offset;
+    }
+};
+
 // Adds the sums of x - origin and of its square over a span of places to sums[0..channels] and sums[channels..].
 template <typename T>
 void add_moments(const T* in, const float* origin, float* sums, Span mine, long channels) {
@@ -66,11 +82,10 @@ void apply(const Norm& norm, const T* in, const T* beside, T* out, Span mine) {
     for (long p = mine.first; p < mine.last; p += BLOCK) {
         long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
         for (long c = 0; c < norm.channels; c += LANES) {
-            floats scale = load(norm.gain + c) * load(norm.inverse_std + c);
-            floats offset = load(norm.bias + c) - load(norm.mean + c) * scale;
+            Affine normalized(norm.gain, norm.bias, norm.mean, norm.inverse_std, c);
             for (long q = p; q < end; q++) {
                 long at = q * norm.channels + c;
-                floats x = load(in + at) * scale + offset;
+                floats x = normalized(in + at);
                 if (beside) x += load(beside + at);
                 store(out + at, norm.relu ? let_through(x, x) : x);
             }
@@ -78,11 +93,12 @@ void apply(const Norm& norm, const T* in, const T* beside, T* out, Span mine) {
     }
 }
 
-// The gradient before the ReLU at one place; `out` is the result of `apply`.
+// The gradient before the ReLU at the place `at`; `out` is the result of `apply`. If `out` is null, it is computed again.
 template <typename T>
-inline floats behind_relu(const Norm& norm, const T* grad_out, const T* out) {
-    floats g = load(grad_out);
-    return norm.relu ? let_through(g, load(out)) : g;
+inline floats behind_relu(const Norm& norm, const Affine& normalized, const T* grad_out, const T* in, const T* out,
+                          long at) {
+    floats g = load(grad_out + at);
+    return norm.relu ? let_through(g, out ? load(out + at) : normalized(in + at)) : g;
 }
 
 // Sums of the gradient and of its product with in - mean, as in add_moments; writes the gradient of the shortcut.
@@ -93,9 +109,10 @@ void add_products(const Norm& norm, const T* grad_out, const T* in, const T* out
         long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
         for (long c = 0; c < norm.channels; c += LANES) {
             floats mean = load(norm.mean + c), sum = {}, product = {};
+            Affine normalized(norm.gain, norm.bias, norm.mean, norm.inverse_std, c);
             for (long q = p; q < end; q++) {
                 long at = q * norm.channels + c;
-                floats g = behind_relu(norm, grad_out + at, out + at);
+                floats g = behind_relu(norm, normalized, grad_out, in, out, at);
                 if (grad_beside) store(grad_beside + at, g);
                 sum += g;
                 product += g * (load(in + at) - mean);
@@ -129,20 +146,39 @@ inline void finish_products(const Norm& norm, const float* partial, int threads,
     }
 }
 
+// The gradient of the input. begin(c) is called before the values of LANES channels from `c` on are read.
+template <typename T>
+struct InputGradient {
+    const Norm* norm = nullptr;
+    const Slopes* slopes = nullptr;
+    const T* grad_out = nullptr;
+    const T* in = nullptr;
+    const T* out = nullptr;
+    const T* grad_beside = nullptr;
+    Affine normalized = {};
+    floats mean = {}, scale = {}, level = {}, slope = {};
+
+    void begin(long c) {
+        normalized = {norm->gain, norm->bias, norm->mean, norm->inverse_std, c};
+        mean = load(norm->mean + c), scale = load(&slopes->scale[c]);
+        level = load(&slopes->level[c]), slope = load(&slopes->slope[c]);
+    }
+    floats value(long at) const {
+        floats g = grad_beside ? load(grad_beside + at) : behind_relu(*norm, normalized, grad_out, in, out, at);
+        return scale * (g - level - (load(in + at) - mean) * slope);
+    }
+};
+
 // The gradient of the input over a span of places; grad_in points to the first place of the span.
 template <typename T>
-void input_gradient(const Norm& norm, const Slopes& slopes, const T* grad_out, const T* in, const T* out,
-                    const T* grad_beside, T* grad_in, Span mine) {
+void input_gradient(InputGradient<T> gradient, T* grad_in, Span mine) {
+    long channels = gradient.norm->channels;
     for (long p = mine.first; p < mine.last; p += BLOCK) {
         long end = p + BLOCK < mine.last ? p + BLOCK : mine.last;
-        for (long c = 0; c < norm.channels; c += LANES) {
-            floats mean = load(norm.mean + c), scale = load(&slopes.scale[c]);
-            floats level = load(&slopes.level[c]), slope = load(&slopes.slope[c]);
-            for (long q = p; q < end; q++) {
-                long at = q * norm.channels + c;
-                floats g = grad_beside ? load(grad_beside + at) : behind_relu(norm, grad_out + at, out + at);
-                store(grad_in + at - mine.first * norm.channels, scale * (g - level - (load(in + at) - mean) * slope));
-            }
+        for (long c = 0; c < channels; c += LANES) {
+            gradient.begin(c);
+            for (long q = p; q < end; q++)
+                store(grad_in + (q - mine.first) * channels + c, gradient.value(q * channels + c));
         }
     }
 }

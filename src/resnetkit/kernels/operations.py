@@ -5,8 +5,10 @@ threads.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,35 +18,71 @@ from resnetkit.machine import read_machine
 
 LANES = 16  # numbers of channels must be multiples of this
 MOST_ROWS = 128  # most rows of a matrix that one thread makes orthogonal
+LARGEST_SHARE = 0.6  # of the products of a plain convolution, for Winograd's to be faster
 STRIDED_CHANNELS = (16, 32, 64, 128)  # with more channels, weights and sums do not fit into the cache
 
 _POINTER, _LONG, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 _ARGUMENTS = {
     "norm_forward": [*[_POINTER] * 3, _LONG, _LONG, *[_POINTER] * 6, _FLOAT, _FLOAT, _INT, _INT],
-    "norm_backward": [*[_POINTER] * 5, _LONG, _LONG, *[_POINTER] * 5, _INT, _INT],
+    "norm_backward": [*[_POINTER] * 5, _LONG, _LONG, *[_POINTER] * 7, _INT, _INT],
     "unit_forward": [*[_POINTER] * 5, *[_LONG] * 5, *[_POINTER] * 7, _FLOAT, _FLOAT, _INT, _INT],
     "strided_gradients": [*[_POINTER] * 5, *[_LONG] * 5, _INT],
-    "unit_backward": [*[_POINTER] * 9, *[_LONG] * 5, *[_POINTER] * 5, _INT, _INT],
+    "unit_backward": [*[_POINTER] * 9, *[_LONG] * 5, *[_POINTER] * 8, _INT, _INT],
     "orthogonal": [*[_POINTER] * 3, _LONG, *[_FLOAT] * 3, _INT, _INT],
 }
 _SUFFIXES = {torch.float32: "_float32", torch.bfloat16: "_bfloat16"}
 
 
+class Unfinished(NamedTuple):
+    """A map y whose batch norm and ReLU are left to the next convolution, which computes them as it reads y."""
+
+    y: Tensor
+    """float32 (n, channels, h, w)."""
+    norm: nn.BatchNorm2d
+    mean: Tensor
+    """Of y, float32 (channels,)."""
+    inverse_std: Tensor
+    """1 / standard deviation of y, float32 (channels,)."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of y."""
+        return self.y.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of y."""
+        return self.y.dtype
+
+
+class _Input(ctypes.Structure):
+    """The struct Input of winograd_float32.h."""
+
+    _fields_ = [(name, _POINTER) for name in ("map", "gain", "bias", "mean", "inverse_std")]
+
+
 def norm_forward(
-    y: Tensor, norm: nn.BatchNorm2d, *, beside: Tensor | None = None, relu: bool, update: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
+    y: Tensor,
+    norm: nn.BatchNorm2d,
+    *,
+    beside: Tensor | None = None,
+    relu: bool,
+    update: bool = True,
+    finish: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor]:
     """Compute z = relu(batch_norm(y) + beside) in training mode. Return z, mean and 1 / standard deviation of y.
 
     `y`, `beside` and z are float32 or bfloat16 maps; mean and 1 / deviation are float32 (channels,). Without `relu`,
-    the ReLU is left out. With `update`, the batch changes the running statistics.
+    the ReLU is left out. With `update`, the batch changes the running statistics. Without `finish`, z is None, and the
+    next convolution takes y as Unfinished.
     """
     channels = y.shape[1]
-    z = torch.empty_like(y)
+    z = torch.empty_like(y) if finish else None
     mean, inverse_std = torch.empty(2, channels).unbind()
     _kernel("norm_forward", y.dtype)(
         y.data_ptr(),
         _pointer(beside),
-        z.data_ptr(),
+        _pointer(z),
         y.numel() // channels,
         channels,
         norm.weight.data_ptr(),
@@ -66,18 +104,19 @@ def norm_forward(
 def norm_backward(
     grad: Tensor,
     y: Tensor,
-    z: Tensor,
+    z: Tensor | None,
     norm: nn.BatchNorm2d,
     mean: Tensor,
     inverse_std: Tensor,
     *,
     beside: bool,
     relu: bool,
+    products: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Return the gradients of norm_forward's `y`, its `beside`, and the weight and bias of `norm`.
 
     `grad` is the gradient of `z`; `z`, `mean` and `inverse_std` are norm_forward's results. The gradient of `beside` is
-    None if the argument `beside` is false.
+    None if the argument `beside` is false. `products` is what unit_backward returned for an unfinished map.
     """
     channels = y.shape[1]
     grad_y = torch.empty_like(y)
@@ -86,14 +125,16 @@ def norm_backward(
     _kernel("norm_backward", y.dtype)(
         grad.data_ptr(),
         y.data_ptr(),
-        z.data_ptr(),
+        _pointer(z),
         grad_y.data_ptr(),
         _pointer(grad_beside),
         y.numel() // channels,
         channels,
         norm.weight.data_ptr(),
+        norm.bias.data_ptr(),
         mean.data_ptr(),
         inverse_std.data_ptr(),
+        _pointer(products),
         grad_gain.data_ptr(),
         grad_bias.data_ptr(),
         relu,
@@ -102,12 +143,21 @@ def norm_backward(
     return grad_y, grad_beside, grad_gain, grad_bias
 
 
-def winograd_serves(conv: nn.Conv2d, x: Tensor) -> bool:
+def winograd_serves(conv: nn.Conv2d, x: Tensor | Unfinished) -> bool:
     """Return whether unit_forward and unit_backward support this convolution of `x` and are faster than oneDNN."""
     kind = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if x.dtype != torch.bfloat16 or kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+    if kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
         return False
+    if x.dtype == torch.float32:
+        return _winograd_float32_serves(x.shape[2], x.shape[3], conv.in_channels)
     return _winograd_serves(x.shape[2], x.shape[3], conv.in_channels, conv.out_channels)
+
+
+@cache
+def _winograd_float32_serves(height: int, width: int, inputs: int) -> bool:
+    """Return whether the tiles of 4 × 4 places cover the map with few places outside it."""
+    products = 36 * math.ceil(height / 4) * math.ceil(width / 4)
+    return library() is not None and inputs % LANES == 0 and products <= LARGEST_SHARE * 9 * height * width
 
 
 @cache
@@ -125,7 +175,7 @@ def _has_tiles() -> bool:
 
 
 def unit_forward(
-    x: Tensor,
+    x: Tensor | Unfinished,
     conv: nn.Conv2d,
     norm: nn.BatchNorm2d,
     *,
@@ -133,7 +183,8 @@ def unit_forward(
     origin: Tensor,
     relu: bool,
     update: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    finish: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Compute y = conv(x) and norm_forward of y. Return y, mean, 1 / standard deviation, and norm_forward's map z.
 
     Call it only if winograd_serves. `origin`, float32 (channels,), is a guess of the mean, for example the running
@@ -143,14 +194,14 @@ def unit_forward(
     images, inputs, height, width = x.shape
     outputs = conv.out_channels
     y = torch.empty((images, outputs, height, width), dtype=x.dtype, memory_format=torch.channels_last)
-    z = torch.empty_like(y)
+    z = torch.empty_like(y) if finish else None
     mean, inverse_std = torch.empty(2, outputs).unbind()
-    _kernel("unit_forward")(
-        x.data_ptr(),
+    _kernel("unit_forward", x.dtype)(
+        _input(x),
         weight.data_ptr(),
         _pointer(beside),
         y.data_ptr(),
-        z.data_ptr(),
+        _pointer(z),
         images,
         height,
         width,
@@ -175,9 +226,9 @@ def unit_forward(
 
 def unit_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | Unfinished,
     y: Tensor,
-    z: Tensor,
+    z: Tensor | None,
     conv: nn.Conv2d,
     norm: nn.BatchNorm2d,
     mean: Tensor,
@@ -187,25 +238,30 @@ def unit_backward(
     beside: bool,
     added: Tensor | None = None,
     relu: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
+    products: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor | None]:
     """Return the gradients of unit_forward's `x`, its `beside`, and the weights of conv and weight and bias of norm.
 
-    `grad` is the gradient of `z`. The gradient of `x` is None without `input_too`; `added` is added to it. The gradient
-    of `beside` is None if the argument `beside` is false.
+    `grad` is the gradient of `z`. The gradient of `x` is None without `input_too`; `added` is added to it, which an
+    unfinished `x` excludes. The gradient of `beside` is None if the argument `beside` is false.
+
+    If `x` is unfinished, the gradient is that of its map z, and the last result is not None: sums for the `products` of
+    the unit that computed `x`, float32 (2, channels).
     """
     weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
     images, inputs, height, width = x.shape
     outputs = conv.out_channels
-    grad_x = torch.empty_like(x, memory_format=torch.channels_last) if input_too else None
+    grad_x = torch.empty(x.shape, dtype=x.dtype, memory_format=torch.channels_last) if input_too else None
     grad_beside = torch.empty_like(y) if beside else None
     grad_weight = torch.empty_like(weight)
     grad_gain, grad_bias = torch.empty(2, outputs).unbind()
-    _kernel("unit_backward")(
+    in_products = torch.empty(2, inputs) if isinstance(x, Unfinished) else None
+    _kernel("unit_backward", x.dtype)(
         grad.data_ptr(),
-        x.data_ptr(),
+        _input(x),
         weight.data_ptr(),
         y.data_ptr(),
-        z.data_ptr(),
+        _pointer(z),
         _pointer(grad_x),
         _pointer(grad_beside),
         _pointer(added),
@@ -216,14 +272,17 @@ def unit_backward(
         inputs,
         outputs,
         norm.weight.data_ptr(),
+        norm.bias.data_ptr(),
         mean.data_ptr(),
         inverse_std.data_ptr(),
+        _pointer(products),
         grad_gain.data_ptr(),
         grad_bias.data_ptr(),
+        _pointer(in_products),
         relu,
         torch.get_num_threads(),
     )
-    return grad_x, grad_beside, grad_weight, grad_gain, grad_bias
+    return grad_x, grad_beside, grad_weight, grad_gain, grad_bias, in_products
 
 
 def strided_serves(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -283,6 +342,14 @@ def orthogonal(tensors: Sequence[Tensor], *, coefficients: tuple[float, float, f
         iterations,
         torch.get_num_threads(),
     )
+
+
+def _input(x: Tensor | Unfinished) -> Any:
+    """Return the argument for a unit's input: float32 as a struct, bfloat16 as a pointer."""
+    if isinstance(x, Unfinished):
+        tensors = (x.y, x.norm.weight, x.norm.bias, x.mean, x.inverse_std)
+        return ctypes.byref(_Input(*(tensor.data_ptr() for tensor in tensors)))
+    return ctypes.byref(_Input(x.data_ptr())) if x.dtype == torch.float32 else x.data_ptr()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -41,7 +41,8 @@ struct F2 {
         v[3] = -g[1];
     }
     // Transforms sums of products of `input` and `gradient` into the gradients of the kernel's columns.
-    static void columns(const float m[POINTS], float to[KERNEL]) {
+    template <typename T>
+    static void columns(const T m[POINTS], T to[KERNEL]) {
         to[0] = m[0] + (m[1] + m[2]) / 2;
         to[1] = (m[1] - m[2]) / 2;
         to[2] = (m[1] + m[2]) / 2 + m[3];
@@ -91,8 +92,9 @@ struct F4 {
         v[4] = even_b - odd_b;
         v[5] = g[3];
     }
-    static void columns(const float m[POINTS], float to[KERNEL]) {
-        float even_a = BY_A * (m[1] + m[2]), even_b = BY_B * (m[3] + m[4]);
+    template <typename T>
+    static void columns(const T m[POINTS], T to[KERNEL]) {
+        T even_a = BY_A * (m[1] + m[2]), even_b = BY_B * (m[3] + m[4]);
         to[0] = BY_0 * m[0] + even_a + even_b;
         to[1] = A * BY_A * (m[1] - m[2]) + B * BY_B * (m[3] - m[4]);
         to[2] = AA * even_a + BB * even_b + m[5];

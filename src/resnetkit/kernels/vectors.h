@@ -1,4 +1,4 @@
-// Vectors of sixteen float32 lanes, from float32 or bfloat16 memory. GCC and Clang split them for narrower registers.
+// Vectors of float32 lanes, from float32 or bfloat16 memory. A vector is a register of the processor.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -6,11 +6,17 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__)
 constexpr long LANES = 16;
-typedef float floats __attribute__((vector_size(64)));
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
-typedef uint16_t halves __attribute__((vector_size(32)));
+#elif defined(__AVX__)
+constexpr long LANES = 8;
+#else
+constexpr long LANES = 4;
+#endif
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 struct bfloat16 {
     uint16_t bits;

@@ -30,7 +30,8 @@ from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.precision import exact_float32, unfolds_bfloat16
 from resnetkit.progress import Advance
-from resnetkit.train.computing.compute import Forward, choose_forward, refuse_single_values
+from resnetkit.train.computing.compute import choose_forward, refuse_single_values
+from resnetkit.train.computing.measuring import Forward
 from resnetkit.train.computing.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.effects import effective_fields
 from resnetkit.train.network import choose_spec, copy_weights
@@ -181,10 +182,13 @@ class Classification:
             self.net(self.normalize(some_pictures(self.header.preprocess, pictures))).sum().item()
 
 
-def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> Classification:
+def prepare(
+    recipe: Recipe, dataset: Dataset, header: Header | None = None, *, computed_before: str | None = None
+) -> Classification:
     """Build the task of `recipe` on `dataset`: network, preprocessing, loader and the way a step is computed.
 
     `header` is that of a resumed run. Its network and preprocessing are used, and `recipe.init` is not read again.
+    `computed_before` is the way in which this run was computed until now, see `choose_forward`.
     Raises UsageError and DataError when the recipe and the data do not fit together.
     """
     if dataset.train is None or not len(dataset.train):
@@ -238,7 +242,11 @@ def prepare(recipe: Recipe, dataset: Dataset, header: Header | None = None) -> C
         strict=recipe.strict,
     )
     forward, computed_by = choose_forward(
-        net, recipe, device, precision, recompute=recompute, steps=recipe.total_steps(len(loader))
+        *(net, recipe, device, precision),
+        size=preprocess.size,
+        recompute=recompute,
+        steps=recipe.total_steps(len(loader)),
+        before=computed_before,
     )
     return Classification(
         net=net,

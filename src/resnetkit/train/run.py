@@ -86,7 +86,7 @@ def start(
         task,
         recipe,
         run,
-        prepare=lambda fitted: prepare(fitted, dataset),
+        prepare=lambda fitted: prepare(fitted, dataset, computed_before=task.computed_by),
         about=about,
         remarks=(*remarks, *remarks_on(dataset)),
         started=started,
@@ -139,7 +139,7 @@ def resume(
         moved = f"If the pictures have moved: resnetkit train --resume {shell(run.path)} DATA"
         raise DataError(f"{error}. {moved}") from error
     _refuse_other_pictures(run, recipe, about, dataset)
-    task = prepare(longer, dataset, state.header if state else None)
+    task = prepare(longer, dataset, state.header if state else None, computed_before=about.get("computed_by"))
     remarks: list[str] = []
     now = arithmetic_of(task)
     if other := {name: value for name, value in now.items() if about.get(name, value) != value}:
@@ -156,7 +156,7 @@ def resume(
         task,
         longer,
         run,
-        prepare=lambda fitted: prepare(fitted, dataset),
+        prepare=lambda fitted: prepare(fitted, dataset, computed_before=task.computed_by),
         about=about,
         state=state,
         remarks=(*remarks, *remarks_on(dataset)),

@@ -1,6 +1,6 @@
 """How a training step is computed on this machine: by our kernels, by torch.compile, or one operation at a time."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -12,12 +12,11 @@ from resnetkit.models.maps import map_shapes
 from resnetkit.models.resnet import ResNet
 from resnetkit.native import find_compiler
 from resnetkit.train.computing.fused import FusedNet, why_not
+from resnetkit.train.computing.measuring import Forward, fastest, worth_measuring
 from resnetkit.train.recipe import Recipe
 
 PAYS_FROM_STEPS, PAYS_FROM_MINUTES = 20_000, 30.0
 """Shortest run for which torch.compile, which takes a minute, saves time, if our kernels do not support the network."""
-
-Forward = Callable[[Tensor], Tensor]
 
 
 def choose_forward(
@@ -26,41 +25,58 @@ def choose_forward(
     device: torch.device,
     precision: str,
     *,
+    size: int,
     recompute: bool = False,
     steps: int | None = None,
+    before: str | None = None,
 ) -> tuple[Forward, str]:
     """Return the network's forward pass in training, and the name of the way it is computed.
 
     The function maps normalised images, float32 (n, channels, h, w), to logits (n, classes). The names are kernels,
-    torch.compile and eager. `steps` is the length of the whole run (`Recipe.total_steps`), None if it is not known.
-    Raises UsageError if the recipe's `compile` does not support this network.
+    torch.compile and eager. If a run is long enough, kernels and eager are measured on pictures of `size` × `size`, and
+    the faster one is chosen. `steps` is the length of the whole run (`Recipe.total_steps`), None if it is not known.
+    `before` is the way in which a resumed run was computed until now: it is chosen again if it is possible. Raises
+    UsageError if the recipe's `compile` does not support this network.
     """
-    dtype = getattr(torch, precision)
-    if recipe.compile in ("auto", "kernels"):
-        reason = "it is not on a CPU" if device.type != "cpu" else why_not(net)
-        if reason is None:
-            return FusedNet(net, dtype, recompute=recompute), "kernels"
-        if recipe.compile == "kernels":
-            raise UsageError(f"`compile` kernels does not support this network: {reason}. Give `compile` auto")
+    reason = "it is not on a CPU" if device.type != "cpu" else why_not(net)
+    if recipe.compile == "kernels" and reason:
+        raise UsageError(f"`compile` kernels does not support this network: {reason}. Give `compile` auto")
     if recipe.compile == "inductor" and recompute:
         raise UsageError(
             "`compile` inductor can't compute maps again, which `recompute` on or too little memory requires here. "
             f"Give `compile` auto, or `recompute` off and a smaller `batch_size` than {recipe.batch_size}"
         )
-    forward: Forward = Recomputed(net) if recompute else net
-    name = "eager"
-    if recipe.compile == "inductor" or (recipe.compile == "auto" and not recompute and _pays(recipe, device, steps)):
-        forward, name = torch.compile(forward), "torch.compile"
 
+    def make(name: str, net: ResNet) -> Forward:
+        if name == "kernels":
+            return FusedNet(net, getattr(torch, precision), recompute=recompute)
+        plain: Forward = Recomputed(net) if recompute else net
+        return _in_precision(torch.compile(plain) if name == "torch.compile" else plain, name, device, precision)
+
+    if recipe.compile != "auto":
+        name = {"kernels": "kernels", "inductor": "torch.compile", "off": "eager"}[recipe.compile]
+    elif reason:
+        name = "torch.compile" if not recompute and _pays(recipe, device, steps) else "eager"
+    elif before in ("kernels", "eager"):
+        name = before
+    elif worth_measuring(net.spec, recipe, size=size, steps=steps):
+        setting = f"{precision}, recomputing" if recompute else precision
+        name = fastest(("kernels", "eager"), make, net, batch_size=recipe.batch_size, size=size, setting=setting)
+    else:
+        name = "kernels"
+    return make(name, net), name
+
+
+def _in_precision(forward: Forward, name: str, device: torch.device, precision: str) -> Forward:
     def in_precision(images: Tensor) -> Tensor:
         if name == "torch.compile":
             # Without this, a second picture size would be compiled with dynamic shapes, and a run that is resumed after
             # the change of size would get other bits.
             torch._dynamo.mark_static(images, [2, 3])
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return forward(images)
 
-    return in_precision, name
+    return in_precision
 
 
 def _pays(recipe: Recipe, device: torch.device, steps: int | None) -> bool:

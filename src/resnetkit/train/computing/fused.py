@@ -32,15 +32,15 @@ class Kept(NamedTuple):
     """The tensors that the backward pass of a unit needs."""
 
     x: Tensor
-    """Input (n, channels, h, w)."""
+    """Input (n, channels, h, w); the `y` of the unit before if that one has no `z`."""
     y: Tensor
     """Output of the convolution (n, outputs, h, w)."""
     mean: Tensor
     """Mean of y per channel, float32 (outputs,)."""
     inverse_std: Tensor
     """1 over the standard deviation of y per channel, float32 (outputs,)."""
-    z: Tensor
-    """Output of the unit, in the shape of y."""
+    z: Tensor | None
+    """Output of the unit, in the shape of y; None if the next unit computes it from y."""
 
 
 class FusedNet:
@@ -121,39 +121,72 @@ class FusedUnits:
         if beside is not None:
             beside = beside.contiguous(memory_format=torch.channels_last)
         kept: list[Kept] = []
-        for unit, origin in zip(self.units, origins, strict=True):
+        given: Tensor | kernels.Unfinished = x
+        for number, (unit, origin) in enumerate(zip(self.units, origins, strict=True)):
+            conv, norm, relu = unit
             added = beside if unit is self.units[-1] else None
-            if kernels.winograd_serves(unit.conv, x):
-                conv, norm, relu = unit
+            if kernels.winograd_serves(conv, given):
+                finish = not self._leaves(number, given)
                 y, mean, inverse_std, z = kernels.unit_forward(
-                    x, conv, norm, beside=added, origin=origin, relu=relu, update=update
+                    given, conv, norm, beside=added, origin=origin, relu=relu, update=update, finish=finish
                 )
             else:
-                y = _convolve(unit.conv, x)
-                z, mean, inverse_std = kernels.norm_forward(y, unit.norm, beside=added, relu=unit.relu, update=update)
+                y = _convolve(conv, x)
+                finish = not self._leaves(number, y)
+                z, mean, inverse_std = kernels.norm_forward(
+                    y, norm, beside=added, relu=relu, update=update, finish=finish
+                )
             kept.append(Kept(x, y, mean, inverse_std, z))
-            x = z
+            x, given = (y, kernels.Unfinished(y, norm, mean, inverse_std)) if z is None else (z, z)
         return kept
 
+    def _leaves(self, number: int, x: Tensor | kernels.Unfinished) -> bool:
+        """Return whether a unit leaves its batch norm and ReLU to the next unit.
+
+        `x` has the type, height and width of the unit's output.
+        """
+        if x.dtype != torch.float32 or number + 1 == len(self.units):
+            return False
+        return self.units[number].relu and kernels.winograd_serves(self.units[number + 1].conv, x)
+
     def backward(
-        self, number: int, grad: Tensor, kept: Kept, *, adds: bool, input_too: bool, added: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
+        self,
+        number: int,
+        grad: Tensor,
+        kept: Sequence[Kept],
+        *,
+        adds: bool,
+        input_too: bool,
+        added: Tensor | None,
+        products: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients of a unit's input, of the shortcut's output, and of its weight, gain and bias.
 
-        `number` is the unit's index, `grad` the gradient of its output. `adds` says that the last unit adds a
-        shortcut. Without `input_too`, the first gradient may be None. `added` is added to the first gradient.
+        `number` is the unit's index, `grad` the gradient of its output, and `kept` contains the units up to this one.
+        `adds` says that the last unit adds a shortcut. Without `input_too`, the first gradient may be None. `added` is
+        added to the first gradient. `products` is the last result of the next unit's backward pass, or None.
         """
-        (conv, norm, relu), (x, y, mean, inverse_std, z) = self.units[number], kept
+        (conv, norm, relu), (x, y, mean, inverse_std, z) = self.units[number], kept[number]
         beside = adds and number == len(self.units) - 1
-        if kernels.winograd_serves(conv, x):
+        given: Tensor | kernels.Unfinished = x
+        if number and kept[number - 1].z is None:
+            given = kernels.Unfinished(
+                x, self.units[number - 1].norm, kept[number - 1].mean, kept[number - 1].inverse_std
+            )
+        if kernels.winograd_serves(conv, given):
             return kernels.unit_backward(
-                grad, x, y, z, conv, norm, mean, inverse_std, input_too=input_too, beside=beside, added=added, relu=relu
+                *(grad, given, y, z, conv, norm, mean, inverse_std),
+                input_too=input_too,
+                beside=beside,
+                added=added,
+                relu=relu,
+                products=products,
             )
         grad_y, grad_beside, grad_gain, grad_bias = kernels.norm_backward(
-            grad, y, z, norm, mean, inverse_std, beside=beside, relu=relu
+            grad, y, z, norm, mean, inverse_std, beside=beside, relu=relu, products=products
         )
         grad_x, grad_weight = _convolution_gradients(conv, x, grad_y, input_too=input_too, beside=added)
-        return grad_x, grad_beside, grad_weight, grad_gain, grad_bias
+        return grad_x, grad_beside, grad_weight, grad_gain, grad_bias, None
 
 
 class _Units(torch.autograd.Function):
@@ -165,11 +198,13 @@ class _Units(torch.autograd.Function):
         origins = units.origins()
         kept = units.forward(x, beside, origins, update=True)
         ctx.units, ctx.adds = units, bool(units.shortcut) or beside is not None
+        if (z := kept[-1].z) is None:
+            raise RuntimeError("the last unit computes its own output")
         if units.recompute:
             ctx.save_for_backward(x, beside, *origins)
         else:
             ctx.save_for_backward(*(tensor for each in kept for tensor in each))
-        return kept[-1].z
+        return z
 
     @staticmethod
     # pyrefly: ignore[bad-override]
@@ -184,16 +219,19 @@ class _Units(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x: Tensor | None = grad
         grad_beside: Tensor | None = None
+        products: Tensor | None = None
         gradients: list[Tensor | None] = []
         for number in reversed(range(len(kept))):
-            grad_x, beside, *more = units.backward(
+            grad_x, beside, *more, products = units.backward(
                 number,
                 grad if grad_x is None else grad_x,
-                kept.pop(),
+                kept,
+                products=products,
                 adds=ctx.adds,
                 input_too=number > 0 or ctx.needs_input_grad[1],
                 added=grad_beside if number == 0 and isinstance(units.shortcut, nn.Identity) else None,
             )
+            kept.pop()
             grad_beside = beside if beside is not None else grad_beside
             gradients = [*more, *gradients]
         if isinstance(units.shortcut, PadShortcut) and grad_x is not None and grad_beside is not None:

@@ -1,0 +1,385 @@
+// One thread's part of 3x3 convolutions of stride 1 and padding 1, by Winograd's minimal filtering in both directions, in
+// float32.
+//
+// F(4 x 4, 3 x 3) computes a tile of 4 x 4 places of the output from 6 x 6 places of the input, with 36 products instead of
+// 144 for each pair of channels. See transforms.h. Maps are [images][height][width][channels] of any height and width:
+// places of a tile outside the map are zeros, and are not stored. Channels are multiples of 16. Weights and their gradients
+// are [outputs][3][3][inputs], which is channels_last memory.
+#pragma once
+#include <algorithm>
+
+#include "normalization.h"
+#include "threads.h"
+#include "transforms.h"
+#include "vectors.h"
+
+namespace winograd_float32 {
+
+using winograd::KERNEL;
+typedef winograd::F4 F;
+
+constexpr long PLACES = F::PLACES, AROUND = PLACES + 2;  // of the output and of the input, on each side of a tile
+constexpr long SIDE = F::POINTS, POINTS = SIDE * SIDE;
+constexpr long PANEL = 16;  // channels that are computed together
+constexpr long VECTORS = PANEL / LANES;
+constexpr long ROWS = LANES == 16 ? 12 : 6;  // tiles that are computed together, so that the sums fit into registers
+constexpr long MOST_TILES = 48;              // tiles whose transformed values are in the cache at the same time
+constexpr long GAP = 16;                     // planes of a power of two bytes would compete for the same lines of the cache
+constexpr long PLANE = MOST_TILES * PANEL + GAP;  // the transformed values of one point, MOST_TILES tiles and a panel
+constexpr long BLOCK = POINTS * PLANE;            // and of all points
+
+// The input of a convolution: a map, or a map whose batch norm and ReLU are not applied yet, if there is a `gain`.
+struct Input {
+    const float* map;
+    const float* gain;
+    const float* bias;
+    const float* mean;
+    const float* inverse_std;
+
+    normalization::Affine affine(long c) const { return {gain, bias, mean, inverse_std, c}; }
+};
+
+struct Shape {
+    long images, height, width, inputs, outputs;
+
+    long down() const { return (height + PLACES - 1) / PLACES; }
+    long across() const { return (width + PLACES - 1) / PLACES; }
+    long tiles() const { return down() * across(); }  // of an image
+    long weight_points() const { return POINTS * inputs * outputs; }
+
+    // A padded image has a border of zeros around its tiles, one place on each side. It is one panel of the channels.
+    long padded_row() const { return (PLACES * across() + 2) * PANEL; }
+    long padded() const { return (PLACES * down() + 2) * padded_row(); }
+    long padded(long channels) const { return images_at_once() * padded() * channels / PANEL; }  // of all panels
+
+    // Images that a thread computes before it goes on to the next ones: enough for MOST_TILES tiles, but one at least.
+    long images_at_once() const { return std::max(1L, MOST_TILES / tiles()); }
+};
+
+// The first place of a tile.
+struct Tile {
+    long image, y, x;
+
+    Tile(const Shape& s, long index)
+        : image(index / s.tiles()),
+          y(index % s.tiles() / s.across() * PLACES),
+          x(index % s.across() * PLACES) {}
+
+    // Goes on to the next tile.
+    void next(const Shape& s) {
+        if ((x += PLACES) < s.width) return;
+        x = 0;
+        if ((y += PLACES) < s.height) return;
+        y = 0, image++;
+    }
+};
+
+// Applies a transform to the rows of FROM x FROM vectors, and then to the columns: TO x TO vectors. `from` returns the
+// vector of a row and a column; `to` gets the results, one column after another.
+template <long FROM, long TO, class Transform, class From, class To>
+inline __attribute__((always_inline)) void in_both_directions(Transform transform, From from, To to) {
+    floats half[TO][FROM];
+#pragma GCC unroll 6
+    for (long y = 0; y < FROM; y++) {
+        floats row[FROM], made[TO];
+#pragma GCC unroll 6
+        for (long x = 0; x < FROM; x++) row[x] = from(y, x);
+        transform(row, made);
+#pragma GCC unroll 6
+        for (long x = 0; x < TO; x++) half[x][y] = made[x];
+    }
+#pragma GCC unroll 6
+    for (long x = 0; x < TO; x++) {
+        floats made[TO];
+        transform(half[x], made);
+#pragma GCC unroll 6
+        for (long y = 0; y < TO; y++) to(y, x, made[y]);
+    }
+}
+
+// Values of a map for `pad`: begin(c) is called before the values of LANES channels from `c` on are read.
+
+struct Plain {
+    const float* map = nullptr;
+
+    void begin(long) {}
+    floats value(long at) const { return load(map + at); }
+};
+
+struct Normalized {
+    const Input* in = nullptr;
+    normalization::Affine normalized = {};
+
+    void begin(long c) { normalized = in->affine(c); }
+    floats value(long at) const {
+        floats x = normalized(in->map + at);
+        return let_through(x, x);
+    }
+};
+
+// Writes `count` padded images [channels / 16][images], from the image `first` of a map [images][places][channels] on.
+template <class Values>
+void pad(float* to, const Shape& s, long channels, long first, long count, Values values) {
+    long row = s.padded_row(), used = s.width * PANEL;
+    for (long c = 0; c < channels; c += PANEL) {
+        Values panel[VECTORS];
+        for (long v = 0; v < VECTORS; v++) panel[v] = values, panel[v].begin(c + v * LANES);
+        for (long image = first; image < first + count; image++) {
+            float* end = to + s.padded();
+            std::memset(to, 0, row * sizeof(float));
+            to += row;
+            for (long y = 0; y < s.height; y++, to += row) {
+                std::memset(to, 0, PANEL * sizeof(float));
+                std::memset(to + PANEL + used, 0, (row - PANEL - used) * sizeof(float));
+                long at = (image * s.height + y) * s.width * channels + c;
+                for (long x = PANEL; x < PANEL + used; x += PANEL, at += channels)
+#pragma GCC unroll 4
+                    for (long v = 0; v < VECTORS; v++) store(to + x + v * LANES, panel[v].value(at + v * LANES));
+            }
+            std::memset(to, 0, (end - to) * sizeof(float));
+            to = end;
+        }
+    }
+}
+
+inline void pad(float* to, const Shape& s, const Input& in, long first, long count) {
+    if (in.gain)
+        pad(to, s, s.inputs, first, count, Normalized{&in});
+    else
+        pad(to, s, s.inputs, first, count, Plain{in.map});
+}
+
+// Transforms SIDES x SIDES places of `count` tiles of `images` padded images, from the tile `first` on, to
+// [channels / 16][POINTS][tiles][16]. They begin `inside` places from the beginning of a tile with its border.
+template <long SIDES, class Transform>
+inline void transform(const float* padded, float* points, const Shape& s, long channels, long images, long first,
+                      long count, long inside, Transform one_direction) {
+    long row = s.padded_row();
+    for (long c = 0; c < channels; c += PANEL, padded += images * s.padded(), points += BLOCK) {
+        Tile tile(s, first);
+        for (long t = 0; t < count; t++, tile.next(s)) {
+            const float* from = padded + tile.image * s.padded() + (tile.y + inside) * row + (tile.x + inside) * PANEL;
+            for (long v = 0; v < PANEL; v += LANES) {
+                float* to = points + t * PANEL + v;
+                in_both_directions<SIDES, SIDE>(
+                    one_direction, [&](long y, long x) { return load(from + y * row + x * PANEL + v); },
+                    [&](long y, long x, floats value) { store(to + (x * SIDE + y) * PLANE, value); });
+            }
+        }
+    }
+}
+
+inline void transform_input(const float* padded, float* points, const Shape& s, long channels, long images, long first,
+                            long count) {
+    transform<AROUND>(padded, points, s, channels, images, first, count, 0,
+                      [](const floats* d, floats* v) { F::input(d, v); });
+}
+
+inline void transform_gradient(const float* padded, float* points, const Shape& s, long channels, long images,
+                               long first, long count) {
+    transform<PLACES>(padded, points, s, channels, images, first, count, 1,
+                      [](const floats* g, floats* v) { F::gradient(g, v); });
+}
+
+// Transforms weights to [outputs / 16][POINTS][inputs][16 outputs]. For the backward pass, inputs and outputs are
+// exchanged, and the kernel is rotated by 180 degrees.
+inline void transform_weights(const float* weight, float* points, long inputs, long outputs, bool backwards,
+                              Span panels) {
+    constexpr long TAPS = KERNEL * KERNEL;
+    for (long panel = panels.first; panel < panels.last; panel++)
+        for (long i = 0; i < inputs; i++) {
+            float taps[TAPS][PANEL];
+            for (long tap = 0; tap < TAPS; tap++)
+                for (long lane = 0; lane < PANEL; lane++)
+                    taps[tap][lane] = backwards ? weight[(i * TAPS + TAPS - 1 - tap) * outputs + panel * PANEL + lane]
+                                                : weight[((panel * PANEL + lane) * TAPS + tap) * inputs + i];
+            for (long v = 0; v < VECTORS; v++) {
+                float* to = points + (panel * POINTS * inputs + i) * PANEL + v * LANES;
+                in_both_directions<KERNEL, SIDE>(
+                    [](const floats* w, floats* u) { F::weights(w[0], w[1], w[2], u); },
+                    [&](long y, long x) { return load(taps[y * KERNEL + x] + v * LANES); },
+                    [&](long, long, floats u) { store(to, u), to += inputs * PANEL; });
+            }
+        }
+}
+
+// Products of ROWS tiles [inputs / 16][ROWS][16], where blocks are BLOCK apart, and weights [inputs][16].
+inline void multiply(const float* tiles, const float* weights, float* to, long inputs) {
+    floats sums[ROWS][VECTORS] = {};
+    for (long c = 0; c < inputs; c += PANEL, tiles += BLOCK)
+        for (long i = 0; i < PANEL; i++, weights += PANEL) {
+            floats w[VECTORS];
+#pragma GCC unroll 4
+            for (long v = 0; v < VECTORS; v++) w[v] = load(weights + v * LANES);
+#pragma GCC unroll 12
+            for (long r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+                for (long v = 0; v < VECTORS; v++) sums[r][v] += tiles[r * PANEL + i] * w[v];
+        }
+#pragma GCC unroll 12
+    for (long r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+        for (long v = 0; v < VECTORS; v++) store(to + r * PANEL + v * LANES, sums[r][v]);
+}
+
+// Sums over the places of LANES channels. Each tile is summed up separately first, since short sums are more exact.
+struct Sums {
+    floats first, second;
+};
+
+// The following structs say what `convolve` does with its outputs. It calls begin(c) and end(c, sums) before and after
+// LANES channels from `c` on, and stores what use(x, at, sums) returns at the index `at` of the map.
+
+// Sums up the output and its square, after `origin` is subtracted; [outputs] each.
+struct Moments {
+    const float* origin;
+    float* sums;
+    float* squares;
+    floats zero = {};
+
+    void begin(long c) { zero = load(origin + c); }
+    floats use(floats x, long, Sums& tile) {
+        floats d = x - zero;
+        tile.first += d;
+        tile.second += d * d;
+        return x;
+    }
+    void end(long c, const Sums& total) {
+        store(sums + c, load(sums + c) + total.first);
+        store(squares + c, load(squares + c) + total.second);
+    }
+};
+
+// Adds another map, if there is one.
+struct Added {
+    const float* map;
+
+    void begin(long) {}
+    floats use(floats x, long at, Sums&) { return map ? x + load(map + at) : x; }
+    void end(long, const Sums&) {}
+};
+
+// The output is the gradient of a batch norm with ReLU, whose input is `in` from the index `start` on. Sums up what
+// normalization::add_products does; [channels] each.
+struct Products {
+    const Input& in;
+    long start;
+    float* sums;
+    float* products;
+    normalization::Affine normalized = {};
+    floats mean = {};
+
+    void begin(long c) { normalized = in.affine(c), mean = load(in.mean + c); }
+    floats use(floats x, long at, Sums& tile) {
+        const float* before = in.map + start + at;
+        floats g = let_through(x, normalized(before));
+        tile.first += g;
+        tile.second += g * (load(before) - mean);
+        return x;
+    }
+    void end(long c, const Sums& total) {
+        store(sums + c, load(sums + c) + total.first);
+        store(products + c, load(products + c) + total.second);
+    }
+};
+
+// Computes the output of `count` transformed tiles from `first` on.
+template <class Use>
+void convolve(const float* points, const float* weights, float* products, float* out, const Shape& s, long first,
+              long count, Use use) {
+    long row = s.width * s.outputs;
+    for (long o = 0; o < s.outputs; o += PANEL, weights += POINTS * s.inputs * PANEL) {
+        for (long p = 0; p < POINTS; p++)
+            for (long t = 0; t < count; t += ROWS)
+                multiply(points + p * PLANE + t * PANEL, weights + p * s.inputs * PANEL,
+                         products + p * PLANE + t * PANEL, s.inputs);
+        for (long v = 0; v < PANEL; v += LANES) {
+            use.begin(o + v);
+            Sums total = {};
+            Tile tile(s, first);
+            for (long t = 0; t < count; t++, tile.next(s)) {
+                const float* from = products + t * PANEL + v;
+                long place = (tile.image * s.height + tile.y) * row + tile.x * s.outputs + o + v;
+                auto finish = [&](long down, long across) __attribute__((always_inline)) {
+                    Sums sums = {};
+                    in_both_directions<SIDE, PLACES>(
+                        [](const floats* m, floats* y) { F::output(m, y); },
+                        [&](long y, long x) { return load(from + (x * SIDE + y) * PLANE); },
+                        [&](long y, long x, floats v) {
+                            if (y >= down || x >= across) return;
+                            long at = place + y * row + x * s.outputs;
+                            store(out + at, use.use(v, at, sums));
+                        });
+                    total.first += sums.first;
+                    total.second += sums.second;
+                };
+                long down = s.height - tile.y, across = s.width - tile.x;
+                if (down >= PLACES && across >= PLACES)
+                    finish(PLACES, PLACES);
+                else
+                    finish(down, across);
+            }
+            use.end(o + v, total);
+        }
+    }
+}
+
+// Adds the products of INPUTS inputs and 16 outputs over `count` tiles to sums [inputs][outputs].
+template <long INPUTS>
+inline void add_products(const float* in, const float* grad, float* sums, long count, long outputs) {
+    floats total[INPUTS][VECTORS] = {};
+    for (long t = 0; t < count; t++, in += PANEL, grad += PANEL) {
+        floats g[VECTORS];
+#pragma GCC unroll 4
+        for (long v = 0; v < VECTORS; v++) g[v] = load(grad + v * LANES);
+#pragma GCC unroll 16
+        for (long i = 0; i < INPUTS; i++)
+#pragma GCC unroll 4
+            for (long v = 0; v < VECTORS; v++) total[i][v] += in[i] * g[v];
+    }
+#pragma GCC unroll 16
+    for (long i = 0; i < INPUTS; i++)
+#pragma GCC unroll 4
+        for (long v = 0; v < VECTORS; v++) {
+            float* to = sums + i * outputs + v * LANES;
+            store(to, load(to) + total[i][v]);
+        }
+}
+
+// Adds the products of `count` tiles of the input and of the gradient to sums [POINTS][inputs][outputs].
+inline void add_weight_gradient(const float* in, const float* grad, float* sums, long count, const Shape& s) {
+    for (long p = 0; p < POINTS; p++, in += PLANE, grad += PLANE)
+        for (long o = 0; o < s.outputs; o += PANEL)
+            for (long i = 0; i < s.inputs; i += PANEL) {
+                const float *x = in + i / PANEL * BLOCK, *g = grad + o / PANEL * BLOCK;
+                float* to = sums + (p * s.inputs + i) * s.outputs + o;
+                if constexpr (LANES == 16) {
+                    add_products<16>(x, g, to, count, s.outputs);
+                } else {  // as many as registers hold
+                    add_products<6>(x, g, to, count, s.outputs);
+                    add_products<6>(x + 6, g, to + 6 * s.outputs, count, s.outputs);
+                    add_products<4>(x + 12, g, to + 12 * s.outputs, count, s.outputs);
+                }
+            }
+}
+
+// Adds up the threads' sums, one [POINTS][inputs][outputs] after another, and transforms them into the kernels' gradient.
+inline void to_weight_gradient(const float* sums, int threads, float* grad_weight, const Shape& s, Span inputs) {
+    for (long i = inputs.first; i < inputs.last; i++)
+        for (long o = 0; o < s.outputs; o += LANES) {
+            in_both_directions<SIDE, KERNEL>(
+                [](const floats* m, floats* w) { F::columns(m, w); },
+                [&](long y, long x) {
+                    floats sum = {};
+                    for (int thread = 0; thread < threads; thread++)
+                        sum += load(sums + ((thread * POINTS + x * SIDE + y) * s.inputs + i) * s.outputs + o);
+                    return sum;
+                },
+                [&](long y, long x, floats w) {
+                    for (long lane = 0; lane < LANES; lane++)
+                        grad_weight[(((o + lane) * KERNEL + y) * KERNEL + x) * s.inputs + i] = w[lane];
+                });
+        }
+}
+
+}  // namespace winograd_float32
