@@ -70,12 +70,11 @@ def start(
     dataset = open_for(recipe, data, reading)
     remarks = check_effects(recipe, dataset, asked)
     work = work_of(recipe, len(dataset.train or ()))
-    given, recipe = recipe, recipe if work is None else fit(recipe, work)
-    task = prepare(recipe, dataset)
+    fitted = recipe if work is None else fit(recipe, work)  # with `minutes`, when the time of a step is measured
+    task = prepare(fitted, dataset)
     if work is not None:
-        expected = expected_error(given, dataset.name, work)
-        steps = recipe.total_steps(task.batches_per_epoch) or 0
-        remarks += filter(None, [describe(given, recipe, steps=steps, error=expected)])
+        steps, error = fitted.total_steps(task.batches_per_epoch) or 0, expected_error(recipe, dataset.name, work)
+        remarks += [line] if (line := describe(recipe, fitted, steps=steps, error=error)) else []
     about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": _place(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
     if run:
@@ -84,9 +83,9 @@ def start(
         run = default_folder(recipe, dataset.name).create_beside()
     return train_task(
         task,
-        recipe,
+        fitted,
         run,
-        prepare=lambda fitted: prepare(fitted, dataset, computed_before=task.computed_by),
+        prepare=lambda smaller: prepare(smaller, dataset, computed_before=task.computed_by),
         about=about,
         remarks=(*remarks, *remarks_on(dataset)),
         started=started,
@@ -156,7 +155,7 @@ def resume(
         task,
         longer,
         run,
-        prepare=lambda fitted: prepare(fitted, dataset, computed_before=task.computed_by),
+        prepare=lambda smaller: prepare(smaller, dataset, computed_before=task.computed_by),
         about=about,
         state=state,
         remarks=(*remarks, *remarks_on(dataset)),
