@@ -13,7 +13,7 @@ from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line
 from resnetkit.errors import UsageError
 from resnetkit.forked import apart
-from resnetkit.infer.backends.backend import Backend, softmax, stream_decoded
+from resnetkit.infer.backends.backend import Backend, most_probable, softmax, stream_decoded
 from resnetkit.infer.candidates import BATCH_SIZE, best_device, candidates
 from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Output, Precision, usable_threads
 from resnetkit.infer.decoding import (
@@ -246,10 +246,11 @@ class Predictor:
 
     def _named(self, logits: NDArray[np.float32], *, top: int) -> list[list[Prediction]]:
         probabilities = softmax(logits)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        best = most_probable(probabilities, top)
+        values = probabilities[np.arange(len(best))[:, None], best]
         return [
-            [Prediction(self.classes[i], i, row[i]) for i in indices]
-            for indices, row in zip(best.tolist(), probabilities.tolist(), strict=True)
+            [Prediction(self.classes[i], i, value) for i, value in zip(indices, row, strict=True)]
+            for indices, row in zip(best.tolist(), values.tolist(), strict=True)
         ]
 
 
