@@ -70,7 +70,9 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
     """Let `passing` decide by the number of a judgement whether it passes; float32's number is 0."""
     count = iter(range(99))
-    monkeypatch.setattr(AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, passing(next(count))))
+    monkeypatch.setattr(
+        AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, 0.1, 0.2, passing(next(count)))
+    )
 
 
 def test_keeps_the_fastest_choice_and_predictor_uses_it(
