@@ -29,7 +29,7 @@ LEAST_JUDGED, MOST_JUDGED = 300, 10_000
 """Fewest and most pictures that judge the accuracy."""
 ROUNDS = 5
 """Most measurements of each choice. Their median counts."""
-SECONDS_OF_NNCF, SECONDS_OF_KINDS, BATCHES_OF_KINDS = 15, 20, 12
+SECONDS_OF_NNCF, SECONDS_OF_KINDS, BATCHES_OF_KINDS = 15, 20, 6
 """For the time that tuning is expected to take: seconds for quantizing without the pictures, and for a goal: seconds
 for the small measurements, and batches of FIRST_BATCH pictures in float32 that take as long as the large ones."""
 BUSY = 0.5
