@@ -76,6 +76,21 @@ def test_counted_errors_may_not_exceed_chance(wrong: int, passes: bool) -> None:
     assert verdict.agreement_percent == 100 - wrong / 2
 
 
+def test_many_labels_count_more_than_probabilities() -> None:
+    """No label is lost here, but the probabilities expect a loss, as they are those of an overconfident network."""
+    sure, labels = np.tile(logits(RIGHT), (20, 1)) * np.float32(20), np.array(20 * RIGHT)
+    sure[::20] = np.roll(sure[::20], 1, axis=1)  # wrong, and with the new logits wrong in another way
+    new = sure.copy()
+    new[::20] = np.roll(new[::20], 1, axis=1)
+    alone = AccuracyCheck(sure, None, 0.5).judge(new)
+    counted = AccuracyCheck.of(sure, labels, max_top1_loss=0.5).judge(new)
+    assert (alone.passes, counted.passes, counted.top1_loss) == (False, True, 0)
+    assert alone.expected_loss > 1
+    assert counted.highest_loss == pytest.approx(100 * 1.645**2 / 4000)
+    few = AccuracyCheck.of(sure[:200], labels[:200], max_top1_loss=0.5).judge(new[:200])
+    assert (few.passes, few.top1_loss) == (False, 0)
+
+
 def changed(values: np.ndarray, count: int) -> np.ndarray:
     """Return the logits with another best class in the first `count` rows."""
     return np.concatenate([np.roll(values[:count], 1, axis=1), values[count:]])
