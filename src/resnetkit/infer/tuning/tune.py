@@ -110,7 +110,7 @@ def _expected_seconds(trial: Trial, pictures: TuningPictures, goals: Sequence[Go
     calibrating = (
         0
         if pictures.calibration is None
-        else SECONDS_OF_NNCF + 2 * len(pictures.calibration) * (trial.seconds_per_picture)
+        else SECONDS_OF_NNCF + 2 * len(pictures.calibration) * trial.seconds_per_picture
     )
     judging = 2 * len(pictures.judged) * trial.seconds_per_picture
     measuring = len(goals) * (SECONDS_OF_KINDS + BATCHES_OF_KINDS * FIRST_BATCH * trial.seconds_per_picture)
