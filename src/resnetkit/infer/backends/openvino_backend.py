@@ -73,28 +73,26 @@ class OpenVino:
 
     def __call__(self, pixels: Pixels) -> Values:
         """Compute one batch. Raises UsageError in a forked process."""
-        request, _kept = self._loaded(pixels)
-        # This thread computes, too. Waiting for a request that other threads compute takes longer by the time to wake.
-        request.infer(share_outputs=True)
-        return self._outputs(request)
+        # This thread could compute, too, which takes a twentieth less time for a small network. But beside busy
+        # processes it takes four times as long, because the system stops a thread that never sleeps for longer.
+        return self._result(self._start(pixels))
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Values]:
         """Compute batches, see Backend.stream."""
         running: deque[tuple[Any, Pixels]] = deque()
         try:
             for pixels in batches:
-                running.append(self._loaded(pixels))
-                running[-1][0].start_async()
+                running.append(self._start(pixels))
                 if len(running) > self._streams:
-                    yield self._finished(running.popleft())
+                    yield self._result(running.popleft())
             while running:
-                yield self._finished(running.popleft())
+                yield self._result(running.popleft())
         finally:
             for request, _ in running:
                 request.wait()
 
-    def _loaded(self, pixels: Pixels) -> tuple[Any, Pixels]:
-        """Return a request to compute a batch, which is not copied: the caller must keep the pixels until the end."""
+    def _start(self, pixels: Pixels) -> tuple[Any, Pixels]:
+        """Start to compute a batch without copying it: the caller must keep the returned pixels until the result."""
         refuse_forked("OpenVINO", self._process)
         pixels = np.require(pixels, np.uint8, ["C", "W"])
         try:
@@ -103,14 +101,12 @@ class OpenVino:
             request = self._network.create_infer_request()
         # This call of the runtime copies nothing; openvino's wrapper takes several times as long.
         request.set_input_tensor(self._tensor(pixels, shared_memory=True))
+        request.start_async()
         return request, pixels
 
-    def _finished(self, started: tuple[Any, Pixels]) -> Values:
+    def _result(self, started: tuple[Any, Pixels]) -> Values:
         request, _ = started
         request.wait()
-        return self._outputs(request)
-
-    def _outputs(self, request: Any) -> Values:
         values = request.get_output_tensor().data.copy()  # the next batch of the request overwrites it
         self._idle.put(request)
         return values
