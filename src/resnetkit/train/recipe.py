@@ -129,7 +129,8 @@ class Recipe:
     """Keep the channels of a pixel together in memory; faster on most processors."""
     compile: Literal["auto", "kernels", "inductor", "off"] = "auto"
     """How a step is computed: by our kernels, by torch.compile, or operation by operation. auto uses the kernels if
-    they support the network, else torch.compile if the run is so long that compiling saves time."""
+    they support the network and are not slower, which is measured once, before the first run of a minute or more; for
+    other networks torch.compile, if the run is so long that compiling saves time."""
     recompute: Literal["auto", "on", "off"] = "auto"
     """Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time.
     auto does it if the maps do not fit into memory."""
