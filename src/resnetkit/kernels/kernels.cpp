@@ -83,11 +83,11 @@ extern "C" void orthogonal(float* const* matrices, const long* rows, const long*
 }
 
 // unit_forward for float32 maps of any size. `out` may be null, as for norm_forward.
-extern "C" void unit_forward_float32(const winograd_float32::Input* in, const float* weight, const float* beside, float* y, float* out,
-                                     long images, long height, long width, long inputs, long outputs, const float* gain,
-                                     const float* bias, const float* origin, float* running_mean, float* running_var,
-                                     float* mean, float* inverse_std, float momentum, float epsilon, int relu,
-                                     int threads) {
+extern "C" void unit_forward_float32(const winograd_float32::Input* in, const float* weight, const float* beside,
+                                     float* y, float* out, long images, long height, long width, long inputs,
+                                     long outputs, const float* gain, const float* bias, const float* origin,
+                                     float* running_mean, float* running_var, float* mean, float* inverse_std,
+                                     float momentum, float epsilon, int relu, int threads) {
     namespace w = winograd_float32;
     w::Shape s = {images, height, width, inputs, outputs};
     Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
@@ -122,10 +122,10 @@ extern "C" void unit_forward_float32(const winograd_float32::Input* in, const fl
 
 // unit_backward for float32 maps of any size. `out` may be null, and `products` are as for norm_backward. If the input is
 // not normalised yet, `in_products` gets the sums of normalization::add_products for its batch norm, [2][inputs].
-extern "C" void unit_backward_float32(const float* grad_out, const winograd_float32::Input* in, const float* weight, const float* y,
-                                      const float* out, float* grad_in, float* grad_beside, const float* identity,
-                                      float* grad_weight, long images, long height, long width, long inputs,
-                                      long outputs, const float* gain, const float* bias, const float* mean,
+extern "C" void unit_backward_float32(const float* grad_out, const winograd_float32::Input* in, const float* weight,
+                                      const float* y, const float* out, float* grad_in, float* grad_beside,
+                                      const float* identity, float* grad_weight, long images, long height,
+                                      long width, long inputs, long outputs, const float* gain, const float* bias, const float* mean,
                                       const float* inverse_std, const float* products, float* grad_gain,
                                       float* grad_bias, float* in_products, int relu, int threads) {
     namespace w = winograd_float32;
