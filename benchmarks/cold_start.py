@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument(
         "--tune-on", help="DATA for `resnetkit tune`, such as a CSV with labels; unset: the photographs"
     )
-    parser.add_argument("--weights-dir", type=Path, help="folder with NAME.safetensors or *NAME.pth")
+    parser.add_argument("--weights-dir", type=Path, help="folder with NAME.safetensors (tuned or not) or *NAME.pth")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--script", type=Path, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
 
     from decode import photographs
     from machine import describe
-    from networks import eager_network, resnetkit, write_model
+    from networks import eager_network, tune, write_model
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -93,7 +93,7 @@ def main() -> None:
             "script": [sys.executable, __file__, "--model", given.model, "--script", str(weights), str(picture)],
         }
         if given.photos:
-            resnetkit("tune", model, given.tune_on or given.photos, "--goal", "latency", stdout=subprocess.DEVNULL)
+            tune(model, given.tune_on or given.photos, "--goal", "latency")
             commands = {"ours, tuned": predict} | commands
         print(describe())
         print(f"{given.model}, a picture of 500x375, {given.rounds} rounds")

@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument(
         "--tune-on", help="DATA for `resnetkit tune`, such as a CSV with labels; unset: the photographs"
     )
-    parser.add_argument("--weights-dir", type=Path, help="folder with NAME.safetensors or *NAME.pth")
+    parser.add_argument("--weights-dir", type=Path, help="folder with NAME.safetensors (tuned or not) or *NAME.pth")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[2], help="of the script's DataLoader")
@@ -191,7 +191,7 @@ def main() -> None:
         script(given.file, given.folder, given.out, given.workers[0])
         return
     from machine import describe
-    from networks import resnetkit, write_model
+    from networks import tune, write_model
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -201,7 +201,7 @@ def main() -> None:
         model = write_model(given.model, folder, given.weights_dir)
         tuned = given.photos and not given.no_tune
         if tuned:
-            resnetkit("tune", model, given.tune_on or given.photos, "--goal", "throughput", stdout=subprocess.DEVNULL)
+            tune(model, given.tune_on or given.photos, "--goal", "throughput")
         sizes = [path.stat().st_size for path in (folder / "all").rglob("*.jpg")]
         print(describe())
         print(

@@ -354,7 +354,7 @@ def main() -> None:
         "--tune-on", help="DATA for `resnetkit tune`, such as a CSV with labels; unset: the photographs"
     )
     parser.add_argument("--max-top1-loss", type=float, default=0.5, help="for `resnetkit tune`")
-    parser.add_argument("--weights-dir", type=Path, help="folder with NAME.safetensors or *NAME.pth")
+    parser.add_argument("--weights-dir", type=Path, help="folder with NAME.safetensors (tuned or not) or *NAME.pth")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
@@ -365,7 +365,7 @@ def main() -> None:
         serve(given.one, given.folder, given.file, given.seconds)
         return
     from machine import describe
-    from networks import pictures_for, resnetkit, write_model
+    from networks import pictures_for, tune, write_model
     from resnetkit.infer.choice import BFLOAT16
     from resnetkit.machine import read_machine
 
@@ -381,7 +381,7 @@ def main() -> None:
             precisions = given.precisions
             if given.photos:
                 data = given.tune_on or given.photos
-                resnetkit("tune", model, data, "--max-top1-loss", given.max_top1_loss, stdout=subprocess.DEVNULL)
+                tune(model, data, "--max-top1-loss", given.max_top1_loss)
             if "bfloat16" in precisions and not set(BFLOAT16) & set(read_machine().instructions):
                 precisions = [precision for precision in precisions if precision != "bfloat16"]
                 print(f"\n{name}: no bfloat16: this processor does not multiply it")

@@ -15,7 +15,8 @@ def write_model(name: str, folder: Path, weights: Path | None) -> Path:
     """Write a model file of a network to `folder`, and return its path.
 
     Its weights are those of <weights>/<name>.safetensors (a model file) or of *<name>.pth (a state dict); if there are
-    none, those in the package; else random weights with fitting statistics, which are as fast.
+    none, those in the package; else random weights with fitting statistics, which are as fast. What tuning left beside
+    the model file, in <weights>/<name>.tuned, is copied with it.
     """
     import torch
 
@@ -29,6 +30,8 @@ def write_model(name: str, folder: Path, weights: Path | None) -> Path:
     found = [*weights.glob(f"{name}.safetensors"), *weights.glob(f"*{name}.pth")] if weights else []
     if whole := [file for file in found + own if file.suffix == ".safetensors"]:
         shutil.copyfile(whole[0], path)
+        if (tuned := whole[0].with_suffix(".tuned")).is_dir():
+            shutil.copytree(tuned, path.with_suffix(".tuned"))
         return path
     torch.manual_seed(0)
     net = build(name)
@@ -87,6 +90,12 @@ def pictures_for(path: Path, photos: Path | None, count: int) -> list[NDArray[np
     if size < 100:
         found = [picture.resize((size, size), Image.Resampling.BOX) for picture in found]
     return [np.array(found[i % len(found)]) for i in range(count)]
+
+
+def tune(path: Path, data: object, *flags: object) -> None:
+    """Tune a model file for this machine, unless it came with the result of an earlier tuning."""
+    if not path.with_suffix(".tuned").is_dir():
+        resnetkit("tune", path, data, *flags, stdout=subprocess.DEVNULL)
 
 
 def resnetkit(*arguments: object, **options) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import torch
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.infer.backends.backend import Backend
+from resnetkit.infer.backends.backend import FEW_CLASSES, Backend, most_probable
 from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import GRAPHS, Choice
 from resnetkit.infer.graphs import export_graph
@@ -187,3 +187,13 @@ def test_signals_are_handled_after_graphs_have_come_and_gone(
     """With more than one openvino.Core, the process would keep a stack for signal handlers in freed memory."""
     command = [sys.executable, "-c", INTERRUPTED, str(graphs["openvino", "logits"]), str(tmp_path)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 7
+
+
+@pytest.mark.parametrize("classes", [3, FEW_CLASSES - 1, FEW_CLASSES, 1000])
+@pytest.mark.parametrize("top", [1, 5, 1000])
+def test_the_most_probable_classes_are_those_of_a_stable_sort(classes: int, top: int) -> None:
+    """Also with equal probabilities, of which many are 0, and for outputs that are not numbers."""
+    drawn = np.random.default_rng(0).random((20, classes), np.float32)
+    rows = np.concatenate([drawn, drawn.round(1), np.where(drawn < 0.99, np.float32(0), drawn), drawn[:1] * np.nan])
+    expected = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    np.testing.assert_array_equal(most_probable(rows, top), expected)

@@ -63,7 +63,7 @@ def explanation() -> Any:
 
 
 def verdict() -> Verdict:
-    return Verdict(500, 99.1, 12.3, 0.2, passes=True)
+    return Verdict(500, 99.1, 12.3, 0.2, 0.1, 0.3, passes=True)
 
 
 def tuned() -> Tuned:

@@ -199,7 +199,9 @@ def test_gradients_add_up_over_batches():
     net.zero_grad()
     for part in (slice(0, 4), slice(4, 8)):
         F.cross_entropy(forward(images[part]), labels[part]).backward()
-    assert torch.equal(net.layer2[0].conv1.weight.grad, singly[0] + singly[1])
+    # Not to the bit: the running means, which are subtracted before moments are summed, have changed.
+    wanted = singly[0] + singly[1]
+    assert float((net.layer2[0].conv1.weight.grad - wanted).norm() / wanted.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["resnet20,depths=2-1-1", "resnext50_32x4d,depths=1-1-1-1"])

@@ -28,10 +28,11 @@ from resnetkit.train import run as runs
 from resnetkit.train.checkpoint import Position, load_state, save_state
 from resnetkit.train.classification import prepare
 from resnetkit.train.divergence import mend
+from resnetkit.train.fitting import fit
 from resnetkit.train.loop import InterruptedTrainingError, Training, draw
 from resnetkit.train.monitor import Monitor, read_metrics
 from resnetkit.train.pace import Plan
-from resnetkit.train.recipe import RECIPES, Recipe
+from resnetkit.train.recipe import RECIPES, Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
 
 TINY = Recipe(
@@ -337,6 +338,24 @@ def test_a_run_goes_on_in_every_part_of_it(step, dataset, tmp_path, interrupt_af
         tmp_path / "whole" / "last.safetensors"
     ).read_bytes()
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("length", [{"epochs": 3.0}, {"minutes": 0.05}])
+def test_a_run_whose_batch_follows_from_its_length_goes_on_with_it(length, dataset, tmp_path, interrupt_after):
+    row = RECIPES["cifar10"].replace(model=TINY.model, precision="float32", threads=1, log_every=1, save_every=1e9)
+    recipe, run = row.replace(**length), tmp_path / "run"
+    interrupt_after(3, run)
+    with pytest.raises(InterruptedTrainingError):
+        train(recipe, dataset, out=run, quiet=True)
+    fitted, _ = read_recipe(run / "recipe.yaml", Recipe())
+    assert fitted == fit(recipe, work=1.0)
+    assert fitted.batch_size < recipe.batch_size
+    resume(run, dataset, quiet=True)
+    assert read_recipe(run / "recipe.yaml", Recipe())[0] == fitted
+    assert load_state(run / "state.pt").header.recipe == fitted.to_dict()
+    if "epochs" in length:
+        train(recipe, dataset, out=tmp_path / "whole", quiet=True)
+        assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):

@@ -187,11 +187,11 @@ def test_batches_have_every_picture_in_its_place(threads: int) -> None:
         return np.full((2, 2, 3), number, np.uint8)
 
     for count, batch_size in itertools.product(range(1, 20), (1, 4, 7, 16)):
-        batches = list(stacked(range(count), decode, batch_size=batch_size, threads=threads))
+        batches = list(stacked(range(count), decode, shape=(2, 2, 3), batch_size=batch_size, threads=threads))
         assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
         assert np.concatenate(batches)[:, 0, 0, 0].tolist() == list(range(count))
     with pytest.raises(DataError, match="-6 is broken"):
-        list(stacked([1, 2, 3, 4, 5, -6, 7, -8, 9, -10], decode, batch_size=10, threads=threads))
+        list(stacked([1, 2, 3, 4, 5, -6, 7, -8, 9, -10], decode, shape=(2, 2, 3), batch_size=10, threads=threads))
 
 
 def test_a_name_that_no_file_can_have_is_not_found(model: Model) -> None:

@@ -40,7 +40,7 @@ def compute(graph: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def verdict(passes: bool) -> Verdict:
-    return Verdict(120, 0.0, None, None, passes)
+    return Verdict(120, 0.0, None, None, 0.0, 0.0, passes)
 
 
 def after(tries: int) -> Callable[[Path], Verdict]:

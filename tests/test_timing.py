@@ -32,7 +32,8 @@ def test_batches_are_halved_down_to_the_least():
 @pytest.mark.parametrize(
     ("left", "batch_size", "asked"),
     [
-        (1000.0, 32, [2, 4, 8, 16, 32]),  # 3.3 s a step: 303 of them
+        (1000.0, 32, [2, 4, 8, 16, 32, 32]),  # 3.3 s a step: 303 of them, so there is time to measure it again
+        (600.0, 32, [2, 4, 8, 16, 32]),  # 181 of them
         (300.0, 16, [2, 4, 8, 16, 32]),  # 1.7 s a step: 176; of 32 it would be 91
         (100.0, 8, [2, 4, 8, 16]),
         (15.0, 8, [2]),  # already two take too long, and eight are the least
@@ -52,6 +53,11 @@ def test_the_largest_batch_that_allows_a_hundred_steps(left, batch_size, asked):
     assert fitted.lr == pytest.approx(FOLDER.lr * batch_size / 32)
     assert fitted.muon_lr == pytest.approx(FOLDER.muon_lr * batch_size / 32)
     assert seconds == pytest.approx(0.1 + 0.1 * batch_size, rel=0.4)
+
+
+def test_the_first_step_of_a_size_may_take_longer_than_the_others():
+    times = iter([0.1, 0.1, 0.1, 0.1, 5.0, 2.0])
+    assert fit_batch(FOLDER, lambda size: next(times), left_seconds=1000.0)[1] == 2.0
 
 
 def test_a_batch_that_was_stated_stays():

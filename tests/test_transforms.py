@@ -64,6 +64,18 @@ def test_a_picture_of_the_right_size_stays_as_it_is():
     assert np.array_equal(Preprocess(size=32).pixels(picture), picture)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_array_that_is_only_cropped_gives_the_pixels_of_its_picture(mode):
+    """They are a copy: a later change of the array does not change them."""
+    channels = 3 if mode == "RGB" else 1
+    preprocess = Preprocess(size=32, resize=33, mode=mode, mean=(0.5,) * channels, std=(0.5,) * channels)
+    picture = scene(40, 33).convert(mode)
+    given = np.array(picture).reshape(33, 40, -1)
+    found = preprocess.pixels(given)
+    given[:] = 0
+    assert np.array_equal(found, preprocess.pixels(picture))
+
+
 def test_ten_crops_equal_torchvision_in_order():
     for sides in SIZES:
         picture = scene(*sides)

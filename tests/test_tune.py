@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from resnetkit.errors import UsageError
 from resnetkit.infer.choice import Choice, Goal
 from resnetkit.infer.predictor import Predictor
 from resnetkit.infer.quantizing.accuracy import AccuracyCheck, Verdict
+from resnetkit.infer.quantizing.quantize import quantize, quantize_for_speed
 from resnetkit.infer.tuning import measurement
 from resnetkit.infer.tuning import tune as module
 from resnetkit.infer.tuning.record import find_int8_graph, find_tuned
@@ -47,7 +49,9 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short(own_cache: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make measurements short; their numbers mean nothing."""
+    """Make measurements short, so that their numbers mean nothing, and leave out the first trial of int8."""
+    monkeypatch.setattr(module, "quantize_for_speed", lambda *_: None)
+    monkeypatch.setattr(module, "slower_int8", lambda *_: None)
     monkeypatch.setenv("RESNETKIT_CACHE", str(graphs))
     monkeypatch.setattr(measurement, "SECONDS", 0.001)
     monkeypatch.setattr(module, "ROUNDS", 2)
@@ -70,7 +74,9 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 def forced(monkeypatch: pytest.MonkeyPatch, passing: Callable[[int], bool]) -> None:
     """Let `passing` decide by the number of a judgement whether it passes; float32's number is 0."""
     count = iter(range(99))
-    monkeypatch.setattr(AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, passing(next(count))))
+    monkeypatch.setattr(
+        AccuracyCheck, "judge", lambda _, logits: Verdict(60, 99.0, None, None, 0.1, 0.2, passing(next(count)))
+    )
 
 
 def test_keeps_the_fastest_choice_and_predictor_uses_it(
@@ -109,11 +115,75 @@ def test_a_precision_that_loses_accuracy_is_not_measured(
     forced(monkeypatch, lambda number: False)
     lines: list[str] = []
     tuned = tune(model_file, str(split_folder), quick=True, say=lines.append)
-    assert {choice.precision for choice in rates} == {"float32"}
+    assert {row["choice"]["precision"] for row in tuned.table} == {"float32"}
     assert tuned.goals["latency"]["choice"]["precision"] == "float32"
     assert not (model_file.with_suffix(".tuned") / "int8-logits.xml").exists()
     assert any(line.startswith("int8: ") and line.endswith("so it is left out") for line in lines)
     assert tuned.accuracy["int8"]["passes"] is False
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_int8_is_quantized_only_if_its_first_trial_is_the_fastest(
+    model_file: Path, split_folder: Path, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    forced(monkeypatch, lambda number: True)
+    monkeypatch.setattr(module, "quantize_for_speed", quantize_for_speed)
+    monkeypatch.setattr(module, "slower_int8", measurement.slower_int8)
+    calls: list[tuple[str, str]] = []
+
+    def rate(backend: object, one: measurement.Measured, pixels: np.ndarray) -> float:
+        calls.append((one.goal, one.choice.precision))
+        return 50.0 if one.choice.precision == "int8" and (slow or one.goal == "latency") else 60 - len(calls)
+
+    monkeypatch.setattr(measurement, "_rate", rate)
+    made: list[Path] = []
+    monkeypatch.setattr(module, "quantize", lambda *given, **_: made.append(given[1]) or quantize(*given, **_))
+    lines: list[str] = []
+    tuned = tune(model_file, str(split_folder), quick=True, say=lines.append)
+    assert len(made) == (not slow)
+    assert ("int8" in tuned.accuracy) == (not slow)
+    measured = {row["choice"]["precision"] for row in tuned.table}
+    assert ("int8" in measured) == (not slow)
+    why = [line for line in lines if line.startswith("int8 is left out: a first trial made 50.0 images/s, and ")]
+    assert len(why) == slow
+    assert not list(model_file.with_suffix(".tuned").glob("*.xml")) or not slow
+
+
+def test_tuning_says_how_long_it_takes(model_file: Path, rates: list[Choice]) -> None:
+    lines: list[str] = []
+    tune(model_file, goal="latency", quick=True, say=lines.append)
+    assert any(line.startswith("expected to take about ") and line.endswith(" seconds") for line in lines)
+    assert lines[-1].startswith("took about ")
+    assert any("on 16 pictures can't exclude a loss of 17 points" in line for line in lines)
+
+
+def test_too_few_pictures_are_named_as_the_reason() -> None:
+    shown = {"expected_loss": 0.2, "highest_loss": 0.7, "passes": False}
+    verdict = Verdict(50, 99.0, None, None, **shown)
+    assert "so few pictures can't show that it loses at most 0.5 points" in module._outcome(verdict, 0.5)
+    assert "too much accuracy" in module._outcome(replace(verdict, expected_loss=0.6), 0.5)
+    assert module._outcome(replace(verdict, passes=True), 0.5) == ""
+
+
+def test_long_batches_are_not_measured(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = measurement.Trial(find_model(model_file), read_machine(), model_file.parent, lambda line: None)
+    monkeypatch.setattr(measurement, "_rate_of_calls", lambda call: 10.0)  # a tenth of a second for a picture
+    fitting = [(size, streams) for size in measurement.BATCHES for streams in (1, 2) if trial.fits(size, streams)]
+    assert fitting == [(4, 1), (4, 2), (16, 1)]
+
+
+def test_rounds_end_with_the_budget_or_with_one_choice_left(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raced(rates: dict[int, float], budget: float) -> list[int]:
+        trial = measurement.Trial(find_model(model_file), read_machine(), model_file.parent, lambda line: None)
+        monkeypatch.setattr(measurement, "BUDGET", budget)
+        monkeypatch.setattr(measurement, "_rate", lambda backend, one, pixels: rates[one.choice.batch_size])
+        choices = [measurement.Measured("throughput", Choice("openvino", batch_size=size)) for size in rates]
+        measurement._race(trial, choices, np.zeros((4, 32, 32, 3), np.uint8), keep=0.9, rounds=5)
+        return [len(one.rates) for one in choices]
+
+    assert raced({1: 10, 2: 11}, budget=100) == [5, 5]
+    assert raced({1: 10, 2: 11}, budget=0) == [2, 2]
+    assert raced({1: 10, 2: 20}, budget=100) == [1, 2]
 
 
 def files(model_file: Path) -> dict[str, bytes]:

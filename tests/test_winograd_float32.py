@@ -59,6 +59,36 @@ def test_every_size(shape, beside, threads):
     check(unit(16, 32, shape, beside=beside))
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 14, 14), (1, 7, 5)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (32, 64), (64, 32)])
+def test_an_input_that_is_not_normalised_yet(shape, inputs, outputs, threads):
+    """Its batch norm and ReLU are computed in passing, and so are the sums of its backward pass."""
+    case = unit(inputs, outputs, shape)
+    norm = random_norm(inputs, seed=5)
+    finished, mean, inverse_std = kernels.norm_forward(case.x, norm, relu=True, update=False)
+    nothing, *moments = kernels.norm_forward(case.x, norm, relu=True, update=False, finish=False)
+    assert nothing is None
+    assert all(torch.equal(a, b) for a, b in zip(moments, (mean, inverse_std), strict=True))
+    unfinished, before = kernels.Unfinished(case.x, norm, mean, inverse_std), case.x
+    found = []
+    for x in (finished, unfinished):
+        case.x, case.norm = x, random_norm(outputs)
+        kept = case.forward()
+        found.append((*kept, *case.backward(*kept)))
+    *plain, nothing = found[0]
+    *passing, products = found[1]
+    assert nothing is None
+    assert error(plain.pop(4), passing.pop(4).double()) < 1e-7  # the compiler may fuse other multiplications
+    assert all(torch.equal(a, b) for a, b in zip(plain, passing, strict=True))
+    grad = found[0][4]
+    wanted = kernels.norm_backward(grad, before, finished, norm, mean, inverse_std, beside=False, relu=True)
+    got = kernels.norm_backward(grad, before, None, norm, mean, inverse_std, beside=False, relu=True, products=products)
+    assert error(got[0], wanted[0].double()) < 1e-6
+    assert off_by(got[2], wanted[2].double()) < 1e-5
+    assert off_by(got[3], wanted[3].double()) < 1e-5
+    assert products.shape == (2, inputs)
+
+
 @pytest.mark.parametrize("images", [1, 11, 12, 13, 50])
 @pytest.mark.parametrize("side", [4, 8])
 def test_batches_that_groups_of_images_do_not_divide(images, side, threads):

@@ -7,6 +7,7 @@ from textwrap import fill
 
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import as_text, print_json, print_table
+from resnetkit.train.fitting import LONG_BATCH, SHORT_BATCH, SHORT_BELOW
 from resnetkit.train.recipe import LENGTHS, PURPOSES, RECIPES, Recipe, as_yaml, find_recipe
 
 COLUMNS = ("model", "batch_size", "optimizer", "lr", "schedule")
@@ -38,6 +39,9 @@ def run(argv: Sequence[str]) -> int:
             print(f"\n{name}")
             print(_indented(PURPOSES[name]))
             print(_indented(f"Other fields: {', '.join(_others(row))}."))
+            if row.batch_by_length:
+                short = f"{SHORT_BELOW:,} steps of {LONG_BATCH} whole pictures"
+                print(_indented(f"A run of less work than {short} has batches of {SHORT_BATCH}."))
         print("\nTo print one in full: resnetkit recipes NAME\nTo train with it: resnetkit train DATA --recipe NAME")
     return 0
 

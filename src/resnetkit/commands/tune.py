@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
         "--max_top1_loss",
         type=float,
         default=0.5,
-        help="points of top-1 accuracy that may be lost; without labels, percent of pictures whose class may change",
+        help="points of top-1 accuracy that may be lost on pictures not seen, by what those of DATA show",
     )
     parser.add_argument(
         "--calibrate", type=str, metavar="DATA", help="pictures for the calibration of 8-bit integers; unset: DATA"

@@ -13,7 +13,7 @@ from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line
 from resnetkit.errors import UsageError
 from resnetkit.forked import apart
-from resnetkit.infer.backends.backend import Backend, softmax, stream_decoded
+from resnetkit.infer.backends.backend import Backend, most_probable, softmax, stream_decoded
 from resnetkit.infer.candidates import BATCH_SIZE, best_device, candidates
 from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Output, Precision, usable_threads
 from resnetkit.infer.decoding import (
@@ -110,6 +110,7 @@ class Predictor:
             & stated.keys(),  # other settings need another compiled graph each
         )
         self._session.backend(output)
+        self._decoders = usable_threads()
         # For latency, only single pictures are measured, so the batch size of that choice does not hold for several.
         alone = batch_size is None and goal == "latency"
         self.batch_size = max(self.choice.batch_size, BATCH_SIZE) if alone else self.choice.batch_size
@@ -235,21 +236,23 @@ class Predictor:
             return backend(np.zeros((1, size, size, channels), np.uint8))[:0]
         if len(several) == 1:
             return backend(self._pixels(several[0])[None])
-        size = self.preprocess.size
+        size, channels = self.preprocess.size, self.preprocess.channels
         ready = self.preprocess.shorter_side == size and all(
             isinstance(one, np.ndarray) and one.shape[:2] == (size, size) for one in several
         )
-        threads = 1 if ready else usable_threads()  # copying such pictures takes less time than waking threads
+        threads = 1 if ready else self._decoders  # copying such pictures takes less time than waking threads
         prepare()
-        batches = stacked(several, self._pixels, batch_size=self.batch_size, threads=threads)
+        shape = (size, size, channels)
+        batches = stacked(several, self._pixels, shape=shape, batch_size=self.batch_size, threads=threads)
         return np.concatenate(list(backend.stream(batches)))
 
     def _named(self, logits: NDArray[np.float32], *, top: int) -> list[list[Prediction]]:
         probabilities = softmax(logits)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        best = most_probable(probabilities, top)
+        values = probabilities[np.arange(len(best))[:, None], best]
         return [
-            [Prediction(self.classes[i], i, row[i]) for i in indices]
-            for indices, row in zip(best.tolist(), probabilities.tolist(), strict=True)
+            [Prediction(self.classes[i], i, value) for i, value in zip(indices, row, strict=True)]
+            for indices, row in zip(best.tolist(), values.tolist(), strict=True)
         ]
 
 

@@ -149,15 +149,16 @@ def winograd_serves(conv: nn.Conv2d, x: Tensor | Unfinished) -> bool:
     if kind != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
         return False
     if x.dtype == torch.float32:
-        return _winograd_float32_serves(x.shape[2], x.shape[3], conv.in_channels)
+        return _winograd_float32_serves(x.shape[2], x.shape[3], conv.in_channels, conv.out_channels)
     return _winograd_serves(x.shape[2], x.shape[3], conv.in_channels, conv.out_channels)
 
 
 @cache
-def _winograd_float32_serves(height: int, width: int, inputs: int) -> bool:
+def _winograd_float32_serves(height: int, width: int, inputs: int, outputs: int) -> bool:
     """Return whether the tiles of 4 × 4 places cover the map with few places outside it."""
     products = 36 * math.ceil(height / 4) * math.ceil(width / 4)
-    return library() is not None and inputs % LANES == 0 and products <= LARGEST_SHARE * 9 * height * width
+    fits = inputs % LANES == outputs % LANES == 0 and products <= LARGEST_SHARE * 9 * height * width
+    return fits and library() is not None
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Any
 from resnetkit.data.samples import Dataset
 from resnetkit.data.transforms.augment import SIZED
 from resnetkit.errors import UsageError
+from resnetkit.train.fitting import LONG_BATCH
 from resnetkit.train.recipe import FLAG, Recipe, changed
 
 SCALED = ("random-resized", "scale-jitter")
@@ -46,6 +47,11 @@ USES: dict[str, Use] = {
         lambda r, _: r.init is None, "with `init` the first weights are those of that model", off=False
     ),
     "freeze": Use(lambda r, _: r.init is not None, "it needs `init`, since random weights should not be frozen", off=0),
+    "batch_by_length": Use(
+        lambda r, _: r.iterations is None and r.batch_size == LONG_BATCH,
+        f"it needs `epochs` or `minutes`, and a `batch_size` of {LONG_BATCH}",
+        off=False,
+    ),
     "least_batch_size": Use(lambda r, _: r.minutes is not None, "it needs `minutes`"),
     "train_split": Use(lambda _, p: "train_split" in p.split, "it divides CIFAR"),
     "val_fraction": Use(

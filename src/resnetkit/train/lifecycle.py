@@ -58,7 +58,7 @@ def train_task(
     """Train `task` from the beginning, or from `state`, to the end, and write the report.
 
     `about` describes the run's data and machine; recipe.yaml stores it with the recipe. `prepare` makes the task again
-    for a recipe with a smaller batch size, when `minutes` allows too few steps. `remarks` are printed before the first
+    for a recipe with a smaller batch size, when `minutes` requires one. `remarks` are printed before the first
     step. With `fresh`, a run folder that is not empty is refused. `started` is the time.monotonic() from which the
     recipe's minutes count.
 

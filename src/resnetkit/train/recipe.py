@@ -40,6 +40,9 @@ class Recipe:
     """Length of the run in minutes, instead of epochs: the whole schedule is fitted into this time."""
     batch_size: int = 128
     """Number of pictures in a batch."""
+    batch_by_length: bool = False
+    """Choose the batch size by the length of the run: smaller batches if it is short (docs/training.md). This is off
+    if `batch_size` is given."""
     least_batch_size: int | None = None
     """With `minutes`: if the time is too short for 100 steps, batch size and learning rates are halved, until the batch
     size is this. Unset: they are not halved. They are not halved either if `batch_size` is given."""
@@ -126,7 +129,8 @@ class Recipe:
     """Keep the channels of a pixel together in memory; faster on most processors."""
     compile: Literal["auto", "kernels", "inductor", "off"] = "auto"
     """How a step is computed: by our kernels, by torch.compile, or operation by operation. auto uses the kernels if
-    they support the network, else torch.compile if the run is so long that compiling saves time."""
+    they support the network and are not slower, which is measured once, before the first run of a minute or more; for
+    other networks torch.compile, if the run is so long that compiling saves time."""
     recompute: Literal["auto", "on", "off"] = "auto"
     """Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time.
     auto does it if the maps do not fit into memory."""
@@ -181,10 +185,13 @@ class Recipe:
         """Return the recipe with other values in some fields; a new length replaces the old one.
 
         So `recipe.replace(minutes=3)` has no epochs. `dataclasses.replace` would leave two lengths, which is an error.
-        Raises UsageError for values that are not valid.
+        A given `batch_size` switches `batch_by_length` off, unless that is given too. Raises UsageError for values that
+        are not valid.
         """
         changes = {name: value for name, value in changes.items() if name not in LENGTHS or value is not None}
-        return replace(self, **(dict.fromkeys(LENGTHS) if changes.keys() & set(LENGTHS) else {}) | changes)
+        lengths = dict.fromkeys(LENGTHS) if changes.keys() & set(LENGTHS) else {}
+        own_batch = {"batch_by_length": False} if "batch_size" in changes else {}
+        return replace(self, **lengths | own_batch | changes)
 
     @property
     def length(self) -> dict[str, float | None]:
@@ -196,6 +203,8 @@ class Recipe:
 
         Such a setting depends on the share of the run that is done. Other settings depend only on the steps so far.
         """
+        if self.batch_by_length and self.batch_size < Recipe.batch_size:
+            return "`batch_by_length`"
         if self.schedule not in ("constant", "plateau"):
             return f"`schedule` {self.schedule}"
         if self.early_scale < 1 and self.crop in ("pad", "random-resized"):
@@ -302,7 +311,7 @@ RECIPES: dict[str, Recipe] = {
         optimizer="muon",
         muon_lr=0.03,
         epochs=30.0,
-        least_batch_size=32,
+        batch_by_length=True,
         padding_mode="reflect",
         early_scale=0.75,
         center_crop_from=0.97,

@@ -21,6 +21,7 @@ from resnetkit.files import expanded
 from resnetkit.train.checkpoint import load_state
 from resnetkit.train.classification import prepare
 from resnetkit.train.effects import check_effects
+from resnetkit.train.fitting import describe, expected_error, fit, work_of
 from resnetkit.train.lifecycle import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
@@ -68,7 +69,12 @@ def start(
     reading = reading.settled()
     dataset = open_for(recipe, data, reading)
     remarks = check_effects(recipe, dataset, asked)
-    task = prepare(recipe, dataset)
+    work = work_of(recipe, len(dataset.train or ()))
+    fitted = recipe if work is None else fit(recipe, work)  # with `minutes`, when the time of a step is measured
+    task = prepare(fitted, dataset)
+    if work is not None:
+        steps, error = fitted.total_steps(task.batches_per_epoch) or 0, expected_error(recipe, dataset.name, work)
+        remarks += [line] if (line := describe(recipe, fitted, steps=steps, error=error)) else []
     about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": _place(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
     if run:
@@ -77,9 +83,9 @@ def start(
         run = default_folder(recipe, dataset.name).create_beside()
     return train_task(
         task,
-        recipe,
+        fitted,
         run,
-        prepare=lambda fitted: prepare(fitted, dataset, computed_before=task.computed_by),
+        prepare=lambda smaller: prepare(smaller, dataset, computed_before=task.computed_by),
         about=about,
         remarks=(*remarks, *remarks_on(dataset)),
         started=started,
@@ -149,7 +155,7 @@ def resume(
         task,
         longer,
         run,
-        prepare=lambda fitted: prepare(fitted, dataset, computed_before=task.computed_by),
+        prepare=lambda smaller: prepare(smaller, dataset, computed_before=task.computed_by),
         about=about,
         state=state,
         remarks=(*remarks, *remarks_on(dataset)),

@@ -1,4 +1,4 @@
-"""Measures the time of a step before a run with `minutes`, and chooses a batch size that allows enough steps."""
+"""Measures the time of a step before a run with `minutes`, and fits the recipe into the time."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from resnetkit.display import count
+from resnetkit.train.fitting import LONG_BATCH, describe, expected_error, fit, mean_cost
 from resnetkit.train.loop import Training
 from resnetkit.train.monitor import Monitor
 from resnetkit.train.pace import Cost
@@ -30,7 +31,10 @@ FEW_STEPS, FEW_EPOCHS = 50, 3.0
 def fit_to_clock(
     task: Task[Any], recipe: Recipe, run: RunFolder, monitor: Monitor, *, started: float
 ) -> tuple[Recipe, Cost]:
-    """Return the recipe with a batch size that its minutes allow, and the measured times. `task` stays unchanged."""
+    """Return the recipe with a batch size that suits its minutes, and the measured times. `task` stays unchanged.
+
+    A line is printed about the number of steps and what follows from it.
+    """
     monitor.doing("measuring the time of a step")
     with Untouched(task.net):
         trial = Training(task, recipe, run, monitor, started=started)
@@ -47,14 +51,22 @@ def fit_to_clock(
         task.train_mode()
         left = 60 * (recipe.minutes or 0) - trial.elapsed()
         left -= picture_seconds * task.validation_pictures
-        fitted, seconds = fit_batch(recipe, step_seconds, left_seconds=left)
-    steps = max(int(left / seconds), 1)
-    if fitted != recipe:
+        smaller, seconds = fit_batch(recipe, step_seconds, left_seconds=left)
+    if smaller != recipe:
+        steps = max(int(left / seconds), 1)
         monitor.say(
             f"`minutes` {recipe.minutes:g} is short here for batches of {recipe.batch_size}: the run takes about "
-            f"{count(steps, 'step')} on batches of {fitted.batch_size} at `lr` {fitted.lr:g}; "
+            f"{count(steps, 'step')} on batches of {smaller.batch_size} at `lr` {smaller.lr:g}; "
             f"give `batch_size` {recipe.batch_size} to keep it"
         )
+        return smaller, Cost(seconds, picture_seconds)
+    work = left / seconds * recipe.batch_size * recipe.accumulate / LONG_BATCH
+    fitted = fit(recipe, work)
+    seconds *= fitted.batch_size / recipe.batch_size
+    steps = max(int(left / (seconds * mean_cost(fitted))), 1)
+    expected = expected_error(recipe, str(task.header.data["name"]), work)
+    if line := describe(recipe, fitted, steps=steps, error=expected):
+        monitor.say(line)
     return fitted, Cost(seconds, picture_seconds)
 
 
@@ -70,8 +82,8 @@ def fit_batch(recipe: Recipe, step_seconds: Callable[[int], float], *, left_seco
     """Return the recipe with the largest batch size that allows ENOUGH_STEPS in `left_seconds`, and its step's seconds.
 
     `step_seconds` returns the measured seconds of a step on a given number of pictures. It is called with larger and
-    larger numbers, until a step takes too long. The learning rates change in proportion to the batch size (Goyal et
-    al. 2017, arXiv:1706.02677, Sec. 2.1).
+    larger numbers, until a step takes too long, and twice with the last one if there is much time. The learning rates
+    change in proportion to the batch size (Goyal et al. 2017, arXiv:1706.02677, Sec. 2.1).
     """
     least = min(recipe.least_batch_size or recipe.batch_size, recipe.batch_size)
     size, chosen, seconds = recipe.batch_size, 0, 0.0
@@ -80,6 +92,9 @@ def fit_batch(recipe: Recipe, step_seconds: Callable[[int], float], *, left_seco
         if seconds * ENOUGH_STEPS > left_seconds:
             break
         chosen = size
+    if chosen == recipe.batch_size and 2 * ENOUGH_STEPS * seconds <= left_seconds:
+        # The first step on so many pictures allocates memory; if there is time, a second one tells more.
+        seconds = min(seconds, step_seconds(chosen) * recipe.accumulate)
     chosen = max(chosen, min(batch_sizes(recipe.batch_size, least)))
     return with_batch(recipe, chosen), seconds * chosen / size
 

@@ -83,10 +83,10 @@ def export(
     `tolerance`. An existing file is replaced only with `force`.
 
     With `calibrate` (cifar10, a folder or a CSV file), the file of OpenVINO computes in 8-bit integers. The ranges of
-    its activations come from these pictures. `max_top1_loss` then replaces `tolerance`: it is the allowed increase of
-    the top-1 error in percentage points on the pictures of `check`, if they have labels of the model's classes;
-    otherwise the percentage of the pictures whose best class may change. Without `check`, a part of `calibrate` is used
-    for it. Layers that lose too much accuracy stay in float32 (see quantize).
+    its activations come from these pictures. `max_top1_loss` then replaces `tolerance`: it is the allowed loss of
+    top-1 accuracy on other pictures in percentage points, by what the pictures of `check` show (see
+    accuracy.AccuracyCheck). Without `check`, a part of `calibrate` is used for it. Layers that lose too much accuracy
+    stay in float32 (see quantize).
 
     `say` is called with a line of text before each step that takes long.
 

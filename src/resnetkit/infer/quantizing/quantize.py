@@ -69,16 +69,12 @@ def quantize(
     if find_spec("nncf") is None:
         raise UsageError("8-bit integers need nncf; pip install 'resnetkit[export]'")
     source = openvino_core().read_model(graph)
-    import openvino
-
     layers = [node.get_friendly_name() for node in source.get_ordered_ops() if _is_layer(node)]
     began = time.monotonic()
     kept: tuple[str, ...] = ()
     ranked: Sequence[str] = ()
     while True:
-        made = _quantized(source, calibration, kept)
-        made.set_rt_info(source.get_rt_info([HEADER_KEY]).astype(str), [HEADER_KEY])
-        openvino.save_model(made, target, compress_to_fp16=False)
+        made = _write(source, target, calibration, kept)
         verdict = judge(target)
         in_float = f", {len(kept)} of {len(layers)} layers in float" if kept else ""
         say(f"int8{in_float}: {verdict}")
@@ -89,6 +85,14 @@ def quantize(
         # logits was a fifth lower, although other layers have more noise relative to their signal.
         ranked = ranked or sorted(rank_by_noise(source, made, calibration[:RANKED_BY]), key=lambda n: n != layers[0])
         kept = tuple(ranked[:enough])
+
+
+def quantize_for_speed(graph: Path, target: Path, pictures: NDArray[np.uint8]) -> None:
+    """Write the graph at `graph` to `target` in 8-bit integers, to measure its speed and not its accuracy.
+
+    Each picture of `pictures`, the graph's input, takes time; one is enough. Raises ExportError if NNCF fails.
+    """
+    _write(openvino_core().read_model(graph), target, pictures, ())
 
 
 def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]) -> list[str]:
@@ -145,6 +149,16 @@ def _with_inputs(node: Any, values: Any, weights: Any) -> Any:
     make = op.convolution if node.get_type_name() == "Convolution" else op.group_convolution
     names = ("strides", "pads_begin", "pads_end", "dilations", "auto_pad")
     return make(values, weights, *(attributes[name] for name in names))
+
+
+def _write(source: "Graph", target: Path, calibration: NDArray[np.uint8], in_float: Sequence[str]) -> "Graph":
+    """Write `source` in 8-bit integers to `target`, with its header, and return the graph."""
+    import openvino
+
+    made = _quantized(source, calibration, in_float)
+    made.set_rt_info(source.get_rt_info([HEADER_KEY]).astype(str), [HEADER_KEY])
+    openvino.save_model(made, target, compress_to_fp16=False)
+    return made
 
 
 def _quantized(graph: "Graph", calibration: NDArray[np.uint8], in_float: Sequence[str]) -> "Graph":
