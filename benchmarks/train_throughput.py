@@ -136,6 +136,34 @@ def training_flop(model: str) -> float:
     return 3 * 2 * SPECS[model].macs(SIZES[model])
 
 
+def left_by_winograd(model: str) -> float:
+    """Return the share of a training step's multiplications that the kernels compute in float32.
+
+    Winograd's F(4×4, 3×3) needs 36 for each tile of 4 × 4 places and pair of channels, where a plain convolution needs
+    9 for each place.
+    """
+    import math
+
+    import torch
+
+    from resnetkit.kernels.operations import winograd_serves
+    from resnetkit.models.maps import map_shapes
+    from resnetkit.models.resnet import build
+
+    net = build(model, classes=CLASSES[model])
+    done = plain = 0.0
+    for module, shape in map_shapes(net, SIZES[model]).items():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        height, width = shape[2:]
+        products = module.weight.numel() * height * width
+        fast = winograd_serves(module, torch.empty(1, module.in_channels, height, width))
+        tiles = math.ceil(height / 4) * math.ceil(width / 4)
+        plain += products
+        done += products * (36 * tiles / (9 * height * width) if fast else 1)
+    return done / plain
+
+
 def compare(model: str, folder: Path, *, rounds: int, workers: list[int]) -> None:
     """Measure all contenders in turn, and print medians, ratios and shares of the matrix rate."""
     from resnetkit.diagnosis import measure
@@ -160,6 +188,9 @@ def compare(model: str, folder: Path, *, rounds: int, workers: list[int]) -> Non
             f"{name:16s}  median {statistics.median(found):7.1f} images/s (from {min(found):.1f} to {max(found):.1f}), "
             f"{flops:.3f} TFLOP/s: {100 * flops / full:.0f} % of {precision}'s matrix rate, {full:.2f}"
         )
+        if name == "ours" and precision == "float32":
+            left = left_by_winograd(model)
+            print(f"{'':16s}  of these operations, Winograd leaves {left:.2f}: {100 * left * flops / full:.0f} % of it")
     for name in list(rates)[1:]:
         ratios = [a / b for a, b in zip(rates["ours"], rates[name], strict=True)]
         print(f"ours / {name}  median {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")

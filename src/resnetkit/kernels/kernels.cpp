@@ -83,11 +83,11 @@ extern "C" void orthogonal(float* const* matrices, const long* rows, const long*
 }
 
 // unit_forward for float32 maps of any size. `out` may be null, as for norm_forward.
-extern "C" void unit_forward_float32(const winograd_float32::Input* in, const float* weight, const float* beside, float* y, float* out,
-                                     long images, long height, long width, long inputs, long outputs, const float* gain,
-                                     const float* bias, const float* origin, float* running_mean, float* running_var,
-                                     float* mean, float* inverse_std, float momentum, float epsilon, int relu,
-                                     int threads) {
+extern "C" void unit_forward_float32(const winograd_float32::Input* in, const float* weight, const float* beside,
+                                     float* y, float* out, long images, long height, long width, long inputs,
+                                     long outputs, const float* gain, const float* bias, const float* origin,
+                                     float* running_mean, float* running_var, float* mean, float* inverse_std,
+                                     float momentum, float epsilon, int relu, int threads) {
     namespace w = winograd_float32;
     w::Shape s = {images, height, width, inputs, outputs};
     Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
@@ -122,12 +122,12 @@ extern "C" void unit_forward_float32(const winograd_float32::Input* in, const fl
 
 // unit_backward for float32 maps of any size. `out` may be null, and `products` are as for norm_backward. If the input is
 // not normalised yet, `in_products` gets the sums of normalization::add_products for its batch norm, [2][inputs].
-extern "C" void unit_backward_float32(const float* grad_out, const winograd_float32::Input* in, const float* weight, const float* y,
-                                      const float* out, float* grad_in, float* grad_beside, const float* identity,
-                                      float* grad_weight, long images, long height, long width, long inputs,
-                                      long outputs, const float* gain, const float* bias, const float* mean,
-                                      const float* inverse_std, const float* products, float* grad_gain,
-                                      float* grad_bias, float* in_products, int relu, int threads) {
+extern "C" void unit_backward_float32(const float* grad_out, const winograd_float32::Input* in, const float* weight,
+                                      const float* y, const float* out, float* grad_in, float* grad_beside,
+                                      const float* identity, float* grad_weight, long images, long height,
+                                      long width, long inputs, long outputs, const float* gain, const float* bias,
+                                      const float* mean, const float* inverse_std, const float* products,
+                                      float* grad_gain, float* grad_bias, float* in_products, int relu, int threads) {
     namespace w = winograd_float32;
     w::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
     long places = height * width, at_once = s.images_at_once();
@@ -212,10 +212,11 @@ extern "C" int unit_serves(long height, long width, long inputs, long outputs) {
 }
 
 // Computes a 3x3 convolution, its batch norm, the addition of `beside` and ReLU. `in`, `y` and `out` are bfloat16 maps.
-extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y, bfloat16* out,
-                             long images, long height, long width, long inputs, long outputs, const float* gain,
-                             const float* bias, const float* origin, float* running_mean, float* running_var,
-                             float* mean, float* inverse_std, float momentum, float epsilon, int relu, int threads) {
+extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, const bfloat16* beside, bfloat16* y,
+                                      bfloat16* out, long images, long height, long width, long inputs, long outputs,
+                                      const float* gain, const float* bias, const float* origin, float* running_mean,
+                                      float* running_var, float* mean, float* inverse_std, float momentum,
+                                      float epsilon, int relu, int threads) {
     winograd::Shape s = {images, height, width, inputs, outputs};
     Norm norm = {images * height * width, outputs, gain, bias, mean, inverse_std, relu != 0};
     std::vector<float> partial(2 * threads * outputs, 0.0f), start(origin, origin + outputs);
@@ -247,11 +248,12 @@ extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, c
 
 // Computes the gradients of unit_forward's inputs. grad_beside is null if there was no `beside`. grad_in may be null. If
 // identity is not null, it is added to grad_in; it may be the same as grad_beside.
-extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16* in, const float* weight, const bfloat16* y,
-                              const bfloat16* out, bfloat16* grad_in, bfloat16* grad_beside, const bfloat16* identity,
-                              float* grad_weight, long images, long height, long width, long inputs, long outputs,
-                              const float* gain, const float* bias, const float* mean, const float* inverse_std,
-                              const float*, float* grad_gain, float* grad_bias, float*, int relu, int threads) {
+extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16* in, const float* weight,
+                                       const bfloat16* y, const bfloat16* out, bfloat16* grad_in,
+                                       bfloat16* grad_beside, const bfloat16* identity, float* grad_weight, long images,
+                                       long height, long width, long inputs, long outputs, const float* gain,
+                                       const float* bias, const float* mean, const float* inverse_std, const float*,
+                                       float* grad_gain, float* grad_bias, float*, int relu, int threads) {
     winograd::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
     long places = height * width, in_size = places * inputs, out_size = places * outputs;
     Norm norm = {images * places, outputs, gain, bias, (float*)mean, (float*)inverse_std, relu != 0};
