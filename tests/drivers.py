@@ -55,7 +55,8 @@ class Driver:
         for memory in memories:
             answer = stdout.read(len(memory))
             if len(answer) != len(memory):
-                raise AssertionError(f"{name}: {stderr.read().decode()}")
+                messages, code = stderr.read().decode(), self.process.wait()
+                raise AssertionError(f"{name}: the program ended with {code}: {messages}")
             memory[:] = answer
 
     def close(self) -> str:

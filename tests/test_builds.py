@@ -106,6 +106,12 @@ def test_convolutions_in_bfloat16(inputs, outputs, shape, build):
 
 
 @pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 7, 5)])
+def test_an_input_that_is_not_normalised_yet(shape):
+    test_winograd_float32.test_an_input_that_is_not_normalised_yet(shape, 32, 64, 1)
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("shape", [(16, 16, 3, 3), (32, 64, 1, 1)])
 def test_orthogonal_matrices(shape):
     test_muon.test_kernels_make_the_same_orthogonal_matrix(shape)

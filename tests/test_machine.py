@@ -3,9 +3,11 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from resnetkit import machine as machine_module
 from resnetkit.machine import Machine, read_machine
 
 XEON = """processor	: {n}
@@ -72,6 +74,26 @@ def test_a_system_without_proc(root: Path) -> None:
         *[None] * 3,
     )
     assert machine.memory_bytes is None or machine.memory_bytes > 2**28
+
+
+@pytest.mark.parametrize(
+    ("system", "architecture", "told", "instructions"),
+    [
+        ("darwin", "arm64", {"hw.optional.arm.FEAT_BF16"}, {"asimd", "bf16"}),
+        ("darwin", "x86_64", {"hw.optional.avx2_0", "hw.optional.fma"}, {"avx2", "fma"}),
+        ("win32", "amd64", {40}, {"avx2", "fma"}),
+        ("win32", "amd64", {40, 41}, {"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+        ("win32", "arm64", set(), {"asimd"}),
+        ("freebsd14", "amd64", set(), set()),
+    ],
+)
+def test_instructions_of_other_systems(
+    system: str, architecture: str, told: set[object], instructions: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel32 = SimpleNamespace(IsProcessorFeaturePresent=told.__contains__)
+    monkeypatch.setattr(machine_module.ctypes, "windll", SimpleNamespace(kernel32=kernel32), raising=False)
+    monkeypatch.setattr(machine_module, "_sysctl", told.__contains__)
+    assert machine_module._ask_system(system, architecture) == instructions
 
 
 @pytest.mark.parametrize(

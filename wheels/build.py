@@ -70,22 +70,12 @@ def compile_library(platform: Platform, build: str, sources: Path, flags: tuple[
     objects = out / "objects"
     objects.mkdir(parents=True)
     left_out = ("-shared", "-fPIC") if "windows" in platform.target else ("-shared",)
+    own = [flag for flag in native.FLAGS if flag not in left_out]
     made = []
     # Sources are compiled for the build and linked for any processor: zig compiles the C++ library once, not for each.
     for source in sorted(sources.glob("*.cpp")):
         made.append(str(objects / f"{source.stem}.o"))
-        run(
-            [
-                *zig,
-                *(flag for flag in native.FLAGS if flag not in left_out),
-                ZIG[build],
-                *flags,
-                "-c",
-                str(source),
-                "-o",
-                made[-1],
-            ]
-        )
+        run([*zig, *own, ZIG[build], *flags, "-c", str(source), "-o", made[-1]])
     run([*zig, "-shared", "-s", *made, "-o", str(out / f"{build}{platform.suffix}")])
     shutil.rmtree(objects)
     for extra in [*out.glob("*.lib"), *out.glob("*.pdb")]:  # for programs that link a Windows library
@@ -100,6 +90,7 @@ def build_wheel(libraries: Path) -> str:
 
 
 def run(command: list[str], **environ: str) -> None:
+    """Run a command; end with its output if it fails."""
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -90,36 +90,38 @@ def read_machine(root: Path = Path("/")) -> Machine:
 
 
 def read_instructions(root: Path = Path("/")) -> frozenset[str]:
-    """Return the instruction sets of the processor, by their names in /proc/cpuinfo on Linux.
+    """Return the instruction sets of the processor, by their names in /proc/cpuinfo.
 
-    Other systems tell some of them, which get the same names.
+    macOS and Windows tell some of them, which get the same names.
     """
     if (root / "proc/cpuinfo").exists():
         block = _fields(_text(root / "proc/cpuinfo").split("\n\n")[0])
         return frozenset((block.get("flags") or block.get("Features") or "").split())
-    if root != Path("/"):
-        return frozenset()
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return frozenset(["asimd", *(name for name, key in _APPLE_ARM.items() if _sysctl(key))])
-    if sys.platform == "darwin":
-        return frozenset(name for name in (*_AVX2, *_AVX512) if _sysctl(f"hw.optional.{_APPLE_X86.get(name, name)}"))
-    if sys.platform == "win32":
-        # Windows has no numbers for the parts: all processors with AVX2 have FMA, and with AVX-512, Skylake's parts.
-        has = ctypes.windll.kernel32.IsProcessorFeaturePresent
-        return frozenset([*(_AVX2 if has(40) else ()), *(_AVX512 if has(41) else ())])  # PF_AVX2_..., PF_AVX512F_...
-    return frozenset()
+    return _ask_system(sys.platform, platform.machine().lower()) if root == Path("/") else frozenset()
 
 
 _AVX2 = ("avx2", "fma")
 _AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-_APPLE_X86 = {"avx2": "avx2_0"}
-_APPLE_ARM = {"bf16": "hw.optional.arm.FEAT_BF16", "i8mm": "hw.optional.arm.FEAT_I8MM"}
+_APPLE = {"avx2": "avx2_0", "bf16": "arm.FEAT_BF16", "i8mm": "arm.FEAT_I8MM"}
+
+
+def _ask_system(system: str, architecture: str) -> frozenset[str]:
+    known: set[str] = set()
+    if architecture in ("arm64", "aarch64"):
+        known.add("asimd")
+    if system == "darwin":
+        names = (*_AVX2, *_AVX512, "bf16", "i8mm")
+        known.update(name for name in names if _sysctl(f"hw.optional.{_APPLE.get(name, name)}"))
+    elif system == "win32" and "asimd" not in known:
+        # Windows has no numbers for the rest: processors with AVX2 have FMA, those with AVX-512 what Skylake has of it.
+        has = getattr(ctypes, "windll").kernel32.IsProcessorFeaturePresent  # noqa: B009, types of Linux have no windll
+        known.update(_AVX2 if has(40) else ())  # PF_AVX2_INSTRUCTIONS_AVAILABLE
+        known.update(_AVX512 if has(41) else ())  # PF_AVX512F_INSTRUCTIONS_AVAILABLE
+    return frozenset(known)
 
 
 def _sysctl(name: str) -> bool:
-    """Return whether a number of macOS is not zero."""
-    if sys.platform != "darwin":
-        return False
+    """Return whether macOS has a number by this name, other than zero."""
     value, size = ctypes.c_int64(), ctypes.c_size_t(8)
     failed = ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
     return not failed and value.value != 0
