@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from math import log
 
-from resnetkit.data.transforms.augment import SIZED
 from resnetkit.display import count
 from resnetkit.train.recipe import LENGTHS, RECIPES, Recipe
 
@@ -61,6 +60,8 @@ def work_of(recipe: Recipe, pictures: int) -> float | None:
 
 def mean_cost(recipe: Recipe) -> float:
     """Return the work for a picture, over 0 to 1, as a mean over the whole run with its small crops."""
+    from resnetkit.data.transforms.augment import SIZED  # imports numpy, which a list of recipes does not need
+
     early = min(recipe.early_until, recipe.center_crop_from) if recipe.crop in SIZED else 0.0
     return 1 - early * (1 - recipe.early_scale**2)
 
