@@ -8,7 +8,7 @@ import torch
 
 from resnetkit.machine import read_machine
 
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "RESNETKIT_KERNELS")
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "RESNETKIT_KERNELS")
 """Variables that keep libraries from using all instructions of the processor."""
 
 

@@ -137,16 +137,10 @@ def training_flop(model: str) -> float:
 
 
 def left_by_winograd(model: str) -> float:
-    """Return the share of a training step's multiplications that the kernels compute in float32.
-
-    Winograd's F(4×4, 3×3) needs 36 for each tile of 4 × 4 places and pair of channels, where a plain convolution needs
-    9 for each place.
-    """
-    import math
-
+    """Return the share of a training step's multiplications that the kernels compute in float32."""
     import torch
 
-    from resnetkit.kernels.operations import winograd_serves
+    from resnetkit.kernels.operations import products_left, winograd_serves
     from resnetkit.models.maps import map_shapes
     from resnetkit.models.resnet import build
 
@@ -158,9 +152,8 @@ def left_by_winograd(model: str) -> float:
         height, width = shape[2:]
         products = module.weight.numel() * height * width
         fast = winograd_serves(module, torch.empty(1, module.in_channels, height, width))
-        tiles = math.ceil(height / 4) * math.ceil(width / 4)
         plain += products
-        done += products * (36 * tiles / (9 * height * width) if fast else 1)
+        done += products * (products_left(height, width) if fast else 1)
     return done / plain
 
 

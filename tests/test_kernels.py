@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resnetkit.kernels import operations as kernels
 from resnetkit.kernels.library import library, status
 from resnetkit.machine import read_machine
-from units import UnitCase, conv3x3, double, error, off_by, random_map, random_norm
+from units import UnitCase, check_added, check_same_bits, conv3x3, double, error, off_by, random_map, random_norm
 
 SOURCE = Path(__file__).parents[1] / "src"
 compiled = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
@@ -310,16 +310,7 @@ def test_borders_are_padded_with_zeros(width, bound, gradient_bound):
 
 @winograd
 def test_added_goes_into_the_gradient_of_the_input(threads):
-    case = UnitCase(16, 16, (3, 8, 8), beside=True, relu=True)
-    y, mean, inverse_std, z = case.forward()
-    plain, beside, *rest, _ = case.backward(y, mean, inverse_std, z)
-    with_added, _, *rest_with, _ = case.backward(y, mean, inverse_std, z, added=case.added)
-    assert error(with_added, plain.double() + case.added.double()) < 0.004
-    assert all(torch.equal(a, b) for a, b in zip(rest, rest_with, strict=True))
-    nothing, same_beside, *rest_without, _ = case.backward(y, mean, inverse_std, z, input_too=False, added=case.added)
-    assert nothing is None
-    assert torch.equal(beside, same_beside)
-    assert all(torch.equal(a, b) for a, b in zip(rest, rest_without, strict=True))
+    check_added(UnitCase(16, 16, (3, 8, 8), beside=True, relu=True), 0.004)
 
 
 @winograd
@@ -335,16 +326,7 @@ def test_the_origin_of_the_moments_moves_rounding_alone():
 
 @winograd
 def test_the_same_bits_run_after_run(threads):
-    case = UnitCase(32, 64, (9, 8, 8), beside=True, relu=True)
-    runs = []
-    for _ in range(3):
-        case.norm = random_norm(64)
-        kept = case.forward()
-        *gradients, _ = case.backward(*kept, added=case.added)
-        runs.append([*kept, *gradients, case.norm.running_mean, case.norm.running_var])
-        torch.randn(1000, 1000).relu_()  # other work in the same memory and threads
-    for other in runs[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+    check_same_bits(UnitCase(32, 64, (9, 8, 8), beside=True, relu=True))
 
 
 @winograd

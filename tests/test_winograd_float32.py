@@ -6,7 +6,7 @@ from torch import nn
 
 from resnetkit.kernels import operations as kernels
 from resnetkit.kernels.library import library, status
-from units import UnitCase, conv3x3, double, error, off_by, random_norm
+from units import UnitCase, check_added, check_same_bits, conv3x3, double, error, off_by, random_norm
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
 
@@ -136,29 +136,11 @@ def test_borders_are_padded_with_zeros(place):
 
 
 def test_added_goes_into_the_gradient_of_the_input(threads):
-    case = unit(16, 16, (3, 8, 8))
-    kept = case.forward()
-    plain, beside, *rest, _ = case.backward(*kept)
-    with_added, _, *rest_with, _ = case.backward(*kept, added=case.added)
-    assert error(with_added, plain.double() + case.added.double()) < 1e-6
-    assert all(torch.equal(a, b) for a, b in zip(rest, rest_with, strict=True))
-    nothing, same_beside, *rest_without, _ = case.backward(*kept, input_too=False, added=case.added)
-    assert nothing is None
-    assert torch.equal(beside, same_beside)
-    assert all(torch.equal(a, b) for a, b in zip(rest, rest_without, strict=True))
+    check_added(unit(16, 16, (3, 8, 8)), 1e-6)
 
 
 def test_the_same_bits_run_after_run(threads):
-    case = unit(32, 64, (9, 8, 8))
-    runs = []
-    for _ in range(3):
-        case.norm = random_norm(64)
-        kept = case.forward()
-        *gradients, _ = case.backward(*kept, added=case.added)
-        runs.append([*kept, *gradients, case.norm.running_mean, case.norm.running_var])
-        torch.randn(1000, 1000).relu_()  # other work in the same memory and threads
-    for other in runs[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+    check_same_bits(unit(32, 64, (9, 8, 8)))
 
 
 def test_maps_are_the_same_bits_for_any_number_of_threads():

@@ -87,3 +87,29 @@ class UnitCase:
         z = self.exact_norm(y) + (other if self.beside else 0)
         (z * passed).backward(self.grad.double())
         return y.detach(), (F.relu(z) if self.relu else z).detach(), x.grad, self.exact_conv.weight.grad
+
+
+def check_added(case: UnitCase, bound: float) -> None:
+    """Check that a map is added to the gradient of the input, within the error `bound`, and changes nothing else."""
+    kept = case.forward()
+    plain, beside, *rest, _ = case.backward(*kept)
+    with_added, _, *rest_with, _ = case.backward(*kept, added=case.added)
+    assert error(with_added, plain.double() + case.added.double()) < bound
+    assert all(torch.equal(a, b) for a, b in zip(rest, rest_with, strict=True))
+    nothing, same_beside, *rest_without, _ = case.backward(*kept, input_too=False, added=case.added)
+    assert nothing is None
+    assert torch.equal(beside, same_beside)
+    assert all(torch.equal(a, b) for a, b in zip(rest, rest_without, strict=True))
+
+
+def check_same_bits(case: UnitCase) -> None:
+    """Check that three runs of a unit have the same bits."""
+    runs = []
+    for _ in range(3):
+        case.norm = random_norm(case.conv.out_channels)
+        kept = case.forward()
+        *gradients, _ = case.backward(*kept, added=case.added)
+        runs.append([*kept, *gradients, case.norm.running_mean, case.norm.running_var])
+        torch.randn(1000, 1000).relu_()  # other work in the same memory and threads
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))

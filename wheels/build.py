@@ -53,6 +53,8 @@ PLATFORMS = {
 
 def main(names: list[str]) -> None:
     """Build the wheels of these platforms, or of all."""
+    if unknown := [name for name in names if name not in PLATFORMS]:
+        sys.exit(f"{', '.join(unknown)}: no such platform; there are {', '.join(PLATFORMS)}")
     for name in names or PLATFORMS:
         print(f"{name}: compiling", flush=True)
         folder = WORK / name

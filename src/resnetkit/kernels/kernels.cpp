@@ -247,7 +247,8 @@ extern "C" void unit_forward_bfloat16(const bfloat16* in, const float* weight, c
 }
 
 // Computes the gradients of unit_forward's inputs. grad_beside is null if there was no `beside`. grad_in may be null. If
-// identity is not null, it is added to grad_in; it may be the same as grad_beside.
+// identity is not null, it is added to grad_in; it may be the same as grad_beside. Arguments without a name are those of
+// unit_backward_float32, for inputs that are not normalised yet.
 extern "C" void unit_backward_bfloat16(const bfloat16* grad_out, const bfloat16* in, const float* weight,
                                        const bfloat16* y, const bfloat16* out, bfloat16* grad_in,
                                        bfloat16* grad_beside, const bfloat16* identity, float* grad_weight, long images,

@@ -156,9 +156,16 @@ def winograd_serves(conv: nn.Conv2d, x: Tensor | Unfinished) -> bool:
 @cache
 def _winograd_float32_serves(height: int, width: int, inputs: int, outputs: int) -> bool:
     """Return whether the tiles of 4 × 4 places cover the map with few places outside it."""
-    products = 36 * math.ceil(height / 4) * math.ceil(width / 4)
-    fits = inputs % LANES == outputs % LANES == 0 and products <= LARGEST_SHARE * 9 * height * width
+    fits = inputs % LANES == outputs % LANES == 0 and products_left(height, width) <= LARGEST_SHARE
     return fits and library() is not None
+
+
+def products_left(height: int, width: int) -> float:
+    """Return the products of a 3×3 convolution by F(4×4, 3×3), as a share of those of a plain convolution.
+
+    A tile of 4 × 4 places needs 36 for each pair of channels, and a plain convolution 9 for each place.
+    """
+    return 36 * math.ceil(height / 4) * math.ceil(width / 4) / (9 * height * width)
 
 
 @cache

@@ -73,7 +73,7 @@ def measure(ways: Sequence[str], make: Make, net: ResNet, *, pictures: int, size
     generator = torch.Generator().manual_seed(0)  # the global one decides the run's numbers
     images = torch.randn(pictures, net.spec.in_channels, size, size, generator=generator)
     labels = torch.zeros(pictures, dtype=torch.int64)
-    twins = {way: copy.deepcopy(net).train() for way in ways}
+    twins = {way: copy.deepcopy(net) for way in ways}  # frozen parts stay in evaluation mode
     forwards = {way: make(way, twin) for way, twin in twins.items()}
     taken: dict[str, list[float]] = {way: [] for way in ways}
     began = time.perf_counter()

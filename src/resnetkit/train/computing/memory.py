@@ -13,7 +13,7 @@ from resnetkit.models.resnet import ResNet
 from resnetkit.train.recipe import Recipe
 
 PER_CONVOLUTION = 2
-"""Maps kept for each convolution: its output, and the output of the normalisation after it."""
+"""Most maps kept for each convolution: its output, and the output of the normalisation after it."""
 PER_BLOCK = 2
 """Maps for each block that is computed again: its output, and unused space that its other maps leave in the heap."""
 IN_FLIGHT = 4
