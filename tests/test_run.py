@@ -1,6 +1,7 @@
 """Starting a run and going on with one: its folder, pictures, length and precision."""
 
 import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 from resnetkit import resume, train
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, TrainingError, UsageError
+from resnetkit.kernels.library import library, status
 from resnetkit.train import run as runs
+from resnetkit.train.computing import compute, measuring
 from resnetkit.train.monitor import read_metrics
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run_folder import RunFolder
@@ -301,6 +304,22 @@ def test_a_run_goes_on_without_the_kernels(optimizer, dataset, tmp_path):
     resume(tmp_path / "run", dataset, iterations=8, allow_other_arithmetic=True, quiet=True)
     losses = [[row["loss"] for row in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("whole", "run")]
     assert losses[1][-1] == pytest.approx(losses[0][-1], rel=1e-3)
+
+
+def test_a_run_goes_on_as_it_was_measured(dataset, own_cache, tmp_path, monkeypatch):
+    """Even if the other way is measured to be faster now: another cache, or a busy machine."""
+    recipe = TINY.replace(compile="auto")
+    if library() is None:
+        pytest.skip(f"the kernels are {status()}")
+    monkeypatch.setattr(compute, "worth_measuring", lambda *_args, **_lengths: True)
+    monkeypatch.setattr(measuring, "measure", lambda *_args, **_sizes: {"kernels": 2.0, "eager": 1.0})
+    run = train(recipe, dataset, out=tmp_path / "run", quiet=True).run
+    train(recipe.replace(iterations=8), dataset, out=tmp_path / "whole", quiet=True)
+    monkeypatch.setattr(measuring, "measure", lambda *_args, **_sizes: {"kernels": 1.0, "eager": 2.0})
+    shutil.rmtree(own_cache / "computing")
+    resume(run, dataset, iterations=8, quiet=True)
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["run"]["computed_by"] == "eager"
+    assert same_weights(run, tmp_path / "whole")
 
 
 # Sizes
