@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from resnetkit.data.prefetch import Failure
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ModelFileError, UsageError
@@ -416,3 +418,67 @@ def test_no_graph_is_made_for_what_may_not_wait(model: Model, tmp_path: Path, ow
     assert not list(own_cache.rglob("*.xml"))
     assert Predictor(tmp_path / "model.safetensors").choice.backend == "openvino"
     assert Predictor(tmp_path / "model.safetensors", may_export=False).choice.backend == "openvino"
+
+
+def test_decoding_computing_and_naming_apart_equal_one_call(model: Model, pixels: np.ndarray, tmp_path: Path) -> None:
+    predictor = Predictor(model)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels[0]).save(path)
+    decoded = [predictor.decode(picture) for picture in (path, pixels[1])]
+    arrays = [one for one in decoded if isinstance(one, np.ndarray)]
+    assert [one.shape for one in arrays] == [(32, 32, 3)] * 2
+    logits = predictor.compute(np.stack(arrays))
+    assert predictor.name(logits, top=2) == predictor([path, pixels[1]], top=2)
+    assert predictor.compute(np.stack(arrays), "pool").shape == (2, 64)
+
+
+def test_a_picture_that_cannot_be_read_is_a_value(model: Model, tmp_path: Path) -> None:
+    predictor = Predictor(model)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 no picture")
+    for picture, reason in (
+        (broken, "not a picture of a known kind"),
+        (tmp_path / "none.png", "no such file"),
+        (b"", "empty"),
+        (np.zeros((4, 4), np.float32), "float32"),
+    ):
+        failure = predictor.decode(picture)
+        assert isinstance(failure, Failure)
+        assert reason in failure.reason
+        assert failure.path == (picture if isinstance(picture, Path) else None)
+
+
+def test_arrays_that_do_not_fit_are_refused(model: Model) -> None:
+    predictor = Predictor(model)
+    for array in (
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ):
+        with pytest.raises(UsageError, match=r"expected uint8 \(n, 32, 32, 3\)"):
+            predictor.compute(array)
+    with pytest.raises(UsageError, match=r"expected \(n, 3\)"):
+        predictor.name(np.zeros((1, 4), np.float32))
+
+
+def test_the_signature_is_what_the_calls_take_and_give(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    _, given = predictor.signature.inputs
+    assert (given.dtype, given.shape) == ("uint8", (None, 32, 32, 3))
+    for output in predictor.signature.outputs:
+        values = getattr(predictor, output.name)(list(pixels[:2]))
+        assert (values.dtype, values.shape[1:]) == (output.dtype, output.shape[1:])
+
+
+def test_threads_share_one_predictor(model: Model, pixels: np.ndarray) -> None:
+    predictor = Predictor(model)
+    expected = predictor.logits(list(pixels))
+
+    def whole(picture: np.ndarray) -> np.ndarray:
+        decoded = predictor.decode(picture)
+        assert isinstance(decoded, np.ndarray)
+        return predictor.compute(decoded[None])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(whole, [picture for picture in pixels for _ in range(5)]))
+    np.testing.assert_allclose(np.array(found), np.repeat(expected, 5, axis=0), atol=1e-5)

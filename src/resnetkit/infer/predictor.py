@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.folders.listing import OnePath, each_path
-from resnetkit.data.prefetch import Failure
+from resnetkit.data.prefetch import Failure, own_path
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line
-from resnetkit.errors import UsageError
+from resnetkit.errors import DataError, UsageError
 from resnetkit.forked import apart
 from resnetkit.infer.backends.backend import Backend, most_probable, softmax, stream_decoded
 from resnetkit.infer.candidates import BATCH_SIZE, best_device, candidates
@@ -26,6 +26,7 @@ from resnetkit.infer.decoding import (
 )
 from resnetkit.infer.finding import find_pictures, is_one_file
 from resnetkit.infer.session import Session
+from resnetkit.infer.signature import Signature
 from resnetkit.infer.unloaded import find_model
 from resnetkit.modelfile import Model
 from resnetkit.models.spec import text_of
@@ -144,6 +145,42 @@ class Predictor:
         """Return the backend that computes `output` from pixels. Raises UsageError for an unknown output."""
         _check_output(output)
         return self._session.backend(output)
+
+    @property
+    def signature(self) -> Signature:
+        """The names, types and shapes of the arrays that `decode`, `compute` and `name` take and give."""
+        return Signature.of(self._given.header)
+
+    def decode(self, picture: Picture) -> NDArray[np.uint8] | Failure:
+        """Return a picture as the network's input, uint8 (size, size, channels), or why it can't be read.
+
+        Raises nothing for a wrong picture, so that one of many fails alone. Several threads may call it.
+        """
+        try:
+            return self._pixels(picture)
+        except (DataError, UsageError) as error:
+            return Failure(own_path(picture), error.reason if isinstance(error, DataError) else str(error))
+
+    def compute(self, pixels: NDArray[np.uint8], output: Output = "logits") -> NDArray[np.float32]:
+        """Return the output, float32 (n, ...), for decoded pictures, uint8 (n, size, size, channels), as one batch.
+
+        Several threads may call it; `choice.streams` is the number of batches that it is fastest to compute at a time.
+        Raises UsageError for an array of another type or shape.
+        """
+        expected = (self.preprocess.size, self.preprocess.size, self.preprocess.channels)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
+            raise UsageError(f"the pixels are {pixels.dtype} {pixels.shape}; expected uint8 (n, {str(expected)[1:]}")
+        return self.backend_for(output)(pixels)
+
+    def name(self, logits: NDArray[np.float32], *, top: int = 5) -> list[list[Prediction]]:
+        """Return for each row of logits, float32 (n, classes), the `top` most probable classes, the best first.
+
+        Raises UsageError for an array of another shape.
+        """
+        _check_least(top=top)
+        if logits.ndim != 2 or logits.shape[1] != len(self.classes):
+            raise UsageError(f"the logits are {logits.shape}; expected (n, {len(self.classes)})")
+        return self._named(logits, top=top)
 
     @overload
     def __call__(self, pictures: Picture, *, top: int = 5) -> list[Prediction]: ...
