@@ -18,7 +18,7 @@ from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.normalize import Normalize
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
-from resnetkit.modelfile import Header
+from resnetkit.modelfile import Header, Model
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.progress import Advance
 from resnetkit.train.checkpoint import load_state
@@ -83,11 +83,14 @@ class Brightness:
         values = {"deviation": float(differences.square().mean().sqrt()), "images": len(differences)}
         return Measured(values, {"differences": differences})
 
-    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any]) -> None:
+    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
         assert isinstance(net, ResNet)
         modelfile.save(path, net, replace(self.header, metrics=metrics))
 
-    def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
+    def report(
+        self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
+    ) -> None:
+        header = model.header
         assert measured is not None
         largest = float(measured.details["differences"].abs().max())
         path.write_text(json.dumps({"largest": largest, "best": header.metrics["deviation"], "curves": len(curves)}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from resnetkit.calibration import Calibration
 from resnetkit.data.published.huggingface import WEIGHTS_FILE, fetch_from_hub
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count, cut, line, shell
@@ -54,6 +55,8 @@ class Header:
     are recognised at another place (see resnetkit.data.parts)."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """The origin of weights that resnetkit did not train, with the fields ORIGIN_FIELDS. Empty for other weights."""
+    calibration: Calibration | None = None
+    """The temperature and the thresholds of predictions; None for probabilities as the network gives them."""
     kind: str = "classifier"
     """The kind of model: one of KINDS."""
     version: str = __version__
@@ -82,17 +85,26 @@ class Header:
             f"validation error {error:.2f} %" if isinstance(error, float) else "",
         )
 
+    @property
+    def temperature(self) -> float:
+        """The logits are divided by it for probabilities; 1 without a calibration."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
     def to_json(self) -> str:
         """Return the header as one JSON document.
 
-        `kind` and `origin` are left out if they have their defaults: the first readers of version 0.1.0 refuse unknown
-        fields, and can so still read every classifier that resnetkit trained.
+        `kind`, `origin` and `calibration` are left out if they have their defaults: the first readers of version 0.1.0
+        refuse unknown fields.
         """
         values = vars(self) | {"spec": self.spec.to_dict(), "preprocess": self.preprocess.to_dict()}
         if self.kind == "classifier":
             del values["kind"]
         if not self.origin:
             del values["origin"]
+        if self.calibration is None:
+            del values["calibration"]
+        else:
+            values["calibration"] = self.calibration.to_dict()
         return json.dumps(values, ensure_ascii=False, sort_keys=True)
 
     @classmethod
@@ -121,6 +133,7 @@ _TYPES: Types = {
     "metrics": dict,
     "data": dict,
     "origin": dict,
+    "calibration": dict,
 }
 """Types of a header's fields in JSON."""
 _SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str, "read_as": dict}
@@ -167,6 +180,8 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
     if known.get("kind", "classifier") == "classifier" and len(known["classes"]) != spec.classes:
         raise ValueError(_wrong_count(known["classes"], spec))
     preprocess, classes = Preprocess.from_dict(known["preprocess"]), tuple(known.get("classes", ()))
+    if "calibration" in known:
+        known["calibration"] = Calibration.from_dict(known["calibration"])
     return known | {"spec": spec, "preprocess": preprocess, "classes": classes}
 
 

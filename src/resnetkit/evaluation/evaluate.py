@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from resnetkit.calibration import Calibration
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.loader import Loader
 from resnetkit.data.parts import Part, choose_part, open_as_trained, recognise
@@ -66,7 +67,9 @@ def evaluate(
     mean probability over the whole picture at five scales. Classes are matched by name, in any order. `batch_size` is
     by default `evaluation_batch`: 250, or as many as fit into half a GiB. The errors do not depend on it or on
     `workers`, the threads that decode pictures. `records` is the number of most probable classes to keep for each
-    picture, in `Evaluation.records`; 0 keeps no records. `advance` is called after each batch with the number of its
+    picture, in `Evaluation.records`; 0 keeps no records, and then the result has no calibration. Probabilities in
+    records of a single view are those of `predict`, at the model's temperature; the loss is always that of the network
+    itself, at temperature 1, as in training. `advance` is called after each batch with the number of its
     pictures.
 
     Raises UsageError for an argument that is not valid. Raises DataError if the pictures have a class that the model
@@ -84,6 +87,7 @@ def evaluate(
         workers=workers,
         strict=strict,
         records=records,
+        calibration=model.header.calibration,
         advance=advance,
     )
     result.part, result.of, result.why, result.trained_on = part.name, part.of, part.why, part.trained_on
@@ -120,11 +124,15 @@ def evaluate_net(
     workers: int = 2,
     strict: bool = False,
     records: int = 0,
+    calibration: Calibration | None = None,
+    see: Callable[[Tensor, Tensor, Tensor], None] | None = None,
     advance: Advance = ignore,
 ) -> Evaluation:
     """Measure the errors of a network, whose classes are those of `samples`. The network is left in evaluation mode.
 
-    Other arguments are those of `evaluate`. An exception from `advance` ends the evaluation.
+    `calibration` gives the temperature of a single view's records. `see` is called with the logits (n, classes), the
+    labels and the indices (n,) of each batch of a single view. Other arguments are those of `evaluate`. An exception
+    from `advance` ends the evaluation.
     """
     if views not in get_args(Views):
         raise UsageError(f"`views` is {views!r}; choose one of {', '.join(get_args(Views))}")
@@ -136,19 +144,23 @@ def evaluate_net(
     result = Evaluation(samples.classes)
     kept: list[Records] = []
 
-    def add(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
+    def add(logits: Tensor, log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
         result.add(log_probabilities, labels.to(device))
         if records:
-            kept.append(Records.of(log_probabilities, labels, indices, top=records))
+            kept.append(Records.of(logits, labels, indices, top=records, calibration=result.calibration))
         advance(len(labels))
 
     net.eval()
     if views == "single":
+        result.calibration = calibration
         if batch_size is None:
             batch_size = evaluation_batch(net, preprocess.size)
         loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
         for batch in loader.epoch():
-            add(net(normalize(batch.images)).log_softmax(dim=1), batch.labels, batch.indices)
+            logits = net(normalize(batch.images))
+            if see:
+                see(logits, batch.labels, batch.indices)
+            add(logits, logits.log_softmax(dim=1), batch.labels, batch.indices)
         result.unreadable = loader.unreadable
     else:
         cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
@@ -157,7 +169,8 @@ def evaluate_net(
         ):
             logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
             log_probabilities = mean_log_probabilities(torch.cat(logits)[:, None])
-            add(log_probabilities, torch.tensor([samples.labels[index]]), torch.tensor([index]))
+            label, place = torch.tensor([samples.labels[index]]), torch.tensor([index])
+            add(log_probabilities, log_probabilities, label, place)
     if not result.images:
         raise DataError(f"none of the {len(samples)} pictures can be read; see resnetkit data check")
     result.records = joined(kept) if records else None

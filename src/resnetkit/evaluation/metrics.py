@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from resnetkit.calibration import Calibration
 from resnetkit.display import MOST_ROWS, line, table
 from resnetkit.errors import UsageError
+from resnetkit.evaluation.calibration import Reliability
+from resnetkit.evaluation.intervals import error_interval, smallest_difference
 from resnetkit.evaluation.records import Records, joined
 from resnetkit.evaluation.sums import ExactSum
 
@@ -41,6 +44,8 @@ class Evaluation:
     """Number of the pictures that are known to have trained the model."""
     records: Records | None = None
     """The most probable classes of each picture; None if `records` was 0."""
+    calibration: Calibration | None = None
+    """The calibration of the model, which the probabilities in `records` have; None for the network's own."""
 
     def __post_init__(self) -> None:
         if not self.confusion.size:
@@ -151,6 +156,9 @@ class Evaluation:
             why=_common(part.why for part in parts),
             trained_on=sum(part.trained_on for part in parts),
             records=joined(records) if records else None,
+            calibration=parts[0].calibration
+            if all(part.calibration == parts[0].calibration for part in parts)
+            else None,
         )
 
     @property
@@ -174,14 +182,49 @@ class Evaluation:
         return _error_percent(int(self.top5_right.sum()), self.images)
 
     @property
+    def wrong(self) -> int:
+        """Number of pictures whose most probable class is not the label."""
+        return self.images - int(self.confusion.trace())
+
+    @property
+    def interval_percent(self) -> tuple[float, float]:
+        """The 95 % interval of the top-1 error for other pictures like these; see `intervals.error_interval`."""
+        low, high = error_interval(self.wrong, self.images)
+        return round(100 * low, 4), round(100 * high, 4)
+
+    @property
+    def smallest_difference_percent(self) -> float:
+        """The smallest difference to another model's error, in percentage points, that so many pictures can show."""
+        return round(100 * smallest_difference(self.wrong, self.images), 4)
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """How well the probabilities agree with the share of right predictions; None without records."""
+        kept = self.records
+        return None if kept is None else Reliability.of(kept.probabilities[:, 0], kept.right)
+
+    @property
+    def uncalibrated(self) -> Reliability | None:
+        """The same at temperature 1."""
+        return None if self.records is None else Reliability.of(self.records.uncalibrated, self.records.right)
+
+    @property
     def per_class(self) -> dict[str, dict[str, Any]]:
-        """For each class that occurs, by name: images (the number of pictures) and both errors in percent."""
-        totals = self.confusion.sum(axis=1)
+        """For each class that occurs, by name: images (the number of pictures), both errors, recall and precision.
+
+        They are in percent. The recall is 100 minus the top-1 error. The precision is the share of right ones among the
+        pictures that were predicted as this class, and None if there are none.
+        """
+        totals, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         return {
             name: {
                 "images": int(totals[i]),
                 "top1_error_percent": _error_percent(int(self.confusion[i, i]), int(totals[i])),
                 "top5_error_percent": _error_percent(int(self.top5_right[i]), int(totals[i])),
+                "recall_percent": round(100 * int(self.confusion[i, i]) / int(totals[i]), 4),
+                "precision_percent": round(100 * int(self.confusion[i, i]) / int(predicted[i]), 4)
+                if predicted[i]
+                else None,
             }
             for i, name in enumerate(self.classes)
             if totals[i]
@@ -194,8 +237,19 @@ class Evaluation:
             "top1_error_percent": self.top1_error_percent,
             "top5_error_percent": self.top5_error_percent,
             "loss": round(self.loss, 4),
+            "interval_percent": list(self.interval_percent),
+            "smallest_difference_percent": self.smallest_difference_percent,
             "per_class": self.per_class,
         }
+        after, before, calibration = self.reliability, self.uncalibrated, self.calibration
+        if after is not None and before is not None:
+            result["calibration"] = {
+                "ece_percent": round(after.ece_percent, 2),
+                "ece_percent_before": round(before.ece_percent, 2),
+                "interval_percent": [round(end, 2) for end in after.interval_percent],
+                "temperature": 1.0 if calibration is None else calibration.temperature,
+            }
+            result["reject"] = self.rejected
         if self.part:
             result |= {"part": self.part, "of": self.of, "why": self.why, "trained_on": self.trained_on}
         if self.notes:
@@ -203,6 +257,15 @@ class Evaluation:
         if self.unreadable:
             result["unreadable"] = {str(path): reason for path, reason in self.unreadable.items()}
         return result
+
+    @property
+    def rejected(self) -> dict[str, float] | None:
+        """The threshold of `predict --reject`, and the percentage of these pictures below it; None if there is none."""
+        if self.calibration is None or self.records is None:
+            return None
+        threshold = self.calibration.threshold()
+        share = float((self.records.known_scores < threshold).mean())
+        return {"threshold": threshold, "rejected_known_percent": round(100 * share, 4)}
 
     def to_state(self) -> dict[str, Any]:
         """Return all fields as tensors and plain values, for torch.save and `from_state`."""
@@ -218,6 +281,7 @@ class Evaluation:
             "why": self.why,
             "trained_on": self.trained_on,
             "records": None if self.records is None else self.records.to_state(),
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
         }
 
     @classmethod
@@ -227,7 +291,7 @@ class Evaluation:
         States of earlier versions contain the loss as a rounded sum, and no fields after the unreadable files.
         """
         loss_sum = ExactSum.of([state["loss_sum"]])
-        records = state.get("records")
+        records, calibration = state.get("records"), state.get("calibration")
         return cls(
             tuple(state["classes"]),
             loss_sum=ExactSum(state.get("loss_units", loss_sum.units), loss_sum.not_finite),
@@ -239,6 +303,7 @@ class Evaluation:
             why=state.get("why", ""),
             trained_on=state.get("trained_on", 0),
             records=None if records is None else Records.from_state(records),
+            calibration=None if calibration is None else Calibration.from_dict(calibration),
         )
 
 

@@ -24,19 +24,26 @@ class ExportedNetwork(nn.Module):
 
     With `with_preprocess`, the input is pixels from Preprocess.pixels, uint8 (n, size, size, channels), and is
     normalised as by Preprocess.normalize. Without it, the input is normalised images, float32 (n, channels, size,
-    size). `net` is not copied.
+    size). Probabilities are those of the logits divided by `temperature`. `net` is not copied.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, net: ResNet, preprocess: Preprocess, *, output: ExportOutput = "logits", with_preprocess: bool = True
+        self,
+        net: ResNet,
+        preprocess: Preprocess,
+        *,
+        output: ExportOutput = "logits",
+        with_preprocess: bool = True,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.net = net
         self.output: ExportOutput = output
         self.with_preprocess = with_preprocess
+        self.temperature = temperature
         self.preprocess = preprocess
         side = 1 if len(preprocess.mean) == preprocess.channels else preprocess.size
         self.register_buffer("mean", torch.tensor(preprocess.mean).reshape(1, preprocess.channels, side, side))
@@ -62,7 +69,9 @@ class ExportedNetwork(nn.Module):
         if self.output == "pool":
             return pooled
         logits = self.net.fc(pooled)
-        return logits.softmax(dim=1) if self.output == "probabilities" else logits
+        if self.output == "logits":
+            return logits
+        return (logits if self.temperature == 1 else logits / self.temperature).softmax(dim=1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalise pixels: uint8 (n, size, size, channels) to float32 (n, channels, size, size)."""

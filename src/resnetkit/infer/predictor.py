@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args,
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.calibration import FALSE_REJECT_RATE, Calibration, known_score, label_sets, scaled
 from resnetkit.data.folders.listing import OnePath, each_path
 from resnetkit.data.prefetch import Failure, own_path
 from resnetkit.data.transforms.resampling import prepare
-from resnetkit.display import count, cut, line
+from resnetkit.display import count, cut, line, shell
 from resnetkit.errors import DataError, UsageError
 from resnetkit.forked import apart
 from resnetkit.infer.backends.backend import Backend, most_probable, softmax, stream_decoded
@@ -90,6 +91,7 @@ class Predictor:
         self._given = model if isinstance(model, Model) else find_model(model)
         self.classes = self._given.header.classes
         self.preprocess = self._given.header.preprocess
+        self.calibration = self._given.header.calibration
         on_cpu = backend in GRAPHS or precision == "int8"
         self.device = device or ("cpu" if on_cpu else best_device())
         if self.device != "cpu" and backend in GRAPHS:
@@ -212,8 +214,24 @@ class Predictor:
         return self._computed(pictures, output)
 
     def probabilities(self, pictures: Pictures) -> NDArray[np.float32]:
-        """Return the softmax of the logits, float32 (n, classes)."""
-        return softmax(self.logits(pictures))
+        """Return the softmax of the logits divided by the model's temperature, float32 (n, classes)."""
+        return softmax(scaled(self.logits(pictures), self.calibration))
+
+    def label_sets(self, pictures: Pictures, coverage: float = 0.9) -> list[tuple[str, ...]]:
+        """Return for each picture the classes that contain its label with probability `coverage`, the best first.
+
+        This holds on average over pictures like those of the validation; see `calibration.label_sets`. Raises
+        UsageError for a model without a calibration.
+        """
+        return self._sets(self.logits(pictures), coverage)
+
+    def rejected(self, pictures: Pictures, rate: float = FALSE_REJECT_RATE) -> NDArray[np.bool_]:
+        """Return which pictures seem to be of no known class, bool (n,).
+
+        Of pictures of known classes, at most the share `rate` (0 to 1) is rejected, too. Raises UsageError for a model
+        without a calibration.
+        """
+        return self._rejects(self.logits(pictures), rate)
 
     def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
         """Return where in the picture the evidence for a class is (Grad-CAM): see explain.explain."""
@@ -222,7 +240,14 @@ class Predictor:
         return apart(lambda: explain(self.model, picture, label=label, stage=stage, device=self.device))
 
     def predict_paths(
-        self, paths: OnePath | Iterable[OnePath], *, top: int = 5, batch_size: int | None = None, workers: int = 0
+        self,
+        paths: OnePath | Iterable[OnePath],
+        *,
+        top: int = 5,
+        reject_rate: float | None = None,
+        coverage: float | None = None,
+        batch_size: int | None = None,
+        workers: int = 0,
     ) -> Iterator[dict[str, Any]]:
         """Predict the pictures of files, folders (with their subfolders) and globs; yield one result for each picture.
 
@@ -231,13 +256,27 @@ class Predictor:
         pictures while the network computes; with 0, the calling thread decodes them. The memory needed does not grow
         with the number of paths: it holds the batches that are being computed and one more.
 
-        Raises UsageError for numbers below their minimum.
+        With `reject_rate`, a result also has "rejected", true or false, and with `coverage` "set", a list of labels:
+        see `rejected` and `label_sets`.
+
+        Raises UsageError for numbers out of their range, and for a model without a calibration if one is needed.
         """
         _check_least(top=top)
+        if reject_rate is not None:
+            self._calibrated.threshold(reject_rate)
+        if coverage is not None:
+            self._calibrated.most_strange(coverage)
+
+        def result(logits: NDArray[np.float32]) -> dict[str, Any]:
+            found: dict[str, Any] = {"predictions": [best._asdict() for best in self._named(logits, top=top)[0]]}
+            if reject_rate is not None:
+                found["rejected"] = bool(self._rejects(logits, reject_rate)[0])
+            if coverage is not None:
+                found["set"] = list(self._sets(logits, coverage)[0])
+            return found
+
         return (
-            {"path": str(path), "error": value}
-            if isinstance(value, str)
-            else {"path": str(path), "predictions": [best._asdict() for best in self._named(value[None], top=top)[0]]}
+            {"path": str(path)} | ({"error": value} if isinstance(value, str) else result(value[None]))
             for path, value in self.compute_paths(paths, output="logits", batch_size=batch_size, workers=workers)
         )
 
@@ -284,12 +323,34 @@ class Predictor:
         return np.concatenate(list(backend.stream(batches)))
 
     def _named(self, logits: NDArray[np.float32], *, top: int) -> list[list[Prediction]]:
-        probabilities = softmax(logits)
+        probabilities = softmax(scaled(logits, self.calibration))
         best = most_probable(probabilities, top)
         values = probabilities[np.arange(len(best))[:, None], best]
         return [
             [Prediction(self.classes[i], i, value) for i, value in zip(indices, row, strict=True)]
             for indices, row in zip(best.tolist(), values.tolist(), strict=True)
+        ]
+
+    @property
+    def _calibrated(self) -> Calibration:
+        """The calibration. Raises UsageError if the model has none."""
+        if self.calibration is None:
+            name = "MODEL" if isinstance(self._given, Model) else shell(self._given.name)
+            raise UsageError(
+                f"{name} has no thresholds from a validation; write a model file that has them, by labelled pictures "
+                f"that did not train it: resnetkit evaluate {name} DATA --calibrate FILE"
+            )
+        return self.calibration
+
+    def _rejects(self, logits: NDArray[np.float32], rate: float) -> NDArray[np.bool_]:
+        return known_score(logits) < self._calibrated.threshold(rate)
+
+    def _sets(self, logits: NDArray[np.float32], coverage: float) -> list[tuple[str, ...]]:
+        probabilities = softmax(scaled(logits, self._calibrated))
+        sets = label_sets(probabilities, self._calibrated, coverage)
+        orders = np.argsort(-probabilities, axis=1, kind="stable")
+        return [
+            tuple(self.classes[i] for i in order.tolist() if row[i]) for order, row in zip(orders, sets, strict=True)
         ]
 
 

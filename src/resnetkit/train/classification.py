@@ -20,6 +20,7 @@ from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.device import choose_device, choose_precision
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
+from resnetkit.evaluation.calibration import LogitSample
 from resnetkit.evaluation.evaluate import evaluate_net
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.report import write_report
@@ -129,6 +130,7 @@ class Classification:
         """Return top-1 error in percent and cross-entropy in nats on the validation pictures, computed in float32."""
         if self.val is None:
             return None
+        sample = LogitSample(len(self.val), len(self.val.classes))
         evaluation = evaluate_net(
             _resnet(net),
             self.val,
@@ -136,8 +138,11 @@ class Classification:
             batch_size=self.validated_at_once,
             workers=self.recipe.workers,
             strict=self.recipe.strict,
+            see=sample.add,
             advance=advance,
         )
+        evaluation.calibration = sample.fit()
+        evaluation.records = sample.records(evaluation.calibration)
         values = {
             "loss": round(evaluation.loss, 6),
             "error_percent": evaluation.top1_error_percent,
@@ -145,12 +150,16 @@ class Classification:
         }
         return Measured(values, evaluation.to_state())
 
-    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any]) -> None:
-        """Write a model file with the weights of `net`."""
-        save(path, _resnet(net), replace(self.header, metrics=metrics))
+    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
+        """Write a model file with the weights of `net`, and the calibration that its validation gave."""
+        calibration = Evaluation.from_state(measured.details).calibration if measured else None
+        save(path, _resnet(net), replace(self.header, metrics=metrics, calibration=calibration))
 
-    def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
+    def report(
+        self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
+    ) -> None:
         """Write errors, curves, classes and confusions as an HTML page."""
+        header = model.header
         write_report(
             path,
             header,

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnetkit.display import line, shell
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
-from resnetkit.modelfile import inspect, load
+from resnetkit.modelfile import load
 from resnetkit.train.checkpoint import State
 from resnetkit.train.loop import InterruptedTrainingError, StoppedEvaluationError, Training
 from resnetkit.train.monitor import Monitor, spoken
@@ -85,7 +85,7 @@ def train_task(
             for remark in remarks:
                 monitor.say(remark)
             training.go_on(signals)
-            return finish(training, signals)
+            return finish(training, signals, about)
     except KeyboardInterrupt:
         raise InterruptedTrainingError(
             f"stopped immediately; the last saved state is intact. "
@@ -150,13 +150,13 @@ def arithmetic_of(task: Task[Any]) -> dict[str, str]:
     return {"precision": task.precision, "computed_by": task.computed_by, "device": task.device.type}
 
 
-def finish(training: Training, signals: Signals) -> TrainResult:
+def finish(training: Training, signals: Signals, about: Mapping[str, Any]) -> TrainResult:
     """Draw the curves, write the report of the best model file, and return the result of the run."""
     run, task, here = training.run, training.task, training.position
     training.monitor.doing("drawing the curves")
     training.draw()
     measured = training.best_measured or validate_best(training, signals)
-    task.report(run.report, inspect(run.best), measured, curves=run.curves.read_bytes())
+    task.report(run.report, load(run.best), measured, curves=run.curves.read_bytes(), about=about)
     if unreadable := task.unreadable(measured):
         training.monitor.say(f"{len(unreadable)} pictures could not be read; their names are in {run.log}")
     if warning := too_short(training.recipe, here.step, training.epochs()):

@@ -96,7 +96,8 @@ class Training:
         self.lr = recipe.lr
         """Learning rate of the last step."""
         self.row: dict[str, Any] = {}
-        """Metrics of the last evaluation."""
+        self.measured: Measured | None = None
+        """Metrics of the last evaluation, and its result; None without a validation."""
         self.started = started
         self.went_on = self.started, 0
         """Time (time.monotonic()) and step at which this process began to train."""
@@ -310,11 +311,11 @@ class Training:
             row |= measured.values
             self.monitor.record(row | {"seconds": round(self.elapsed(), 1)})
             self.monitor.say(f"step {here.step}: validation {spoken(measured.values, first=task.score)}")
-        self.row = row
+        self.row, self.measured = row, measured
         here.evaluation_due = False
         here.evaluation_seconds = time.monotonic() - began + 2 * self.save_seconds
         if measured is None or row[task.score] <= here.best.get(task.score, math.inf):
-            task.save(self.run.best, self.averaged(), row)
+            task.save(self.run.best, self.averaged(), row, measured)
             here.best, self.best_measured = row, measured
         if time.monotonic() - self.drawn_at >= DRAW_EVERY and here.step < here.plan.total_steps:
             self.draw()
@@ -343,7 +344,7 @@ class Training:
 
     def write_last(self) -> None:
         """Write last.safetensors with the metrics of the last evaluation."""
-        self.task.save(self.run.last, self.averaged(), self.row)
+        self.task.save(self.run.last, self.averaged(), self.row, self.measured)
 
     def save(self) -> None:
         """Write state.pt, the training state."""

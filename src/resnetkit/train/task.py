@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from resnetkit.modelfile import Header
+from resnetkit.modelfile import Header, Model
 from resnetkit.progress import Advance
 
 
@@ -141,13 +141,16 @@ class Task(Protocol[B]):
         """
         ...
 
-    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any]) -> None:
-        """Write a model file with the weights of `net`."""
+    def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
+        """Write a model file with the weights of `net`, whose validation is `measured`."""
 
-    def report(self, path: Path, header: Header, measured: Measured | None, *, curves: bytes) -> None:
+    def report(
+        self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
+    ) -> None:
         """Write the HTML report of a finished run.
 
-        `header` is that of its best model file, `measured` the validation of that model, `curves` a PNG image.
+        `model` is the best one, `measured` its validation, `curves` a PNG image, and `about` what recipe.yaml says of
+        the run's data and machine.
         """
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:

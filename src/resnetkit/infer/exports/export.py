@@ -72,10 +72,10 @@ def export(
 
     The input of the file is `images`, float32 (batch, channels, size, size), normalised as by the model's Preprocess,
     and the output is `logits`. With `with_preprocess`, the input is `pixels`, uint8 (batch, size, size, channels),
-    resized and cropped but not normalised, and the output is `probabilities`. `output` chooses another output: logits,
-    probabilities, pool or c5 (see ExportOutput). A batch may have any size. All numbers are float32, batch
-    normalisation is folded into the convolutions, and the metadata contains the model's header. By default, `path` is
-    the model's name in the working folder.
+    resized and cropped but not normalised, and the output is `probabilities`, at the model's temperature as in
+    `predict`. `output` chooses another output: logits, probabilities, pool or c5 (see ExportOutput). A batch may have
+    any size. All numbers are float32, batch normalisation is folded into the convolutions, and the metadata contains
+    the model's header. By default, `path` is the model's name in the working folder.
 
     Before the file is kept, ONNX Runtime, OpenVINO or torch.export runs it in float32, with one picture at a time and
     in batches, and its outputs are compared with the model's. The pictures are those of `check` (see
@@ -120,10 +120,12 @@ def export(
         tolerance = inf
     pixels = tuning_pictures.judged if tuning_pictures else read_pixels(check, preprocess)
     net = deepcopy(loaded.net).eval().float().cpu()
-    expected = _computed(
-        ExportedNetwork(net, preprocess, output=output, with_preprocess=False), preprocess.normalize(pixels)
+    temperature = loaded.header.temperature
+    source = ExportedNetwork(net, preprocess, output=output, with_preprocess=False, temperature=temperature)
+    expected = _computed(source, preprocess.normalize(pixels))
+    network = ExportedNetwork(
+        folded(net), preprocess, output=output, with_preprocess=with_preprocess, temperature=temperature
     )
-    network = ExportedNetwork(folded(net), preprocess, output=output, with_preprocess=with_preprocess)
     header, integers = loaded.header.to_json(), None
     say(f"making {target.name}")
     with replaced_together(target, suffixes=FILE_FORMATS[to].suffixes) as file:

@@ -1,0 +1,118 @@
+"""What a validation found that predictions need: a temperature, a threshold, and ranks for label sets. NumPy only."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.errors import UsageError
+
+FALSE_REJECT_RATE = 0.05
+"""The default share of pictures of known classes that `reject` may mark, 0 to 1."""
+MOST_RANKS = 1000
+"""Largest number of scores that a model file keeps for each use."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and the sorted scores of the validation pictures that it was fitted on.
+
+    Of more than MOST_RANKS scores, every n-th is kept. Thresholds between two kept scores are rounded to the one that
+    keeps the promise: fewer rejected pictures, or larger sets.
+    """
+
+    temperature: float
+    """Logits are divided by it before the softmax, so that probabilities agree with frequencies (arXiv:1706.04599)."""
+    pictures: int
+    """Number of validation pictures."""
+    known_scores: tuple[float, ...] = ()
+    """The scores (see `known_score`) of validation pictures, ascending: low ones are unlike the known classes."""
+    strangeness: tuple[float, ...] = ()
+    """1 minus the probability of the label, ascending, for label sets."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError or TypeError for values that no fit gives."""
+        if not 0 < float(self.temperature) < math.inf:
+            raise ValueError(f"temperature is {self.temperature}")
+        for name in ("known_scores", "strangeness"):
+            values = np.array(getattr(self, name), float)
+            if values.ndim != 1 or not np.isfinite(values).all() or (np.diff(values) < 0).any():
+                raise ValueError(f"{name} are not ascending numbers")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
+        """Return the calibration from the result of `to_dict`; unknown fields are ignored.
+
+        Raises ValueError, TypeError or KeyError for values that are not valid.
+        """
+        return cls(
+            float(values["temperature"]),
+            int(values["pictures"]),
+            tuple(map(float, values.get("known_scores", ()))),
+            tuple(map(float, values.get("strangeness", ()))),
+        )
+
+    def threshold(self, rate: float = FALSE_REJECT_RATE) -> float:
+        """Return the score below which a picture is taken for one of no known class.
+
+        Of new pictures of known classes, at most the share `rate` (over 0, less than 1) is below it, on average over
+        validation sets: the rank is floor(rate (n + 1)). It is -inf if there are too few validation pictures for it.
+        Raises UsageError for another rate.
+        """
+        if not 0 < rate < 1:
+            raise UsageError(f"`reject_rate` is {rate}; it must be over 0 and less than 1")
+        rank = math.floor(rate * (self.pictures + 1) + 1e-9)
+        kept = math.floor(rank * len(self.known_scores) / max(self.pictures, 1) + 1e-9)
+        return self.known_scores[kept - 1] if kept else -math.inf
+
+    def most_strange(self, coverage: float) -> float:
+        """Return the largest strangeness of a class in a label set with this `coverage` (over 0, less than 1).
+
+        This is split conformal prediction (arXiv:1612.01404, LAC, by the score 1 - p): the rank is
+        ceil(coverage (n + 1)). It is 1, so that a set has all classes, if there are too few validation pictures.
+        Raises UsageError for another coverage.
+        """
+        if not 0 < coverage < 1:
+            raise UsageError(f"`coverage` is {coverage}; it must be over 0 and less than 1, such as 0.9")
+        rank = math.ceil(coverage * (self.pictures + 1) - 1e-9)
+        kept = math.ceil(rank * len(self.strangeness) / max(self.pictures, 1) - 1e-9)
+        return self.strangeness[kept - 1] if kept <= len(self.strangeness) else 1.0
+
+
+def known_score(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Return how much each picture is like the known classes, float32 (n,), from logits (n, classes).
+
+    It is the negative energy of arXiv:2010.03759, log(sum(exp(logits))), at temperature 1.
+    """
+    highest = logits.max(axis=1)
+    return (highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))).astype(np.float32)
+
+
+def ranks(scores: NDArray[np.floating[Any]]) -> tuple[float, ...]:
+    """Return the sorted scores (n,), rounded to six digits, at most MOST_RANKS: those at the ranks ceil(j n / m)."""
+    ordered = np.sort(scores.astype(np.float64))
+    kept = min(len(ordered), MOST_RANKS)
+    places = [math.ceil(place * len(ordered) / kept - 1e-9) - 1 for place in range(1, kept + 1)]
+    return tuple(float(f"{value:.6g}") for value in ordered[places])
+
+
+def scaled(logits: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float32]:
+    """Return logits, float32 (n, classes), divided by the temperature; the same array without a calibration."""
+    return logits if calibration is None else logits / np.float32(calibration.temperature)
+
+
+def label_sets(probabilities: NDArray[np.float32], calibration: Calibration, coverage: float) -> NDArray[np.bool_]:
+    """Return which classes are in the label set of each picture: bool (n, classes) for probabilities (n, classes).
+
+    The set of a new picture contains its label with probability `coverage` or more, if it is like the validation
+    pictures. It always contains the most probable class.
+    """
+    least = np.float32(1 - calibration.most_strange(coverage) - 1e-6)  # ranks are rounded to six digits
+    return (probabilities >= least) | (probabilities == probabilities.max(axis=1, keepdims=True))

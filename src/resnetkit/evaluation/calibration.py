@@ -1,0 +1,162 @@
+"""Calibration: fitting a temperature and thresholds on validation pictures, and measuring what they are worth."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnetkit.calibration import Calibration, known_score, ranks
+from resnetkit.evaluation.records import Records
+
+LEAST_PICTURES = 30
+"""Fewer validation pictures are not calibrated on."""
+MOST_BYTES = 2**25
+"""Bytes of the logits that a calibration is fitted on; of more pictures, every n-th is used."""
+COLDEST, HOTTEST = 0.05, 20.0
+"""Range of the temperature."""
+BINS = 15
+"""Bins of the calibration error, each with the same number of pictures, at least LEAST_IN_BIN if there are so many."""
+LEAST_IN_BIN = 25
+RESAMPLES = 1000
+"""Resampled sets for an interval of the calibration error."""
+
+
+def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibration | None:
+    """Fit on validation pictures: logits (n, classes) and labels (n,). None if they are too few or not finite."""
+    if len(logits) < LEAST_PICTURES or logits.shape[1] < 2 or not np.isfinite(logits).all():
+        return None
+    temperature = fit_temperature(logits, labels)
+    log_probabilities = _log_softmax(logits.astype(np.float64) / temperature)
+    return Calibration(
+        temperature,
+        len(logits),
+        ranks(known_score(logits)),
+        ranks(1 - np.exp(log_probabilities[np.arange(len(labels)), labels])),
+    )
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+    """Return the temperature with the lowest cross-entropy of softmax(logits / temperature), in float64.
+
+    A label counts 1 - 1/(n + 2), and the other classes share the rest (Platt's targets), so that a validation without
+    an error does not end in certainty. The cross-entropy is convex in 1 / temperature; its derivative is the mean
+    difference of two expected logits, whose zero is found by Newton's steps within a bracket.
+    """
+    logits = logits.astype(np.float64)
+    count, classes = logits.shape
+    rest = 1 / (count + 2)
+    own = logits[np.arange(count), labels]
+    target = ((1 - rest) * own + rest * (logits.sum(axis=1) - own) / (classes - 1)).mean()
+    low, high, inverse = 1 / HOTTEST, 1 / COLDEST, 1.0
+    for _ in range(100):
+        probabilities = np.exp(_log_softmax(inverse * logits))
+        expected = (probabilities * logits).sum(axis=1)
+        slope = expected.mean() - target
+        curvature = ((probabilities * logits**2).sum(axis=1) - expected**2).mean()
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        newton = inverse - slope / curvature if curvature > 0 else high
+        step = newton if low < newton < high else (low + high) / 2
+        if abs(step - inverse) <= 1e-9 * inverse:
+            break
+        inverse = step
+    return float(f"{1 / inverse:.6g}")
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+class LogitSample:
+    """The logits of an evaluation, for `fit`: of all pictures, or of every n-th one if they would need MOST_BYTES."""
+
+    def __init__(self, pictures: int, classes: int) -> None:
+        self._every = max(1, -(-4 * pictures * classes // MOST_BYTES))
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Add a batch: logits (n, classes), labels and indices (n,)."""
+        kept = indices % self._every == 0
+        self._kept.append((logits.detach().float().cpu()[kept], labels[kept], indices[kept]))
+
+    def fit(self) -> Calibration | None:
+        """Fit on what was added; see `fit`."""
+        logits, labels, _ = self._joined()
+        return fit(logits.numpy(), labels.numpy())
+
+    def fit_twice(self) -> tuple[Calibration | None, Calibration | None]:
+        """Fit on every second picture, and on the others."""
+        logits, labels, _ = self._joined()
+        return fit(logits[::2].numpy(), labels[::2].numpy()), fit(logits[1::2].numpy(), labels[1::2].numpy())
+
+    def records(self, calibration: Calibration | None, *, top: int = 1) -> Records:
+        """Return the records of what was added, with the probabilities that `calibration` gives."""
+        return Records.of(*self._joined(), top=top, calibration=calibration)
+
+    def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        logits, labels, indices = zip(*self._kept, strict=True)
+        return torch.cat(logits), torch.cat(labels), torch.cat(indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How well stated probabilities agree with the share of right predictions."""
+
+    confidences: NDArray[np.float64]
+    """Shape (n,): the probability of the predicted class of each picture, ascending."""
+    right: NDArray[np.bool_]
+    """Shape (n,): whether this class is the label."""
+
+    @classmethod
+    def of(cls, confidences: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> "Reliability":
+        """Take the pictures in any order; equal confidences keep their order."""
+        order = confidences.argsort(kind="stable")
+        return cls(confidences[order].astype(np.float64), right[order])
+
+    @cached_property
+    def bins(self) -> list[tuple[float, float, int]]:
+        """For each bin, from low to high confidence: mean confidence, share of right predictions, pictures."""
+        count = max(1, min(BINS, len(self.right) // LEAST_IN_BIN))
+        parts = zip(np.array_split(self.confidences, count), np.array_split(self.right, count), strict=True)
+        return [(float(stated.mean()), float(right.mean()), len(right)) for stated, right in parts if len(right)]
+
+    @property
+    def ece_percent(self) -> float:
+        """The expected calibration error: the mean difference in the bins, in percentage points."""
+        total = max(len(self.right), 1)
+        return round(100 * sum(size * abs(stated - right) for stated, right, size in self.bins) / total, 4)
+
+    @cached_property
+    def noise_percent(self) -> tuple[float, float]:
+        """The mean of `ece_percent` of a perfectly calibrated model on so many pictures, and its 95 % quantile.
+
+        With few pictures it is far from 0. The labels are drawn by the confidences (Bröcker and Smith, 2007).
+        """
+        drawn = np.random.default_rng(0)
+        errors = np.zeros(RESAMPLES)
+        for part in np.array_split(self.confidences, len(self.bins)) if self.bins else ():
+            spread = np.sqrt((part * (1 - part)).sum())  # of the number of right ones, which is close to normal
+            errors += np.abs(drawn.normal(0, spread, RESAMPLES))
+        errors *= 100 / max(len(self.right), 1)
+        return float(errors.mean()), float(np.quantile(errors, 0.95))
+
+    @cached_property
+    def interval_percent(self) -> tuple[float, float]:
+        """The interval of `ece_percent`, of about 95 %, by a parametric bootstrap of the bins, with a fixed seed.
+
+        A resampled error is larger than the error by its noise, as the error is larger than the true one; so it is
+        reflected at the error (basic bootstrap). It begins at 0 where a calibrated model may have such an error.
+        """
+        if not self.bins:
+            return 0.0, 0.0
+        drawn = np.random.default_rng(0)
+        errors = np.zeros(RESAMPLES)
+        for part in np.array_split(self.confidences - self.right, len(self.bins)):
+            errors += len(part) * np.abs(drawn.normal(part.mean(), part.std() / np.sqrt(len(part)), RESAMPLES))
+        low, high = np.quantile(100 * errors / len(self.right), (0.025, 0.975))
+        lowest = 0.0 if self.ece_percent <= self.noise_percent[1] else max(0.0, 2 * self.ece_percent - high)
+        return round(lowest, 4), round(max(0.0, 2 * self.ece_percent - low), 4)
