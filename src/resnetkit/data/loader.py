@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnetkit.data.decoding.pictures import PictureFile, open_picture
+from resnetkit.data.decoding.pictures import PictureFile, PictureSource, open_picture
 from resnetkit.data.order import Order, PlannedBatch
 from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.samples import Samples
@@ -166,22 +166,15 @@ class Loader:
 
     def _read(self, augment: Augment | None, epoch: int, picture: "_Picture") -> None:
         """Write the pixels of one picture to its `out`. Runs in any thread, because it changes nothing else."""
-        source, mode, out = self.samples.source(picture.index), self.preprocess.mode, picture.out
-        if augment is None:
-            out[:] = self.preprocess.pixels(open_picture(source, mode=mode))
-        elif augment.resizes:
-            rng = self.order.picture_rng(epoch, picture.position)
-            # The crop is drawn before decoding, so that only the needed part is decoded.
-            file = PictureFile(source, mode=mode)
-            box, mirrored = augment.cut(file.size, self.preprocess, rng)
-            pixels, box = file.part(box, at_least=len(out))
-            write_crop(out, pixels, box, interpolation=self.preprocess.interpolation, mirrored=mirrored)
-            out[:] = augment.shift_colors(out[None], rng)[0]
-        else:
-            pixels = self.preprocess.pixels(open_picture(source, mode=mode, at_least=self.preprocess.shorter_side))
-            out[:] = augment.batch(pixels[None], self.order.picture_rng(epoch, picture.position))[0]
+        write_pixels(
+            picture.out,
+            self.samples.source(picture.index),
+            self.preprocess,
+            augment,
+            rng=lambda: self.order.picture_rng(epoch, picture.position),
+        )
         if picture.mirrored:
-            out[:] = out[:, ::-1].copy()
+            picture.out[:] = picture.out[:, ::-1].copy()
 
     def _readable(self, batch: PlannedBatch, failures: Sequence[Failure | None]) -> NDArray[np.bool_]:
         """Return which pictures of a batch could be read, bool (n,). Record the others and log a warning for each."""
@@ -205,6 +198,35 @@ class Loader:
             indices=torch.from_numpy(indices.copy()),
             number=number,
         )
+
+
+def write_pixels(
+    out: NDArray[np.uint8],
+    source: PictureSource,
+    preprocess: Preprocess,
+    augment: Augment | None = None,
+    *,
+    rng: Callable[[], np.random.Generator],
+) -> None:
+    """Decode a picture and write its pixels, preprocessed or augmented, to `out`: uint8 (side, side, channels).
+
+    `rng` returns a new generator for this picture; it is called only if `augment` is given. Any thread may call this.
+    Raises DataError if the picture can't be read.
+    """
+    mode = preprocess.mode
+    if augment is None:
+        out[:] = preprocess.pixels(open_picture(source, mode=mode))
+    elif augment.resizes:
+        draws = rng()
+        # The crop is drawn before decoding, so that only the needed part is decoded.
+        file = PictureFile(source, mode=mode)
+        box, mirrored = augment.cut(file.size, preprocess, draws)
+        pixels, box = file.part(box, at_least=len(out))
+        write_crop(out, pixels, box, interpolation=preprocess.interpolation, mirrored=mirrored)
+        out[:] = augment.shift_colors(out[None], draws)[0]
+    else:
+        pixels = preprocess.pixels(open_picture(source, mode=mode, at_least=preprocess.shorter_side))
+        out[:] = augment.batch(pixels[None], rng())[0]
 
 
 class _Picture(NamedTuple):

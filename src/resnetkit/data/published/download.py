@@ -71,6 +71,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_now(path: Path) -> Iterator[bool]:
+    """Hold the lock of `locked`, if no other process holds it; yield whether this one does."""
+    with path.with_name(path.name + ".lock").open("a") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def cannot_write(path: Path, error: OSError) -> DataError:
     """Return the error for a cache that can't be written: a full disk, a read-only folder, no permission."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
