@@ -57,6 +57,12 @@ def test_a_flag_without_use_is_refused(name, value, heeded, idle, dataset):
     assert check_effects(recipe, dataset, {}) == [], "what nobody asked for is not named"
 
 
+def test_square_pictures_need_no_fit(dataset):
+    with pytest.raises(UsageError, match="`fit` has no effect here: these pictures are square"):
+        check_effects(Recipe(fit="letterbox"), dataset, {"fit": FLAG})
+    assert check_effects(Recipe(fit="crop"), dataset, {"fit": FLAG}) == []
+
+
 def test_what_divides_the_set_is_refused_where_it_divides_nothing(dataset):
     assert check_effects(Recipe(), dataset, {"train_split": FLAG}) == []
     with pytest.raises(UsageError, match="`val_fraction` has no effect here"):

@@ -181,6 +181,29 @@ def test_the_crop_is_what_preprocessing_keeps(size: tuple[int, int], preprocess:
     assert right - left == pytest.approx(bottom - top, rel=0.05)  # the longer side is rounded down
 
 
+@pytest.mark.parametrize("size", [(50, 40), (40, 51), (500, 375), (33, 100), (20, 24)])
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_whole_pictures_are_seen_from_edge_to_edge(size: tuple[int, int], fit: str) -> None:
+    left, top, right, bottom = seen(size, Preprocess(size=32, fit=fit))
+    width, height = size
+    assert (left, right) == pytest.approx((0, width)) or width < height
+    assert (top, bottom) == pytest.approx((0, height)) or height < width
+    if fit == "letterbox":
+        assert right - left == pytest.approx(bottom - top, rel=0.05)  # the shorter side is rounded
+        assert left <= 0 <= width <= right
+        assert top <= 0 <= height <= bottom
+
+
+def test_an_overlay_of_a_letterbox_has_no_dark_part() -> None:
+    evidence = np.zeros((4, 4))
+    evidence[1, 2] = 3
+    drawn = np.asarray(explanation(evidence, (120, 80), (0, -20, 120, 100)).overlay()).astype(int)
+    assert drawn.shape == (80, 120, 3)
+    assert (drawn[60:, :20] == 200).all()
+    red, green, _ = drawn[25, 75]  # the middle of the cell: 1.5 / 4 of 120 rows, from row -20
+    assert red > green + 50
+
+
 def explanation(evidence: np.ndarray, size: tuple[int, int], crop: tuple[float, float, float, float]) -> Explanation:
     picture = Image.new("RGB", size, (200, 200, 200))
     return Explanation("cat", 0, 0.9312, "c5", evidence.astype(np.float32), picture, crop)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from resnetkit import resume, train
+from resnetkit import Predictor, evaluate, load, resume, train
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.kernels.library import library, status
@@ -138,6 +139,29 @@ def test_other_arguments_of_another_kind_are_named(dataset):
 def test_a_path_is_data(picture_folder, tmp_path):
     result = train(TINY.replace(**ON_FILES), picture_folder, out=str(tmp_path / "run"), quiet=True)
     assert resume(result.run, picture_folder, quiet=True).best == result.best
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_long_pictures_are_seen_whole_by_every_verb(fit, tmp_path):
+    """The class is at the right end of the picture, which a centre crop cuts off."""
+    for number in range(12):
+        for name, color in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+            picture = Image.new("RGB", (96, 32), (number, 90, 60))
+            picture.paste(color, (72, 0, 96, 32))
+            folder = tmp_path / "photos" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{number}.png")
+    recipe = TINY.replace(**ON_FILES, fit=fit, crop="none", flip=False, iterations=20, batch_size=8, evaluate_every=99)
+    result = train(recipe, tmp_path / "photos", out=tmp_path / "run", quiet=True)
+    assert load(result.model).header.preprocess.fit == fit
+    evaluated = evaluate(result.model, tmp_path / "photos", split="all")
+    assert evaluated.top1_error_percent == 0
+    predict = Predictor(result.model, backend="torch")
+    for name in ("red", "blue"):
+        assert [best[0].label for best in predict(sorted((tmp_path / "photos" / name).iterdir()))] == [name] * 12
+    longer = recipe.replace(init=str(result.run), fit=None, iterations=1)
+    further = train(longer, tmp_path / "photos", out=tmp_path / "further", quiet=True)
+    assert load(further.model).header.preprocess.fit == fit, "as for the first weights"
 
 
 def test_training_in_the_folder_of_the_pictures(picture_folder, tmp_path, monkeypatch):

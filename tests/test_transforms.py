@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
 from resnetkit.data.decoding.pictures import open_picture
+from resnetkit.data.transforms import preprocess as preprocessing
+from resnetkit.data.transforms import resampling
 from resnetkit.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from resnetkit.errors import DataError, UsageError
 from scenes import scene
@@ -57,6 +59,59 @@ def test_photographs_equal_torchvision_to_the_bit(shared):
         with Image.open(path) as plain:
             assert np.array_equal(picture, plain.convert("RGB"))
         assert np.array_equal(IMAGENET.pixels(picture), oracle(picture))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_whole_pictures_equal_pillow_to_the_bit(interpolation, kernel, monkeypatch):
+    if kernel:
+        resampling.prepare()
+    else:
+        monkeypatch.setattr(preprocessing, "can_resample", lambda interpolation: False)
+    mean = tuple(round(255 * value) for value in IMAGENET_MEAN)
+    filters = preprocessing.FILTERS
+    for sides in [(500, 375), (375, 500), (224, 224), (17, 40), (255, 999), (90, 1), (3, 2)]:
+        picture = scene(200, 200, seed=1).resize(sides)
+        letterbox = Preprocess(size=112, interpolation=interpolation, fit="letterbox")
+        padded = ImageOps.pad(picture, (112, 112), filters[interpolation], color=mean)
+        assert np.array_equal(letterbox.pixels(picture), padded), sides
+        assert np.array_equal(letterbox.pixels(np.asarray(picture)), padded), sides
+        stretch = replace(letterbox, fit="stretch")
+        stretched = picture.resize((112, 112), filters[interpolation])
+        assert np.array_equal(stretch.pixels(picture), stretched), sides
+        assert np.array_equal(stretch.pixels(np.asarray(picture)), stretched), sides
+        grey = replace(letterbox, mode="L", mean=(0.25,), std=(0.5,))
+        assert np.array_equal(
+            grey.pixels(picture.convert("L"))[:, :, 0],
+            ImageOps.pad(picture.convert("L"), (112, 112), filters[interpolation], color=64),
+        )
+
+
+def test_a_line_is_one_pixel_high():
+    pixels = Preprocess(size=16, fit="letterbox").pixels(Image.new("RGB", (60_000, 1), "red"))
+    assert (pixels[8] == (255, 0, 0)).all()
+    assert not (np.delete(pixels, 8, axis=0) == (255, 0, 0)).all(-1).any()
+    assert (Preprocess(size=16, fit="stretch").pixels(Image.new("RGB", (1, 60_000), "red")) == (255, 0, 0)).all()
+
+
+def test_bars_are_nearly_zero_for_the_network():
+    per_pixel = tuple(np.linspace(0.2, 0.6, 3 * 8 * 8).tolist())
+    for preprocess in (Preprocess(8, fit="letterbox"), Preprocess(8, mean=per_pixel, std=(1, 1, 1), fit="letterbox")):
+        inputs = preprocess(scene(16, 4, seed=0))
+        bars = np.concatenate([inputs[:, :3], inputs[:, -3:]], 1)
+        mean = np.array(preprocess.mean).reshape(3, -1)
+        spread = np.ptp(mean, axis=1).max()
+        assert np.abs(bars).max() <= (0.5 / 255 + spread) / min(preprocess.std)
+
+
+def test_the_fit_is_in_a_header_only_if_it_is_chosen():
+    assert "fit" not in Preprocess(size=8).to_dict()
+    letterbox = Preprocess(size=8, fit="letterbox")
+    assert Preprocess.from_dict(letterbox.to_dict()) == letterbox
+    with pytest.raises(UsageError, match="`resize` is 10, but `fit` letterbox crops nothing"):
+        Preprocess(size=8, resize=10, fit="letterbox")
+    with pytest.raises(UsageError, match="`fit` is 'pad'; choose one of crop, letterbox, stretch"):
+        Preprocess(size=8, fit="pad")
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is():

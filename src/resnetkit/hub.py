@@ -121,8 +121,7 @@ def card(header: Header, *, address: str, licence: str = "") -> str:
         "",
         "## Input",
         "",
-        f"{preprocess.mode} pictures; shorter side to {preprocess.shorter_side} pixels ({preprocess.interpolation}), "
-        f"the centre of {preprocess.size} x {preprocess.size}, then (pixel / 255 - mean) / std with mean "
+        f"{preprocess.mode} pictures; {preprocess.geometry}, then (pixel / 255 - mean) / std with mean "
         f"{_numbers(preprocess.mean, preprocess.channels)} and std {_numbers(preprocess.std, preprocess.channels)}.",
         "",
         "## Classes",

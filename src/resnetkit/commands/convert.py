@@ -148,7 +148,8 @@ def run(argv: Sequence[str]) -> int:
     shown = ", ".join(header.classes[:3]) + (", ..." if len(header.classes) > 3 else "")
     print(f"source      {done.origin}")
     print(f"network     {done.model}, {header.spec.parameters:,} parameters; all {done.tensors} tensors fit")
-    print(f"pictures    {seen.size} of {seen.shorter_side} pixels, {seen.interpolation}, mean {_numbers(seen.mean)}")
+    fit = f"{seen.size} of {seen.shorter_side} pixels" if seen.fit == "crop" else f"{seen.fit} to {seen.size} pixels"
+    print(f"pictures    {fit}, {seen.interpolation}, mean {_numbers(seen.mean)}")
     print(f"            std {_numbers(seen.std)}")
     origin = f"; from {done.classes_from} in the file" if done.classes_from else ""
     print(f"classes     {len(header.classes)}: {shown}{origin}")

@@ -190,7 +190,12 @@ def ten_crops(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:
 
 
 def scales(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:
-    """Return a function that resizes a whole picture to each scale: a batch of one picture for each scale."""
+    """Return a function that resizes a whole picture to each scale: a batch of one picture for each scale.
+
+    Raises UsageError for a `fit` other than crop: the network knows pictures of one size only.
+    """
+    if preprocess.fit != "crop":
+        raise UsageError(f"`views` multi-scale: this model has `fit` {preprocess.fit}; give `views` single")
     sides = [round(scale * preprocess.size / SCALES[0]) for scale in SCALES]
     return lambda picture: [preprocess.scaled(picture, side)[None] for side in sides]
 

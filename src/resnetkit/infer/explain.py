@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from resnetkit.data.transforms.preprocess import Preprocess, sides_at
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import cut, line
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import whole_file
@@ -50,7 +50,7 @@ class Explanation:
     picture: Image.Image
     """The whole picture, upright, RGB."""
     crop: tuple[float, float, float, float]
-    """Left, top, right and bottom of the part that the network saw, in pixels of the picture."""
+    """Left, top, right and bottom of the network's input, in pixels of the picture; outside it where there are bars."""
 
     def __repr__(self) -> str:
         width, height = self.picture.size
@@ -95,6 +95,8 @@ class Explanation:
         seen = Image.composite(colours, self.picture, opacity)
         drawn = seen.point(lambda value: DIMMED * value)
         left, top, right, bottom = (round(side) for side in self.crop)
+        left, top = max(left, 0), max(top, 0)
+        right, bottom = min(right, self.picture.width), min(bottom, self.picture.height)
         drawn.paste(seen.crop((left, top, right, bottom)), (left, top))
         return drawn
 
@@ -183,12 +185,11 @@ def _ready(net: ResNet, device: str) -> ResNet:
 
 
 def seen(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the part of a picture that a network sees, in pixels of the picture.
+    """Return left, top, right and bottom of a network's input in a picture, in pixels of the picture.
 
-    `size` is the width and height of the picture.
+    `size` is the width and height of the picture. Where the input has bars, its sides are outside the picture.
     """
-    resized = sides_at(size, preprocess.shorter_side)
-    left, top = (round((side - preprocess.size) / 2) for side in resized)  # as Preprocess crops
+    resized, left, top = preprocess.place(size)
     across, down = size[0] / resized[0], size[1] / resized[1]
     return left * across, top * down, (left + preprocess.size) * across, (top + preprocess.size) * down
 

@@ -66,6 +66,7 @@ USES: dict[str, Use] = {
     "lr_drop": Use(lambda r, _: r.schedule in ("step", "plateau"), "it needs `schedule` step or plateau"),
     "plateau_patience": Use(lambda r, _: r.schedule == "plateau", "it needs `schedule` plateau"),
     "warmup_error_percent": Use(lambda r, _: r.warmup_lr > 0, "it needs a `warmup_lr` over 0"),
+    "fit": Use(lambda r, p: p.size is None, "these pictures are square", off="crop"),
     "interpolation": Use(_resizes, "these pictures are not resized"),
     "normalize": Use(lambda r, _: r.init is None, "with `init`, pictures are normalised as for that model"),
     "padding": Use(lambda r, _: r.crop == "pad", "it needs `crop` pad", off=0),

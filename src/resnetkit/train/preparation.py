@@ -27,13 +27,16 @@ def choose_preprocess(recipe: Recipe, train: Samples, spec: ModelSpec, start: Mo
     first = start.header.preprocess if start else None
     own_size = None if train.images is None else train.images.shape[1]
     size = recipe.size or (first.size if first else own_size or 224)
-    if first and size == first.size:
+    fit = recipe.fit or (first.fit if first else "crop")
+    if fit != "crop":
+        resize = recipe.resize
+    elif first and size == first.size and fit == first.fit:
         resize = recipe.resize or first.resize
     else:
         resize = recipe.resize or (None if size == own_size else round(size / 0.875))
     mean, std = (first.mean, first.std) if first else mean_and_std(recipe, train, spec)
     interpolation = recipe.interpolation or (first.interpolation if first else "bilinear")
-    return Preprocess(size=size, resize=resize, interpolation=interpolation, mean=mean, std=std, mode=mode)
+    return Preprocess(size, resize, interpolation, mean, std, mode, fit)
 
 
 def choose_augment(recipe: Recipe, preprocess: Preprocess, progress: float = 0.0) -> Augment:

@@ -91,7 +91,12 @@ class Recipe:
     size: int | None = None
     """Height and width of the network's input; unset: as for `init`, else 32 for CIFAR and 224 for others."""
     resize: int | None = None
-    """Shorter side of a picture before the centre crop in evaluation; unset: as for `init`, else size / 0.875."""
+    """With `fit` crop: shorter side of a picture before the centre crop in evaluation; unset: as for `init`, else
+    size / 0.875."""
+    fit: Literal["crop", "letterbox", "stretch"] | None = None
+    """How a whole picture becomes the square input, in evaluation and prediction. crop: its centre; the edges of a long
+    picture are lost. letterbox: all of it, between bars of the mean colour. stretch: all of it, with another aspect
+    ratio. Unset: as for `init`, else crop."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     """How pictures are resized; unset: as for `init`, else bilinear."""
     normalize: Literal["per-pixel", "per-channel", "imagenet"] = "per-channel"

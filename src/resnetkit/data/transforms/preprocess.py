@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from resnetkit.display import line
 from resnetkit.errors import DataError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Fit = Literal["crop", "letterbox", "stretch"]
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,18 +35,38 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class Place(NamedTuple):
+    """What of a picture becomes a network's input."""
+
+    sides: tuple[int, int]
+    """Width and height to which the picture is resized."""
+    left: int
+    top: int
+    """The corner of the input in the resized picture; negative where the input has bars around the picture."""
+
+    def window(self, size: int) -> tuple[int, int, int, int]:
+        """Return left, top, width and height of the part of the resized picture that an input of `size` contains."""
+        left, top = max(self.left, 0), max(self.top, 0)
+        width, height = (
+            min(corner + size, side) - max(corner, 0)
+            for corner, side in zip((self.left, self.top), self.sides, strict=True)
+        )
+        return left, top, width, height
+
+
 @dataclass(frozen=True)
 class Preprocess:
-    """The preprocessing of a network: resize, crop the centre, then (pixel / 255 - mean) / std in float32.
+    """The preprocessing of a network: resize, fit into a square, then (pixel / 255 - mean) / std in float32.
 
-    Its methods take PIL pictures that are in `mode`: see `open_picture`. The pixels are equal to the bit to those of
-    torchvision's Resize and CenterCrop on PIL pictures.
+    Its methods take PIL pictures that are in `mode`: see `open_picture`. The pixels of `fit` crop are equal to the bit
+    to those of torchvision's Resize and CenterCrop on PIL pictures, those of letterbox to Pillow's `ImageOps.pad`, and
+    those of stretch to its `resize`.
     """
 
     size: int
-    """Height and width of the centre crop, in pixels."""
+    """Height and width of the network's input, in pixels."""
     resize: int | None = None
-    """Shorter side of the picture before the crop, in pixels, at least `size`; None means `size`."""
+    """crop: shorter side of the picture before the crop, in pixels, at least `size`; None means `size`."""
     interpolation: Interpolation = "bilinear"
     """Filter for resizing, with antialiasing, as in Pillow."""
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -55,6 +76,9 @@ class Preprocess:
     """Divides the pixels, on a scale of 0 to 1, after the mean is subtracted: one value per channel."""
     mode: ColorMode = "RGB"
     """Colours of the input: RGB (3 channels) or L (1 channel, grey)."""
+    fit: Fit = "crop"
+    """How a picture that is not square becomes square. crop: its centre is kept. letterbox: all of it is kept, between
+    bars of the mean colour. stretch: all of it is kept, with another aspect ratio."""
 
     def __post_init__(self) -> None:
         """Turn lists (from JSON) into tuples. Raises UsageError with the name of the field for a wrong value."""
@@ -67,9 +91,12 @@ class Preprocess:
         for name, value, known in (
             ("interpolation", self.interpolation, get_args(Interpolation)),
             ("mode", self.mode, get_args(ColorMode)),
+            ("fit", self.fit, get_args(Fit)),
         ):
             if value not in known:
                 raise UsageError(f"`{name}` is {value!r}; choose one of {', '.join(known)}")
+        if self.fit != "crop" and self.shorter_side != self.size:
+            raise UsageError(f"`resize` is {self.resize}, but `fit` {self.fit} crops nothing; leave `resize` out")
         for name in ("mean", "std"):
             try:
                 object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
@@ -109,23 +136,52 @@ class Preprocess:
         """Pixels of the shorter side after resizing, before the crop."""
         return self.size if self.resize is None else self.resize
 
+    @property
+    def bar_color(self) -> tuple[int, ...]:
+        """letterbox: the colour of the bars, 0 to 255 per channel: the mean, which is about 0 after `normalize`."""
+        mean = np.array(self.mean).reshape(self.channels, -1).mean(1)
+        return tuple(np.clip(np.rint(255 * mean), 0, 255).astype(int).tolist())
+
+    @property
+    def geometry(self) -> str:
+        """What happens to the shape of a picture, in words."""
+        match self.fit:
+            case "crop":
+                resized = f"shorter side to {self.shorter_side} pixels ({self.interpolation})"
+                return f"{resized}, the centre of {self.size} x {self.size}"
+            case "letterbox":
+                resized = f"longer side to {self.size} pixels ({self.interpolation})"
+                return f"{resized}, with bars of the mean colour to {self.size} x {self.size}"
+            case "stretch":
+                return f"stretched to {self.size} x {self.size} pixels ({self.interpolation})"
+
+    def place(self, size: tuple[int, int]) -> Place:
+        """Return what of a picture of `size` (width, height) becomes the input. Raises DataError as `sides_at`."""
+        match self.fit:
+            case "crop":
+                sides = sides_at(size, self.shorter_side)
+                return Place(sides, *_corner(sides, self.size, "centre"))
+            case "letterbox":
+                # As Pillow's ImageOps.pad rounds.
+                width, height = (max(1, round(side / max(size) * self.size)) for side in size)
+                return Place((width, height), -round((self.size - width) / 2), -round((self.size - height) / 2))
+            case "stretch":
+                return Place((self.size, self.size), 0, 0)
+
     def resized(self, picture: Image.Image, shorter_side: int | None = None) -> Image.Image:
         """Return the picture resized to `shorter_side` pixels, with its aspect ratio, as torchvision's `Resize` does.
 
-        By default, `shorter_side` is that of this preprocessing. Raises UsageError for a picture in another mode or a
-        side that is not a whole number above 0, DataError for a picture that is too long and narrow.
+        By default, it is resized as this preprocessing does. Raises UsageError for a picture in another mode or a side
+        that is not a whole number above 0, DataError for a picture that is too long and narrow.
         """
         self._check_mode(picture)
-        shorter_side = self.shorter_side if shorter_side is None else shorter_side
-        if not _is_count(shorter_side):
+        if not (shorter_side is None or _is_count(shorter_side)):
             raise UsageError(f"`shorter_side` is {shorter_side!r}; it must be a whole number above 0")
-        width, height = sides_at(picture.size, shorter_side)
-        if (width, height) == picture.size:
-            return picture
-        return picture.resize((width, height), FILTERS[self.interpolation])
+        sides = self.place(picture.size).sides if shorter_side is None else sides_at(picture.size, shorter_side)
+        return picture if sides == picture.size else picture.resize(sides, FILTERS[self.interpolation])
 
     def pixels(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop the centre; return uint8 (size, size, channels).
+        """Resize and fit into a square; return uint8 (size, size, channels).
 
         Takes a picture, or its pixels as uint8 (height, width, channels). Raises what `resized` raises.
         """
@@ -138,16 +194,35 @@ class Preprocess:
         else:
             self._check_mode(picture)
             size = picture.size
-        sides = sides_at(size, self.shorter_side)
+        place = self.place(size)
+        part = self._window(picture, size, place.sides, place.window(self.size))
+        if part.shape[:2] == (self.size, self.size):
+            return part
+        pixels = np.empty((self.size, self.size, self.channels), np.uint8)
+        pixels[:] = self.bar_color
+        top, left = max(-place.top, 0), max(-place.left, 0)
+        pixels[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return pixels
+
+    def _window(
+        self,
+        picture: Image.Image | NDArray[np.uint8],
+        size: tuple[int, int],
+        sides: tuple[int, int],
+        window: tuple[int, int, int, int],
+    ) -> NDArray[np.uint8]:
+        """Resize a picture of `size` to `sides` (width, height), and return its `window` (left, top, width, height)."""
+        left, top, width, height = window
         if sides != size and rows_first(size, sides) and can_resample(self.interpolation):
             pixels = picture if isinstance(picture, np.ndarray) else as_array(picture)
-            window = (*_corner(sides, self.size, "centre"), self.size, self.size)
             return resample(pixels, sides, interpolation=self.interpolation, window=window)
         if isinstance(picture, np.ndarray):
             if sides == size:  # Pillow would take ten times as long
-                return _crop(picture, self.size, "centre").copy()
+                return picture[top : top + height, left : left + width].copy()
             picture = Image.fromarray(picture if self.channels > 1 else picture[:, :, 0])
-        return _crop(as_array(self.resized(picture)), self.size, "centre")
+        if sides != size:
+            picture = picture.resize(sides, FILTERS[self.interpolation])
+        return as_array(picture)[top : top + height, left : left + width]
 
     def _check_mode(self, picture: Image.Image) -> None:
         if picture.mode != self.mode:
@@ -213,6 +288,8 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.fit == "crop":  # files with it are the same as before there was a choice
+            del values["fit"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
