@@ -340,6 +340,43 @@ def test_a_run_goes_on_in_every_part_of_it(step, dataset, tmp_path, interrupt_af
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("changes", [{"mixup": 0.4, "balance": "weights"}, {"cutmix": 1.0, "balance": "sampling"}])
+def test_a_run_with_every_change_of_pictures_goes_on_to_the_same_bits(changes, dataset, tmp_path, interrupt_after):
+    own = {"vertical_flip": True, "rotation": 15.0, "trivial_augment": True, "erase": 0.5, "epochs": 1}
+    recipe = replace(TINY, **own, **changes)
+    train(recipe, dataset, out=tmp_path / "whole", quiet=True)
+    interrupt_after(6, tmp_path / "run")
+    with pytest.raises(InterruptedTrainingError):
+        train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", dataset, quiet=True)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == (
+        tmp_path / "whole" / "last.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_without_a_better_evaluation_stops_early(dataset, tmp_path, caplog):
+    recipe = replace(TINY, epochs=20, lr=1e-9, schedule="constant", evaluate_every=0.2, patience=3)
+    result = train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["part"] == "val"]
+    errors = [row["error_percent"] for row in rows]
+    lowest = errors.index(min(errors))
+    assert len(errors) - 1 - lowest == 3
+    assert rows[-1]["step"] < 60
+    assert "3 evaluations in a row without a lower error" in (tmp_path / "run" / "log.txt").read_text()
+    before = result.model.read_bytes()
+    again = resume(tmp_path / "run", dataset, quiet=True)
+    assert again.best == result.best
+    assert again.model.read_bytes() == before
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == rows[-1]["step"]
+    assert "`patience` stopped it" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_patience_needs_an_error(dataset, tmp_path):
+    with pytest.raises(UsageError, match="`patience` needs a validation error"):
+        train(replace(TINY, patience=2), replace(dataset, val=None), out=tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize("length", [{"epochs": 3.0}, {"minutes": 0.05}])
 def test_a_run_whose_batch_follows_from_its_length_goes_on_with_it(length, dataset, tmp_path, interrupt_after):
     row = RECIPES["cifar10"].replace(model=TINY.model, precision="float32", threads=1, log_every=1, save_every=1e9)

@@ -127,3 +127,18 @@ def test_an_epoch_or_batch_that_does_not_exist_is_refused_at_once():
         Order(22, batch_size=4).batches(0, 7)
     with pytest.raises(UsageError, match="`epoch` is -1; it must be at least 0"):
         Order(22, batch_size=4).batches(-1)
+
+
+def test_balanced_epochs_have_each_class_equally_often_and_no_picture_twice_before_its_turn():
+    labels = np.array([0] * 70 + [1] * 25 + [2] * 5)
+    order = Order(100, batch_size=10, shuffle=True, seed=4, balanced=labels)
+    epochs = [np.concatenate([batch.indices for batch in order.batches(epoch)]) for epoch in range(3)]
+    for drawn in epochs:
+        assert len(drawn) == 100
+        assert sorted(np.bincount(labels[drawn]).tolist()) == [33, 33, 34]
+        times = np.bincount(drawn, minlength=100)
+        for label in range(3):
+            assert np.ptp(times[labels == label]) <= 1
+    assert (np.bincount(np.concatenate(epochs), minlength=100)[:70] > 0).sum() > 50, "others in each epoch"
+    again = np.concatenate([batch.indices for batch in order.batches(1, first_batch=4)])
+    assert np.array_equal(again, epochs[1][40:])

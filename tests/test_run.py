@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.kernels.library import library, status
 from resnetkit.train import run as runs
 from resnetkit.train.computing import compute, measuring
-from resnetkit.train.monitor import read_metrics
+from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.monitor import Monitor, read_metrics
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run_folder import RunFolder
 
@@ -250,26 +252,65 @@ def test_a_run_on_the_clock_gets_more_time(dataset, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "setting"),
-    [
-        ({"schedule": "one-cycle"}, "`schedule` one-cycle"),
-        ({"schedule": "cosine"}, "`schedule` cosine"),
-        ({"schedule": "step"}, "`schedule` step"),
-        ({"early_scale": 0.75}, "`early_scale`"),
-        ({"center_crop_from": 0.9}, "`center_crop_from`"),
-    ],
+    [({"schedule": "one-cycle", "peak_at": 0.25}, "`schedule` one-cycle"), ({"early_scale": 0.75}, "`early_scale`")],
 )
-def test_what_goes_by_shares_of_the_run_gets_no_other_length(changes, setting, dataset, tmp_path):
-    run = train(TINY.replace(iterations=1, **changes), dataset, out=tmp_path / "run", quiet=True).run
-    words = f"can't get another length: {setting} depends on the length of the whole run.*instead: .*--init {run}"
-    with pytest.raises(UsageError, match=words):
-        resume(run, dataset, iterations=2, quiet=True)
-    text = (run / "recipe.yaml").read_text()
-    (run / "recipe.yaml").write_text(text.replace("iterations: 1", "iterations: 2"))
-    with pytest.raises(UsageError, match=words):  # nor by hand
-        resume(run, dataset, quiet=True)
-    (run / "recipe.yaml").write_text(text)
-    resume(run, dataset, quiet=True)
-    assert f"is finished; train on with: resnetkit train DATA --init {run}" in (run / "log.txt").read_text()
+def test_what_goes_by_shares_of_the_run_goes_on_as_a_longer_run_does(changes, setting, dataset, tmp_path):
+    recipe = TINY.replace(iterations=6, **changes)
+    train(recipe.replace(iterations=12), dataset, out=tmp_path / "whole", quiet=True)
+    run = train(recipe, dataset, out=tmp_path / "run", quiet=True).run
+    assert load(run / "last.safetensors").header.recipe.get("earlier_lengths") is None
+    shutil.copytree(run, tmp_path / "again")
+    resume(run, dataset, iterations=12, quiet=True)
+
+    def rates(of: Path) -> dict[int, float]:
+        return {row["step"]: row["lr"] for row in read_metrics(of / "metrics.jsonl") if row["part"] == "train"}
+
+    whole, longer = rates(tmp_path / "whole"), rates(run)
+    assert list(longer) == list(range(1, 13))
+    assert [longer[step] for step in range(7, 13)] == [whole[step] for step in range(7, 13)]
+    assert (longer != whole) == ("schedule" in changes), "the first six steps had the rates of the shorter run"
+    text = (run / "log.txt").read_text()
+    assert "going on as a run of the new length at 50 % of it" in text
+    assert f"because {setting} depends on the length" in text
+    lengths = [{"iterations": 6, "until_step": 6}]
+    assert load(run / "last.safetensors").header.recipe["earlier_lengths"] == lengths
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["run"]["earlier_lengths"] == lengths
+    resume(run, dataset, quiet=True)  # it is finished
+    assert f"is finished; train on with: resnetkit train --resume {run} --iterations N" in (run / "log.txt").read_text()
+    # The same, where the length was changed by hand, and stopped in between.
+    other = tmp_path / "again"
+    (other / "recipe.yaml").write_text((other / "recipe.yaml").read_text().replace("iterations: 6", "iterations: 12"))
+    resume(other, dataset, quiet=True)
+    assert same_weights(other, run)
+
+
+def test_a_longer_run_is_stopped_and_goes_on_to_the_same_bits(dataset, tmp_path, monkeypatch):
+    recipe = TINY.replace(schedule="one-cycle")
+    train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+    resume(tmp_path / "run", dataset, iterations=10, quiet=True)
+    record = Monitor.record
+
+    def recording(self, row):
+        record(self, row)
+        if row["step"] == 7 and self.run.path.name == "stopped":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Monitor, "record", recording)
+    with pytest.raises(InterruptedTrainingError):
+        resume(tmp_path / "stopped", dataset, iterations=10, quiet=True)
+    monkeypatch.undo()
+    resume(tmp_path / "stopped", dataset, quiet=True)
+    assert same_weights(tmp_path / "stopped", tmp_path / "run")
+    knots = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["plan"]["knots"]
+    assert [tuple(knot) for knot in knots] == [(0, 0.0), (4, 1.0), (4, 0.4), (10, 1.0)]
+
+
+def test_a_run_that_patience_stopped_gets_no_other_length(dataset, tmp_path):
+    recipe = TINY.replace(iterations=40, lr=1e-9, evaluate_every=0.25, patience=1)
+    train(recipe, dataset, out=tmp_path / "run", quiet=True)
+    with pytest.raises(UsageError, match=r"was stopped by `patience`.*--init"):
+        resume(tmp_path / "run", dataset, iterations=80, quiet=True)
 
 
 @pytest.mark.parametrize("length", [{"iterations": 3}, {"iterations": 4, "epochs": 9}, {"epochs": 0.5}])

@@ -31,6 +31,7 @@ from resnetkit.version import __version__
 
 VERBS = {
     "models": ("list the networks: depth, parameters, GMACs, weights", "resnetkit.commands.models"),
+    "runs": ("list training runs: data, results, and where their recipes differ", "resnetkit.commands.runs"),
     "recipes": ("list the recipes for training, or print one in full", "resnetkit.commands.recipes"),
     "train": ("train a network on CIFAR, a folder or a CSV, or go on with a run", "resnetkit.commands.train"),
     "evaluate": ("measure error and loss of a model on labelled pictures", "resnetkit.commands.evaluate"),

@@ -1,10 +1,13 @@
 """`resnetkit data`: download CIFAR, check a data set, write some of its pictures."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from resnetkit.commands.parser import DATA, Parser, nearest
 from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.commands.recipe_flags import add_recipe, read_recipe_flags
 from resnetkit.data.check import Findings
 from resnetkit.data.check import check as check_data
 from resnetkit.data.dataset import open_read
@@ -137,19 +140,52 @@ def _to_fix(report: Findings) -> str:
 def samples(argv: Sequence[str]) -> int:
     """Write some pictures of a set as PNG files."""
     parser = Parser(
-        "data samples", "DATA DIR [options]", "Write pictures of a data set as PNG files, from each class in turn."
+        "data samples",
+        "DATA DIR [options]",
+        "Write pictures of a data set as PNG files, from each class in turn; or, with --augmented, the first training "
+        "batch as the network sees it, with the flags of resnetkit train (see data samples --augmented --help).",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("folder", metavar="DIR", help="folder for the files")
-    parser.add_argument("--count", type=int, default=6, help="number of pictures")
+    parser.add_argument("--count", type=int, help="number of pictures; unset: 6, or 16 with --augmented")
+    parser.add_argument(
+        "--augmented",
+        action="store_true",
+        help="write training pictures after the random crops and changes of the recipe, and a sheet of all",
+    )
     parser.add_reading()
-    given = parser.read(argv)
-    if given["count"] < 1:
-        raise UsageError(f"--count is {given['count']}; it must be at least 1")
+    augmented = "--augmented" in argv and "--augmented" in argv[: list(argv).index("--") if "--" in argv else None]
+    if augmented:
+        add_recipe(parser)
+    given = parser.read(argv, defaults=False)
+    count = given.get("count", 16 if augmented else 6)
+    if count < 1:
+        raise UsageError(f"--count is {count}; it must be at least 1")
+    if augmented:
+        return _preview(given, count=count)
     _, part = open_read(given["data"], reading_of(given)).part("auto")
-    written, unreadable = write_pictures(part, expanded(given["folder"]), count=given["count"])
+    written, unreadable = write_pictures(part, expanded(given["folder"]), count=count)
+    _name_files(written, unreadable)
+    return 0
+
+
+def _preview(given: dict[str, Any], *, count: int) -> int:
+    """Write the first training batch of a recipe."""
+    recipe, asked = read_recipe_flags(given)
+    from resnetkit.train.effects import check_effects
+    from resnetkit.train.preview import write_preview
+    from resnetkit.train.run import open_for
+
+    dataset = open_for(recipe, given["data"], reading_of(given))
+    for remark in check_effects(recipe, dataset, asked):
+        print(on_one_line(f"resnetkit data samples: {remark}"), file=sys.stderr)
+    done = write_preview(recipe, dataset, expanded(given["folder"]), count=count)
+    _name_files([*done.pictures, done.sheet], done.unreadable)
+    return 0
+
+
+def _name_files(written: Sequence[Path], unreadable: Mapping[Path, str]) -> None:
     for path in written:
         print(on_one_line(path))
     for path, reason in unreadable.items():
         print(on_one_line(f"resnetkit data samples: unreadable: {path}: {reason}"), file=sys.stderr)
-    return 0

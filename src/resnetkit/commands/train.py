@@ -1,20 +1,22 @@
 """`resnetkit train`: start a run with a recipe, changed by a YAML file and flags, or resume a run."""
 
 import time
-from argparse import SUPPRESS
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, get_args
 
-from resnetkit.commands.parser import DATA, Parser, as_key, dashed
-from resnetkit.commands.printing import as_text, print_json
+from resnetkit.commands.parser import DATA, Parser, dashed
+from resnetkit.commands.printing import print_json
+from resnetkit.commands.recipe_flags import FIELDS, add_recipe, read_recipe_flags
 from resnetkit.data.reading import reading_of
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
-from resnetkit.train.recipe import DEFAULT_ROWS, FLAG, LENGTHS, Recipe, changed, find_recipe
+from resnetkit.train.recipe import LENGTHS
 
-FIELDS = [field.name for field in fields(Recipe)]
+if TYPE_CHECKING:
+    from resnetkit.train.repeats import Repeated
+
+Kind = Literal["folds", "seeds"]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,19 +30,27 @@ def run(argv: Sequence[str]) -> int:
         "change it after that.",
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="data to train on")
-    parser.add_argument(
-        "--recipe", type=str, help="a name of resnetkit recipes; unset: cifar10 for CIFAR, folder for other data"
-    )
-    parser.add_argument(
-        "--config", type=str, metavar="FILE", help="YAML file with any of the fields below, such as a run's recipe.yaml"
-    )
     parser.add_argument("--out", type=str, metavar="DIR", help="new run folder; unset: runs/<model>-<data>-<time>")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="cross-validation: train K times, each time with another K-th of the training and validation pictures for "
+        "validation; one report with mean and deviation",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="train N times on the same pictures, with the seeds --seed, --seed + 1, ...; one report with mean and "
+        "deviation",
+    )
     parser.add_argument(
         "--resume",
         type=str,
         metavar="RUN",
         help="go on with this run as if it had never stopped. --epochs, --iterations or --minutes gives it another "
-        "length, unless a field of its recipe depends on the length, such as the schedule",
+        "length; if the schedule depends on the length, it goes on as that of a run of the new length",
     )
     parser.add_argument(
         "--allow_other_arithmetic",
@@ -50,18 +60,20 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_reading()
-    parser.add_class_arguments(Recipe)
-    parser.show_defaults(_defaults())
-    rows = " and ".join(DEFAULT_ROWS)
-    (parser.groups or {})["Recipe"].title = f"fields of a recipe, with their values in the recipes {rows}"
+    add_recipe(parser)
     given = {name: value for name, value in parser.read(argv, defaults=False).items() if name != "data" or value}
 
     if resumed := given.get("resume"):
-        own = {*FIELDS, "recipe", "config", "out"} - {*LENGTHS}
+        own = {*FIELDS, "recipe", "config", "out", "folds", "seeds"} - {*LENGTHS}
         if others := [dashed(f"--{name}") for name in given if name in own]:
             raise UsageError(f"--resume uses the run's own recipe; leave out {' '.join(others)}")
+        from resnetkit.train.repeats import go_on, is_repeated
         from resnetkit.train.run import resume
 
+        if is_repeated(expanded(resumed)):
+            if others := [f"--{name}" for name in ("allow_other_arithmetic", *LENGTHS) if given.get(name)]:
+                raise UsageError(f"{resumed} contains several runs; leave out {' '.join(map(dashed, others))}")
+            return _print_repeated(go_on(resumed, given.get("data")), as_json=bool(given.get("json")))
         reading = reading_of(given)
         lengths = {name: given[name] for name in LENGTHS if name in given}
         result = resume(
@@ -76,7 +88,23 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"DATA missing: {DATA}")
         if given.get("allow_other_arithmetic"):
             raise UsageError("--allow-other-arithmetic needs --resume; leave it out")
-        recipe, asked = _recipe(given)
+        recipe, asked = read_recipe_flags(given)
+        kinds: list[Kind] = [kind for kind in get_args(Kind) if given.get(kind) is not None]
+        if len(kinds) > 1:
+            raise UsageError("--folds and --seeds can't be given together; leave one out")
+        if kinds:
+            from resnetkit.train.repeats import train_repeatedly
+
+            done = train_repeatedly(
+                recipe,
+                given["data"],
+                kind=kinds[0],
+                count=given[kinds[0]],
+                out=given.get("out"),
+                asked=asked,
+                reading=reading_of(given),
+            )
+            return _print_repeated(done, as_json=bool(given.get("json")))
         from resnetkit.train.run import start
 
         result = start(recipe, given["data"], out=given.get("out"), asked=asked, began=began, reading=reading_of(given))
@@ -94,43 +122,16 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _defaults() -> dict[str, str]:
-    """Return the default of each field, for the help: one value if the default recipes agree, else one for each."""
-    rows = {name: find_recipe(name).to_dict() for name in DEFAULT_ROWS}
-    texts: dict[str, str] = {}
-    for field in FIELDS:
-        values = {name: as_text(row.get(field)) for name, row in rows.items()}
-        agreed = len(set(values.values())) == 1
-        shown = next(iter(values.values())) if agreed else ", ".join(f"{name} {text}" for name, text in values.items())
-        texts[field] = "" if shown == as_text(None) else f"({shown})" if not agreed else f"(default {shown})"
-    return texts
-
-
-def _recipe(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
-    """Return the recipe, changed by the config file and then by flags; and the place of each field that a person gave.
-
-    A field in a file does not count as given if it has its default value, or if the file is a run's recipe.yaml.
-    """
-    for_cifar, for_others = DEFAULT_ROWS
-    recipe = find_recipe(given.get("recipe") or (for_cifar if given["data"] in ("cifar10", "cifar100") else for_others))
-    asked: dict[str, str] = {}
-    if "config" in given:
-        reader = Parser("train", "", "")
-        reader.add_class_arguments(Recipe)
-        reader.add_argument("--run", type=dict, help=SUPPRESS)  # a run folder's recipe.yaml has this entry, too
-        path = expanded(given["config"])
-        values = reader.read_file(path)
-        recorded = values.pop("run", None) is not None
-        try:
-            recipe = _changed(recipe, values, str(path))
-        except UsageError as error:
-            raise UsageError(f"{path}: {as_key(str(error))}") from error
-        asked = {} if recorded else {name: str(path) for name in values if values[name] != getattr(Recipe(), name)}
-    flags = {name: given[name] for name in FIELDS if name in given}
-    return _changed(recipe, flags, "flags"), asked | dict.fromkeys(flags, FLAG)
-
-
-def _changed(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
-    """Return `recipe` with `changes`. A batch size among them is kept even if a run has little time."""
-    fixed: dict[str, Any] = {"least_batch_size": None} if "batch_size" in changes else {}
-    return changed(recipe, fixed | changes, source=source)
+def _print_repeated(done: "Repeated", *, as_json: bool) -> int:
+    """Print the results of several runs."""
+    if as_json:
+        print_json(done.to_dict())
+        return 0
+    for result, error in zip(done.runs, done.errors, strict=True):
+        print(f"{result.run.name:<17} {error:.2f} % validation error, after step {result.best['step']:,}")
+    print(f"{'mean':<17} {done.mean:.2f} ± {done.deviation:.2f} % (standard deviation of {len(done.runs)} runs)")
+    if done.out_of_fold:
+        error, pictures = done.out_of_fold.top1_error_percent, done.out_of_fold.images
+        print(f"{'all folds':<17} {error:.2f} % of {pictures:,} pictures, each by the model not trained on it")
+    print(f"{'report':<17} {done.path / 'report.html'}")
+    return 0

@@ -22,6 +22,7 @@ from resnetkit.data.samples import Samples
 from resnetkit.data.transforms import resampling
 from resnetkit.data.transforms.augment import Augment
 from resnetkit.data.transforms.crops import write_crop
+from resnetkit.data.transforms.mixing import Mix, Mixing
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.display import count, line
 from resnetkit.errors import DataError, UsageError
@@ -44,6 +45,8 @@ class Batch:
     """int64 (n,): the pictures' indices in the samples."""
     number: int
     """Number of the batch in its epoch, from 0. A run that stopped after this batch goes on at `number + 1`."""
+    mix: Mix | None = None
+    """How the normalised pictures and the labels are to be mixed; None if they are not."""
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -67,8 +70,10 @@ class Loader:
         *,
         batch_size: int,
         augment: Augment | None = None,
+        mixing: Mixing | None = None,
         alternate_flip: bool = False,
         shuffle: bool = False,
+        balanced: bool = False,
         seed: int = 0,
         drop_last: bool = False,
         workers: int = 0,
@@ -76,11 +81,15 @@ class Loader:
     ) -> None:
         """Read no picture yet: this begins with an epoch.
 
-        Without `augment`, pictures are only preprocessed, as in validation. `alternate_flip` mirrors every picture in
+        Without `augment`, pictures are only preprocessed, as in validation. `mixing` draws how the pictures of each
+        batch are mixed; the images themselves are not mixed yet. `alternate_flip` mirrors every picture in
         every other epoch: half of the pictures in even epochs, the others in odd epochs. Use it with an `augment` that
-        does not flip. `drop_last` leaves out a last batch that is smaller than the others. `workers` threads decode
-        files; with 0, the calling thread does. Pictures in memory that have the right size need no threads. With
-        `strict`, an unreadable file raises DataError; without it, the file is skipped with a warning.
+        does not flip. `balanced` epochs have the same number of pictures of each class: some pictures come several
+        times, others not in every epoch. `drop_last` leaves out a last batch that is smaller than the others.
+
+        `workers` threads decode files; with 0, the calling thread does. Pictures in memory that have the right size
+        need no threads. With `strict`, an unreadable file raises DataError; without it, the file is skipped with a
+        warning.
 
         Raises UsageError for a number out of range or for an epoch without a batch, DataError without pictures.
         """
@@ -89,6 +98,7 @@ class Loader:
         self.samples = samples
         self.preprocess = preprocess
         self.augment = augment
+        self.mixing = mixing
         self.order = Order(
             len(samples),
             batch_size=batch_size,
@@ -96,6 +106,7 @@ class Loader:
             seed=seed,
             drop_last=drop_last,
             alternate_flip=alternate_flip,
+            balanced=samples.labels if balanced else None,
         )
         self.workers = workers
         self.strict = strict
@@ -134,7 +145,7 @@ class Loader:
                 pixels = augment.batch(pixels, self.order.batch_rng(epoch, batch.number))
             if batch.mirrored.any():
                 pixels[batch.mirrored] = pixels[batch.mirrored, :, ::-1]
-            yield self._batch(batch.number, batch.indices, pixels)
+            yield self._batch(epoch, batch.number, batch.indices, pixels)
 
     def _decoded(self, augment: Augment | None, epoch: int, batches: Iterator[PlannedBatch]) -> Generator[Batch]:
         resampling.prepare()
@@ -160,9 +171,9 @@ class Loader:
                 failures = [first, *islice(reading, len(batch.indices) - 1)]
                 readable = self._readable(batch, failures)
                 if readable.all():
-                    yield self._batch(batch.number, batch.indices, pixels)
+                    yield self._batch(epoch, batch.number, batch.indices, pixels)
                 elif readable.any():
-                    yield self._batch(batch.number, batch.indices[readable], pixels[readable])
+                    yield self._batch(epoch, batch.number, batch.indices[readable], pixels[readable])
 
     def _read(self, augment: Augment | None, epoch: int, picture: "_Picture") -> None:
         """Write the pixels of one picture to its `out`. Runs in any thread, because it changes nothing else."""
@@ -190,13 +201,15 @@ class Loader:
             self.unreadable[failure.path] = failure.reason
         return np.array([failure is None for failure in failures])
 
-    def _batch(self, number: int, indices: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Batch:
+    def _batch(self, epoch: int, number: int, indices: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Batch:
         """Return a Batch of pixels (n, side, side, channels). Its tensor is a view of them, in channels_last memory."""
+        mix = None if self.mixing is None else self.mixing.draw(pixels.shape[2], self.order.mix_rng(epoch, number))
         return Batch(
             images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
             labels=torch.from_numpy(self.samples.labels[indices]),
             indices=torch.from_numpy(indices.copy()),
             number=number,
+            mix=mix,
         )
 
 

@@ -5,7 +5,7 @@ begin at any batch, and the order does not depend on the number of threads or pr
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnetkit.errors import DataError, UsageError
 
 # Purposes of random numbers. A generator is seeded by the seed, the epoch, the purpose and the position.
-SHUFFLE, BATCH, PICTURE, MIRROR = range(4)
+SHUFFLE, BATCH, PICTURE, MIRROR, MIX, BALANCE = range(6)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Order:
     """Leave out a last batch that is smaller than the others."""
     alternate_flip: bool = False
     """Mirror every picture in every other epoch: half of the pictures in even epochs, the others in odd epochs."""
+    balanced: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    """Labels, int64 (pictures,): in every epoch, all labels then have the same number of pictures (up to one)."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers out of range or for an epoch without a batch, DataError without pictures."""
@@ -84,7 +86,7 @@ class Order:
             raise UsageError(f"`epoch` is {epoch}; it must be at least 0")
         if not 0 <= first_batch <= len(self):
             raise UsageError(f"`first_batch` is {first_batch}; an epoch has {len(self)} batches")
-        indices = np.arange(self.pictures)
+        indices = np.arange(self.pictures) if self.balanced is None else self._balanced(epoch, self.balanced)
         if self.shuffle:
             indices = self._rng(epoch, SHUFFLE).permutation(indices)
         mirrored = self._mirrored(epoch)[indices]
@@ -98,10 +100,31 @@ class Order:
         """Return the generator for a picture that is augmented alone; `position` is its position in the epoch."""
         return self._rng(epoch, PICTURE, position)
 
+    def mix_rng(self, epoch: int, number: int) -> np.random.Generator:
+        """Return the generator for mixing the pictures of a batch; `number` is its number in the epoch."""
+        return self._rng(epoch, MIX, number)
+
     def _batch(self, number: int, indices: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> PlannedBatch:
         positions = range(number * self.batch_size, min((number + 1) * self.batch_size, self.pictures))
         part = slice(positions.start, positions.stop)
         return PlannedBatch(number, positions, indices[part], mirrored[part])
+
+    def _balanced(self, epoch: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return as many indices as there are pictures, with each label equally often.
+
+        A picture of a rare label comes several times; of the pictures of a frequent one, each epoch draws others. No
+        picture comes again before all others of its label have come as often.
+        """
+        rng = self._rng(epoch, BALANCE)
+        present = np.unique(labels)
+        each, rest = divmod(self.pictures, len(present))
+        more = set(rng.permutation(present)[:rest].tolist())
+        chosen: list[NDArray[np.int64]] = []
+        for label in present:
+            own, wanted = np.flatnonzero(labels == label), each + (int(label) in more)
+            chosen.append(np.tile(own, wanted // len(own)))
+            chosen.append(rng.permutation(own)[: wanted % len(own)])
+        return np.concatenate(chosen)
 
     def _mirrored(self, epoch: int) -> NDArray[np.bool_]:
         """Return which pictures of the data set are mirrored in this epoch (Jordan 2024, arXiv:2404.00498)."""

@@ -228,7 +228,7 @@ class Dataset:
         """Raise DataError if all pictures of a class are HEIC and pillow-heif, which reads them, is not installed."""
         if can_read_heif() or not self.parts:
             return
-        all_of = _joined(list(self.parts.values()))
+        all_of = joined(list(self.parts.values()))
         for name, (heif, total) in self._heif_of_classes().items():
             paths = [path for path, i in zip(all_of.paths or (), all_of.labels, strict=True) if self.classes[i] == name]
             if heif == total and all(map(_begins_as_heif, paths)):
@@ -239,7 +239,7 @@ class Dataset:
 
     def _heif_of_classes(self) -> dict[str, list[int]]:
         """Return [HEIC files, pictures] for each class with HEIC files; these are recognised by their suffix."""
-        all_of = _joined(list(self.parts.values()))
+        all_of = joined(list(self.parts.values()))
         is_heif = np.array([path.suffix.lower() in HEIF_SUFFIXES for path in all_of.paths or ()], bool)
         if not is_heif.any():
             return {}
@@ -260,7 +260,7 @@ class Dataset:
             own_val = "val" in parts and not {"val_fraction", "train_split"} & self.split.keys()
             name = "test" if "test" in parts else "val" if own_val else "all"
         if name == "all":
-            return name, _joined(list(parts.values()))
+            return name, joined(list(parts.values()))
         if name not in parts:
             raise DataError(f"{self.name} has no {name} pictures; it has {', '.join(parts)}")
         return name, parts[name]
@@ -281,7 +281,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + more
 
 
-def _joined(parts: Sequence[Samples]) -> Samples:
+def joined(parts: Sequence[Samples]) -> Samples:
     """Return the parts of a data set as one, in their order."""
     images = [part.images for part in parts if part.images is not None]
     return replace(

@@ -56,13 +56,15 @@ def write_report(
     recipe: Mapping[str, Any],
     on: str = "",
     curves: bytes | None = None,
+    before: str = "",
 ) -> None:
     """Write the report of a model with this `header` to `path`. A file at `path` is replaced.
 
     `evaluated` is the evaluation of the model; None leaves it out. `on` names its pictures, such as "validation
-    pictures". `recipe` contains the fields to show, in their order. `curves` is a PNG image.
+    pictures". `recipe` contains the fields to show, in their order. `curves` is a PNG image. `before` is HTML
+    that comes first.
     """
-    parts = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(header)}</p>"]
+    parts = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(header)}</p>", before]
     if evaluated is not None:
         parts += [f"<h2>On {evaluated.images:,} {escape(on)}</h2>", *_said_of(evaluated, header), _errors(evaluated)]
     if curves:

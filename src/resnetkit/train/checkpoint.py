@@ -46,6 +46,8 @@ class Position:
     """Metrics of the best model file."""
     evaluation_seconds: float = 0.0
     """Time of the last evaluation, including the saving after it."""
+    stopped_early: bool = False
+    """Whether `Recipe.patience` ended the run after `step`."""
     evaluation_due: bool = False
     """Whether an evaluation must follow `step` and is not done yet."""
     warmup_counts: dict[str, int] = field(default_factory=dict)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resnetkit.data.loader import Batch, Loader
 from resnetkit.data.parts import record
@@ -35,8 +34,9 @@ from resnetkit.train.computing.compute import choose_forward, refuse_single_valu
 from resnetkit.train.computing.measuring import Forward
 from resnetkit.train.computing.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.effects import effective_fields
+from resnetkit.train.loss import ClassLoss, balanced_weights
 from resnetkit.train.network import choose_spec, copy_weights
-from resnetkit.train.preparation import choose_augment, choose_preprocess
+from resnetkit.train.preparation import choose_augment, choose_preprocess, training_loader
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import Measured, Step
 
@@ -56,6 +56,7 @@ class Classification:
     device: torch.device
     precision: str
     normalize: Normalize
+    loss: ClassLoss
     forward: Forward
     """The network in training: normalised images (N, C, H, W) to logits (N, classes)."""
     computed_by: str
@@ -119,11 +120,14 @@ class Classification:
         freeze(self.net, self.recipe.freeze)
 
     def step(self, batch: Batch, *, pictures: int) -> Step:
-        """Return the cross-entropy in nats, with label smoothing, and the number of wrong top-1 predictions."""
-        labels = batch.labels.to(self.device)
-        logits = self.forward(self.normalize(batch.images))
-        mean = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        wrong = (logits.argmax(dim=1) != labels).sum()
+        """Return the cross-entropy in nats and the number of wrong top-1 predictions.
+
+        In a batch of mixed pictures, the right class is that of the larger share.
+        """
+        labels, images, mix = batch.labels.to(self.device), self.normalize(batch.images), batch.mix
+        logits = self.forward(images if mix is None else mix.images(images))
+        mean = self.loss(logits.float(), labels, mix)
+        wrong = (logits.argmax(dim=1) != (labels if mix is None or mix.share >= 0.5 else mix.neighbours(labels))).sum()
         return Step(len(batch) / pictures * mean, {"error": int(wrong)})
 
     def validate(self, net: nn.Module, advance: Advance) -> Measured | None:
@@ -207,6 +211,8 @@ def prepare(
         raise DataError(f"{only}; a classifier needs two or more")
     if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
         raise UsageError("`schedule` plateau needs a validation error, and there are no validation pictures")
+    if recipe.patience and (dataset.val is None or not len(dataset.val)):
+        raise UsageError("`patience` needs a validation error, and there are no validation pictures")
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -238,18 +244,7 @@ def prepare(
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
     net = net.to(device)
-    loader = Loader(
-        dataset.train,
-        preprocess,
-        batch_size=recipe.batch_size,
-        augment=augment,
-        alternate_flip=recipe.flip and recipe.alternate_flip,
-        shuffle=True,
-        seed=recipe.seed,
-        drop_last=len(dataset.train) >= recipe.batch_size,
-        workers=recipe.workers,
-        strict=recipe.strict,
-    )
+    loader = training_loader(recipe, dataset.train, preprocess, augment)
     forward, computed_by = choose_forward(
         *(net, recipe, device, precision),
         size=preprocess.size,
@@ -277,6 +272,12 @@ def prepare(
         device=device,
         precision=precision,
         normalize=Normalize(preprocess, device),
+        loss=ClassLoss(
+            recipe.label_smoothing,
+            balanced_weights(dataset.train.labels, len(dataset.classes)).to(device)
+            if recipe.balance == "weights"
+            else None,
+        ),
         forward=forward,
         computed_by=computed_by,
         recompute=recompute,

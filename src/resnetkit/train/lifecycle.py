@@ -103,39 +103,51 @@ def train_task(
 
 
 def restore(training: Training, state: State) -> None:
-    """Restore a saved state. If the recipe now has another length, continue as if the run had had it from the start.
+    """Restore a saved state. If the recipe now has another length, continue with this length.
 
-    Raises UsageError when the new length is already over, or when the recipe depends on the length.
+    If nothing in the recipe depends on the length, the run continues as if it had had this length from the start.
+    Otherwise it continues as a run of this length would at this point, and a line says so.
+
+    Raises UsageError when the new length is already over.
     """
     recipe, run, plan = training.recipe, training.run, training.position.plan
     training.restore(state)
-    here = training.position
-    ended = here.step >= here.plan.total_steps
-    then = changed(Recipe(), {name: state.header.recipe.get(name) for name in LENGTHS}, source=str(run.state))
-    if then.length == recipe.length:
-        if ended:
+    here, ended = training.position, training.ended
+    if length_before(state) == recipe.length:
+        if here.stopped_early:
+            on = train_on(recipe, run)
+            training.monitor.say(f"{run.path} is finished: `patience` stopped it. Train on with: {on}")
+        elif ended:
             (unit,) = [name for name, value in recipe.length.items() if value is not None]
             longer = f"resnetkit train --resume {shell(run.path)} --{unit} N"
-            on = train_on(recipe, run) if recipe.bound_to_length() else longer
-            training.monitor.say(f"{run.path} is finished; train on with: {on}")
+            training.monitor.say(f"{run.path} is finished; train on with: {longer}")
         return
-    refuse_bound(recipe, run)
+    if here.stopped_early:
+        raise UsageError(
+            f"{run.path} was stopped by `patience`, as a run of any length would have been. Start a new run from its "
+            f"weights instead: {train_on(recipe, run)}"
+        )
     if plan.total_steps <= here.step or (recipe.minutes and 60 * recipe.minutes <= here.seconds):
         raise UsageError(
             f"{run.path} has done {here.step:,} steps in {here.seconds / 60:.1f} minutes already; give a greater length"
         )
-    if ended and here.scores and here.step % training.steps_per_evaluation:
+    setting = recipe.bound_to_length()
+    if setting and here.step:
+        done = here.seconds / (60 * recipe.minutes) if recipe.minutes else here.step / plan.total_steps
+        total = round(here.step / done) if recipe.minutes else plan.total_steps
+        plan = here.plan.as_part_of(total, step=here.step, progress=done)
+        training.monitor.say(
+            f"going on as a run of the new length at {100 * done:.0f} % of it, because {setting} depends on the "
+            "length; the weights differ from those of a run that had this length from the start"
+        )
+    elif ended and here.scores and here.step % training.steps_per_evaluation:
         here.scores.pop()  # the longer run has no evaluation at this step, and the plateau schedule uses all scores
     here.plan = plan
 
 
-def refuse_bound(recipe: Recipe, run: RunFolder) -> None:
-    """Raise UsageError when a run of another length would have differed from its first step on."""
-    if setting := recipe.bound_to_length():
-        raise UsageError(
-            f"{run.path} can't get another length: {setting} depends on the length of the whole run. "
-            f"Start a new run from its weights instead: {train_on(recipe, run)}"
-        )
+def length_before(state: State) -> dict[str, float | None]:
+    """Return the length of a run when its state was saved, as `Recipe.length` does."""
+    return changed(Recipe(), {name: state.header.recipe.get(name) for name in LENGTHS}, source=str(state.path)).length
 
 
 def train_on(recipe: Recipe, run: RunFolder, data: str | None = None) -> str:

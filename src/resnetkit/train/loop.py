@@ -11,13 +11,19 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from resnetkit.display import shell
+from resnetkit.display import count, shell
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.modelfile import inspect
 from resnetkit.train.checkpoint import Position, State, save_state
-from resnetkit.train.computing.optim import learning_rate, make_optimizer, moving_average, plateaus
+from resnetkit.train.computing.optim import (
+    evaluations_without_better,
+    learning_rate,
+    make_optimizer,
+    moving_average,
+    plateaus,
+)
 from resnetkit.train.divergence import mend
-from resnetkit.train.monitor import Monitor, draw_curves, read_metrics, spoken
+from resnetkit.train.monitor import PERCENT, Monitor, draw_curves, read_metrics, spoken
 from resnetkit.train.pace import Cost, Pace, Plan
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.run_folder import RunFolder
@@ -128,7 +134,7 @@ class Training:
             return signals.received or (CLOSED_PIPE if self.monitor.closed else 0)
 
         # A run that was stopped during an evaluation, or just before it, continues with this evaluation.
-        while here.evaluation_due or here.step < here.plan.total_steps:
+        while here.evaluation_due or not self.ended:
             evaluating = here.evaluation_due
             if evaluating:
                 with suppress(StoppedEvaluationError):
@@ -136,7 +142,7 @@ class Training:
             elif not asked_to_stop():
                 self.take_step(next(batches))
             evaluated = evaluating and not here.evaluation_due
-            done = evaluated and here.step >= here.plan.total_steps
+            done = evaluated and self.ended
             number = asked_to_stop()
             apart = min(SAVE_APART, self.recipe.save_every) if evaluated else self.recipe.save_every
             late = time.monotonic() - self.saved_at >= apart and not here.evaluation_due
@@ -188,9 +194,9 @@ class Training:
             step.loss.backward()
             self.refuse_infinite(step.loss.item(), lr)
             here.window_loss += step.loss.item() * pictures
-            for name, count in step.counts.items():
-                here.window_counts[name] = here.window_counts.get(name, 0) + count
-                here.warmup_counts[name] = here.warmup_counts.get(name, 0) + count
+            for name, more in step.counts.items():
+                here.window_counts[name] = here.window_counts.get(name, 0) + more
+                here.warmup_counts[name] = here.warmup_counts.get(name, 0) + more
         if self.recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         self.optimizer.step()
@@ -201,6 +207,11 @@ class Training:
         here.images += pictures
         here.window_images += pictures
         here.warmup_images += pictures
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more steps follow."""
+        return self.position.stopped_early or self.position.step >= self.position.plan.total_steps
 
     def progress(self) -> float:
         """Return the share of the run that is done, 0 to 1."""
@@ -265,7 +276,7 @@ class Training:
         """Return the mean loss and the counts in percent, over the steps since the last line of training metrics."""
         here = self.position
         counts = {name: here.window_counts.get(name, 0) for name in self.task.counts}
-        shares = {f"{name}_percent": 100 * count / here.window_images for name, count in counts.items()}
+        shares = {f"{name}_percent": 100 * wrong / here.window_images for name, wrong in counts.items()}
         return {"loss": here.window_loss / here.window_images, **shares}
 
     def left_seconds(self) -> float | None:
@@ -317,7 +328,14 @@ class Training:
         if measured is None or row[task.score] <= here.best.get(task.score, math.inf):
             task.save(self.run.best, self.averaged(), row, measured)
             here.best, self.best_measured = row, measured
-        if time.monotonic() - self.drawn_at >= DRAW_EVERY and here.step < here.plan.total_steps:
+        if measured is not None and self.recipe.patience and not self.ended:
+            here.stopped_early = evaluations_without_better(here.scores) >= self.recipe.patience
+            if here.stopped_early:
+                self.monitor.say(
+                    f"stopped after step {here.step}: {count(self.recipe.patience, 'evaluation')} in a row without a "
+                    f"lower {task.score.removesuffix(PERCENT)}; the best model is that of step {here.best['step']}"
+                )
+        if time.monotonic() - self.drawn_at >= DRAW_EVERY and not self.ended:
             self.draw()
 
     def validate(self, net: nn.Module, doing: str, asked_to_stop: Callable[[], int]) -> Measured | None:

@@ -37,6 +37,15 @@ class Plan:
         behind = tuple(knot for knot in self.knots if knot[0] < step)
         return Plan((*behind, (step, self.progress(step)), (max(total_steps, step + 1), 1.0)))
 
+    def as_part_of(self, total_steps: int, *, step: int, progress: float) -> "Plan":
+        """Return the same plan up to `step`, and from there that of a longer run, which is at `progress` at this step.
+
+        Progress jumps at `step`: the earlier steps keep the progress of the shorter run that they were part of.
+        """
+        behind = tuple(knot for knot in self.knots if knot[0] < step)
+        before = (*behind, (step, self.progress(step))) if step else ()
+        return Plan((*before, (step, progress), (max(total_steps, step + 1), 1.0)))
+
 
 @dataclass(frozen=True)
 class Cost:

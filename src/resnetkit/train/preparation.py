@@ -1,10 +1,12 @@
-"""The preprocessing and the augmentation of a recipe, at any point of a run."""
+"""The preprocessing, the augmentation and the batches of a recipe, at any point of a run."""
 
 import numpy as np
 
 from resnetkit.data.decoding.pictures import ColorMode
+from resnetkit.data.loader import Loader
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.augment import SIZED, Augment
+from resnetkit.data.transforms.mixing import Mixing
 from resnetkit.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from resnetkit.errors import UsageError
 from resnetkit.modelfile import Model
@@ -61,7 +63,30 @@ def choose_augment(recipe: Recipe, preprocess: Preprocess, progress: float = 0.0
         flip=recipe.flip and not recipe.alternate_flip,
         scale=(recipe.min_area, 1.0),
         jitter=recipe.jitter,
+        vertical_flip=recipe.vertical_flip,
+        rotation=recipe.rotation,
+        trivial=recipe.trivial_augment,
         pca_color=recipe.pca_color,
+        erase=recipe.erase,
+        blank=preprocess.bar_color,
+    )
+
+
+def training_loader(recipe: Recipe, train: Samples, preprocess: Preprocess, augment: Augment) -> Loader:
+    """Return the loader of a recipe's training batches."""
+    return Loader(
+        train,
+        preprocess,
+        batch_size=recipe.batch_size,
+        augment=augment,
+        mixing=Mixing(recipe.mixup, recipe.cutmix),
+        balanced=recipe.balance == "sampling",
+        alternate_flip=recipe.flip and recipe.alternate_flip,
+        shuffle=True,
+        seed=recipe.seed,
+        drop_last=len(train) >= recipe.batch_size,
+        workers=recipe.workers,
+        strict=recipe.strict,
     )
 
 

@@ -83,6 +83,11 @@ class Recipe:
     """Learning rate until the training error is first under `warmup_error_percent`; 0 is no warm-up."""
     warmup_error_percent: float = 80.0
     """Training error over 50 steps, in percent, that ends the warm-up."""
+    patience: int | None = None
+    """Stop the run after so many evaluations in a row without a lower validation error. Unset: train to the end."""
+    balance: Literal["off", "weights", "sampling"] = "off"
+    """For classes of different sizes. weights: the loss of a picture is divided by the size of its class. sampling:
+    every epoch has the same number of pictures of each class."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     ema_decay: float = 0.0
@@ -125,8 +130,23 @@ class Recipe:
     """Mirror half of the training pictures."""
     alternate_flip: bool = False
     """With `flip`: mirror every picture in every second epoch, instead of at random (Jordan 2024, arXiv:2404.00498)."""
+    vertical_flip: bool = False
+    """Mirror half of the training pictures top to bottom; for pictures that have no upper side, such as from above."""
+    rotation: float = 0.0
+    """Rotate training pictures at random by up to so many degrees, 0 to 180, in either direction; 0 is off."""
+    trivial_augment: bool = False
+    """Change each training picture by one random operation, such as contrast or shear, at a random strength (Müller and
+    Hutter 2021, arXiv:2103.10158, the wide space)."""
     pca_color: float = 0.0
     """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet used 0.1."""
+    erase: float = 0.0
+    """Share of the training pictures in which a random box is erased (Zhong et al. 2017, arXiv:1708.04896)."""
+    mixup: float = 0.0
+    """Mix each training picture with another one; this is alpha of the Beta distribution of the shares, often 0.2
+    (Zhang et al. 2017, arXiv:1710.09412). 0 is off."""
+    cutmix: float = 0.0
+    """Replace a box of each training picture by another one's; alpha of the Beta distribution of the box's area, often
+    1 (Yun et al. 2019, arXiv:1905.04899). With `mixup`, each batch gets one of the two. 0 is off."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of training; auto is bfloat16 if the processor multiplies in it. Evaluation is always in float32."""
@@ -183,6 +203,9 @@ class Recipe:
             raise UsageError(f"`jitter` is {list(self.jitter)}; give the smallest and the largest shorter side")
         if self.nesterov and not self.momentum:
             raise UsageError("`nesterov` needs a `momentum` over 0; or give `nesterov` false")
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < 1e-3:
+                raise UsageError(f"`{name}` is {getattr(self, name)}; it must be 0, which is off, or at least 0.001")
         if self.optimizer == "muon" and not self.nesterov:
             raise UsageError("`optimizer` muon always uses Nesterov momentum; leave `nesterov` true")
 
@@ -289,6 +312,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "center_crop_from": (0, 1),
     "min_area": (0, 1),
     "pca_color": (0, 1e6),
+    "patience": (1, 10**6),
+    "rotation": (0, 180),
+    "erase": (0, 1),
+    "mixup": (0, 1e6),
+    "cutmix": (0, 1e6),
     "size": (1, 2**16),
     "resize": (1, 2**16),
     "threads": (0, 1024),  # far more make OpenMP end the process

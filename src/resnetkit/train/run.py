@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +20,10 @@ from resnetkit.display import shell, type_of
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.files import expanded
 from resnetkit.train.checkpoint import load_state
-from resnetkit.train.classification import prepare
+from resnetkit.train.classification import Classification, prepare
 from resnetkit.train.effects import check_effects
 from resnetkit.train.fitting import describe, expected_error, fit, work_of
-from resnetkit.train.lifecycle import TrainResult, arithmetic_of, refuse_bound, train_on, train_task
+from resnetkit.train.lifecycle import TrainResult, arithmetic_of, length_before, train_on, train_task
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
 from resnetkit.version import __version__
@@ -109,11 +110,14 @@ def resume(
     """Resume a stopped run from its last checkpoint; the weights at the end are those of a run that never stopped.
 
     `data` is needed if the run was started on a Dataset, or if its pictures have moved; the pictures must be the same.
-    `epochs`, `iterations` or `minutes` gives the whole run a new length. This is possible if no setting of the recipe
-    depends on the length (see `Recipe.bound_to_length`); the weights are then those of a run that had this length from
-    the start. With `allow_other_arithmetic`, the run also continues if the network is now computed in another way, for
-    example without the kernels; the weights then differ slightly. `reading` describes the layout of the data, by
-    default the layout at the start.
+    `epochs`, `iterations` or `minutes` gives the whole run a new length. If no setting of the recipe depends on the
+    length (see `Recipe.bound_to_length`), the weights are those of a run that had this length from the start.
+    Otherwise, from this step on, learning rate and crops are those of a run of the new length at the same step; the
+    model file and recipe.yaml record the earlier length as `earlier_lengths`.
+
+    With `allow_other_arithmetic`, the run also continues if the network is now computed in another way, for example
+    without the kernels; the weights then differ slightly. `reading` describes the layout of the data, by default the
+    layout at the start.
 
     Raises the same errors as `train`.
     """
@@ -123,8 +127,7 @@ def resume(
         raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml). Start a run with: resnetkit train DATA")
     recipe, about = read_recipe(run.recipe, Recipe())
     lengths = {"epochs": epochs, "iterations": iterations, "minutes": minutes}
-    if (longer := recipe.replace(**lengths)) != recipe:
-        refuse_bound(recipe, run)
+    longer = recipe.replace(**lengths)
     data = data if data is not None else about.get("data")
     if data is None:
         raise TrainingError(f"{run.recipe} does not name the run's data; give `data` to resnetkit.resume")
@@ -139,6 +142,12 @@ def resume(
         raise DataError(f"{error}. {moved}") from error
     _refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None, computed_before=about.get("computed_by"))
+    if state and (before := length_before(state)) != longer.length and longer.bound_to_length():
+        earlier = {name: value for name, value in before.items() if value is not None}
+        earlier["until_step"] = state.position.step
+        others = [one for one in about.get("earlier_lengths", []) if one != earlier]
+        about |= {"earlier_lengths": [*others, earlier]} if state.position.step else {}
+    task = _with_lengths(task, about.get("earlier_lengths"))
     remarks: list[str] = []
     now = arithmetic_of(task)
     if other := {name: value for name, value in now.items() if about.get(name, value) != value}:
@@ -162,6 +171,13 @@ def resume(
         started=started,
         quiet=quiet,
     )
+
+
+def _with_lengths(task: Classification, earlier: object) -> Classification:
+    """Return the task, with the earlier lengths of the run, if there were any, in the header of its model files."""
+    if not earlier:
+        return task
+    return replace(task, header=replace(task.header, recipe={**task.header.recipe, "earlier_lengths": earlier}))
 
 
 def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, Any], dataset: Dataset) -> None:

@@ -91,6 +91,19 @@ class RunFolder:
             else:
                 return run
 
+    def in_use(self) -> bool:
+        """Return whether a process has locked the folder; False where this can't be found out."""
+        try:
+            import fcntl
+
+            with (self.path / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except (ImportError, OSError):
+            return False
+        return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder for this process, and remove incomplete files.

@@ -1,4 +1,4 @@
-"""Augmentation of training pictures, on 8-bit pixels: random crops, mirror images and colour shifts."""
+"""Augmentation of training pictures, on 8-bit pixels: random crops, mirror images, then changes of single pictures."""
 
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
@@ -9,6 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from resnetkit.data.decoding.pictures import Box
+from resnetkit.data.transforms.alterations import erase, rotated, trivially_augmented
 from resnetkit.data.transforms.preprocess import Preprocess, sides_at
 from resnetkit.errors import UsageError
 
@@ -33,7 +34,7 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """The augmentation of training pictures: a random crop, then a random mirror image, then a random colour shift."""
+    """The augmentation of training pictures, in the order of the fields; a random crop comes first."""
 
     crop: Crop = "none"
     """none: the centre crop of validation. pad: that crop with `padding` pixels added on each side, then a random crop
@@ -48,15 +49,25 @@ class Augment:
     fill: tuple[int, ...] = (0,)
     """constant: the colour, from 0 to 255; one value for all channels, or one per channel."""
     flip: bool = True
-    """Mirror each picture with probability 1/2."""
+    """Mirror each picture left to right with probability 1/2."""
     scale: tuple[float, float] = (0.08, 1.0)
     """random-resized: smallest and largest area, as a fraction of the picture's."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """random-resized: smallest and largest width / height."""
     jitter: tuple[int, int] = (256, 480)
     """scale-jitter: smallest and largest shorter side, in pixels."""
+    vertical_flip: bool = False
+    """Mirror each picture top to bottom with probability 1/2."""
+    rotation: float = 0.0
+    """Rotate each picture by a random angle of up to so many degrees in either direction; 0 is off."""
+    trivial: bool = False
+    """Apply one random operation at a random strength: TrivialAugment, wide (arXiv:2103.10158)."""
     pca_color: float = 0.0
     """Standard deviation of the colour shift along ImageNet's principal components; 0 is off, AlexNet used 0.1."""
+    erase: float = 0.0
+    """Probability that a random box of a picture is erased (arXiv:1708.04896); 0 is off."""
+    blank: tuple[int, ...] = (0,)
+    """rotation, trivial, erase: the colour where there is no picture, 0 to 255; one value, or one per channel."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value out of range; the message names the field."""
@@ -75,8 +86,10 @@ class Augment:
             raise UsageError(f"`size` is {self.size}; it must be at least 1")
         if self.padding < 0:
             raise UsageError(f"`padding` is {self.padding}; it must be at least 0")
-        if not self.fill or not all(0 <= value <= 255 for value in self.fill):
-            raise UsageError(f"`fill` is {self.fill}; give values from 0 to 255, one or one per channel")
+        for name in ("fill", "blank"):
+            color = getattr(self, name)
+            if not color or not all(0 <= value <= 255 for value in color):
+                raise UsageError(f"`{name}` is {color}; give values from 0 to 255, one or one per channel")
         for name, (low, high), limit in (
             ("scale", self.scale, 1),
             ("ratio", self.ratio, inf),
@@ -88,6 +101,9 @@ class Augment:
                 )
         if not 0 <= self.pca_color < inf:
             raise UsageError(f"`pca_color` is {self.pca_color}; it must be at least 0")
+        for name, most in (("rotation", 180), ("erase", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"`{name}` is {getattr(self, name)}; it must be from 0 to {most}")
 
     @property
     def resizes(self) -> bool:
@@ -112,7 +128,28 @@ class Augment:
         if self.flip:
             mirrored = rng.random(len(images)) < 0.5
             images[mirrored] = images[mirrored, :, ::-1]
-        return self.shift_colors(images, rng)
+        return self.altered(images, rng)
+
+    def altered(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Do what comes after crop and mirror image; takes and returns uint8 (n, height, width, channels).
+
+        The result may be `images` themselves or a new array. Raises UsageError as `batch` does.
+        """
+        blank = self.blank * images.shape[-1] if len(self.blank) == 1 else self.blank
+        if self.vertical_flip:
+            flipped = rng.random(len(images)) < 0.5
+            images[flipped] = images[flipped, ::-1]
+        if self.rotation:
+            for image, degrees in zip(images, rng.uniform(-self.rotation, self.rotation, len(images)), strict=True):
+                image[:] = rotated(image, float(degrees), fill=blank)
+        if self.trivial:
+            for image in images:
+                image[:] = trivially_augmented(image, rng, fill=blank)
+        images = self.shift_colors(images, rng)
+        if self.erase:
+            for place in np.flatnonzero(rng.random(len(images)) < self.erase):
+                erase(images[place], rng, fill=blank)
+        return images
 
     def cut(self, sides: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator) -> Cut:
         """Draw a random crop, if it `resizes`, for a picture of `sides` (width, height) that is not decoded yet."""

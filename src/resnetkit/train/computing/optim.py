@@ -71,6 +71,11 @@ def plateaus(errors: Sequence[float], *, patience: int) -> int:
     return drops
 
 
+def evaluations_without_better(scores: Sequence[float]) -> int:
+    """Count the evaluations since the one with the lowest score; the first one, if several have it."""
+    return len(scores) - 1 - scores.index(min(scores))
+
+
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     """Return an update for AveragedModel: exponential averages of weights and statistics; counters are copied."""
 

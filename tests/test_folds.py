@@ -1,0 +1,53 @@
+"""Folds: each picture validates once, classes and groups are kept, and the place of the files does not matter."""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.folds import assign_folds, fold_datasets
+from resnetkit.errors import UsageError
+
+
+def test_every_picture_validates_once(picture_folder):
+    dataset = open_dataset(picture_folder)
+    folds = fold_datasets(dataset, 4, seed=0)
+    paths = {path for part in (dataset.train, dataset.val) for path in part.paths}
+    validating = [path for fold in folds for path in fold.val.paths]
+    assert sorted(validating) == sorted(paths)
+    for number, fold in enumerate(folds, 1):
+        assert not set(fold.train.paths) & set(fold.val.paths)
+        assert {*fold.train.paths, *fold.val.paths} == paths
+        assert np.bincount(fold.val.labels).tolist() == [5, 5, 5]
+        assert fold.split["fold"] == number
+
+
+def test_folds_stay_where_the_set_moves_and_change_with_the_seed(picture_folder, tmp_path):
+    def names(folder, seed):
+        folds = fold_datasets(open_dataset(folder), 3, seed=seed)
+        return [sorted(path.name for path in fold.val.paths) for fold in folds]
+
+    before = names(picture_folder, 0)
+    assert names(picture_folder, 1) != before
+    shutil.move(picture_folder, tmp_path / "moved" / "elsewhere")
+    assert names(tmp_path / "moved" / "elsewhere", 0) == before
+
+
+def test_groups_stay_together_and_folds_are_even():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 60, 600)
+    labels = groups % 3  # a patient has one label
+    keys = [str(place) for place in range(600)]
+    fold_of = assign_folds(labels, keys, 5, seed=0, groups=groups.tolist())
+    assert all(len(set(fold_of[groups == group])) == 1 for group in range(60))
+    for label in range(3):
+        counts = Counter(fold_of[labels == label].tolist())
+        assert max(counts.values()) - min(counts.values()) <= 12
+
+
+@pytest.mark.parametrize(("folds", "words"), [(1, "must be at least 2"), (61, "has 60 training pictures")])
+def test_folds_that_cannot_be_made_are_refused(folds, words, picture_folder):
+    with pytest.raises(UsageError, match=words):
+        fold_datasets(open_dataset(picture_folder), folds, seed=0)
