@@ -1,22 +1,27 @@
 """`resnetkit train`: start a run with a recipe, changed by a YAML file and flags, or resume a run."""
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnetkit.commands.parser import DATA, Parser, dashed
-from resnetkit.commands.printing import print_json
+from resnetkit.commands.printing import on_one_line, print_json
 from resnetkit.commands.recipe_flags import FIELDS, add_recipe, read_recipe_flags
 from resnetkit.data.reading import reading_of
+from resnetkit.display import count
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
-from resnetkit.train.recipe import LENGTHS
+from resnetkit.progress import bar
+from resnetkit.train.recipe import LENGTHS, Recipe
 
 if TYPE_CHECKING:
     from resnetkit.train.repeats import Repeated
 
 Kind = Literal["folds", "seeds"]
+LINES, BAR = 25, 50
+"""Number of lines of a printed curve, and characters of its longest bar."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -46,6 +51,11 @@ def run(argv: Sequence[str]) -> int:
         "deviation",
     )
     parser.add_argument(
+        "--find_lr",
+        action="store_true",
+        help="train no model, but look for a learning rate: a hundred steps with a rising rate, a curve, a suggestion",
+    )
+    parser.add_argument(
         "--resume",
         type=str,
         metavar="RUN",
@@ -64,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
     given = {name: value for name, value in parser.read(argv, defaults=False).items() if name != "data" or value}
 
     if resumed := given.get("resume"):
-        own = {*FIELDS, "recipe", "config", "out", "folds", "seeds"} - {*LENGTHS}
+        own = {*FIELDS, "recipe", "config", "out", "folds", "seeds", "find_lr"} - {*LENGTHS}
         if others := [dashed(f"--{name}") for name in given if name in own]:
             raise UsageError(f"--resume uses the run's own recipe; leave out {' '.join(others)}")
         from resnetkit.train.repeats import go_on, is_repeated
@@ -89,6 +99,10 @@ def run(argv: Sequence[str]) -> int:
         if given.get("allow_other_arithmetic"):
             raise UsageError("--allow-other-arithmetic needs --resume; leave it out")
         recipe, asked = read_recipe_flags(given)
+        if given.get("find_lr"):
+            if others := [f"--{name}" for name in ("out", *get_args(Kind)) if name in given]:
+                raise UsageError(f"--find-lr writes nothing; leave out {' '.join(others)}")
+            return _find_lr(recipe, given, asked)
         kinds: list[Kind] = [kind for kind in get_args(Kind) if given.get(kind) is not None]
         if len(kinds) > 1:
             raise UsageError("--folds and --seeds can't be given together; leave one out")
@@ -119,6 +133,30 @@ def run(argv: Sequence[str]) -> int:
     print(f"model             {result.model}")
     print(f"curves            {result.run / 'curves.png'}")
     print(f"report            {result.run / 'report.html'}")
+    return 0
+
+
+def _find_lr(recipe: Recipe, given: Mapping[str, Any], asked: Mapping[str, str]) -> int:
+    """Look for a learning rate, and print the curve with a bar for each loss."""
+    from resnetkit.train.effects import check_effects
+    from resnetkit.train.finder import STEPS, find_learning_rate
+    from resnetkit.train.run import open_for
+
+    dataset = open_for(recipe, given["data"], reading_of(given))
+    for remark in check_effects(recipe, dataset, {name: place for name, place in asked.items() if name != "lr"}):
+        print(on_one_line(f"resnetkit train: {remark}"), file=sys.stderr)
+    with bar("looking for a learning rate", STEPS) as advance:
+        found = find_learning_rate(recipe, dataset, advance=advance)
+    if given.get("json"):
+        print_json(vars(found) | {"curve": [{"lr": rate, "loss": loss} for rate, loss in found.curve]})
+        return 0
+    shown = found.curve[:: max(1, len(found.curve) // LINES)]
+    highest = max(loss for _, loss in shown)
+    print("learning rate    loss")
+    for rate, loss in shown:
+        print(f"{rate:13.2g}  {loss:6.3f}  {'#' * round(BAR * loss / highest)}")
+    print(f"lowest loss at {found.lowest_at:.2g}, steepest fall at {found.steepest_at:.2g}")
+    print(f"suggestion, for {count(found.batch_size, 'picture')} in a step: --lr {found.suggestion:g}")
     return 0
 
 

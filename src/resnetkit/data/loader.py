@@ -236,7 +236,7 @@ def write_pixels(
         box, mirrored = augment.cut(file.size, preprocess, draws)
         pixels, box = file.part(box, at_least=len(out))
         write_crop(out, pixels, box, interpolation=preprocess.interpolation, mirrored=mirrored)
-        out[:] = augment.shift_colors(out[None], draws)[0]
+        out[:] = augment.altered(out[None], draws)[0]
     else:
         pixels = preprocess.pixels(open_picture(source, mode=mode, at_least=preprocess.shorter_side))
         out[:] = augment.batch(pixels[None], rng())[0]
