@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,8 +166,9 @@ def _divided(dataset: Dataset, recipe: Recipe, kind: Kind, count: int) -> list[D
 def _out_of_fold(results: Sequence[TrainResult]) -> Evaluation | None:
     """Return the evaluations of the best models as one; None if a state does not contain its own."""
     best = [load_state(RunFolder(result.run).state).best for result in results]
-    details = [measured.details for measured in best if measured is not None]
-    return Evaluation.merge(map(Evaluation.from_state, details)) if len(details) == len(results) else None
+    counted = [Evaluation.from_state(measured.details) for measured in best if measured is not None]
+    # Records have places in their fold, and scores of different models can't be compared.
+    return Evaluation.merge(replace(one, records=None) for one in counted) if len(counted) == len(results) else None
 
 
 def _write_report(repeated: Repeated, recipe: Recipe, dataset: Dataset) -> None:
