@@ -130,7 +130,9 @@ def go_on(folder: str | Path, data: str | Path | Dataset | None = None, *, quiet
     kind: Kind = "folds" if about.get("kind") == "folds" else "seeds"
     data = data if data is not None else about.get("data")
     if data is None:
-        raise TrainingError(f"{path / PLAN} does not name the data; give them: resnetkit train --resume {path} DATA")
+        raise TrainingError(
+            f"{path / PLAN} does not name the data; give them: resnetkit train --resume {shell(path)} DATA"
+        )
     try:
         dataset = open_for(recipe, data, reading_of(about.get("read_as") or {}).settled())
     except DataError as error:
