@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from resnetkit.calibration import MOST_RANKS, Calibration, known_score, label_sets, ranks, scaled
+from resnetkit.calibration import MOST_RANKS, Calibration, label_sets, ranks, rejects, scaled
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
@@ -75,7 +75,7 @@ def test_too_few_pictures_and_broken_logits_are_not_fitted() -> None:
 
 def test_ranks_of_many_scores_keep_their_promise() -> None:
     scores = DRAWN.permutation(np.arange(1, 3501)).astype(float)
-    kept = ranks(scores)
+    kept = ranks(scores, up=True)
     assert (len(kept), kept[0], kept[-1]) == (MOST_RANKS, 4, 3500)
     of_many = Calibration(1.0, 3500, kept, kept)
     for share in (0.002, 0.0123, 0.05, 0.31, 0.9, 0.999):
@@ -88,7 +88,7 @@ def test_known_cases_of_thresholds_and_sets() -> None:
     """19 scores are the fewest for 5 %, and 9 for a coverage of 90 %: (n + 1) times the share is a whole number."""
     nine, nineteen = (tuple(np.arange(1, n + 1) / 20) for n in (9, 19))
     assert Calibration(1, 19, nineteen, nineteen).threshold(0.05) == 0.05
-    assert Calibration(1, 9, nine, nine).threshold(0.05) == -np.inf
+    assert Calibration(1, 9, nine, nine).threshold(0.05) == 0
     assert Calibration(1, 19, nineteen, nineteen).most_strange(0.95) == 0.95
     assert Calibration(1, 9, nine, nine).most_strange(0.9) == 0.45
     assert Calibration(1, 9, nine, nine).most_strange(0.95) == 1.0, "sets of all classes"
@@ -108,7 +108,7 @@ def test_new_pictures_are_covered_and_rejected_as_promised() -> None:
         assert found is not None
         probabilities = torch.from_numpy(scaled(logits[99:], found)).softmax(1).numpy()
         covered.append(label_sets(probabilities, found, 0.9)[np.arange(1000), labels[99:]].mean())
-        rejected.append((known_score(logits[99:]) < found.threshold(0.1)).mean())
+        rejected.append(rejects(probabilities, found, 0.1).mean())
     assert 0.895 < np.mean(covered) < 0.95
     assert 0.08 < np.mean(rejected) < 0.105
 
@@ -127,7 +127,7 @@ def test_a_calibration_is_plain_values() -> None:
     assert found is not None
     text = json.dumps(found.to_dict())
     assert Calibration.from_dict(json.loads(text) | {"later": 1}) == found
-    for wrong in ({"temperature": 0}, {"temperature": None}, {"temperature": float("inf")}, {"known_scores": [2, 1]}):
+    for wrong in ({"temperature": 0}, {"temperature": None}, {"temperature": float("inf")}, {"confidences": [2, 1]}):
         with pytest.raises((ValueError, TypeError)):
             Calibration.from_dict(json.loads(text) | wrong)
 
@@ -178,7 +178,7 @@ def test_calibration_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-HOT = Calibration(3.0, 100, tuple(np.linspace(-1, 1, 100)), tuple(np.linspace(0, 0.9, 100)))
+HOT = Calibration(3.0, 100, tuple(np.linspace(0.3, 1, 100)), tuple(np.linspace(0, 0.9, 100)))
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_probabilities_are_the_same_in_every_way(hot: Path, cifar_subset: tuple[
     best = predictor(samples.images[0], top=1)[0]
     assert best.probability == pytest.approx(float(found[0].max()), abs=1e-6)
     assert predictor.explain(samples.images[0]).probability == pytest.approx(best.probability, abs=1e-5)
-    assert predictor.rejected(list(samples.images)).tolist() == (known_score(logits) < HOT.threshold(0.05)).tolist()
+    assert predictor.rejected(list(samples.images)).tolist() == (found.max(axis=1) < HOT.threshold(0.05)).tolist()
     sets = predictor.label_sets(list(samples.images), 0.9)
     assert all(
         labels[0] == predictor(image, top=1)[0].label for labels, image in zip(sets, samples.images, strict=True)

@@ -698,21 +698,19 @@ def test_records_of_an_evaluation(model: str, picture_folder: Path, capsys: Shel
     (picture_folder / "cat" / "broken.png").write_bytes(b"\x89PNG")
     assert main(["evaluate", model, "pictures", "--records", "records.csv", "--views", "multi-scale", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert err.endswith("resnetkit evaluate: the records are records.csv\n")
+    assert err.endswith("resnetkit evaluate: the result of each picture is in records.csv\n")
     rows = list(csv.DictReader(io.StringIO(Path("records.csv").read_text(encoding="utf-8"))))
     assert all(Path(row["picture"]).parent.name == row["label"] for row in rows)
     assert len({row["picture"] for row in rows}) == len(rows) == json.loads(out)["images"] == 60
     wrong = sum(row["class_1"] != row["label"] for row in rows)
     assert json.loads(out)["top1_error_percent"] == pytest.approx(100 * wrong / 60, abs=1e-4)
-    assert list(rows[0])[-2:] == ["class_3", "probability_3"]
-    assert main(["evaluate", model, "pictures", "--records", "x", "--report", "x"]) == 2
-    assert "--report and --records are both x; give two files" in capsys.readouterr().err
-    assert main(["evaluate", model, "pictures", "--records", "records.csv"]) == 2
-    assert (
-        "--records records.csv exists already; give another file, or --force to replace it" in capsys.readouterr().err
-    )
-    assert main(["evaluate", model, "pictures", "--records", "records.csv", "--force"]) == 0
-    for flag, file in (("--records", model), ("--report", next(str(p) for p in Path("pictures").rglob("*.png")))):
+    assert list(rows[0])[-3:] == ["class_3", "probability_3", "label_probability"]
+    assert main(["evaluate", model, "pictures", "--csv", "x", "--report", "x"]) == 2
+    assert "--report and --csv are both x; give two files" in capsys.readouterr().err
+    assert main(["evaluate", model, "pictures", "--csv", "records.csv"]) == 2
+    assert "--csv records.csv exists already; give another file, or --force to replace it" in capsys.readouterr().err
+    assert main(["evaluate", model, "pictures", "--csv", "records.csv", "--force"]) == 0
+    for flag, file in (("--csv", model), ("--report", next(str(p) for p in Path("pictures").rglob("*.png")))):
         before = Path(file).read_bytes()
         assert main(["evaluate", model, "pictures", flag, file, "--force"]) == 2
         assert f"{flag} {file} is the model or the data that are read" in capsys.readouterr().err

@@ -14,7 +14,7 @@ def records(wrong: list[int], indices: range) -> Records:
     places = np.array(indices)
     best = np.isin(places, wrong).astype(np.int64)
     plain = np.zeros(len(places), np.float32)
-    return Records(places, np.zeros(len(places), np.int64), best[:, None], plain[:, None], plain, plain, plain)
+    return Records(places, np.zeros(len(places), np.int64), best[:, None], plain[:, None], plain, plain)
 
 
 def test_pictures_are_matched_and_counted() -> None:

@@ -27,7 +27,7 @@ def test_the_most_probable_classes_are_kept() -> None:
     assert np.allclose(kept.probabilities, [[0.5, 0.25], [0.75, 0.125], [1.0, 0.0]], rtol=1e-6)
     assert np.allclose(kept.label_probabilities, [0.25, 0.75, 0], rtol=1e-6)
     assert np.allclose(kept.uncalibrated, [0.5, 0.75, 1], rtol=1e-6)
-    assert [array.dtype for array in vars(kept).values()] == [np.int64] * 3 + [np.float32] * 4
+    assert [array.dtype for array in vars(kept).values()] == [np.int64] * 3 + [np.float32] * 3
     assert (len(kept), kept.top, records(0, top=9).top) == (3, 2, 3)
     assert repr(kept) == "Records(3 pictures, top 2)"
 
@@ -57,18 +57,9 @@ def test_a_file_of_records_has_a_row_for_each_picture(tmp_path: Path) -> None:
     write_records(file, records(0, 2), classes, in_memory)
     rows = list(csv.reader(file.open(encoding="utf-8")))
     assert rows == [
-        [
-            "picture",
-            "label",
-            "class_1",
-            "probability_1",
-            "class_2",
-            "probability_2",
-            "label_probability",
-            "known_score",
-        ],
-        ["0", "fly", "ant", "0.5", 'bee, "large"', "0.25", "0.25", "0.0"],
-        ["2", "ant", 'bee, "large"', "1.0", "ant", "0.0", "0.0", "0.0"],
+        ["picture", "label", "class_1", "probability_1", "class_2", "probability_2", "label_probability"],
+        ["0", "fly", "ant", "0.5", 'bee, "large"', "0.25", "0.25"],
+        ["2", "ant", 'bee, "large"', "1.0", "ant", "0.0", "0.0"],
     ]
     paths = (Path("a/1.png"), Path("a/2.png"), Path("b/caf\udce9.png"))
     write_records(file, records(2), classes, Samples(classes, np.array([2, 2, 0]), paths=paths))

@@ -28,8 +28,8 @@ class Calibration:
     """Logits are divided by it before the softmax, so that probabilities agree with frequencies (arXiv:1706.04599)."""
     pictures: int
     """Number of validation pictures."""
-    known_scores: tuple[float, ...] = ()
-    """The scores (see `known_score`) of validation pictures, ascending: low ones are unlike the known classes."""
+    confidences: tuple[float, ...] = ()
+    """The probabilities of the most probable classes of validation pictures, ascending."""
     strangeness: tuple[float, ...] = ()
     """1 minus the probability of the label, ascending, for label sets."""
 
@@ -37,7 +37,7 @@ class Calibration:
         """Raise ValueError or TypeError for values that no fit gives."""
         if not 0 < float(self.temperature) < math.inf:
             raise ValueError(f"temperature is {self.temperature}")
-        for name in ("known_scores", "strangeness"):
+        for name in ("confidences", "strangeness"):
             values = np.array(getattr(self, name), float)
             if values.ndim != 1 or not np.isfinite(values).all() or (np.diff(values) < 0).any():
                 raise ValueError(f"{name} are not ascending numbers")
@@ -55,22 +55,22 @@ class Calibration:
         return cls(
             float(values["temperature"]),
             int(values["pictures"]),
-            tuple(map(float, values.get("known_scores", ()))),
+            tuple(map(float, values.get("confidences", ()))),
             tuple(map(float, values.get("strangeness", ()))),
         )
 
     def threshold(self, rate: float = FALSE_REJECT_RATE) -> float:
-        """Return the score below which a picture is taken for one of no known class.
+        """Return the probability of the best class below which a picture is taken for one of no known class.
 
         Of new pictures of known classes, at most the share `rate` (over 0, less than 1) is below it, on average over
-        validation sets: the rank is floor(rate (n + 1)). It is -inf if there are too few validation pictures for it.
+        validation sets: the rank is floor(rate (n + 1)). It is 0 if there are too few validation pictures for it.
         Raises UsageError for another rate.
         """
         if not 0 < rate < 1:
             raise UsageError(f"`reject_rate` is {rate}; it must be over 0 and less than 1")
         rank = math.floor(rate * (self.pictures + 1) + 1e-9)
-        kept = math.floor(rank * len(self.known_scores) / max(self.pictures, 1) + 1e-9)
-        return self.known_scores[kept - 1] if kept else -math.inf
+        kept = math.floor(rank * len(self.confidences) / max(self.pictures, 1) + 1e-9)
+        return self.confidences[kept - 1] if kept else 0.0
 
     def most_strange(self, coverage: float) -> float:
         """Return the largest strangeness of a class in a label set with this `coverage` (over 0, less than 1).
@@ -86,26 +86,30 @@ class Calibration:
         return self.strangeness[kept - 1] if kept <= len(self.strangeness) else 1.0
 
 
-def known_score(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Return how much each picture is like the known classes, float32 (n,), from logits (n, classes).
+def ranks(scores: NDArray[np.floating[Any]], *, up: bool) -> tuple[float, ...]:
+    """Return the sorted scores (n,), rounded to six decimals, at most MOST_RANKS of them: at the ranks ceil(j n / m).
 
-    It is the negative energy of arXiv:2010.03759, log(sum(exp(logits))), at temperature 1.
+    Confidences are rounded down and strangeness up, so that rounding rejects nothing and leaves no class out.
     """
-    highest = logits.max(axis=1)
-    return (highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))).astype(np.float32)
-
-
-def ranks(scores: NDArray[np.floating[Any]]) -> tuple[float, ...]:
-    """Return the sorted scores (n,), rounded to six digits, at most MOST_RANKS: those at the ranks ceil(j n / m)."""
-    ordered = np.sort(scores.astype(np.float64))
+    ordered = np.sort(scores.astype(np.float64)) * 1e6
     kept = min(len(ordered), MOST_RANKS)
     places = [math.ceil(place * len(ordered) / kept - 1e-9) - 1 for place in range(1, kept + 1)]
-    return tuple(float(f"{value:.6g}") for value in ordered[places])
+    rounded = np.ceil(ordered[places] - 1e-6) if up else np.floor(ordered[places] + 1e-6)
+    return tuple((rounded / 1e6).tolist())
 
 
 def scaled(logits: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float32]:
     """Return logits, float32 (n, classes), divided by the temperature; the same array without a calibration."""
     return logits if calibration is None else logits / np.float32(calibration.temperature)
+
+
+def rejects(probabilities: NDArray[np.float32], calibration: Calibration, rate: float) -> NDArray[np.bool_]:
+    """Return which pictures seem to be of no known class, bool (n,), for probabilities (n, classes).
+
+    The probability of the best class tells such pictures apart better than the largest logit and than the energy of the
+    logits, as measured on hand signs with some digits left out of training: see docs/trust.md.
+    """
+    return probabilities.max(axis=1) < np.float32(calibration.threshold(rate))
 
 
 def label_sets(probabilities: NDArray[np.float32], calibration: Calibration, coverage: float) -> NDArray[np.bool_]:

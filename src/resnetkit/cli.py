@@ -40,13 +40,14 @@ VERBS = {
     "export": ("write a model for ONNX Runtime, OpenVINO or torch.export", "resnetkit.commands.export"),
     "tune": ("find the fastest way to compute a model here without losing accuracy", "resnetkit.commands.tune"),
     "data": ("download CIFAR, check a data set, write some of its pictures", "resnetkit.commands.data"),
+    "verify": ("compare training, predictions, exports and tuned graphs", "resnetkit.commands.verify"),
     "doctor": ("examine this machine, and show how to make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> its help, and the module whose `run(argv)` runs it and returns the exit code."""
-COMPUTING = ("train", "evaluate", "predict", "export", "tune", "doctor")
+COMPUTING = ("train", "evaluate", "predict", "export", "tune", "verify", "doctor")
 """Verbs for which `set_up` is called."""
 
-DECODING = ("train", "evaluate", "predict", "export", "tune", "data")
+DECODING = ("train", "evaluate", "predict", "export", "tune", "verify", "data")
 """Verbs that read pictures, and so accept --max-pixels."""
 STORING = ("train", "convert", "export", "tune")
 """Verbs that write names into files, or pass them to libraries, which accept UTF-8 only."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from resnetkit.data.folders.folder import UNLABELLED
 from resnetkit.data.reading import reading_of
 from resnetkit.data.samples import Dataset, Samples, numbers_imagenet
 from resnetkit.display import count
-from resnetkit.errors import UsageError
+from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.location import LocalFile, locate
 from resnetkit.progress import bar
@@ -19,10 +20,10 @@ from resnetkit.progress import bar
 if TYPE_CHECKING:
     from resnetkit.evaluation.metrics import Evaluation
 
-FILES = {"report": "report.html", "records": "records.csv"}
+FILES = {"report": "report.html", "csv": "pictures.csv", "calibrate": "model.safetensors"}
 """The flags that write a file, with an example of its name."""
 TOP = 5
-"""Number of classes that --records writes for each picture, the most probable first."""
+"""Number of classes that --csv writes for each picture, the most probable first."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -57,24 +58,51 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--report", type=str, metavar="FILE", help="also write the result as an HTML page")
     parser.add_argument(
+        "--csv",
         "--records",
         type=str,
         metavar="FILE",
         help=f"also write a CSV file: label, {TOP} most probable classes and their probabilities for each picture",
     )
-    parser.add_argument("--force", action="store_true", help="replace existing files of --report and --records")
+    parser.add_argument(
+        "--against",
+        type=str,
+        metavar="OTHER",
+        help="another model: compare both picture by picture, and say whether they can be told apart",
+    )
+    parser.add_argument(
+        "--class_share",
+        type=str,
+        metavar="NAME=SHARE,...",
+        help="also give the error where the classes have these shares, such as cat=0.7,dog=0.3",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=str,
+        metavar="FILE",
+        help="also write the model to this file with a temperature and thresholds fitted on these pictures",
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing files of the flags that write one")
     parser.add_reading()
     given = parser.read(argv)
-    report, records = (_file(given, name, example) for name, example in FILES.items())
-    if report and report == records:
-        raise UsageError(f"--report and --records are both {report}; give two files")
+    files = {name: file for name, example in FILES.items() if (file := _file(given, name, example))}
+    if len(set(files.values())) < len(files):
+        first, *_ = [name for name, file in files.items() if list(files.values()).count(file) > 1]
+        other = next(name for name, file in files.items() if name != first and file == files[first])
+        raise UsageError(f"--{first} and --{other} are both {files[first]}; give two files")
+    if "calibrate" in files and given["views"] != "single":
+        raise UsageError("--calibrate fits the single view, which predict uses; leave out --views")
+    shares = _shares(given["class_share"]) if given["class_share"] else {}
 
-    from resnetkit.data.parts import choose_part, open_as_trained
+    from resnetkit.data.parts import choose_part, open_as_trained, recognise
+    from resnetkit.evaluation.calibration import LEAST_PICTURES, LogitSample
+    from resnetkit.evaluation.compare import Comparison
     from resnetkit.evaluation.evaluate import evaluate
+    from resnetkit.evaluation.intervals import class_shares, weighted_error
     from resnetkit.evaluation.records import write_records
     from resnetkit.evaluation.report import write_report
     from resnetkit.location import short_name
-    from resnetkit.modelfile import load
+    from resnetkit.modelfile import load, save
     from resnetkit.train.effects import effective_fields
 
     model = load(given["model"])
@@ -82,8 +110,15 @@ def run(argv: Sequence[str]) -> int:
     for note in dataset.understood:
         _say(note)
     part = choose_part(dataset, model.header.data, given["split"])
-    for file, flag in ((report, "--report"), (records, "--records")):
-        _refuse_own(file, flag, given["model"], given["data"], part.samples)
+    for name, file in files.items():
+        _refuse_own(file, f"--{name}", given["model"], given["data"], part.samples)
+    if part.trained_on and "calibrate" in files:
+        raise UsageError(
+            f"--calibrate needs pictures that did not train the model, and {part.trained_on:,} of these did; leave out "
+            "--split, or give other pictures"
+        )
+    other = load(given["against"]) if given["against"] else None
+    sample = LogitSample(len(part.samples), len(model.header.classes)) if "calibrate" in files else None
     if left_out := _left_out(dataset):
         _say(left_out)
     if numbers_imagenet(part.samples.classes, model.header.classes):
@@ -96,26 +131,63 @@ def run(argv: Sequence[str]) -> int:
             batch_size=given["batch_size"],
             workers=given["workers"],
             strict=given["strict"],
-            records=TOP if records else 0,
+            records=TOP,
+            see=sample.add if sample else None,
             advance=advance,
         )
+    document = result.to_dict()
+    if sample:
+        calibration = sample.fit()
+        if calibration is None:
+            raise DataError(f"--calibrate needs {LEAST_PICTURES} pictures or more, and finite logits")
+        save(files["calibrate"], model.net, replace(model.header, calibration=calibration))
+        result.calibration = calibration
+        result.records = sample.records(calibration, top=TOP) if sample.whole else result.records
+        document = result.to_dict() | {"calibrated_model": str(files["calibrate"])}
+    if shares:
+        totals = result.confusion.sum(axis=1)
+        weighted, ends = weighted_error(result.confusion, class_shares(shares, result.classes, totals))
+        document["weighted"] = {
+            "class_share": shares,
+            "top1_error_percent": round(100 * weighted, 4),
+            "interval_percent": [round(100 * end, 4) for end in ends],
+        }
+    if other and result.records:
+        with bar("evaluating the other model", len(part.samples)) as advance:
+            others = evaluate(
+                other,
+                replace(part, trained_on=0),
+                views=given["views"],
+                workers=given["workers"],
+                records=1,
+                advance=advance,
+            )
+        if others.records:
+            document["difference"] = Comparison.of(result.records, others.records).to_dict()
+            document["difference"]["other_top1_error_percent"] = others.top1_error_percent
+        if known := int(recognise(part.samples, other.header.data).mask.sum()):
+            _say(
+                f"{known:,} of these pictures trained {given['against']}: its error on new pictures may be much larger"
+            )
     if given["json"]:
-        print_json(result.to_dict())
+        print_json(document)
     else:
         pictures = f"all {result.images:,}" if part.name == "all" else f"{result.images:,} {part.name}"
         print(on_one_line(f"{pictures} pictures of {given['data']}, {given['views']} view"))
         print(f"{part.name}: {part.why}")
-        _print(result)
+        _print(result, document)
     for note in result.notes:
         _say(note)
-    if report:
+    if report := files.get("report"):
         title = f"{short_name(given['model'])} on {short_name(given['data'])}"
         recipe = effective_fields(model.header.recipe, model.header.data.get("split", {}))
         write_report(report, model.header, title=title, evaluated=result, recipe=recipe, on=f"{part.name} pictures")
         _say(f"the report is {report}")
-    if records and result.records:
-        write_records(records, result.records, result.classes, part.samples)
-        _say(f"the records are {records}")
+    if (table := files.get("csv")) and result.records:
+        write_records(table, result.records, result.classes, part.samples)
+        _say(f"the result of each picture is in {table}")
+    if "calibrate" in files:
+        _say(f"the model with temperature {document['calibration']['temperature']:.3f} is {files['calibrate']}")
     return 0
 
 
@@ -145,9 +217,23 @@ def _file(given: Mapping[str, Any], name: str, example: str) -> Path | None:
     return free_file(given[name], f"--{name}", force=given["force"])
 
 
-def _refuse_own(file: Path | None, flag: str, model: str, data: str, samples: Samples) -> None:
+def _shares(text: str) -> dict[str, float]:
+    """Return class shares by name. Raises UsageError for text that is not NAME=SHARE,NAME=SHARE."""
+    shares: dict[str, float] = {}
+    for item in text.split(","):
+        name, equals, share = item.rpartition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise UsageError(f"--class-share {item}: give the name of a class and its share, such as cat=0.7,dog=0.3")
+    return shares
+
+
+def _refuse_own(file: Path, flag: str, model: str, data: str, samples: Samples) -> None:
     """Raise UsageError for a file to write that is the model, the list or one of the pictures."""
-    if file is None or not file.exists():
+    if not file.exists():
         return
     found = locate(model)
     inputs = [found.path] if isinstance(found, LocalFile) else []
@@ -156,12 +242,33 @@ def _refuse_own(file: Path | None, flag: str, model: str, data: str, samples: Sa
         raise UsageError(f"{flag} {file} is the model or the data that are read; give another file")
 
 
-def _print(result: "Evaluation") -> None:
-    print(f"top-1 error  {result.top1_error_percent:.2f} %")
+def _print(result: "Evaluation", document: Mapping[str, Any]) -> None:
+    low, high = result.interval_percent
+    print(f"top-1 error  {result.top1_error_percent:.2f} % (95 % interval: {low:.2f} to {high:.2f} %)")
     if result.has_top5:
         print(f"top-5 error  {result.top5_error_percent:.2f} %")
+    print(f"accuracy     {100 - result.top1_error_percent:.2f} % ({100 - high:.2f} to {100 - low:.2f} %)")
     print(f"loss         {result.loss:.4f}")
-    print()
+    if found := document.get("calibration"):
+        before = f", {found['ece_percent_before']:.1f} % without it" if found["temperature"] != 1 else ""
+        print(f"calibration  error of {found['ece_percent']:.1f} % at temperature {found['temperature']:.3f}{before}")
+    if found := document.get("reject"):
+        print(f"--reject     marks {found['rejected_known_percent']:.1f} % of these pictures, which have known classes")
+    if found := document.get("weighted"):
+        low, high = found["interval_percent"]
+        print(
+            f"weighted     top-1 error {found['top1_error_percent']:.2f} % ({low:.2f} to {high:.2f} %) at --class-share"
+        )
+    if found := document.get("difference"):
+        low, high = found["interval_percent"]
+        print(
+            f"difference   {found['percent']:+.2f} points ({low:+.2f} to {high:+.2f}), p = {found['p']:.3f}: "
+            f"{found['verdict']}"
+        )
+    print(
+        f"\nso many pictures are likely to show a difference between two models of "
+        f"{result.smallest_difference_percent:.1f} points or more\n"
+    )
     print_table(*result.table(worst_first=False))
     if result.unreadable:
         print(f"\n{len(result.unreadable)} more can't be read, first {on_one_line(next(iter(result.unreadable)))}")

@@ -23,7 +23,8 @@ DATA = "cifar10, cifar100, a folder, or a CSV file or other list"
 OTHER_NAMES = {
     "data get": {"folder": "from"},
     "train": {"run_folder": "resume"},
-    "predict": {"label": "explain_class", "stage": "explain_stage"},
+    "evaluate": {"records": "csv"},
+    "predict": {"label": "explain_class", "stage": "explain_stage", "coverage": "sets"},
     "convert": {"path": "file"},
     "export": {"path": "out"},
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from resnetkit.calibration import FALSE_REJECT_RATE
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import as_is, as_json, free_file, on_one_line
 from resnetkit.errors import DataError, UsageError
@@ -37,6 +38,23 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--top", type=int, default=5, help="number of classes to print, the most probable first")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help="print CSV: path,label,index,probability,error")
+    parser.add_argument(
+        "--reject",
+        action="store_true",
+        help="mark pictures that seem to be of no known class, by the threshold that validation gave",
+    )
+    parser.add_argument(
+        "--reject_rate",
+        type=float,
+        default=FALSE_REJECT_RATE,
+        help="share of pictures of known classes that --reject may mark",
+    )
+    parser.add_argument(
+        "--sets",
+        type=float | None,
+        metavar="COVERAGE",
+        help="also give the set of classes that contains the right one in this share of pictures, such as 0.9",
+    )
     parser.add_argument(
         "--logits",
         action="store_true",
@@ -142,7 +160,13 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
         values = _values(predictor, given["paths"], output, given["workers"], failed, advance, renamed)
         _write_npz(values, output, Path(given["out"])) if given["out"] else _write_json_lines(values, output)
         return
-    results = predictor.predict_paths(given["paths"], top=given["top"], workers=given["workers"])
+    results = predictor.predict_paths(
+        given["paths"],
+        top=given["top"],
+        reject_rate=given["reject_rate"] if given["reject"] else None,
+        coverage=given["sets"],
+        workers=given["workers"],
+    )
     if given["explain"]:
         from resnetkit.infer.explain import find_class, find_stage
 
@@ -151,8 +175,13 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
         stage = find_stage(stage, len(predictor.model.header.spec.depths))
         results = _explained(results, predictor, Path(given["explain"]), label, stage)
     results = (result | {"path": renamed.get(result["path"], result["path"])} for result in results)
-    write = _write_json if given["json"] else _write_csv if given["csv"] else _write_lines
-    write(_noting_failures(results, failed, advance))
+    results = _noting_failures(results, failed, advance)
+    if given["json"]:
+        _write_json(results)
+    elif given["csv"]:
+        _write_csv(results, more=[name for name, flag in (("rejected", "reject"), ("set", "sets")) if given[flag]])
+    else:
+        _write_lines(results)
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -162,7 +191,7 @@ def _check(given: dict[str, Any]) -> None:
     numbers = [f"--{name}" for name in ("logits", "features") if given[name]]
     if len(numbers) > 1:
         raise UsageError("--logits and --features both set the output; give one of them")
-    for name in ("json", "csv", "explain"):
+    for name in ("json", "csv", "explain", "reject", "sets"):
         if numbers and given[name]:
             raise UsageError(f"{numbers[0]} and --{name} can't be combined; leave one out")
     if given["out"]:
@@ -259,20 +288,32 @@ def _write_npz(values: Iterable[tuple[str, Any]], output: str, file: Path) -> No
 def _write_lines(results: Results) -> None:
     for result in results:
         print(on_one_line(result["path"]))
+        if result.get("rejected"):
+            print("  none of the known classes; the nearest:")
         for best in result.get("predictions", ()):
             print(f"  {100 * best['probability']:6.2f} %  {on_one_line(best['label'])}")
+        if "set" in result:
+            print(f"  one of: {', '.join(map(on_one_line, result['set']))}")
         if "drawing" in result:
             print(f"  drawn: {on_one_line(result['drawing'])}")
         if "error" in result:
             print(f"  error: {on_one_line(result['error'])}")
 
 
-def _write_csv(results: Results) -> None:
-    writer = csv.DictWriter(as_is(sys.stdout), ("path", "label", "index", "probability", "error"), lineterminator="\n")
+def _write_csv(results: Results, *, more: Sequence[str]) -> None:
+    """Print CSV; `more` are the names of further columns, whose value is the same in all rows of a picture."""
+    columns = ("path", "label", "index", "probability", "error", *more)
+    writer = csv.DictWriter(as_is(sys.stdout), columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
         rows = result.get("predictions") or [{"error": result["error"]}]
-        writer.writerows({"path": result["path"]} | row for row in rows)
+        of_picture = {name: _cell(result[name]) for name in ("path", *more) if name in result}
+        writer.writerows(of_picture | row for row in rows)
+
+
+def _cell(value: Any) -> str:
+    """Return a value for CSV: true or false, and the classes of a set as a JSON list."""
+    return value if isinstance(value, str) else as_json(value)
 
 
 def _write_json(results: Results) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnetkit.calibration import Calibration, known_score, ranks
+from resnetkit.calibration import Calibration, ranks
 from resnetkit.evaluation.records import Records
 
 LEAST_PICTURES = 30
@@ -30,12 +30,12 @@ def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibra
     if len(logits) < LEAST_PICTURES or logits.shape[1] < 2 or not np.isfinite(logits).all():
         return None
     temperature = fit_temperature(logits, labels)
-    log_probabilities = _log_softmax(logits.astype(np.float64) / temperature)
+    probabilities = np.exp(_log_softmax(logits.astype(np.float64) / temperature))
     return Calibration(
         temperature,
         len(logits),
-        ranks(known_score(logits)),
-        ranks(1 - np.exp(log_probabilities[np.arange(len(labels)), labels])),
+        ranks(probabilities.max(axis=1), up=False),
+        ranks(1 - probabilities[np.arange(len(labels)), labels], up=True),
     )
 
 
@@ -88,10 +88,10 @@ class LogitSample:
         logits, labels, _ = self._joined()
         return fit(logits.numpy(), labels.numpy())
 
-    def fit_twice(self) -> tuple[Calibration | None, Calibration | None]:
-        """Fit on every second picture, and on the others."""
-        logits, labels, _ = self._joined()
-        return fit(logits[::2].numpy(), labels[::2].numpy()), fit(logits[1::2].numpy(), labels[1::2].numpy())
+    @property
+    def whole(self) -> bool:
+        """Whether no picture is left out."""
+        return self._every == 1
 
     def records(self, calibration: Calibration | None, *, top: int = 1) -> Records:
         """Return the records of what was added, with the probabilities that `calibration` gives."""

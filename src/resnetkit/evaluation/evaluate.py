@@ -54,6 +54,7 @@ def evaluate(
     strict: bool = False,
     records: int = 0,
     device: str = "auto",
+    see: Callable[[Tensor, Tensor, Tensor], None] | None = None,
     advance: Advance = ignore,
 ) -> Evaluation:
     """Measure the errors of `model` on labelled pictures; each picture is counted once.
@@ -69,7 +70,8 @@ def evaluate(
     `workers`, the threads that decode pictures. `records` is the number of most probable classes to keep for each
     picture, in `Evaluation.records`; 0 keeps no records, and then the result has no calibration. Probabilities in
     records of a single view are those of `predict`, at the model's temperature; the loss is always that of the network
-    itself, at temperature 1, as in training. `advance` is called after each batch with the number of its
+    itself, at temperature 1, as in training. `see` is called with the logits (n, classes), the labels and the indices
+    (n,) of each batch of a single view. `advance` is called after each batch with the number of its
     pictures.
 
     Raises UsageError for an argument that is not valid. Raises DataError if the pictures have a class that the model
@@ -88,6 +90,7 @@ def evaluate(
         strict=strict,
         records=records,
         calibration=model.header.calibration,
+        see=see,
         advance=advance,
     )
     result.part, result.of, result.why, result.trained_on = part.name, part.of, part.why, part.trained_on
@@ -130,9 +133,8 @@ def evaluate_net(
 ) -> Evaluation:
     """Measure the errors of a network, whose classes are those of `samples`. The network is left in evaluation mode.
 
-    `calibration` gives the temperature of a single view's records. `see` is called with the logits (n, classes), the
-    labels and the indices (n,) of each batch of a single view. Other arguments are those of `evaluate`. An exception
-    from `advance` ends the evaluation.
+    `calibration` gives the temperature of a single view's records. Other arguments are those of `evaluate`. An
+    exception from `advance` ends the evaluation.
     """
     if views not in get_args(Views):
         raise UsageError(f"`views` is {views!r}; choose one of {', '.join(get_args(Views))}")

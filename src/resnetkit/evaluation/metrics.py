@@ -264,7 +264,7 @@ class Evaluation:
         if self.calibration is None or self.records is None:
             return None
         threshold = self.calibration.threshold()
-        share = float((self.records.known_scores < threshold).mean())
+        share = float((self.records.probabilities[:, 0] < np.float32(threshold)).mean())
         return {"threshold": threshold, "rejected_known_percent": round(100 * share, 4)}
 
     def to_state(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnetkit.calibration import Calibration, known_score
+from resnetkit.calibration import Calibration
 from resnetkit.data.samples import Samples
 from resnetkit.display import count, line, printable
 from resnetkit.errors import UsageError
@@ -34,8 +34,6 @@ class Records:
     """Shape (n,): the probabilities of the labels, at the model's temperature."""
     uncalibrated: NDArray[np.float32]
     """Shape (n,): the probability of the most probable class at temperature 1."""
-    known_scores: NDArray[np.float32]
-    """Shape (n,): low for pictures that are unlike the known classes; see `calibration.known_score`."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -74,7 +72,6 @@ class Records:
             log_probabilities.gather(1, best).exp().numpy(force=True),
             own.exp().numpy(force=True),
             logits.log_softmax(dim=1).amax(dim=1).exp().numpy(force=True),
-            known_score(logits.numpy(force=True)),
         )
 
     def within(self, places: NDArray[np.int64]) -> "Records":
@@ -117,18 +114,17 @@ def joined(parts: Sequence[Records]) -> Records:
 def write_records(path: Path, records: Records, classes: Sequence[str], samples: Samples) -> None:
     """Write `records` as CSV with a row for each picture.
 
-    The columns are picture,label,class_1,probability_1,class_2,...,label_probability,known_score. The first one is the
+    The columns are picture,label,class_1,probability_1,class_2,...,label_probability. The first one is the
     picture's path, or its index if it is in memory. `classes` are the class names, in the order of the labels.
     `samples` are the pictures that were evaluated. A file at `path` is replaced.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{column}_{place}" for place in range(1, records.top + 1) for column in ("class", "probability")]
-    writer.writerow(["picture", "label", *columns, "label_probability", "known_score"])
+    writer.writerow(["picture", "label", *columns, "label_probability"])
     for place in range(len(records)):
         pairs = zip(records.classes[place].tolist(), records.probabilities[place], strict=True)
         cells = [cell for best, probability in pairs for cell in (classes[best], str(probability))]
-        scores = (str(records.label_probabilities[place]), str(records.known_scores[place]))
         name, label = samples.place(int(records.indices[place])), classes[records.labels[place]]
-        writer.writerow([name, label, *cells, *scores])
+        writer.writerow([name, label, *cells, str(records.label_probabilities[place])])
     write_whole(path, printable(text.getvalue()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args,
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.calibration import FALSE_REJECT_RATE, Calibration, known_score, label_sets, scaled
+from resnetkit.calibration import FALSE_REJECT_RATE, Calibration, label_sets, rejects, scaled
 from resnetkit.data.folders.listing import OnePath, each_path
 from resnetkit.data.prefetch import Failure, own_path
 from resnetkit.data.transforms.resampling import prepare
@@ -343,7 +343,7 @@ class Predictor:
         return self.calibration
 
     def _rejects(self, logits: NDArray[np.float32], rate: float) -> NDArray[np.bool_]:
-        return known_score(logits) < self._calibrated.threshold(rate)
+        return rejects(softmax(scaled(logits, self._calibrated)), self._calibrated, rate)
 
     def _sets(self, logits: NDArray[np.float32], coverage: float) -> list[tuple[str, ...]]:
         probabilities = softmax(scaled(logits, self._calibrated))

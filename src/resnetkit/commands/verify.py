@@ -1,0 +1,55 @@
+"""`resnetkit verify`: one receipt that evaluation, predictions, exported files and tuned graphs agree."""
+
+import sys
+from collections.abc import Sequence
+
+from resnetkit.commands.parser import MODEL, Parser
+from resnetkit.commands.printing import on_one_line, print_json, print_table
+
+
+def run(argv: Sequence[str]) -> int:
+    """Compare all ways to predict; return 1 if they do not agree."""
+    parser = Parser(
+        "verify",
+        "MODEL [DIR] [options]",
+        "Compare training's evaluation with every way to predict that is installed here, on the same pictures: predict "
+        "with each backend, tuned graphs, and exported files. Exit code 1 if they do not agree.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DIR",
+        help="a folder of pictures, or a data set; unset: the validation pictures of the model's run if they are "
+        "there, else drawn pictures",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.read(argv)
+
+    from resnetkit.verification import verify
+
+    def say(text: str) -> None:
+        print(on_one_line(f"resnetkit verify: {text}"), file=sys.stderr)
+
+    result = verify(given["model"], given["data"], say=say)
+    if given["json"]:
+        print_json(result.to_dict())
+        return 0 if result.agrees else 1
+    print(on_one_line(f"{result.pictures:,} pictures, {result.of}"))
+    rows = [
+        (
+            name,
+            way.precision,
+            f"{way.largest_difference:.1e}",
+            f"{way.other_best_class:,}",
+            "yes" if way.agrees else "NO",
+        )
+        for name, way in result.ways.items()
+    ]
+    print_table(
+        ("compared with training's evaluation", "precision", "largest difference", "other best class", "agrees"), rows
+    )
+    for name, reason in result.left_out.items():
+        print(on_one_line(f"{name}: {reason}"))
+    print("all ways agree" if result.agrees else "the ways do NOT agree")
+    return 0 if result.agrees else 1

@@ -1,0 +1,244 @@
+"""One receipt that training's evaluation, predictions, exported files and tuned graphs agree on the same pictures."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from resnetkit.calibration import scaled
+from resnetkit.data.decoding.pictures import open_picture
+from resnetkit.data.folders.listing import find_below
+from resnetkit.data.parts import choose_part, open_as_trained
+from resnetkit.data.samples import Samples
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.errors import DataError, ExportError, ResnetkitError
+from resnetkit.evaluation.evaluate import evaluate_net
+from resnetkit.files import expanded
+from resnetkit.infer.backends.backend import softmax
+from resnetkit.infer.choice import Choice, Goal, installed
+from resnetkit.infer.exports.export import export
+from resnetkit.infer.exports.formats import FILE_FORMATS, Format
+from resnetkit.infer.predictor import Predictor
+from resnetkit.infer.tuning.record import find_tuned
+from resnetkit.infer.unloaded import find_model
+from resnetkit.location import LocalFile, locate
+from resnetkit.modelfile import Model, load
+from resnetkit.train.recipe import Recipe, read_recipe
+from resnetkit.train.run_folder import RunFolder
+
+MOST_PICTURES = 200
+"""Most pictures that are compared, evenly spaced over the data."""
+GENERATED = 24
+"""Pictures that are drawn where there are no others."""
+EXACT = 1e-3
+"""Largest difference of a probability that rounding in float32 makes; many times what is usual."""
+TUNED_SHARE = 0.02
+"""Share of pictures whose best class may differ in bfloat16 or 8-bit integers, whose accuracy tuning has checked."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one way to predict differs from training's evaluation."""
+
+    largest_difference: float
+    """The largest difference of a probability of a class in a picture."""
+    other_best_class: int
+    """Number of pictures with another best class; two classes whose probabilities differ by less than EXACT are equal.
+    """
+    precision: str
+    agrees: bool
+
+    @classmethod
+    def of(cls, expected: NDArray[np.float32], found: NDArray[np.float32], precision: str) -> "Way":
+        """Compare probabilities (n, classes)."""
+        if found.shape != expected.shape or not np.isfinite(found).all():
+            return cls(1.0, len(expected), precision, agrees=False)
+        largest = float(np.abs(found - expected).max())
+        chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+        other = int((expected.max(axis=1) - chosen > EXACT).sum())
+        if precision == "float32":
+            return cls(largest, other, precision, agrees=largest <= EXACT and not other)
+        return cls(largest, other, precision, agrees=other <= max(1, TUNED_SHARE * len(expected)))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The receipt."""
+
+    pictures: int
+    of: str
+    """Where the pictures come from, for people."""
+    ways: Mapping[str, Way]
+    left_out: Mapping[str, str]
+    """Ways that could not be tried, with the reasons."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all ways agree."""
+        return all(way.agrees for way in self.ways.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as plain values for JSON."""
+        ways = {
+            name: vars(way) | {"largest_difference": float(f"{way.largest_difference:.3g}")}
+            for name, way in self.ways.items()
+        }
+        return {
+            "pictures": self.pictures,
+            "of": self.of,
+            "ways": ways,
+            "left_out": dict(self.left_out),
+            "agrees": self.agrees,
+        }
+
+
+def verify(
+    model: str | Path, data: str | Path | None = None, *, say: Callable[[str], None] = lambda line: None
+) -> Verification:
+    """Compare all ways to predict with training's evaluation, picture by picture.
+
+    The ways are `predict` as it computes by default and by each backend that is installed, the choices of `tune`, and
+    files that `export` writes for this comparison. `data` is a folder or a data set; labels are not needed. Without it,
+    the pictures are those of the run's validation part, if the model is in a run folder whose data are there; else they
+    are drawn. `say` is called with a line before each way.
+
+    Raises DataError if no picture can be read, and the errors of `load`.
+    """
+    loaded = load(model)
+    with TemporaryDirectory(prefix="resnetkit-verify-") as folder:
+        paths, of = _pictures(model, loaded, data, Path(folder))
+        say(f"{len(paths):,} pictures: {of}")
+        samples = Samples(loaded.header.classes, np.zeros(len(paths), np.int64), paths=tuple(paths))
+        expected, read = _evaluated(loaded, samples)
+        paths = [paths[place] for place in read]
+        ways: dict[str, Way] = {}
+        left_out: dict[str, str] = {}
+        for name, (precision, compute) in _ways(model, loaded, Path(folder)).items():
+            say(f"comparing {name}")
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    ways[name] = Way.of(expected, compute(paths), precision)
+            except ResnetkitError as error:
+                if isinstance(error, ExportError):  # a file that differs too much is not kept
+                    ways[name] = Way(1.0, len(paths), precision, agrees=False)
+                left_out[name] = str(error)
+    return Verification(len(paths), of, ways, left_out)
+
+
+def _pictures(model: str | Path, loaded: Model, data: str | Path | None, folder: Path) -> tuple[list[Path], str]:
+    """Return the files to compare on, and where they come from."""
+    if data is not None:
+        found = _files(data, loaded)
+        if not found:
+            raise DataError(f"{data} has no picture files to compare on; give a folder of pictures")
+        return _some(found), f"of {data}"
+    located = locate(model)
+    run = RunFolder(located.path.parent) if isinstance(located, LocalFile) else None
+    if run and run.recipe.is_file():
+        try:
+            place = read_recipe(run.recipe, Recipe())[1].get("data")
+            dataset = open_as_trained(str(place), loaded.header.data) if place else None
+            part = choose_part(dataset, loaded.header.data) if dataset else None
+            if part and part.samples.paths:
+                return _some(part.samples.paths), f"the {part.name} part of {part.of}, which the run did not train on"
+        except ResnetkitError:
+            pass
+    return _drawn(folder / "drawn", loaded.header.preprocess), "drawn for this, since the run's data are not there"
+
+
+def _files(data: str | Path, loaded: Model) -> Sequence[Path]:
+    path = expanded(data)
+    if path.is_dir():
+        return [found.path for found in find_below(path) if found.kind == "picture" and not found.reason]
+    return choose_part(open_as_trained(str(data), loaded.header.data), loaded.header.data, "all").samples.paths or ()
+
+
+def _some(paths: Sequence[Path]) -> list[Path]:
+    places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_PICTURES)).round().astype(int)
+    return [paths[place] for place in places]
+
+
+def _drawn(folder: Path, preprocess: Preprocess) -> list[Path]:
+    """Write pictures of coarse and fine noise, of several sizes, modes and formats, the same ones each time."""
+    folder.mkdir()
+    drawn, paths = np.random.default_rng(0), list[Path]()
+    for number in range(GENERATED):
+        width, height = drawn.integers(preprocess.size // 2 + 1, 3 * preprocess.size, 2).tolist()
+        coarse = Image.fromarray(drawn.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height))
+        fine = Image.fromarray(drawn.integers(0, 256, (height, width, 3), np.uint8))
+        picture = Image.blend(coarse, fine, 0.2)
+        mode, suffix = [("RGB", ".jpg"), ("RGB", ".png"), ("L", ".png"), ("RGBA", ".png")][number % 4]
+        paths.append(folder / f"{number:02d}{suffix}")
+        picture.convert(mode).save(paths[-1])
+    return paths
+
+
+def _evaluated(model: Model, samples: Samples) -> tuple[NDArray[np.float32], list[int]]:
+    """Return the probabilities (n, classes) that training's evaluation gives, and the places of the pictures read."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def see(logits: Tensor, labels: Tensor, indices: Tensor) -> None:
+        kept.append((logits.cpu(), indices))
+
+    evaluate_net(model.net, samples, model.header.preprocess, see=see)
+    logits = torch.cat([one for one, _ in kept]).numpy()
+    return softmax(scaled(logits, model.header.calibration)), torch.cat([places for _, places in kept]).tolist()
+
+
+Compute = Callable[[Sequence[Path]], NDArray[np.float32]]
+
+
+def _ways(model: str | Path, loaded: Model, folder: Path) -> dict[str, tuple[str, Compute]]:
+    """Return each way to try: its precision, and a function that gives the probabilities of pictures."""
+
+    def predicted(**arguments: Any) -> Compute:
+        return lambda paths: Predictor(model, device="cpu", **arguments).probabilities(list(paths))
+
+    ways: dict[str, tuple[str, Compute]] = {}
+    unloaded = find_model(model)
+    with warnings.catch_warnings(action="ignore"):
+        tuned = find_tuned(unloaded)
+    usual = tuned[0].choice("throughput") if tuned else None
+    ways["predict"] = (usual.precision if usual else "float32", predicted(goal="throughput"))
+    for backend in ("torch", "openvino", "onnxruntime"):
+        if installed(backend):
+            ways[f"predict --backend {backend}"] = ("float32", predicted(backend=backend, precision="float32"))
+    for goal in tuned[0].goals if tuned else ():
+        choice = tuned[0].choice(goal) if tuned else None
+        if isinstance(choice, Choice):
+            ways[f"tuned for {goal}: {choice.backend} {choice.precision}"] = (
+                choice.precision,
+                predicted(goal=cast("Goal", goal)),
+            )
+    for to in ("onnx", "openvino"):
+        if all(installed_package(name) for name in FILE_FORMATS[to].packages):
+            ways[f"export --to {to}"] = ("float32", _exported(loaded, to, folder))
+    return ways
+
+
+def installed_package(name: str) -> bool:
+    """Whether a package can be imported; it is not imported."""
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def _exported(model: Model, to: Format, folder: Path) -> Compute:
+    """Return a function that exports the model with its preprocessing, and runs the file on pixels."""
+
+    def compute(paths: Sequence[Path]) -> NDArray[np.float32]:
+        kind, preprocess = FILE_FORMATS[to], model.header.preprocess
+        file = export(model, folder / f"model{kind.suffixes[0]}", to=to, with_preprocess=True).path
+        run = kind.open(file)
+        found = [run(preprocess.pixels(open_picture(path, mode=preprocess.mode))[None]) for path in paths]
+        return np.concatenate(found)
+
+    return compute
