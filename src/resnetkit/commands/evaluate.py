@@ -1,5 +1,6 @@
 """`resnetkit evaluate`: errors and loss of a model on labelled pictures."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -99,8 +100,9 @@ def run(argv: Sequence[str]) -> int:
     from resnetkit.evaluation.compare import Comparison
     from resnetkit.evaluation.evaluate import evaluate
     from resnetkit.evaluation.intervals import class_shares, weighted_error
+    from resnetkit.evaluation.mistakes import worst_mistakes
     from resnetkit.evaluation.records import write_records
-    from resnetkit.evaluation.report import write_report
+    from resnetkit.evaluation.report import versions, write_report
     from resnetkit.location import short_name
     from resnetkit.modelfile import load, save
     from resnetkit.train.effects import effective_fields
@@ -180,8 +182,22 @@ def run(argv: Sequence[str]) -> int:
         _say(note)
     if report := files.get("report"):
         title = f"{short_name(given['model'])} on {short_name(given['data'])}"
-        recipe = effective_fields(model.header.recipe, model.header.data.get("split", {}))
-        write_report(report, model.header, title=title, evaluated=result, recipe=recipe, on=f"{part.name} pictures")
+        named = part.samples.as_classes(model.header.classes)
+        write_report(
+            report,
+            model.header,
+            title=title,
+            evaluated=result,
+            recipe=effective_fields(model.header.recipe, model.header.data.get("split", {})),
+            on=f"{part.name} pictures",
+            mistakes=list(worst_mistakes(model, named, result.records)) if result.records else [],
+            compared=_compared(document, given["against"]),
+            made_by={
+                "command": shlex.join(["resnetkit", "evaluate", *argv]),
+                "data": f"{given['data']}, {part.name}, fingerprint {named.fingerprint()}",
+                **versions(),
+            },
+        )
         _say(f"the report is {report}")
     if (table := files.get("csv")) and result.records:
         write_records(table, result.records, result.classes, part.samples)
@@ -215,6 +231,23 @@ def _file(given: Mapping[str, Any], name: str, example: str) -> Path | None:
     if (file := expanded(given[name])).is_dir():
         raise UsageError(f"--{name} {file} is a folder; give a file, such as {file / example}")
     return free_file(given[name], f"--{name}", force=given["force"])
+
+
+def _compared(document: Mapping[str, Any], other: str | None) -> dict[str, str]:
+    """Return the results of --against and --class-share, for the report."""
+    rows: dict[str, str] = {}
+    if found := document.get("weighted"):
+        low, high = found["interval_percent"]
+        shares = ", ".join(f"{name} {share:g}" for name, share in found["class_share"].items())
+        rows[f"top-1 error where the classes have the shares {shares}"] = (
+            f"{found['top1_error_percent']:.2f} % ({low:.2f} to {high:.2f} %)"
+        )
+    if found := document.get("difference"):
+        low, high = found["interval_percent"]
+        rows[f"top-1 error minus that of {other}"] = (
+            f"{found['percent']:+.2f} points ({low:+.2f} to {high:+.2f}), p = {found['p']:.3f}: {found['verdict']}"
+        )
+    return rows
 
 
 def _shares(text: str) -> dict[str, float]:

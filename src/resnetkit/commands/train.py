@@ -1,5 +1,6 @@
 """`resnetkit train`: start a run with a recipe, changed by a YAML file and flags, or resume a run."""
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,15 @@ def run(argv: Sequence[str]) -> int:
             return _print_repeated(done, as_json=bool(given.get("json")))
         from resnetkit.train.run import start
 
-        result = start(recipe, given["data"], out=given.get("out"), asked=asked, began=began, reading=reading_of(given))
+        result = start(
+            recipe,
+            given["data"],
+            out=given.get("out"),
+            asked=asked,
+            began=began,
+            reading=reading_of(given),
+            command=shlex.join(["resnetkit", "train", *argv]),
+        )
 
     if given.get("json"):
         values = {name: value for name, value in vars(result).items() if name != "score"}

@@ -1,50 +1,27 @@
-"""The HTML report of a finished run or an evaluation: errors, curves, each class, and confusions."""
+"""The HTML report of a finished run or an evaluation: one page that needs no network."""
 
 import base64
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from resnetkit.data.parts import drawn
-from resnetkit.display import count, middle_cut, table
+from resnetkit.display import count, middle_cut, printable, table
+from resnetkit.evaluation.drawing import STYLE, reliability_diagram
 from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.evaluation.mistakes import Mistake
 from resnetkit.files import write_whole
 from resnetkit.location import short_name
 from resnetkit.modelfile import Header
+from resnetkit.version import __version__
 
 MOST_CLASSES = 30  # largest table of confusions; for more classes, the most frequent confusions are listed
 MOST_FILES = 200  # at most this many unreadable files are listed
 LONGEST_HEAD = 24  # longest class name at the head of a column, in characters
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --stripe: #f4f4f4; --rule: #ccc; --note: #8a5a00; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --paper: #161616; --stripe: #232323; --rule: #444; --note: #e0b050; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
-h1 { margin-bottom: 0; line-height: 1.2; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; }
-td, th { padding: .2rem .6rem; text-align: right; vertical-align: bottom; overflow-wrap: normal; }
-td { white-space: nowrap; }
-th:first-child, td:first-child, .words td, .words th { text-align: left; }
-td:first-child, .words td { white-space: normal; overflow-wrap: anywhere; min-width: min(12rem, 30vw); }
-table:not(.confusion) tr:nth-child(even) { background: var(--stripe); }
-.note { color: var(--note); }
-img { max-width: 100%; height: auto; background: #fff; }
-.confusion th { font-weight: normal; }
-.confusion th:not(:first-child) { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
-  padding: .6rem .2rem; white-space: nowrap; }
-.confusion td { min-width: 1.6rem; border: 1px solid var(--rule); }
-.confusion td:first-child { border: 0; white-space: nowrap; min-width: 0; position: sticky; left: 0;
-  background: var(--paper); }
-@media (max-width: 40rem) {
-  body { margin: 1rem auto; } h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; }
-  td, th { padding: .2rem .35rem; }
-}
-"""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def write_report(
@@ -57,23 +34,31 @@ def write_report(
     on: str = "",
     curves: bytes | None = None,
     before: str = "",
+    mistakes: Sequence[Mistake] = (),
+    compared: Mapping[str, str] = NOTHING,
+    sections: Mapping[str, str] = NOTHING,
+    made_by: Mapping[str, str] = NOTHING,
 ) -> None:
     """Write the report of a model with this `header` to `path`. A file at `path` is replaced.
 
     `evaluated` is the evaluation of the model; None leaves it out. `on` names its pictures, such as "validation
-    pictures". `recipe` contains the fields to show, in their order. `curves` is a PNG image. `before` is HTML
-    that comes first.
+    pictures". `recipe` contains the fields to show, in their order. `curves` is a PNG image. `mistakes` are shown with
+    their pictures. `compared` are further results, as name and text: another model, other shares of the classes.
+    `sections` are further parts of the page, as heading and HTML. `made_by` says how to get the same page again: the
+    command and others. `before` is HTML that comes first.
     """
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(header)}</p>", before]
     if evaluated is not None:
-        parts += [f"<h2>On {evaluated.images:,} {escape(on)}</h2>", *_said_of(evaluated, header), _errors(evaluated)]
+        parts += [f"<h2>On {evaluated.images:,} {escape(on)}</h2>", *_said_of(evaluated, header), _figures(evaluated)]
+        parts += [_errors(evaluated, compared)]
+        parts += _mistakes(mistakes)
+        parts += ["<h2>Classes</h2>", _classes(evaluated), "<h2>Confusions</h2>", _confusions(evaluated)]
+        parts += _calibration(evaluated)
+    for heading, html in sections.items():
+        parts += [f"<h2>{escape(heading)}</h2>", html]
     if curves:
-        parts.append(
-            f'<h2>Curves</h2><img alt="curves" src="data:image/png;base64,{base64.b64encode(curves).decode()}">'
-        )
+        parts.append(f'<h2>Curves</h2><img alt="curves" src="{_embedded(curves, "png")}">')
     if evaluated is not None:
-        parts += ["<h2>Classes</h2>", _scrolled(table(*evaluated.table())), "<h2>Confusions</h2>"]
-        parts.append(_confusions(evaluated))
         parts += _unreadable(evaluated)
     if recipe:
         rows = [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in recipe.items()]
@@ -81,12 +66,116 @@ def write_report(
     if header.origin:
         rows = [(name, str(value)) for name, value in header.origin.items()]
         parts += ["<h2>Origin</h2>", _scrolled(table(("field", "value"), rows, kind="words"))]
+    if made_by:
+        parts += ["<h2>Made by</h2>", _scrolled(table(("", ""), list(made_by.items()), kind="words"))]
     write_whole(
         path,
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>\n",
     )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on, for `made_by`."""
+    import torch
+
+    return {"resnetkit": __version__, "torch": str(torch.__version__), "Python": platform.python_version()}
+
+
+def _embedded(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _figures(evaluated: Evaluation) -> str:
+    """Return the most important numbers, large."""
+    low, high = evaluated.interval_percent
+    figures = [
+        (f"{100 - evaluated.top1_error_percent:.2f} %", "accuracy", f"{100 - high:.1f} to {100 - low:.1f} %"),
+        (f"{evaluated.top1_error_percent:.2f} %", "error", f"{low:.1f} to {high:.1f} %"),
+    ]
+    if (found := evaluated.reliability) is not None:
+        low, high = found.interval_percent
+        figures.append((f"{found.ece_percent:.1f} %", "calibration error", f"{low:.1f} to {high:.1f} %"))
+    smallest = evaluated.smallest_difference_percent
+    figures.append((f"{smallest:.1f} points", "smallest visible difference", "between two models"))
+    cells = "".join(f"<div><b>{number}</b>{name}<small>{more}</small></div>" for number, name, more in figures)
+    return (
+        f'<div class="figures">{cells}</div><p class="faint">Below the numbers are 95 % intervals, for other pictures '
+        f"like these. So many pictures are likely to show a difference between two models only if it is "
+        f"{smallest:.1f} points or more.</p>"
+    )
+
+
+def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
+    if not mistakes:
+        return []
+    figures = [
+        f'<figure><div class="pair"><img alt="" src="{_embedded(one.picture, "jpeg")}">'
+        f'<img alt="evidence" src="{_embedded(one.evidence, "jpeg")}"></div>'
+        f"<figcaption>labelled <b>{escape(one.label)}</b>, predicted <b>{escape(one.predicted)}</b> with "
+        f'{100 * one.probability:.1f} %<div class="faint">{escape(printable(one.place))}</div></figcaption></figure>'
+        for one in mistakes
+    ]
+    return [
+        "<h2>Worst mistakes</h2><p>Beside each picture: where the evidence for the predicted class is (Grad-CAM). "
+        "A mistake with a high probability is often a wrong label.</p>",
+        f'<div class="pictures">{"".join(figures)}</div>',
+    ]
+
+
+def _classes(evaluated: Evaluation) -> str:
+    """Return the table of the classes, the one with the lowest recall first."""
+    top5 = evaluated.has_top5
+    head = ("class", "pictures", "recall", "precision", "top-1 error", *(("top-5 error",) if top5 else ()))
+    rows = []
+    for name, row in sorted(evaluated.per_class.items(), key=lambda item: item[1]["recall_percent"]):
+        precision = "-" if row["precision_percent"] is None else f"{row['precision_percent']:.2f} %"
+        cells = [name, f"{row['images']:,}", f"{row['recall_percent']:.2f} %", precision]
+        cells += [f"{row[key]:.2f} %" for key in ("top1_error_percent", "top5_error_percent")[: 1 + top5]]
+        rows.append(cells)
+    return (
+        "<p>Recall: the share of the class's pictures that are recognised. Precision: the share of right ones among "
+        f"the pictures that are taken for the class.</p>{_scrolled(table(head, rows))}"
+    )
+
+
+def _calibration(evaluated: Evaluation) -> list[str]:
+    """Return the part on what the probabilities are worth."""
+    after, before, calibration = evaluated.reliability, evaluated.uncalibrated, evaluated.calibration
+    if after is None or before is None:
+        return []
+    low, high = after.interval_percent
+    text = (
+        f"Where the model states a probability of 80 %, it should be right in 80 % of the pictures. On average it is "
+        f"off by {after.ece_percent:.1f} points ({low:.1f} to {high:.1f}; expected calibration error, bins of equally "
+        f"many pictures). On so many pictures, a perfectly calibrated model would show about "
+        f"{after.noise_percent[0]:.1f} points."
+    )
+    if calibration is not None:
+        text += (
+            f" The logits are divided by the temperature {calibration.temperature:.3f}, which was fitted on "
+            f"{calibration.pictures:,} validation pictures; without it, the error is {before.ece_percent:.1f} points."
+        )
+    parts = ["<h2>Are the probabilities right?</h2>", f"<p>{text}</p>", reliability_diagram(after)]
+    parts.append(
+        '<p class="faint">Bars: the share of right predictions. Red: the distance to the stated probability.</p>'
+    )
+    if (rejected := evaluated.rejected) is not None:
+        coverage = ", ".join(
+            f"{100 * share:.0f} %: classes of {100 * (1 - calibration.most_strange(share)):.1f} % or more"
+            for share in (0.9, 0.95, 0.99)
+            if calibration is not None
+        )
+        parts += [
+            "<h2>None of these</h2>",
+            f"<p><code>predict --reject</code> marks pictures whose best class has less than "
+            f"{100 * rejected['threshold']:.1f} %: they may show something that is none of the classes. Of these "
+            f"pictures, which have known classes, it marks {rejected['rejected_known_percent']:.1f} %.</p>"
+            f"<p><code>predict --sets</code> gives the classes that contain the right one in a share of the pictures "
+            f"({coverage}).</p>",
+        ]
+    return parts
 
 
 def _summary(header: Header) -> str:
@@ -110,13 +199,14 @@ def _said_of(evaluated: Evaluation, header: Header) -> list[str]:
     return [f"<p>{escape(why)}</p>", *notes] if why else notes
 
 
-def _errors(evaluated: Evaluation) -> str:
+def _errors(evaluated: Evaluation, compared: Mapping[str, str]) -> str:
     rows = [("top-1 error", f"{evaluated.top1_error_percent:.2f} %")]
     if evaluated.has_top5:
         rows.append(("top-5 error", f"{evaluated.top5_error_percent:.2f} %"))
     rows.append(("cross-entropy", f"{evaluated.loss:.4f}"))
     if evaluated.unreadable:
         rows.append(("unreadable pictures", f"{len(evaluated.unreadable):,}"))
+    rows += compared.items()
     return _scrolled(table(("", "value"), rows))
 
 

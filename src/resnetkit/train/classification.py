@@ -17,12 +17,14 @@ from resnetkit.data.transforms.augment import Augment
 from resnetkit.data.transforms.normalize import Normalize
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.device import choose_device, choose_precision
+from resnetkit.display import shell
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.calibration import LogitSample
 from resnetkit.evaluation.evaluate import evaluate_net
 from resnetkit.evaluation.metrics import Evaluation
-from resnetkit.evaluation.report import write_report
+from resnetkit.evaluation.mistakes import worst_mistakes
+from resnetkit.evaluation.report import versions, write_report
 from resnetkit.files import expanded
 from resnetkit.location import short_name
 from resnetkit.modelfile import Header, Model, load, save
@@ -162,16 +164,27 @@ class Classification:
     def report(
         self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
     ) -> None:
-        """Write errors, curves, classes and confusions as an HTML page."""
+        """Write errors, mistakes, classes, confusions, calibration and curves as an HTML page."""
         header = model.header
+        evaluated = Evaluation.from_state(measured.details) if measured else None
+        records = evaluated.records if evaluated else None
+        data, fingerprint = short_name(str(header.data.get("name", ""))), str(header.data.get("fingerprint", ""))
         write_report(
             path,
             header,
             title=self.title,
-            evaluated=Evaluation.from_state(measured.details) if measured else None,
+            evaluated=evaluated,
             recipe=effective_fields(header.recipe, header.data.get("split", {})),
             on="validation pictures",
             curves=curves,
+            mistakes=list(worst_mistakes(model, self.val, records)) if records and self.val else [],
+            made_by={
+                "command": str(
+                    about.get("command") or f"resnetkit train {shell(data)} --config {path.parent.name}/recipe.yaml"
+                ),
+                "training data": f"{data}, {len(self.loader.samples):,} pictures, fingerprint {fingerprint}",
+                **versions(),
+            },
         )
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:

@@ -53,12 +53,14 @@ def start(
     asked: Mapping[str, str] = NOTHING,
     began: float | None = None,
     reading: Reading = NOTHING_SAID,
+    command: str | None = None,
 ) -> TrainResult:
     """Train as documented at `resnetkit.train`.
 
     `asked` maps each field of the recipe that a person gave to the place where they gave it; a field without effect is
     an error or a remark (see `check_effects`). `reading` describes the layout of the data. `began` is the
-    time.monotonic() from which the recipe's minutes count, by default now.
+    time.monotonic() from which the recipe's minutes count, by default now. `command` is what a person typed; recipe.yaml
+    and the report contain it.
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
@@ -78,6 +80,7 @@ def start(
         remarks += [line] if (line := describe(recipe, fitted, steps=steps, error=error)) else []
     about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": _place(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
+    about |= {"command": command} if command else {}
     if run:
         run.create()
     else:
