@@ -59,8 +59,8 @@ def start(
 
     `asked` maps each field of the recipe that a person gave to the place where they gave it; a field without effect is
     an error or a remark (see `check_effects`). `reading` describes the layout of the data. `began` is the
-    time.monotonic() from which the recipe's minutes count, by default now. `command` is what a person typed; recipe.yaml
-    and the report contain it.
+    time.monotonic() from which the recipe's minutes count, by default now. `command` is what a person typed;
+    recipe.yaml and the report contain it.
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
