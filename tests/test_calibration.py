@@ -14,7 +14,15 @@ from resnetkit.calibration import MOST_RANKS, Calibration, label_sets, ranks, re
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import ModelFileError, UsageError
-from resnetkit.evaluation.calibration import HOTTEST, LEAST_PICTURES, LogitSample, Reliability, fit, fit_temperature
+from resnetkit.evaluation.calibration import (
+    DOUBT,
+    HOTTEST,
+    LEAST_PICTURES,
+    LogitSample,
+    Reliability,
+    fit,
+    fit_temperature,
+)
 from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, Model, load, save
@@ -39,7 +47,7 @@ def test_the_temperature_is_the_factor_by_which_logits_are_too_large() -> None:
 @pytest.mark.parametrize(("count", "classes"), [(40, 2), (300, 3), (1000, 40)])
 def test_the_temperature_has_the_lowest_cross_entropy(count: int, classes: int) -> None:
     logits, labels = overconfident(count, classes)
-    rest = 1 / (count + 2)
+    rest = DOUBT / (count + 2)
     targets = np.full((count, classes), rest / (classes - 1))
     targets[np.arange(count), labels] = 1 - rest
 
@@ -57,7 +65,7 @@ def test_a_validation_without_an_error_does_not_end_in_certainty() -> None:
     found = fit(logits, labels)
     assert found is not None
     sure = torch.from_numpy(scaled(logits, found)).softmax(1).amax(1).mean()
-    assert float(sure) == pytest.approx(1 - 1 / 102, abs=1e-4), "the mean of Platt's targets"
+    assert float(sure) == pytest.approx(1 - DOUBT / 102, abs=1e-5), "the mean of the targets"
 
 
 def test_logits_without_information_are_as_hot_as_allowed() -> None:

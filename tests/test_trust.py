@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from resnetkit.cli import main
+from resnetkit.data.dataset import open_dataset
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.modelfile import Header, load, save
 from resnetkit.models.resnet import build
@@ -121,6 +122,29 @@ def test_a_model_against_itself_and_class_shares(model: str, picture_folder: Pat
     assert found["weighted"]["top1_error_percent"] == pytest.approx(sum(errors) / 2, abs=1e-3)
     assert main(["evaluate", model, "pictures", "--against", model]) == 0
     assert "p = 1.000: can't be told apart" in capsys.readouterr().out
+
+
+def test_leaking_pictures_are_counted_out(model: str, split_folder: Path, capsys: Shell) -> None:
+    """Two training pictures are copied to the test part under another name."""
+    for name in ("cat", "frog"):
+        source = next((split_folder / "train" / name).glob("*.png"))
+        (split_folder / "test" / name / "copy.png").write_bytes(source.read_bytes())
+    dataset = open_dataset("split")
+    assert dataset.train is not None
+    net = build("resnet20", depths=(1, 1, 1)).eval()
+    data = {"fingerprint": dataset.train.fingerprint(), "split": {"rule": "as given"}}
+    save("own.safetensors", net, Header(net.spec, Preprocess(size=32), dataset.classes, data=data))
+    found = answer(capsys, "evaluate", "own.safetensors", "split", "--report", "page.html", "--csv", "all.csv")
+    assert (found["part"], found["images"], found["leaking"]) == ("test", 122, 2)
+    rows = list(csv.DictReader(io.StringIO(Path("all.csv").read_text())))
+    wrong = [row["label"] != row["class_1"] for row in rows if not row["picture"].endswith("copy.png")]
+    assert len(wrong) == 120
+    assert found["top1_error_percent_without_leaks"] == pytest.approx(100 * sum(wrong) / 120, abs=1e-3)
+    page = Path("page.html").read_text()
+    assert "<td>pictures that are alike to training pictures</td><td>2; without them" in page
+    assert page.count("<figure>") == 12
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "resnetkit evaluate own.safetensors split --report page.html --csv all.csv --json" in page
 
 
 def test_all_ways_agree_on_drawn_and_on_given_pictures(model: str, picture_folder: Path, capsys: Shell) -> None:

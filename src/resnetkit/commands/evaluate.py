@@ -19,10 +19,14 @@ from resnetkit.location import LocalFile, locate
 from resnetkit.progress import bar
 
 if TYPE_CHECKING:
+    from resnetkit.data.parts import Part
     from resnetkit.evaluation.metrics import Evaluation
+    from resnetkit.evaluation.records import Records
 
 FILES = {"report": "report.html", "csv": "pictures.csv", "calibrate": "model.safetensors"}
 """The flags that write a file, with an example of its name."""
+MOST_LOOKED_AT = 20_000
+"""Of more pictures, training pictures included, evaluate does not look for leaks; data check does."""
 TOP = 5
 """Number of classes that --csv writes for each picture, the most probable first."""
 
@@ -146,6 +150,8 @@ def run(argv: Sequence[str]) -> int:
         result.calibration = calibration
         result.records = sample.records(calibration, top=TOP) if sample.whole else result.records
         document = result.to_dict() | {"calibrated_model": str(files["calibrate"])}
+    if result.records:
+        document |= _leaks(dataset, part, model.header.data, result.records, workers=given["workers"])
     if shares:
         totals = result.confusion.sum(axis=1)
         weighted, ends = weighted_error(result.confusion, class_shares(shares, result.classes, totals))
@@ -236,6 +242,10 @@ def _file(given: Mapping[str, Any], name: str, example: str) -> Path | None:
 def _compared(document: Mapping[str, Any], other: str | None) -> dict[str, str]:
     """Return the results of --against and --class-share, for the report."""
     rows: dict[str, str] = {}
+    if document.get("leaking") is not None:
+        error = document["top1_error_percent_without_leaks"]
+        without = "" if error is None or not document["leaking"] else f"; without them, top-1 error {error:.2f} %"
+        rows["pictures that are alike to training pictures"] = f"{document['leaking']:,}{without}"
     if found := document.get("weighted"):
         low, high = found["interval_percent"]
         shares = ", ".join(f"{name} {share:g}" for name, share in found["class_share"].items())
@@ -248,6 +258,27 @@ def _compared(document: Mapping[str, Any], other: str | None) -> dict[str, str]:
             f"{found['percent']:+.2f} points ({low:+.2f} to {high:+.2f}), p = {found['p']:.3f}: {found['verdict']}"
         )
     return rows
+
+
+def _leaks(
+    dataset: Dataset, part: "Part", trained_on: Mapping[str, Any], records: "Records", *, workers: int
+) -> dict[str, Any]:
+    """Return the number of evaluated pictures that are the same as, or alike to, training pictures of the model.
+
+    It is None where the training pictures are not in the data, are in memory, or are too many to look at each time.
+    """
+    from resnetkit.data.duplicates import leaking
+    from resnetkit.data.parts import is_own
+
+    train, samples = dataset.train, part.samples
+    known = train is not None and train.paths and samples.paths and part.name in ("val", "test")
+    if not known or train is None or len(train) + len(samples) > MOST_LOOKED_AT or not is_own(dataset, trained_on):
+        return {"leaking": None, "top1_error_percent_without_leaks": None}
+    with bar("looking for leaks", len(train) + len(samples)) as advance:
+        leaks = leaking(samples, [train], workers=max(1, workers), advance=advance)[records.indices]
+    kept = records.right[~leaks]
+    error = round(100 * float((~kept).mean()), 4) if len(kept) else None
+    return {"leaking": int(leaks.sum()), "top1_error_percent_without_leaks": error}
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -287,6 +318,10 @@ def _print(result: "Evaluation", document: Mapping[str, Any]) -> None:
         print(f"calibration  error of {found['ece_percent']:.1f} % at temperature {found['temperature']:.3f}{before}")
     if found := document.get("reject"):
         print(f"--reject     marks {found['rejected_known_percent']:.1f} % of these pictures, which have known classes")
+    if document.get("leaking"):
+        error = document["top1_error_percent_without_leaks"]
+        without = "" if error is None else f"; without them, top-1 error {error:.2f} %"
+        print(f"leaks        {document['leaking']:,} pictures are alike to training pictures{without}")
     if found := document.get("weighted"):
         low, high = found["interval_percent"]
         print(

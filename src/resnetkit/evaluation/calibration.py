@@ -18,6 +18,8 @@ MOST_BYTES = 2**25
 """Bytes of the logits that a calibration is fitted on; of more pictures, every n-th is used."""
 COLDEST, HOTTEST = 0.05, 20.0
 """Range of the temperature."""
+DOUBT = 0.1
+"""Mistakes that are added to those of a validation."""
 BINS = 15
 """Bins of the calibration error, each with the same number of pictures, at least LEAST_IN_BIN if there are so many."""
 LEAST_IN_BIN = 25
@@ -42,13 +44,14 @@ def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibra
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """Return the temperature with the lowest cross-entropy of softmax(logits / temperature), in float64.
 
-    A label counts 1 - 1/(n + 2), and the other classes share the rest (Platt's targets), so that a validation without
-    an error does not end in certainty. The cross-entropy is convex in 1 / temperature; its derivative is the mean
-    difference of two expected logits, whose zero is found by Newton's steps within a bracket.
+    A label counts 1 - DOUBT/(n + 2), and the other classes share the rest, so that a validation without an error does
+    not end in certainty (Platt's targets have 1 for DOUBT, which makes few pictures decide too much). The cross-entropy
+    is convex in 1 / temperature; its derivative is the mean difference of two expected logits, whose zero is found by
+    Newton's steps within a bracket.
     """
     logits = logits.astype(np.float64)
     count, classes = logits.shape
-    rest = 1 / (count + 2)
+    rest = DOUBT / (count + 2)
     own = logits[np.arange(count), labels]
     target = ((1 - rest) * own + rest * (logits.sum(axis=1) - own) / (classes - 1)).mean()
     low, high, inverse = 1 / HOTTEST, 1 / COLDEST, 1.0

@@ -114,7 +114,8 @@ def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
         f'<figure><div class="pair"><img alt="" src="{_embedded(one.picture, "jpeg")}">'
         f'<img alt="evidence" src="{_embedded(one.evidence, "jpeg")}"></div>'
         f"<figcaption>labelled <b>{escape(one.label)}</b>, predicted <b>{escape(one.predicted)}</b> with "
-        f'{100 * one.probability:.1f} %<div class="faint">{escape(printable(one.place))}</div></figcaption></figure>'
+        f'{100 * one.probability:.1f} %<div class="faint" title="{escape(printable(one.place))}">'
+        f"{escape(_short(one.place))}</div></figcaption></figure>"
         for one in mistakes
     ]
     return [
@@ -122,6 +123,11 @@ def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
         "A mistake with a high probability is often a wrong label.</p>",
         f'<div class="pictures">{"".join(figures)}</div>',
     ]
+
+
+def _short(place: str) -> str:
+    """Return the last two parts of a path, which name the picture and mostly its class."""
+    return printable("/".join(Path(place).parts[-2:]))
 
 
 def _classes(evaluated: Evaluation) -> str:
@@ -206,8 +212,8 @@ def _errors(evaluated: Evaluation, compared: Mapping[str, str]) -> str:
     rows.append(("cross-entropy", f"{evaluated.loss:.4f}"))
     if evaluated.unreadable:
         rows.append(("unreadable pictures", f"{len(evaluated.unreadable):,}"))
-    rows += compared.items()
-    return _scrolled(table(("", "value"), rows))
+    words = [_scrolled(table(("", ""), compared.items(), kind="words"))] if compared else []
+    return "\n".join([_scrolled(table(("", "value"), rows)), *words])
 
 
 def _confusions(evaluated: Evaluation) -> str:
