@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import resnetkit as rk
 from resnetkit.cli import main
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.transforms.preprocess import Preprocess
@@ -107,8 +108,7 @@ def test_wrong_use_is_named(model: str, picture_folder: Path, capsys: Shell, arg
 def test_too_few_pictures_are_not_calibrated_on(model: str, picture_folder: Path, capsys: Shell) -> None:
     for path in sorted(picture_folder.rglob("*.*"))[::2]:
         path.unlink()
-    for path in sorted(picture_folder.rglob("*.png"))[:5]:
-        path.unlink()
+    sorted(picture_folder.rglob("*.*"))[0].unlink()
     assert main(["evaluate", model, "pictures", "--calibrate", "x.safetensors"]) == 1
     assert "--calibrate needs 30 pictures or more" in capsys.readouterr().err
     assert not Path("x.safetensors").exists()
@@ -168,7 +168,7 @@ def test_a_way_that_gives_something_else_fails(
     from resnetkit.infer.predictor import Predictor
 
     right = Predictor.probabilities
-    monkeypatch.setattr(Predictor, "probabilities", lambda self, pictures: right(self, pictures)[:, ::-1])
+    monkeypatch.setattr(Predictor, "probabilities", lambda self, pictures: np.roll(right(self, pictures), 1, axis=1))
     monkeypatch.setattr("resnetkit.verification.FILE_FORMATS", {"onnx": Nothing, "openvino": Nothing})
     found = answer(capsys, "verify", model, "pictures", code=1)
     assert not found["agrees"]
@@ -200,13 +200,10 @@ def test_what_agrees() -> None:
 
 
 def test_a_run_is_verified_on_its_own_validation_part(model: str, picture_folder: Path) -> None:
-    from resnetkit.train import train
-    from resnetkit.train.recipe import RECIPES
-
-    recipe = RECIPES["folder"].replace(
+    recipe = rk.RECIPES["folder"].replace(
         model="resnet20,depths=1-1-1", size=32, iterations=1, batch_size=8, minutes=None, epochs=None, val_fraction=0.5
     )
-    result = train(recipe, "pictures", out="run", quiet=True)
+    result = rk.train(recipe, "pictures", out="run", quiet=True)
     header = load(result.model).header
     assert header.calibration is not None
     assert header.calibration.pictures == 30
