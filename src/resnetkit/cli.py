@@ -39,12 +39,13 @@ VERBS = {
     "convert": ("convert weights of other projects to a model file, or back", "resnetkit.commands.convert"),
     "export": ("write a model for ONNX Runtime, OpenVINO or torch.export", "resnetkit.commands.export"),
     "tune": ("find the fastest way to compute a model here without losing accuracy", "resnetkit.commands.tune"),
+    "serve": ("answer requests for predictions over HTTP", "resnetkit.commands.serve"),
     "data": ("download CIFAR, check a data set, write some of its pictures", "resnetkit.commands.data"),
     "verify": ("compare training, predictions, exports and tuned graphs", "resnetkit.commands.verify"),
     "doctor": ("examine this machine, and show how to make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> its help, and the module whose `run(argv)` runs it and returns the exit code."""
-COMPUTING = ("train", "evaluate", "predict", "export", "tune", "verify", "doctor")
+COMPUTING = ("train", "evaluate", "predict", "export", "tune", "verify", "serve", "doctor")
 """Verbs for which `set_up` is called."""
 
 DECODING = ("train", "evaluate", "predict", "export", "tune", "verify", "data")

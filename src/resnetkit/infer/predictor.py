@@ -29,7 +29,7 @@ from resnetkit.infer.finding import find_pictures, is_one_file
 from resnetkit.infer.session import Session
 from resnetkit.infer.signature import Signature
 from resnetkit.infer.unloaded import find_model
-from resnetkit.modelfile import Model
+from resnetkit.modelfile import Header, Model
 from resnetkit.models.spec import text_of
 
 if TYPE_CHECKING:
@@ -147,6 +147,11 @@ class Predictor:
         """Return the backend that computes `output` from pixels. Raises UsageError for an unknown output."""
         _check_output(output)
         return self._session.backend(output)
+
+    @property
+    def header(self) -> Header:
+        """The header of the model file: network, preprocessing, classes and origin. Its weights are not loaded."""
+        return self._given.header
 
     @property
     def signature(self) -> Signature:

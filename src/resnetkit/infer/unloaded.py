@@ -56,6 +56,17 @@ class UnloadedModel:
         raise DataError(f"{self.places[-1].folder} can't be written; name another folder in RESNETKIT_CACHE")
 
 
+def files_of(model: str | Path) -> tuple[Path, ...]:
+    """Return the files that a Predictor of MODEL reads and that may change: the model file, and each tune.json.
+
+    There are none for weights that others publish. The files may not exist. Raises what location.locate raises.
+    """
+    located = locate(model)
+    if not isinstance(located, LocalFile) or located.shipped:
+        return ()
+    return (located.path, *(place.file for place in _places_of_file(located.path)))
+
+
 def find_model(model: str | Path) -> UnloadedModel:
     """Find the model that MODEL names, and read its header.
 

@@ -1,0 +1,142 @@
+"""POST /predict: pictures in the body of a request to labelled probabilities in JSON."""
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from resnetkit.data.prefetch import Failure
+from resnetkit.display import cut, printable
+from resnetkit.errors import DataError
+from resnetkit.serve.limits import Limits
+from resnetkit.serve.served import ServedModel
+
+FIELD = "file"
+"""The field of a form that has a picture."""
+LONGEST_NAME = 255
+BY_FLAG = ", or raise the limit by `max_pixels`"
+"""The part of an error that is for those who run the server."""
+SHOWN = 1024
+"""Pixels of the longer side of a drawn explanation, at most."""
+
+
+class RequestError(Exception):
+    """A request that can't be answered, with the status and the words of its answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Upload(NamedTuple):
+    """One picture of a request."""
+
+    name: str
+    content: bytes
+
+
+class _InMemory(MultiPartParser):
+    """Keeps every part in memory: a body is within the server's limit, and nothing of a client is on the disk."""
+
+    spool_max_size = 2**62
+
+
+async def uploads(headers: Mapping[str, str], body: bytes, *, name: str, limits: Limits) -> list[Upload]:
+    """Return the pictures in a body: a raw one of type image/*, called `name`, or a form with fields `file`.
+
+    `headers` have lower-case names. Raises RequestError for another type, a form that is broken, and too many pictures.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return [Upload(shown(name), body)]
+    if kind != "multipart/form-data":
+        raise RequestError(
+            415,
+            "send one picture as the body with a Content-Type of image/*, or multipart/form-data with fields `file`",
+        )
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _InMemory(Headers(headers), stream(), max_files=limits.max_pictures, max_fields=16)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        too_many = "Too many files" in error.message
+        raise RequestError(
+            413 if too_many else 400,
+            f"more than {limits.max_pictures} pictures" if too_many else f"the form is broken: {error.message}",
+        ) from error
+    files = form.getlist(FIELD)
+    if not files or len(files) != len(form.multi_items()) or not all(isinstance(file, UploadFile) for file in files):
+        raise RequestError(400, f"the form must have pictures in fields `{FIELD}`, as files with names, and no others")
+    found = [Upload(shown(file.filename or name), await file.read()) for file in files if isinstance(file, UploadFile)]
+    await form.close()
+    return found
+
+
+async def predict(
+    model: ServedModel,
+    pictures: Sequence[Upload],
+    *,
+    top: int,
+    explain: str | None,
+    timeout: float | None,
+) -> tuple[int, dict[str, Any]]:
+    """Return the status and the answer for pictures.
+
+    `explain` is the class whose evidence is drawn over each picture: a name, an index, or "true" for the most probable.
+    Raises what `ServedModel.logits` and `ServedModel.explain` raise.
+    """
+    predictor, found = await model.logits([picture.content for picture in pictures], timeout=timeout)
+    results: list[dict[str, Any]] = []
+    for picture, logits in zip(pictures, found, strict=True):
+        if isinstance(logits, Failure):
+            results.append({"name": picture.name, "error": reason(logits)})
+            continue
+        (best,) = predictor.name(logits[None], top=top)
+        results.append({"name": picture.name, "predictions": [one._asdict() for one in best]})
+    if explain is not None:
+        for picture, result in zip(pictures, results, strict=True):
+            if "predictions" in result:
+                label = result["predictions"][0]["index"] if explain == "true" else explain
+                result["explanation"] = await _explained(model, picture.content, label, timeout)
+    answered = any("predictions" in result for result in results)
+    return 200 if answered else 422, {"model": model.name, "results": results}
+
+
+async def _explained(model: ServedModel, content: bytes, label: str | int, timeout: float | None) -> dict[str, Any]:
+    try:
+        explanation = await model.explain(content, label=label, timeout=timeout)
+    except DataError as error:
+        return {"error": error.reason}
+
+    def drawn() -> str:
+        picture, file = explanation.overlay(), io.BytesIO()
+        picture.thumbnail((SHOWN, SHOWN))
+        picture.save(file, "PNG")
+        return base64.b64encode(file.getvalue()).decode()
+
+    return {
+        "label": explanation.label,
+        "index": explanation.index,
+        "probability": explanation.probability,
+        "stage": explanation.stage,
+        "png": await asyncio.to_thread(drawn),
+    }
+
+
+def reason(failure: Failure) -> str:
+    """Return why a picture can't be read, for a client."""
+    return printable(failure.reason.replace(BY_FLAG, ""))
+
+
+def shown(name: str) -> str:
+    """Return a client's name of a picture, which is only ever sent back, without control characters and cut."""
+    return (
+        cut("".join(letter if letter.isprintable() else " " for letter in printable(name)), LONGEST_NAME) or "picture"
+    )

@@ -1,0 +1,166 @@
+"""Run the application with uvicorn: one line when it is ready, a drain on SIGTERM, models that are replaced."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from resnetkit.errors import UsageError
+from resnetkit.serve.guard import Guard
+from resnetkit.serve.limits import Limits
+from resnetkit.serve.served import ServedModel
+
+WATCH_SECONDS = 1.0
+"""Between two looks at the files of the models."""
+HEADER_BYTES = 16 * 1024
+"""Largest header of a request."""
+BACKLOG = 2048
+log = logging.getLogger("resnetkit.serve")
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with a limit on the time that a header takes to arrive on an open connection."""
+
+    header_timeout = 10.0
+    """Seconds."""
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a header."""
+        super().connection_made(transport)
+        self._wait_for_header()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the time goes on until a header is complete."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._timer is None:
+            self._wait_for_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait_for_header(self) -> None:
+        self._timer = self.loop.call_later(self.header_timeout, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says when it is ready, and before it ends, answers for a while on closing connections."""
+
+    def __init__(self, config: uvicorn.Config, guard: Guard, *, drain: float, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._guard = guard
+        self._drain = drain
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End readiness, let clients leave their connections, then stop to listen and answer what was accepted."""
+        self._guard.draining = True
+        await asyncio.sleep(self._drain)
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is a free one. Raises UsageError if it can't be had."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, number)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise UsageError(f"`host` {host} and `port` {port} can't be listened on: {error.strerror or error}") from error
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address of a listening socket, as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(
+    guard: Guard,
+    models: Sequence[ServedModel],
+    listener: socket.socket,
+    *,
+    limits: Limits,
+    ready: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was accepted. `ready` is called when requests are answered."""
+    _allow_connections()
+    protocol = type("Protocol", (TimedProtocol,), {"header_timeout": limits.header_timeout})
+    config = uvicorn.Config(
+        guard,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_graceful_shutdown=int(limits.timeout + limits.body_timeout) + 1,
+    )
+    server = Server(config, guard, drain=limits.drain, ready=ready)
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(models, stopped), name="resnetkit-watch", daemon=True)
+    watcher.start()
+    with _signals_ignored_after():
+        server.run([listener])
+    stopped.set()
+    watcher.join()
+    for model in models:
+        model.close()
+
+
+def _watch(models: Sequence[ServedModel], stopped: threading.Event) -> None:
+    while not stopped.wait(WATCH_SECONDS):
+        for model in models:
+            model.reload_if_changed()
+
+
+@contextlib.contextmanager
+def _signals_ignored_after() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGINT do nothing by themselves: uvicorn raises again those that it has handled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files to what the system allows: each connection is one."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

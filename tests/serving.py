@@ -1,0 +1,92 @@
+"""A small model, its server in this process or in another, and pictures to send."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from PIL import Image
+
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.infer.predictor import Predictor
+from resnetkit.modelfile import Header, save
+from resnetkit.models.resnet import build
+from resnetkit.serve.app import create_app
+from resnetkit.serve.guard import Guard
+from resnetkit.serve.limits import Limits
+from resnetkit.serve.metrics import Metrics
+from resnetkit.serve.served import ServedModel
+
+CLASSES = ("cat", "frog", "Größe")
+READY = re.compile(r"serving ([\w., -]+) at (http://\S+)\n")
+
+
+def write_model(path: Path, *, seed: int = 0, size: int = 32) -> Path:
+    """Write a net of three classes whose probabilities differ between pictures and between seeds."""
+    torch.manual_seed(seed)
+    net = build("resnet20", depths=(1, 1, 1), classes=3)
+    net.train()
+    with torch.no_grad():
+        net(torch.randn(16, 3, 32, 32))
+        net.fc.weight.mul_(5)
+    save(path, net.eval(), Header(net.spec, Preprocess(size=size, resize=size + 4), CLASSES))
+    return path
+
+
+def jpeg(seed: int = 0, size: tuple[int, int] = (60, 44), kind: str = "JPEG") -> bytes:
+    """The content of a picture file."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(file, kind)
+    return file.getvalue()
+
+
+@contextmanager
+def served(
+    path: Path, *, limits: Limits | None = None, key: str | None = None, batch_size: int = 4
+) -> Iterator[tuple[Guard, ServedModel]]:
+    """A server in this process, without a socket, and its model, which is called m."""
+    limits, metrics = limits or Limits(), Metrics()
+    with ThreadPoolExecutor(2) as decoders:
+        model = ServedModel(
+            "m",
+            lambda: Predictor(path, backend="torch", batch_size=batch_size),
+            limits=limits,
+            metrics=metrics,
+            decoders=decoders,
+            files=[path],
+        )
+        yield create_app({"m": model}, limits=limits, metrics=metrics, api_key=key), model
+        model.close()
+
+
+def client(app: Guard, **headers: str) -> httpx.AsyncClient:
+    """A client of a server in this process."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)  # type: ignore[arg-type]
+
+
+@contextmanager
+def process(*arguments: str, cache: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`resnetkit serve` in a process of its own, and its address. It is killed at the end if it still runs."""
+    environment = os.environ | {"RESNETKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "resnetkit", "serve", *arguments, "--port", "0"]
+    with (cache / "log.txt").open("w") as log:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    assert running.stdout is not None
+    try:
+        line = running.stdout.readline()
+        found = READY.fullmatch(line)
+        assert found, (line, (cache / "log.txt").read_text())
+        yield running, found[2]
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
