@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from resnetkit.calibration import Calibration
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, save
@@ -29,7 +30,7 @@ CLASSES = ("cat", "frog", "Größe")
 READY = re.compile(r"serving ([\w., -]+) at (http://\S+)\n")
 
 
-def write_model(path: Path, *, seed: int = 0, size: int = 32) -> Path:
+def write_model(path: Path, *, seed: int = 0, size: int = 32, calibration: Calibration | None = None) -> Path:
     """Write a net of three classes whose probabilities differ between pictures and between seeds."""
     torch.manual_seed(seed)
     net = build("resnet20", depths=(1, 1, 1), classes=3)
@@ -37,7 +38,8 @@ def write_model(path: Path, *, seed: int = 0, size: int = 32) -> Path:
     with torch.no_grad():
         net(torch.randn(16, 3, 32, 32))
         net.fc.weight.mul_(5)
-    save(path, net.eval(), Header(net.spec, Preprocess(size=size, resize=size + 4), CLASSES))
+    preprocess = Preprocess(size=size, resize=size + 4)
+    save(path, net.eval(), Header(net.spec, preprocess, CLASSES, calibration=calibration))
     return path
 
 

@@ -35,7 +35,9 @@ def test_help_and_wrong_verbs_are_light(argv: list[str]) -> None:
     assert heavy_after(quiet + call) == set()
 
 
-@pytest.mark.parametrize("verb", ["models", "recipes", "train", "evaluate", "predict", "export", "tune", "serve", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["models", "recipes", "train", "evaluate", "predict", "export", "tune", "serve", "doctor"]
+)
 def test_help_of_a_verb_needs_no_torch(verb: str) -> None:
     call = f"from resnetkit.cli import main\nassert main([{verb!r}, '--help']) == 0"
     assert not heavy_after(call) & {"torch", "torchvision", "matplotlib"}

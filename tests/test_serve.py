@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetkit.calibration import Calibration
 from resnetkit.data.decoding.opening import accept_pixels
 from resnetkit.errors import UsageError
 from resnetkit.infer.predictor import Predictor
+from resnetkit.serve.drift import Scores
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.served import ServedModel
@@ -325,6 +327,47 @@ def test_an_explanation_is_a_picture_of_the_class_that_was_asked_for(path: Path)
         assert picture.size == (60, 44)
     assert none.status_code == 400
     assert "there is no class dog" in none.json()["error"]
+
+
+def test_calibrated_probabilities_and_rejections_are_those_of_predict(path: Path, tmp_path: Path) -> None:
+    contents = [jpeg(i) for i in range(12)]
+    confidences = np.linspace(0.34, 0.98, 40)
+    calibration = Calibration(2.5, 40, tuple(confidences.tolist()))
+    calibrated = write_model(tmp_path / "c.safetensors", calibration=calibration)
+    predictor = Predictor(calibrated, backend="torch")
+    expected, rejected = predictor(contents, top=3), predictor.rejected(contents)
+    print(predictor.probabilities(contents).max(axis=1))
+    assert 0 < rejected.sum() < 12
+    files = [("file", ("a", content)) for content in contents]
+    image = [base64.b64encode(content).decode() for content in contents]
+    tensors = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [12], "data": image}]}
+    with served(calibrated) as (app, _):
+        results = ask(app, lambda c: c.post("/predict?top=3&reject=true", files=files)).json()["results"]
+        (probabilities, _) = ask(app, lambda c: c.post("/v2/models/m/infer", json=tensors)).json()["outputs"]
+        text = ask(app, lambda c: c.get("/metrics")).text
+    assert [result["rejected"] for result in results] == rejected.tolist()
+    for result, best in zip(results, expected, strict=True):
+        found = [one["probability"] for one in result["predictions"]]
+        assert found == pytest.approx([p.probability for p in best], abs=1e-6)
+    np.testing.assert_allclose(np.reshape(probabilities["data"], (12, 3)), predictor.probabilities(contents), atol=1e-6)
+    assert f'resnetkit_rejected_pictures_total{{model="m"}} {2.0 * rejected.sum()}' in text
+    drift = re.search(r'resnetkit_drift{model="m"} ([\d.]+)', text)
+    assert drift
+    assert 0.2 < float(drift[1]) < 1
+    with served(path) as (app, _):
+        refused = ask(app, lambda c: c.post("/predict?reject=true", content=jpeg(), headers=IMAGE))
+    assert (refused.status_code, refused.json()) == (400, {"error": "model m has no threshold to reject pictures by"})
+
+
+def test_drift_is_the_distance_of_kolmogorov_and_smirnov() -> None:
+    scores = Scores([0.0, 1.0, 2.0, 3.0])
+    assert scores.distance() == 0
+    scores.add([2.5, 3.5])
+    assert scores.distance() == 0.75
+    scores.add([0.0, 1.0, 2.0, 3.0] * 1000)
+    assert scores.distance() == 0
+    scores.add([9.0] * 500)
+    assert scores.distance() == 0.5
 
 
 def test_metrics_count_what_happened(path: Path) -> None:

@@ -189,6 +189,10 @@ class Predictor:
             raise UsageError(f"the logits are {logits.shape}; expected (n, {len(self.classes)})")
         return self._named(logits, top=top)
 
+    def reject(self, logits: NDArray[np.float32], rate: float = FALSE_REJECT_RATE) -> NDArray[np.bool_]:
+        """Return which logits, float32 (n, classes), seem to be of no known class, bool (n,): see `rejected`."""
+        return rejects(softmax(scaled(logits, self._calibrated)), self._calibrated, rate)
+
     @overload
     def __call__(self, pictures: Picture, *, top: int = 5) -> list[Prediction]: ...
 
@@ -236,7 +240,7 @@ class Predictor:
         Of pictures of known classes, at most the share `rate` (0 to 1) is rejected, too. Raises UsageError for a model
         without a calibration.
         """
-        return self._rejects(self.logits(pictures), rate)
+        return self.reject(self.logits(pictures), rate)
 
     def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
         """Return where in the picture the evidence for a class is (Grad-CAM): see explain.explain."""
@@ -275,7 +279,7 @@ class Predictor:
         def result(logits: NDArray[np.float32]) -> dict[str, Any]:
             found: dict[str, Any] = {"predictions": [best._asdict() for best in self._named(logits, top=top)[0]]}
             if reject_rate is not None:
-                found["rejected"] = bool(self._rejects(logits, reject_rate)[0])
+                found["rejected"] = bool(self.reject(logits, reject_rate)[0])
             if coverage is not None:
                 found["set"] = list(self._sets(logits, coverage)[0])
             return found
@@ -346,9 +350,6 @@ class Predictor:
                 f"that did not train it: resnetkit evaluate {name} DATA --calibrate FILE"
             )
         return self.calibration
-
-    def _rejects(self, logits: NDArray[np.float32], rate: float) -> NDArray[np.bool_]:
-        return rejects(softmax(scaled(logits, self._calibrated)), self._calibrated, rate)
 
     def _sets(self, logits: NDArray[np.float32], coverage: float) -> list[tuple[str, ...]]:
         probabilities = softmax(scaled(logits, self._calibrated))

@@ -84,14 +84,19 @@ async def predict(
     pictures: Sequence[Upload],
     *,
     top: int,
-    explain: str | None,
-    timeout: float | None,
+    reject: bool = False,
+    explain: str | None = None,
+    timeout: float | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Return the status and the answer for pictures.
 
-    `explain` is the class whose evidence is drawn over each picture: a name, an index, or "true" for the most probable.
-    Raises what `ServedModel.logits` and `ServedModel.explain` raise.
+    With `reject`, each result says whether the picture seems to be of no known class. `explain` is the class whose
+    evidence is drawn over each picture: a name, an index, or "true" for the most probable.
+
+    Raises what `ServedModel.logits` and `ServedModel.explain` raise, and RequestError for `reject` without a threshold.
     """
+    if reject and model.predictor.calibration is None:
+        raise RequestError(400, f"model {model.name} has no threshold to reject pictures by")
     predictor, found = await model.logits([picture.content for picture in pictures], timeout=timeout)
     results: list[dict[str, Any]] = []
     for picture, logits in zip(pictures, found, strict=True):
@@ -99,7 +104,10 @@ async def predict(
             results.append({"name": picture.name, "error": reason(logits)})
             continue
         (best,) = predictor.name(logits[None], top=top)
-        results.append({"name": picture.name, "predictions": [one._asdict() for one in best]})
+        result: dict[str, Any] = {"name": picture.name, "predictions": [one._asdict() for one in best]}
+        if reject and predictor.calibration is not None:
+            result["rejected"] = bool(predictor.reject(logits[None])[0])
+        results.append(result)
     if explain is not None:
         for picture, result in zip(pictures, results, strict=True):
             if "predictions" in result:

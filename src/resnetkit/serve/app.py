@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from resnetkit.calibration import scaled
 from resnetkit.data.prefetch import Failure
 from resnetkit.display import printable
 from resnetkit.errors import UsageError
@@ -54,6 +55,7 @@ class Result(BaseModel):
 
     name: str
     predictions: list[OneClass] | None = None
+    rejected: bool | None = Field(None, description="Whether the picture seems to be of no known class.")
     error: str | None = None
     explanation: Explanation | None = None
 
@@ -187,6 +189,7 @@ def create_app(
         explain: Annotated[
             str | None, Query(description="Draw the evidence for a class, by name or index; true: for the best.")
         ] = None,
+        reject: Annotated[bool, Query(description="Say whether a picture seems to be of no known class.")] = False,
         name: Annotated[str, Query(description="Name of a picture that has none.")] = "picture",
         timeout_ms: Annotated[float | None, Query(gt=0, le=1e9, description="Deadline of this request.")] = None,
     ) -> Response:
@@ -195,7 +198,7 @@ def create_app(
         pictures = await uploads(request.headers, await request.body(), name=name, limits=limits)
         timeout = None if timeout_ms is None else timeout_ms / 1000
         wanted = None if explain in (None, "", "false") else explain
-        status, answer = await predict(served, pictures, top=top, explain=wanted, timeout=timeout)
+        status, answer = await predict(served, pictures, top=top, reject=reject, explain=wanted, timeout=timeout)
         return _json(answer, status)
 
     @app.get("/health/live", response_class=JSONResponse)
@@ -215,6 +218,8 @@ def create_app(
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}, 401: WRONG[401]})
     async def get_metrics() -> Response:
         """Return the metrics for Prometheus."""
+        for served in models.values():
+            served.note_drift()
         return Response(metrics.text(), headers={"content-type": metrics.content_type})
 
     @app.get("/models", responses={401: WRONG[401]})
@@ -312,13 +317,14 @@ def _outputs(
         raise RequestError(400, f"picture {place} can't be read: {reason(failure)}")
     empty = np.zeros(len(predictor.classes), np.float32)
     logits = np.stack([empty if isinstance(one, Failure) else one for one in found])
-    best = most_probable(softmax(logits), len(predictor.classes))
+    probabilities = softmax(scaled(logits, predictor.calibration))
+    best = most_probable(probabilities, len(predictor.classes))
     outputs: list[tuple[protocol.Requested, protocol.Tensor]] = []
     for requested in given.outputs:
         if requested.name == protocol.ERRORS:
             outputs.append((requested, [reason(failures[i]) if i in failures else "" for i in range(len(found))]))
             continue
-        values = logits if requested.name == "logits" else softmax(logits)
+        values = logits if requested.name == "logits" else probabilities
         values[list(failures)] = 0
         if requested.classes:
             labels = [printable(label) for label in predictor.classes]
@@ -334,6 +340,7 @@ def _card(served: ServedModel) -> dict[str, Any]:
         "name": served.name,
         "classes": [printable(label) for label in predictor.classes],
         "size": predictor.preprocess.size,
+        "can_reject": predictor.calibration is not None,
         "choice": predictor.choice.to_dict(),
         "metrics": {k: v for k, v in predictor.header.metrics.items() if isinstance(v, int | float | str)},
         "origin": {k: v for k, v in predictor.header.origin.items() if isinstance(v, str)},

@@ -60,7 +60,7 @@ class Metrics:
         )
         self.drift = Gauge(
             "resnetkit_drift",
-            "0 to 1: how far the scores of the last pictures are from those of the model's validation.",
+            "0 to 1: how far the confidences of the last pictures are from those of the validation.",
             ("model",),
             registry=registry,
         )

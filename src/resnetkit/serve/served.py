@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.calibration import scaled
 from resnetkit.data.prefetch import Failure
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.errors import ResnetkitError
+from resnetkit.infer.backends.backend import softmax
 from resnetkit.infer.predictor import Predictor
 from resnetkit.serve.batcher import Batcher, Computed, ExpiredError, Logits, Work
+from resnetkit.serve.drift import Scores
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
 
@@ -46,6 +49,8 @@ class Loaded:
 
     predictor: Predictor
     batcher: Batcher
+    scores: Scores | None
+    """Probabilities of the best class of the pictures that were answered; None without a calibration to compare them with."""
     in_flight: int = 0
     """Pictures that are decoded, wait or are computed."""
 
@@ -103,7 +108,9 @@ class ServedModel:
             else:
                 work.pixels = picture
                 loaded.batcher.put([work])
-        return loaded.predictor, await self._until(deadline, works)
+        found = await self._until(deadline, works)
+        self._note_scores(loaded, found)
+        return loaded.predictor, found
 
     async def explain(self, picture: bytes, *, label: str | int | None, timeout: float | None = None) -> "Explanation":
         """Return where the evidence for a class is, the most probable one for None: see `Predictor.explain`.
@@ -127,6 +134,11 @@ class ServedModel:
         self._explainer.submit(run)
         (explanation,) = await self._until(deadline, [work])
         return explanation
+
+    def note_drift(self) -> None:
+        """Set the metric of drift."""
+        if (scores := self._loaded.scores) is not None:
+            self._metrics.drift.labels(self.name).set(scores.distance())
 
     def close(self) -> None:
         """Compute what was accepted, and end the threads."""
@@ -159,6 +171,7 @@ class ServedModel:
 
     def _load(self) -> Loaded:
         predictor = self._open()
+        scores = Scores(predictor.calibration.confidences) if predictor.calibration else None
         streams = max(1, predictor.choice.streams)
         size, channels = predictor.preprocess.size, predictor.preprocess.channels
         with ThreadPoolExecutor(streams) as pool:  # each stream computes once, since the first time takes longest
@@ -175,7 +188,7 @@ class ServedModel:
             observe=lambda computed: self._observe(computed, streams),
             dropped=lambda work: self._leave(loaded[0], work),
         )
-        loaded.append(Loaded(predictor, batcher))
+        loaded.append(Loaded(predictor, batcher, scores))
         return loaded[0]
 
     def _decode(self, loaded: Loaded, picture: bytes, work: Work) -> None:
@@ -210,6 +223,13 @@ class ServedModel:
         finally:
             for work in works:  # if one of them failed, the others are not wanted any more
                 work.future.cancel()
+
+    def _note_scores(self, loaded: Loaded, found: Sequence[Logits | Failure]) -> None:
+        rows = [one for one in found if not isinstance(one, Failure)]
+        if loaded.scores is not None and rows:
+            logits = np.stack(rows)
+            loaded.scores.add(softmax(scaled(logits, loaded.predictor.calibration)).max(axis=1))
+            self._metrics.rejected.labels(self.name).inc(int(loaded.predictor.reject(logits).sum()))
 
     def _deadline(self, timeout: float | None) -> float:
         limit = self._limits.timeout
