@@ -50,7 +50,7 @@ class Loaded:
     predictor: Predictor
     batcher: Batcher
     scores: Scores | None
-    """Probabilities of the best class of the pictures that were answered; None without a calibration to compare them with."""
+    """Confidences of the pictures that were answered; None without a calibration to compare them with."""
     in_flight: int = 0
     """Pictures that are decoded, wait or are computed."""
 
