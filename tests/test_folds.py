@@ -9,6 +9,7 @@ import pytest
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.folds import assign_folds, fold_datasets
 from resnetkit.errors import UsageError
+from scenes import scene
 
 
 def test_every_picture_validates_once(picture_folder):
@@ -45,6 +46,19 @@ def test_groups_stay_together_and_folds_are_even():
     for label in range(3):
         counts = Counter(fold_of[labels == label].tolist())
         assert max(counts.values()) - min(counts.values()) <= 12
+
+
+def test_alike_pictures_are_in_the_same_fold(tmp_path):
+    for number in range(12):
+        folder = tmp_path / "photos" / ("a" if number % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = scene(160, 120, seed=number)
+        for copy, quality in enumerate((95, 60, 40)):
+            picture.resize((160 - 20 * copy, 120 - 15 * copy)).save(folder / f"{number}-{copy}.jpg", quality=quality)
+    for fold in fold_datasets(open_dataset(tmp_path / "photos"), 4, seed=0):
+        assert len(fold.val) == 9
+        names = Counter(path.name.split("-")[0] for path in fold.val.paths)
+        assert set(names.values()) == {3}
 
 
 @pytest.mark.parametrize(("folds", "words"), [(1, "must be at least 2"), (61, "has 60 training pictures")])

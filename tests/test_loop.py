@@ -199,6 +199,22 @@ def test_frozen_parts_keep_weights_and_statistics(parts, dataset, tmp_path):
         assert same == (name.split(".")[0] in frozen), name
 
 
+@pytest.mark.parametrize("compile_", ["off", "auto"])
+def test_frozen_batch_norm_stays_in_training_and_in_the_file(compile_, dataset, tmp_path):
+    start = modelfile.load(
+        train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True).run / "last.safetensors"
+    )
+    init, model = str(tmp_path / "start" / "last.safetensors"), f"{TINY.model},norm=frozen"
+    recipe = replace(TINY, init=init, model=model, epochs=1, compile=compile_)
+    after = modelfile.load(train(recipe, dataset, out=tmp_path / "run", quiet=True).run / "last.safetensors")
+    assert after.header.spec.norm == "frozen"
+    kept = after.net.state_dict()
+    norms = [name for name in kept if ".bn" in name or name.startswith("bn")]
+    assert len(norms) >= 4 * 7
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, start.net.state_dict()[name]) == (name in norms or "downsample.1" in name), name
+
+
 def test_fine_tuning_to_other_classes_makes_the_last_layer_anew(dataset, picture_folder, tmp_path):
     train(replace(TINY, epochs=1), dataset, out=tmp_path / "start", quiet=True)
     recipe = replace(TINY, init=str(tmp_path / "start"), epochs=1, normalize="imagenet", freeze=4)

@@ -7,20 +7,24 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.duplicates import alike_numbers
+from resnetkit.data.looks import look_at
 from resnetkit.data.samples import Dataset, Samples, joined
 from resnetkit.errors import DataError, UsageError
 
 FOLD_RULE = (
-    "fold: pictures in the order of the SHA-256 of '<seed>/<folder>/<file>', each into the fold with the fewest "
-    "pictures of its class, of those the one with the fewest pictures"
+    "fold: groups of alike pictures, the largest first, then in the order of the SHA-256 of '<seed>/<folder>/<file>', "
+    "each into the fold with the fewest pictures of its class, of those the one with the fewest pictures"
 )
 
 
 def fold_datasets(dataset: Dataset, folds: int, *, seed: int) -> list[Dataset]:
     """Return one data set per fold: the fold is its val, and the rest of train and val together its train.
 
-    `test` stays as it is. Classes are in each fold in the same proportion, as far as their numbers allow it. The result
-    depends on the seed and on the names of the files, not on where they are.
+    `test` stays as it is. Pictures that are the same or alike to the eye come into the same fold, so that no model is
+    measured on a picture that it has nearly seen. Classes are in each fold in the same proportion, as far as their
+    numbers and these groups allow it. The result depends on the seed, the pictures and the names of their files, not on
+    where they are.
 
     Raises UsageError for fewer than two folds, DataError if there are fewer pictures than folds or no class has two.
     """
@@ -32,7 +36,8 @@ def fold_datasets(dataset: Dataset, folds: int, *, seed: int) -> list[Dataset]:
     pool = joined(parts)
     if folds > len(pool):
         raise UsageError(f"`folds` is {folds}, but {dataset.name} has {len(pool):,} training pictures")
-    fold_of = assign_folds(pool.labels, _keys(pool), folds, seed=seed)
+    groups = alike_numbers(look_at([pool]))
+    fold_of = assign_folds(pool.labels, _keys(pool), folds, seed=seed, groups=groups.tolist())
     common = {name: value for name, value in dataset.split.items() if name == "read_as"}
     return [
         replace(
