@@ -27,6 +27,8 @@ DIVERGED = 4.0
 """The search ends when the averaged loss is so many times the lowest one."""
 MARGIN = 10.0
 """The suggestion is the rate of the lowest loss, divided by this: at the lowest loss, training is about to diverge."""
+FALLS = 0.99
+"""The loss falls if its lowest average is at most this share of the average of the first tenth of the steps."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, *, advance: Advance | N
 
 def judged(curve: list[tuple[float, float]], *, batch_size: int) -> Found:
     """Return what a curve of (rate, averaged loss) suggests. Raises TrainingError if its loss never falls."""
-    if len(curve) < 3 or min(curve, key=lambda point: point[1]) == curve[0]:
+    first = max(1, len(curve) // 10)
+    began = sum(loss for _, loss in curve[:first]) / first
+    settled = curve[first:]  # the first averages are of a few batches only
+    if len(settled) < 2 or min(loss for _, loss in settled) > FALLS * began:
         raise TrainingError(
             "the loss falls at no learning rate, so none can be suggested; see the pictures as the network sees them: "
             "resnetkit data samples DATA DIR --augmented"
         )
-    lowest_at, _ = min(curve, key=lambda point: point[1])
-    before = [point for point in curve if point[0] <= lowest_at]
+    lowest_at, _ = min(settled, key=lambda point: point[1])
+    before = [point for point in curve[first - 1 :] if point[0] <= lowest_at]
     slopes = [(later - loss) / math.log(next_rate / rate) for (rate, loss), (next_rate, later) in pairwise(before)]
     steepest_at = before[slopes.index(min(slopes))][0]
     return Found(_two_digits(lowest_at / MARGIN), lowest_at, steepest_at, curve, batch_size)
