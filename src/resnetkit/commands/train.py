@@ -154,7 +154,7 @@ def _find_lr(recipe: Recipe, given: Mapping[str, Any], asked: Mapping[str, str])
     dataset = open_for(recipe, given["data"], reading_of(given))
     for remark in check_effects(recipe, dataset, {name: place for name, place in asked.items() if name != "lr"}):
         print(on_one_line(f"resnetkit train: {remark}"), file=sys.stderr)
-    with bar("looking for a learning rate", STEPS) as advance:
+    with bar("looking for a learning rate", STEPS, "steps") as advance:
         found = find_learning_rate(recipe, dataset, advance=advance)
     if given.get("json"):
         print_json(vars(found) | {"curve": [{"lr": rate, "loss": loss} for rate, loss in found.curve]})
