@@ -135,10 +135,7 @@ def test_pixels_in_memory_contradict_too() -> None:
 
 
 def test_the_same_numbers_in_another_shape_are_another_picture() -> None:
-    assert (
-        check_data._kept(np.zeros((2, 8, 3), np.uint8)).content
-        != check_data._kept(np.zeros((4, 4, 3), np.uint8)).content
-    )
+    assert check_data._content(np.zeros((2, 8, 3), np.uint8)) != check_data._content(np.zeros((4, 4, 3), np.uint8))
 
 
 def test_what_to_know_of_a_division(tmp_path: Path) -> None:
@@ -148,8 +145,9 @@ def test_what_to_know_of_a_division(tmp_path: Path) -> None:
             Image.new("L", (4, 4), value).save(tmp_path / path)
 
     write("a/1.png", "b/2.png", "b/3.png")
-    drawn, alone, lacking = check(tmp_path).notes
+    drawn, alone, lacking, few = check(tmp_path).notes
     assert drawn == "val is drawn: 1 of the 3 training pictures, the same ones each time (seed 0)"
+    assert few == "classes with fewer than 5 training pictures: 'a' 1, 'b' 1"
     assert alone == "only one picture of 'a', which can be used for training or for the error, but not for both"
     assert lacking == "val has no picture of 'a', only of 'b'; its error does not include the missing classes"
     root = tmp_path / "given"
@@ -193,3 +191,42 @@ def test_missing_files_of_a_list_are_to_mend(picture_folder: Path) -> None:
     assert report.problems == ("30 of 90 files are missing",)
     assert not any("missing" in note for note in report.notes)
     assert report.skipped[0][1] == f"does not exist ({picture_folder}/all.csv, line 62)"
+
+
+def test_alike_pictures_in_parts_and_classes_are_to_fix(split_folder: Path) -> None:
+    pixels = np.asarray(Image.open(next((split_folder / "train" / "ship").glob("*.png"))).resize((60, 60)))
+    Image.fromarray(pixels).save(split_folder / "train" / "ship" / "large.png")
+    Image.fromarray(pixels[2:, 1:]).save(split_folder / "test" / "ship" / "cropped.jpg", quality=95)
+    Image.fromarray(pixels[:, ::-1]).save(split_folder / "test" / "frog" / "mirrored.png")
+    report = check(split_folder, workers=2)
+    (group,) = [group for group in report.duplicates if group.kind == "alike"]
+    assert {"cropped.jpg", "mirrored.png", "large.png"} < {Path(path).name for path in group.paths}
+    assert group.leaks
+    assert group.contradicts
+    assert {*group.labels} == {"ship", "frog"}
+    assert not report.sound
+    assert report.leaks == ()
+    assert report.contradictions == ()
+    moved = check_data.to_move(report)
+    assert {path.name for path in moved} == {Path(path).name for path in group.paths} - {"cropped.jpg", "mirrored.png"}
+    assert {*moved.values()} == {"alike as a picture of test"}
+
+
+def test_a_drawn_val_keeps_alike_pictures_together(picture_folder: Path) -> None:
+    for path in [*picture_folder.glob("*/*.png")][:12]:
+        picture = Image.open(path).resize((64, 64))
+        for number in range(3):
+            picture.crop((number, 0, 64 - number, 63)).save(path.with_name(f"{path.stem} {number}.jpg"), quality=95)
+    report = check(picture_folder, workers=2)
+    assert len(report.duplicates) >= 12
+    assert not any(group.leaks for group in report.duplicates)
+    assert report.sound
+    assert sum(report.counts["val"].values()) == pytest.approx(0.2 * 96, abs=6)
+
+
+def test_uneven_classes_are_noted(picture_folder: Path) -> None:
+    for path in sorted((picture_folder / "frog").iterdir())[2:]:
+        path.unlink()
+    notes = check(picture_folder).notes
+    assert "classes with fewer than 5 training pictures: 'frog' 1" in notes
+    assert "uneven classes: 16 training pictures of 'cat', 1 of 'frog'" in notes

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from resnetkit.commands.parser import DATA, Parser, nearest
-from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.commands.recipe_flags import add_recipe, read_recipe_flags
-from resnetkit.data.check import Findings
+from resnetkit.data.asides import put_back, set_aside
+from resnetkit.data.check import Findings, to_move
 from resnetkit.data.check import check as check_data
 from resnetkit.data.dataset import open_read
+from resnetkit.data.overview import write_overview
 from resnetkit.data.published.cifar import get_cifar
 from resnetkit.data.reading import reading_of
 from resnetkit.data.samples import write_pictures
+from resnetkit.data.shortcuts import describe
+from resnetkit.display import count, shell
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import bar
@@ -21,7 +25,7 @@ from resnetkit.progress import bar
 MOST_SKIPPED = 20
 """Largest number of left-out files that are printed."""
 MOST_COPIES = 10
-"""Largest number of groups of copies that are printed."""
+"""Largest number of groups of copies, and of alike pictures, that are printed."""
 
 HELP = """usage: resnetkit data ACTION [options]
 
@@ -63,31 +67,56 @@ def check(argv: Sequence[str]) -> int:
     """Open every picture of a set; return 1 if there is something to fix."""
     parser = Parser(
         "data check",
-        "DATA [options]",
-        "Count the pictures of each class; find unreadable files, pictures in several classes, and pictures in several "
-        "parts.",
+        "DATA [options], or resnetkit data check --undo LIST",
+        "Count the pictures of each class; find unreadable files, same and alike pictures in several classes or parts, "
+        "and facts such as file sizes or backgrounds that give the label away.",
     )
-    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.add_argument("data", nargs="?", metavar="DATA", help=DATA)
     parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--page", type=str, metavar="FILE", help="also write an HTML page with thumbnails")
+    parser.add_argument("--force", action="store_true", help="replace an existing file of --page")
+    parser.add_argument(
+        "--fix",
+        action="store_true",
+        help="move aside what is wrong, into a folder next to DATA: unreadable files, equal pictures with several "
+        "labels, and training pictures that are also in val or test. Nothing is deleted",
+    )
+    parser.add_argument("--undo", type=str, metavar="LIST", help="move the files of a list of --fix back")
     parser.add_reading()
     given = parser.read(argv)
     if given["workers"] < 1:
         raise UsageError(f"--workers is {given['workers']}; it must be at least 1")
-    dataset = open_read(given["data"], reading_of(given))
-    with bar("checking", sum(map(len, dataset.parts.values()))) as advance:
-        report = check_data(dataset, workers=given["workers"], advance=advance)
+    if given["undo"]:
+        if given["data"] or given["fix"]:
+            raise UsageError("--undo takes a list alone; leave out DATA and --fix")
+        print(f"{count(put_back(expanded(given['undo'])), 'file')} moved back")
+        return 0
+    if not given["data"]:
+        raise UsageError(f"DATA missing: {DATA}")
+    overview = free_file(given["page"], "--page", force=given["force"]) if given["page"] else None
+    root = expanded(given["data"])
+    if given["fix"] and not root.is_dir():
+        raise UsageError(f"--fix moves files of a folder, and {given['data']} is none; remove the lines of the list")
+    reading = reading_of(given)
+    pictures = sum(map(len, open_read(given["data"], reading).parts.values()))
+    with bar("checking", pictures) as advance:
+        report = check_data(given["data"], reading, workers=given["workers"], advance=advance)
+    if overview:
+        write_overview(overview, report)
     if given["json"]:
-        print_json(
-            vars(report)
-            | {
-                "problems": report.problems,
-                "unreadable": {str(path): reason for path, reason in report.unreadable},
-                "skipped": {str(path): reason for path, reason in report.skipped},
-            }
-        )
+        print_json(report.to_dict())
     else:
         _print(report)
+        if overview:
+            print(on_one_line(f"page: {overview}"))
+    if given["fix"] and (files := to_move(report)):
+        listed = set_aside(root, files)
+        print(on_one_line(f"{count(len(files), 'file')} moved to {listed.parent}"), file=sys.stderr)
+        print(
+            on_one_line(f"to move them back: resnetkit data check --undo {shell(listed)}"),
+            file=sys.stderr,
+        )
     return 0 if report.sound else 1
 
 
@@ -104,34 +133,45 @@ def _print(report: Findings) -> None:
     )
     for note in report.notes:
         print(on_one_line(f"note: {note}"))
-    for path, reason in report.skipped[:MOST_SKIPPED]:
-        print(on_one_line(f"skipped: {path}: {reason}"))
-    if more := len(report.skipped[MOST_SKIPPED:]):
-        print(f"skipped: {more:,} more; --json names them")
-    for pictures in report.copies[:MOST_COPIES]:
-        print(on_one_line(f"copies: {', '.join(pictures)}"))
-    if more := len(report.copies[MOST_COPIES:]):
-        print(f"copies: {more} more groups; --json names them")
+    for text in describe(report.shortcuts):
+        print(on_one_line(f"warning: {text}"))
+    _print_some("skipped", [f"{path}: {reason}" for path, reason in report.skipped], MOST_SKIPPED)
+    within = [group for group in report.duplicates if not group.leaks and not group.contradicts]
+    for kind in ("same", "alike"):
+        texts = [", ".join(group.named()) for group in within if group.kind == kind]
+        _print_some("copies" if kind == "same" else "alike", texts, MOST_COPIES)
     for path, reason in report.unreadable:
         print(on_one_line(f"unreadable: {path}: {reason}"))
     for problem in report.problems:
         print(on_one_line(f"to fix: {problem}"))
-    for pictures in report.contradictions:
-        print(on_one_line(f"one picture, several classes: {', '.join(pictures)}"))
-    for pictures in report.leaks:
-        print(on_one_line(f"the same picture: {', '.join(pictures)}"))
+    for group in report.duplicates:
+        if group.contradicts:
+            what = "one picture" if group.kind == "same" else "alike pictures"
+            print(on_one_line(f"{what}, several classes: {', '.join(group.named(with_class=True))}"))
+    for group in report.duplicates:
+        if group.leaks:
+            what = "the same picture" if group.kind == "same" else "alike pictures"
+            print(on_one_line(f"{what} in several parts: {', '.join(group.named())}"))
     if report.sound:
         print("nothing to fix")
     elif counts := _to_fix(report):
         print(counts)
 
 
+def _print_some(kind: str, texts: Sequence[str], most: int) -> None:
+    """Print the first texts, and the number of the others."""
+    for text in texts[:most]:
+        print(on_one_line(f"{kind}: {text}"))
+    if more := len(texts[most:]):
+        print(f"{kind}: {more:,} more; --json names them")
+
+
 def _to_fix(report: Findings) -> str:
     """Return a line with the number of faulty pictures of each kind; empty if only the whole set is faulty."""
     counts = {
         "unreadable": len(report.unreadable),
-        "in several classes": len(report.contradictions),
-        "in several parts": len(report.leaks),
+        "in several classes": sum(group.contradicts for group in report.duplicates),
+        "in several parts": sum(group.leaks for group in report.duplicates),
     }
     faults = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return f"to fix: {faults}" if faults else ""

@@ -4,6 +4,7 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
+from resnetkit.data.division import NOT_KEPT, Keeping
 from resnetkit.data.folders.archives import is_archive, is_spreadsheet, of_archive
 from resnetkit.data.folders.folder import load_folder
 from resnetkit.data.folders.listing import decoded, is_utf8
@@ -31,6 +32,7 @@ def open_dataset(
     path_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    group_by: str | None = None,
 ) -> Dataset:
     """Open `data`: "cifar10", "cifar100", a folder (class folders or official CIFAR files), a .csv file or other list.
 
@@ -43,12 +45,14 @@ def open_dataset(
     given: `parts` is "train=DIR,val=DIR,test=DIR", with folders relative to `data`, or "none" if all folders are
     classes. `images` is the folder that the paths in a list are relative to, by default the folder of the list.
     `path_column`, `label_column` and `split_column` are the columns of the list, by name or by number from 1.
+    `group_by` says which pictures stay in one part if val is drawn: parent, exif-time, a column of the list, or a
+    regular expression for the paths.
 
     Raises:
         DataError: the data do not exist, can't be read, or have another layout.
         UsageError: an argument has a wrong value or does not fit the data.
     """
-    reading = Reading(parts, None if images is None else str(images), path_column, label_column, split_column)
+    reading = Reading(parts, None if images is None else str(images), path_column, label_column, split_column, group_by)
     return open_read(data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict)
 
 
@@ -60,8 +64,9 @@ def open_read(
     val_fraction: float = 0.2,
     seed: int = 0,
     strict: bool = False,
+    keeping: Keeping = NOT_KEPT,
 ) -> Dataset:
-    """Do the same as `open_dataset`, with the layout as one value."""
+    """Do the same as `open_dataset`, with the layout as one value; `keeping` decides about alike pictures."""
     if not isinstance(data, str | Path) or not str(data):
         raise UsageError(f"`data` is {data!r:.50}; give {ACCEPTED}")
     path = expanded(data)
@@ -74,12 +79,14 @@ def open_read(
         reading.refuse(*reading.given(), why=f"{data} contains {name}, whose layout is known")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():
-        dataset = load_folder(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
+        dataset = load_folder(
+            path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping
+        )
         if reading.parts is None:
             refuse_lists_beside(dataset, path)
         return dataset
     if path.suffix.lower() in LISTS:
-        return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading)
+        return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping)
     if _is_there(path):
         if is_spreadsheet(path):
             raise DataError(f"{data} is a spreadsheet; save it as CSV, and give the CSV file")

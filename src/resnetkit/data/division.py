@@ -1,19 +1,23 @@
 """Make a Dataset from the labelled pictures of a folder or a list: number the classes, and draw a missing val."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from resnetkit.data.groups import AlikeNumbers, group_by, mark, packed, united, unpacked
 from resnetkit.data.reading import Reading
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
 
 SPLIT_RULE = "val: of every class the val_fraction with the smallest SHA-256 of '<seed>/<relative path>', at least one"
+TOGETHER = "; pictures that belong together stay in one part: those in `moved` changed theirs"
+"""The end of the rule if groups of pictures are kept together."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,22 @@ class Labelled:
     label: str
     source: str
     """The source of its label, for errors: a class folder, or a line of a list."""
+    group: str = ""
+    """Its value in the column `group_by` of a list; empty without this column."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a drawn val keeps pictures together, besides the groups of `Reading.group_by`."""
+
+    alike: AlikeNumbers | None = None
+    """Finds alike pictures; None: they are not sought."""
+    moved: str | None = None
+    """The record of an earlier division of the same pictures, which is repeated without looking at them."""
+
+
+NOT_KEPT = Keeping()
+"""Alike pictures are not sought."""
 
 
 def divided(
@@ -38,11 +58,12 @@ def divided(
     skipped: Sequence[tuple[Path, str]] = (),
     understood: Sequence[str] = (),
     missing: int = 0,
+    keeping: Keeping = NOT_KEPT,
 ) -> Dataset:
     """Number the classes of `parts` (part -> pictures) in sorted order, and return them as a Dataset with this name.
 
-    If there is no val, `val_fraction` of each training class becomes val, chosen by `seed`. `skipped`, `understood` and
-    `missing` are fields of the result.
+    If there is no val, `val_fraction` of each training class becomes val, chosen by `seed`; pictures that belong
+    together by `reading` or `keeping` stay in one part. `skipped`, `understood` and `missing` are fields of the result.
 
     Raises:
         DataError: val or test has a class that train does not have, or all pictures of a class are HEIC and HEIC can't
@@ -54,10 +75,15 @@ def divided(
     parts = {part: sorted(pictures, key=lambda picture: picture.key) for part, pictures in parts.items() if pictures}
     split: dict[str, Any] = {"rule": "as given"}
     if "train" in parts and "val" not in parts and val_fraction:
-        chosen = _choose_val(parts["train"], val_fraction, seed)
+        first = _choose_val(parts["train"], val_fraction, seed)
+        chosen = _kept_together(parts["train"], first, val_fraction, seed, reading=reading, keeping=keeping)
         parts["val"] = [picture for picture in parts["train"] if picture.key in chosen]
         parts["train"] = [picture for picture in parts["train"] if picture.key not in chosen]
         split = {"rule": SPLIT_RULE, "seed": seed, "val_fraction": val_fraction}
+        if chosen != first:
+            split |= {"rule": SPLIT_RULE + TOGETHER, "moved": packed(chosen ^ first)}
+    elif reading.group_by and "val" in parts:
+        reading.refuse("group_by", why="val is given, not drawn")
     if kept := reading.recorded():
         split["read_as"] = kept
     # A set without train is for evaluation: its classes are those of all its parts.
@@ -115,4 +141,75 @@ def _choose_val(pictures: Sequence[Labelled], fraction: float, seed: int) -> set
         # With a hash instead of a random generator, the choice does not depend on other pictures or on NumPy's version.
         keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
         chosen.update(keys[:count])
+    return chosen
+
+
+def _kept_together(
+    pictures: Sequence[Labelled],
+    chosen: Set[str],
+    fraction: float,
+    seed: int,
+    *,
+    reading: Reading,
+    keeping: Keeping,
+) -> set[str]:
+    """Return the keys that become val if pictures that belong together stay in one part.
+
+    `chosen` are the keys that become val if every picture is alone. They are the result if no group has two pictures.
+    """
+    if keeping.moved is not None:
+        moved = unpacked(keeping.moved)
+        return {picture.key for picture in pictures if (picture.key in chosen) != (mark(picture.key) in moved)}
+    numbers: list[NDArray[np.int64]] = []
+    keys, paths = [picture.key for picture in pictures], [picture.path for picture in pictures]
+    if reading.group_by:
+        numbers.append(group_by(reading.group_by, keys, paths, [picture.group for picture in pictures]))
+    if keeping.alike:
+        alike = _choose_groups(pictures, united(*numbers, keeping.alike(paths)), fraction, seed)
+        # If nearly all pictures are alike, as those of a fixed camera, a whole group would leave no val.
+        if 2 * len(_classes_of(pictures, alike)) >= len(_classes_of(pictures, chosen)):
+            return alike
+    return _choose_groups(pictures, united(*numbers), fraction, seed) if numbers else set(chosen)
+
+
+def _classes_of(pictures: Sequence[Labelled], chosen: Set[str]) -> set[str]:
+    return {picture.label for picture in pictures if picture.key in chosen}
+
+
+def _choose_groups(pictures: Sequence[Labelled], numbers: NDArray[np.int64], fraction: float, seed: int) -> set[str]:
+    """Return the keys of whole groups that become val, so that the shares of the classes are as near as possible.
+
+    Groups come in the order of the hash of their first key. A group is taken if that brings the classes nearer to the
+    number that `_choose_val` would take. A class with all its pictures in one group stays in train.
+    """
+    groups: dict[int, list[Labelled]] = defaultdict(list)
+    for number, picture in zip(numbers.tolist(), pictures, strict=True):
+        groups[number].append(picture)
+    totals = Counter(picture.label for picture in pictures)
+    wanted = {label: min(max(round(total * fraction), 1), total - 1) for label, total in totals.items()}
+    taken: Counter[str] = Counter()
+    chosen: set[str] = set()
+
+    def take(group: Sequence[Labelled], counts: Mapping[str, int]) -> None:
+        taken.update(counts)
+        chosen.update(picture.key for picture in group)
+
+    ordered = sorted(groups.values(), key=lambda group: hashlib.sha256(f"{seed}/{group[0].key}".encode()).digest())
+    counted = [(group, Counter(picture.label for picture in group)) for group in ordered]
+    for group, counts in counted:
+        whole = any(taken[label] + number >= totals[label] for label, number in counts.items())
+        nearer = sum(
+            abs(wanted[label] - taken[label] - number) - abs(wanted[label] - taken[label])
+            for label, number in counts.items()
+        )
+        if not whole and nearer < 0:
+            take(group, counts)
+    for label in sorted(totals):
+        free = [
+            (group, counts)
+            for group, counts in counted
+            if label in counts and all(taken[one] + number < totals[one] for one, number in counts.items())
+        ]
+        if not taken[label] and wanted[label] and free:
+            take(*min(free, key=lambda one: len(one[0])))
     return chosen

@@ -25,6 +25,8 @@ LEAST_SIDE = 8
 """Pictures with a side of fewer pixels show too little for a comparison of their looks."""
 IN_MEMORY = 2**24
 """Thumbnails of more bytes than this are kept in a temporary file, so that the memory does not grow with the set."""
+BLOCK = 1024
+"""Number of thumbnails that are copied together."""
 PICTURES_AHEAD = 16
 """Number of pictures that each worker may be ahead."""
 
@@ -66,6 +68,15 @@ class Looks:
         self.thumbnails[index] = look.thumbnail
         self.digests[index] = np.frombuffer(look.digest, np.uint8)
         self.comparable[index] = look.comparable
+
+    def taken(self, order: NDArray[np.int64]) -> "Looks":
+        """Return the looks of the pictures at these indices, int64 (m,), in this order."""
+        looks = Looks(len(order))
+        for start in range(0, len(order), BLOCK):
+            block = order[start : start + BLOCK]
+            looks.thumbnails[start : start + len(block)] = self.thumbnails[block]
+        looks.digests, looks.comparable = self.digests[order], self.comparable[order]
+        return looks
 
 
 def look_at(parts: Sequence[Samples], *, workers: int = 4, advance: Advance = ignore) -> Looks:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.dataset import open_read
+from resnetkit.data.division import Keeping
 from resnetkit.data.reading import NOTHING, Reading, UnfitError, reading_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError
@@ -61,11 +62,14 @@ def open_as_trained(
     division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
     if recorded.get("rule") == "as given":  # val was not drawn in training, so it is not drawn here
         division["val_fraction"] = 0.0
+    keeping = Keeping(moved=recorded.get("moved", ""))  # the same division, without looking at the pictures again
     recorded_reading = recorded.get("read_as", {})
     if recorded_reading and not reading.recorded():
         with suppress(UnfitError):  # these data have other folders or columns
-            return open_read(data, reading_of(recorded_reading | reading.given()), strict=strict, **division)
-    return open_read(data, reading, strict=strict, **division)
+            return open_read(
+                data, reading_of(recorded_reading | reading.given()), strict=strict, keeping=keeping, **division
+            )
+    return open_read(data, reading, strict=strict, keeping=keeping, **division)
 
 
 def choose_part(dataset: Dataset, trained_on: Mapping[str, Any], name: str = "auto") -> Part:

@@ -15,6 +15,8 @@ LISTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".lst", ".list", ".jsonl", ".
 """Suffixes of lists, in lower case."""
 CLASSES_ONLY = "none"
 """Value of `parts` for: all folders are classes, even if they have the names of parts."""
+BY_PARENT, BY_EXIF_TIME = "parent", "exif-time"
+"""Values of `group_by` with a meaning of their own; others are a column or a regular expression."""
 WORDS = {
     "train": ("train", "training", "trn", "训练", "训练集"),
     "val": ("val", "valid", "validation", "dev", "验证", "验证集"),
@@ -47,6 +49,10 @@ class Reading:
     """For a list: column with the classes."""
     split_column: str | None = None
     """For a list: column with the parts."""
+    group_by: str | None = None
+    """Pictures that a drawn val must not share with train, such as those of one patient: parent (the same folder),
+    exif-time (taken within a minute of each other), a column of the list, or a regular expression whose groups are
+    found in the paths."""
 
     def given(self) -> dict[str, str]:
         """Return the fields that are set, by name."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
-from resnetkit.data.division import Labelled, divided
+from resnetkit.data.division import NOT_KEPT, Keeping, Labelled, divided
 from resnetkit.data.folders.archives import is_archive
 from resnetkit.data.folders.listing import (
     OF_RUNS,
@@ -56,7 +56,13 @@ class _Layout:
 
 
 def load_folder(
-    root: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
+    root: Path,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    strict: bool = False,
+    reading: Reading = NOTHING,
+    keeping: Keeping = NOT_KEPT,
 ) -> Dataset:
     """Find the pictures below `root`, in the layout root/<class>/... or root/{train,val,test}/<class>/...
 
@@ -95,6 +101,7 @@ def load_folder(
         val_fraction=val_fraction,
         seed=seed,
         reading=reading,
+        keeping=keeping,
         skipped=layout.skipped,
         understood=layout.understood,
     )

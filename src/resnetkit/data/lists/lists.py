@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
-from resnetkit.data.division import Labelled, divided
+from resnetkit.data.division import NOT_KEPT, Keeping, Labelled, divided
 from resnetkit.data.lists.columns import MULTI_LABEL, UnlabelledError, find_columns, read_row
 from resnetkit.data.lists.places import WEB_ADDRESS, Places
 from resnetkit.data.lists.tables import Lines, encoding_of, open_table, plain
@@ -72,7 +72,13 @@ class _Problems:
 
 
 def load_list(
-    path: Path, *, val_fraction: float = 0.2, seed: int = 0, strict: bool = False, reading: Reading = NOTHING
+    path: Path,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    strict: bool = False,
+    reading: Reading = NOTHING,
+    keeping: Keeping = NOT_KEPT,
 ) -> Dataset:
     """Read a list of labelled pictures, with columns for path, label and, if the list is divided, split.
 
@@ -110,6 +116,7 @@ def load_list(
         val_fraction=val_fraction,
         seed=seed,
         reading=reading,
+        keeping=keeping,
         skipped=reader.skipped,
         understood=reader.understood,
         missing=reader.missing,
@@ -150,6 +157,9 @@ class _Reader:
         places = Places(path.parent, self._reading.images)
         columns = find_columns(table, self._reading, places)
         self.has_parts = columns.split is not None
+        in_group = (
+            table.columns.index(by) if table.columns and (by := self._reading.group_by) in table.columns else None
+        )
         self._columns = {
             f"{what}_column": table.columns[place]
             for what, place in (("path", columns.path), ("label", columns.label))
@@ -196,7 +206,8 @@ class _Reader:
                 )
                 continue
             unsaid += columns.split is not None and not what.split
-            parts[own].append(Labelled(picture.key, picture.path, what.label, f"{path}, line {line}"))
+            group = cells[in_group].strip() if in_group is not None and in_group < len(cells) else ""
+            parts[own].append(Labelled(picture.key, picture.path, what.label, f"{path}, line {line}", group))
         problems.add_parts(no_parts)
         _add_several(problems, parts, label=self._columns.get("label_column", ""), form=table.form)
         gone = [(picture, f"{reason} ({path}, line {line})") for line, picture, reason in missing]
