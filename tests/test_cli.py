@@ -784,7 +784,7 @@ def test_data_check(picture_folder: Path, capsys: Shell) -> None:
     assert main(["data", "check", "pictures", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {part: sum(count.values()) for part, count in report["counts"].items()} == {"train": 48, "val": 12}
-    assert (report["unreadable"], report["skipped"], report["leaks"]) == ({}, {}, [])
+    assert (report["unreadable"], report["skipped"], report["leaks"]) == ([], {}, [])
     (picture_folder / "frog" / "broken.png").write_bytes(b"nothing")
     (picture_folder / "frog" / "notes.txt").write_text("x")
     assert main(["data", "check", "pictures"]) == 1
@@ -792,6 +792,50 @@ def test_data_check(picture_folder: Path, capsys: Shell) -> None:
     assert "unreadable: pictures/frog/broken.png: " in out
     assert "skipped: pictures/frog/notes.txt: not a picture by its suffix" in out
     assert out.splitlines()[0].split() == ["class", "train", "val"]
+
+
+def test_data_check_for_scripts(split_folder: Path, capsys: Shell) -> None:
+    """What --json promises: see docs/data.md."""
+    shutil.copy("split/train/cat/cat 00.png", "split/test/dog/copy.png")
+    Path("split/train/cat/broken.png").write_bytes(b"nothing")
+    assert main(["data", "check", "split", "--json", "--page", "page.html", "--parts", "train=train,test=test"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["data"] == "split"
+    assert report["parts"]["test"]["dog"] == 13
+    assert report["unreadable"] == [
+        {"path": "split/train/cat/broken.png", "reason": "not a picture of a known kind, or broken at its beginning"}
+    ]
+    (group,) = report["duplicates"]
+    assert group["kind"] == "same"
+    assert sorted(group["paths"]) == ["split/test/dog/copy.png", "split/train/cat/cat 00.png"]
+    assert {*group["parts"]} == {"train", "test"} or {*group["parts"]} == {"val", "test"}
+    assert sorted(group["labels"]) == ["cat", "dog"]
+    assert report["shortcuts"] == report["problems"] == []
+    page = Path("page.html").read_text()
+    assert "copy.png" in page
+    assert "data:image/jpeg;base64," in page
+    assert "http" not in page, "no address outside the page"
+
+
+def test_data_check_fixes_and_takes_back(split_folder: Path, capsys: Shell) -> None:
+    before = sorted(Path("split").rglob("*"))
+    Path("split/train/cat/broken.png").write_bytes(b"nothing")
+    Image.open("split/train/cat/cat 00.png").save("split/test/cat/copy.bmp")
+    there = sorted(Path("split").rglob("*"))
+    assert main(["data", "check", "split", "--fix"]) == 1
+    assert "2 files moved to split-set-aside\n" in capsys.readouterr().err.replace(f"{Path.cwd()}/", "")
+    assert {*there} - {*Path("split").rglob("*")} == {
+        Path("split/train/cat/broken.png"),
+        Path("split/train/cat/cat 00.png"),
+    }, "the copy that measures stays"
+    assert main(["data", "check", "split"]) == 0
+    (listed,) = Path("split-set-aside").glob("undo-*.json")
+    assert main(["data", "check", "--undo", str(listed)]) == 0
+    assert "2 files moved back" in capsys.readouterr().out
+    assert sorted(Path("split").rglob("*")) == there
+    assert len(there) == len(before) + 2
+    assert main(["data", "check", "split", "--undo", str(listed)]) == 2
+    assert "--undo takes a list alone" in capsys.readouterr().err
 
 
 def test_data_check_says_what_there_is_to_mend(picture_folder: Path, capsys: Shell) -> None:

@@ -59,6 +59,11 @@ USES: dict[str, Use] = {
         "it divides folders and CSV files that have no val part",
         off=0,
     ),
+    "group_alike": Use(
+        lambda _, p: "train_split" not in p.split,
+        "it is for folders and lists; CIFAR's parts are published",
+        off=False,
+    ),
     "muon_lr": Use(lambda r, _: r.optimizer == "muon", "it needs `optimizer` muon"),
     "decay_norm_and_bias": Use(lambda r, _: r.weight_decay > 0, "it needs a `weight_decay` over 0", off=False),
     "peak_at": Use(lambda r, _: r.schedule == "one-cycle", "it needs `schedule` one-cycle"),

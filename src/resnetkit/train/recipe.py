@@ -52,6 +52,8 @@ class Recipe:
     """CIFAR: train on 45,000 pictures and validate on 5,000, or train on all 50,000 without validation."""
     val_fraction: float = 0.2
     """Data without a val part: the share of each class that is used for validation."""
+    group_alike: bool = True
+    """Look at all pictures first: keep alike ones together in a drawn val, and name leaks and contradictions."""
 
     optimizer: Literal["sgd", "muon"] = "sgd"
     """sgd: with momentum. muon: orthogonal steps for the convolutions (Jordan et al. 2024), SGD for the rest."""

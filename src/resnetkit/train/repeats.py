@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from resnetkit.data.division import Keeping
+from resnetkit.data.first_look import FirstLook
 from resnetkit.data.folds import fold_datasets
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading, reading_of
@@ -102,7 +104,7 @@ def train_repeatedly(
     if folder:
         folder.refuse_existing()
     reading = reading.settled()
-    dataset = open_for(recipe, data, reading)
+    dataset = open_for(recipe, data, reading, _keeping(recipe))
     check_effects(recipe, dataset, asked)
     _divided(dataset, recipe, kind, count)  # its errors come before there is a folder
     if folder:
@@ -134,7 +136,7 @@ def go_on(folder: str | Path, data: str | Path | Dataset | None = None, *, quiet
             f"{path / PLAN} does not name the data; give them: resnetkit train --resume {shell(path)} DATA"
         )
     try:
-        dataset = open_for(recipe, data, reading_of(about.get("read_as") or {}).settled())
+        dataset = open_for(recipe, data, reading_of(about.get("read_as") or {}).settled(), _keeping(recipe))
     except DataError as error:
         if data != about.get("data"):
             raise
@@ -154,6 +156,11 @@ def go_on(folder: str | Path, data: str | Path | Dataset | None = None, *, quiet
     write_whole(path / RESULT, json.dumps(repeated.to_dict(), indent=2) + "\n")
     _write_report(repeated, recipe, dataset)
     return repeated
+
+
+def _keeping(recipe: Recipe) -> Keeping:
+    """Return how a drawn val keeps pictures together."""
+    return Keeping(FirstLook(workers=recipe.workers).alike_of if recipe.group_alike else None)
 
 
 def _divided(dataset: Dataset, recipe: Recipe, kind: Kind, count: int) -> list[Dataset]:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from resnetkit.data.dataset import open_read
+from resnetkit.data.division import NOT_KEPT, Keeping
+from resnetkit.data.first_look import FirstLook
 from resnetkit.data.published.cifar import CIFARS
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading, reading_of
@@ -70,7 +72,8 @@ def start(
     if run:
         run.refuse_existing()
     reading = reading.settled()
-    dataset = open_for(recipe, data, reading)
+    look = FirstLook(workers=recipe.workers)
+    dataset = open_for(recipe, data, reading, Keeping(look.alike_of if recipe.group_alike else None))
     remarks = check_effects(recipe, dataset, asked)
     work = work_of(recipe, len(dataset.train or ()))
     fitted = recipe if work is None else fit(recipe, work)  # with `minutes`, when the time of a step is measured
@@ -91,7 +94,7 @@ def start(
         run,
         prepare=lambda smaller: prepare(smaller, dataset, computed_before=task.computed_by),
         about=about,
-        remarks=(*remarks, *remarks_on(dataset)),
+        remarks=(*remarks, *remarks_on(dataset), *(look.remarks(dataset) if recipe.group_alike else ())),
         started=started,
         quiet=quiet,
         fresh=True,
@@ -137,7 +140,9 @@ def resume(
     state = load_state(run.state) if run.state.is_file() else None
     reading = (reading or reading_of(about.get("read_as") or {})).settled()
     try:
-        dataset = open_for(recipe, data, reading)
+        # The record of the first division is repeated, without looking at the pictures again.
+        keeping = Keeping(moved=(about.get("split") or {}).get("moved", ""))
+        dataset = open_for(recipe, data, reading, keeping)
     except DataError as error:
         if data != about.get("data"):
             raise
@@ -204,7 +209,9 @@ def default_folder(recipe: Recipe, data: str) -> RunFolder:
     return RunFolder(Path("runs") / f"{model}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
-def open_for(recipe: Recipe, data: str | Path | Dataset, reading: Reading = NOTHING_SAID) -> Dataset:
+def open_for(
+    recipe: Recipe, data: str | Path | Dataset, reading: Reading = NOTHING_SAID, keeping: Keeping = NOT_KEPT
+) -> Dataset:
     """Open the data, divided into training and validation pictures as the recipe requires."""
     if isinstance(data, Dataset):
         return data
@@ -216,6 +223,7 @@ def open_for(recipe: Recipe, data: str | Path | Dataset, reading: Reading = NOTH
         val_fraction=recipe.val_fraction,
         seed=recipe.seed,
         strict=recipe.strict,
+        keeping=keeping,
     )
 
 
