@@ -92,7 +92,7 @@ PICTURES = {
                     "required": ["file"],
                 }
             },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -191,7 +191,7 @@ def create_app(
         ] = None,
         reject: Annotated[bool, Query(description="Say whether a picture seems to be of no known class.")] = False,
         name: Annotated[str, Query(description="Name of a picture that has none.")] = "picture",
-        timeout_ms: Annotated[float | None, Query(gt=0, le=1e9, description="Deadline of this request.")] = None,
+        timeout_ms: Annotated[float | None, Query(ge=1, le=1e9, description="Deadline of this request.")] = None,
     ) -> Response:
         """Return the most probable classes of each picture. A picture that can't be read fails alone."""
         served = model_named(model)
