@@ -18,6 +18,7 @@ from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.report import write_report
 from resnetkit.files import expanded, write_whole
+from resnetkit.location import short_name
 from resnetkit.modelfile import inspect
 from resnetkit.train.checkpoint import load_state
 from resnetkit.train.effects import check_effects, effective_fields
@@ -196,7 +197,7 @@ def _write_report(repeated: Repeated, recipe: Recipe, dataset: Dataset) -> None:
     write_report(
         repeated.path / "report.html",
         inspect(repeated.runs[0].model),
-        title=f"{recipe.model} on {dataset.name}, {len(rows)} {one}s",
+        title=f"{recipe.model} on {short_name(dataset.name)}, {len(rows)} {one}s",
         evaluated=repeated.out_of_fold,
         recipe=effective_fields(recipe.to_dict(), dataset.split),
         on="pictures, each by the model that was not trained on it",
