@@ -466,9 +466,10 @@ def test_train_evaluate_predict(split_folder: Path, capsys: Shell) -> None:
     assert main(["train", data, *SMALL, "--no_flip", "--out", "run", "--json"]) == 0
     out, err = capsys.readouterr()
     trained = json.loads(out)
-    assert set(trained) == {"run", "model", "best", "images_per_second", "seconds"}
+    assert set(trained) == {"run", "model", "best", "images_per_second", "seconds", "rungs"}
     assert (trained["run"], trained["model"]) == ("run", "run/best.safetensors")
     assert trained["images_per_second"] > 0
+    assert trained["rungs"] == []  # from random weights
     assert 0 < trained["best"]["error_percent"] <= 100
     assert "validation error" in err
     recipe = Path("run/recipe.yaml").read_text()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from resnetkit.errors import DataError, ExportError, ModelFileError, ResnetkitError, TrainingError, UsageError
     from resnetkit.evaluation.evaluate import evaluate
     from resnetkit.evaluation.metrics import Evaluation
+    from resnetkit.finetune.ladder import resume
     from resnetkit.hub import from_hub, to_hub
     from resnetkit.infer.choice import Choice
     from resnetkit.infer.exports.export import export
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from resnetkit.train import train
     from resnetkit.train.loop import InterruptedTrainingError
     from resnetkit.train.recipe import RECIPES, Recipe
-    from resnetkit.train.run import resume
 
 __all__ = [
     "RECIPES",
@@ -127,7 +127,7 @@ _HOMES = {
     "resnetkit.evaluation.metrics": ("Evaluation",),
     "resnetkit.train.loop": ("InterruptedTrainingError",),
     "resnetkit.train.recipe": ("RECIPES", "Recipe"),
-    "resnetkit.train.run": ("resume",),
+    "resnetkit.finetune.ladder": ("resume",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -45,12 +45,12 @@ VERBS = {
     "doctor": ("examine this machine, and show how to make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> its help, and the module whose `run(argv)` runs it and returns the exit code."""
-COMPUTING = ("train", "evaluate", "predict", "export", "tune", "verify", "serve", "doctor")
+COMPUTING = ("train", "classes", "evaluate", "predict", "export", "tune", "verify", "serve", "doctor")
 """Verbs for which `set_up` is called."""
 
-DECODING = ("train", "evaluate", "predict", "export", "tune", "verify", "data")
+DECODING = ("train", "classes", "evaluate", "predict", "export", "tune", "verify", "data")
 """Verbs that read pictures, and so accept --max-pixels."""
-STORING = ("train", "convert", "export", "tune")
+STORING = ("train", "classes", "convert", "export", "tune")
 """Verbs that write names into files, or pass them to libraries, which accept UTF-8 only."""
 
 # Texts in errors of the C++ library, the dynamic loader, torch and CUDA, which have different classes.

@@ -78,8 +78,8 @@ def run(argv: Sequence[str]) -> int:
         own = {*FIELDS, "recipe", "config", "out", "folds", "seeds", "find_lr"} - {*LENGTHS}
         if others := [dashed(f"--{name}") for name in given if name in own]:
             raise UsageError(f"--resume uses the run's own recipe; leave out {' '.join(others)}")
+        from resnetkit.finetune.ladder import resume
         from resnetkit.train.repeats import go_on, is_repeated
-        from resnetkit.train.run import resume
 
         if is_repeated(expanded(resumed)):
             if others := [f"--{name}" for name in ("allow_other_arithmetic", *LENGTHS) if given.get(name)]:
@@ -120,7 +120,7 @@ def run(argv: Sequence[str]) -> int:
                 reading=reading_of(given),
             )
             return _print_repeated(done, as_json=bool(given.get("json")))
-        from resnetkit.train.run import start
+        from resnetkit.finetune.ladder import start
 
         result = start(
             recipe,
@@ -136,6 +136,10 @@ def run(argv: Sequence[str]) -> int:
         values = {name: value for name, value in vars(result).items() if name != "score"}
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
         return 0
+    for rung in result.rungs:
+        error = rung["top1_error_percent"]
+        shown = "not validated" if error is None else f"{error:.2f} % error"
+        print(f"rung {rung['rung']:13}{shown}, {rung['seconds']:,.0f} s, {'kept' if rung['kept'] else 'not kept'}")
     if "error_percent" in result.best:
         print(f"validation error  {result.best['error_percent']:.2f} %, after step {result.best['step']:,}")
     print(f"training          {result.images_per_second:,.0f} images/s, {result.seconds:,.0f} s in total")

@@ -107,6 +107,8 @@ class FeatureCache:
         self._model, self._device = model, device
         self._trunks: dict[bool, Trunk] = {}
         self._temporary: TemporaryDirectory[str] | None = None
+        self.computed = 0
+        """Pictures whose features this object computed, over all views."""
         root = folder or cache_folder() / "features"
         if not can_write(root):
             self._temporary = TemporaryDirectory(prefix="resnetkit-", ignore_cleanup_errors=True)
@@ -139,6 +141,12 @@ class FeatureCache:
         """Return how many of `views` fit into `cache_gb`, 0 if not even one does."""
         one = self.needed_bytes(pictures, views=1, maps=maps)
         return min(views, int(self.cache_gb * GB // max(one, 1)))
+
+    def share(self, samples: Samples, view: View) -> float:
+        """Return the share of `samples`, 0 to 1, whose features in a view are on disk."""
+        keys, _ = self._keys(samples, strict=False)
+        table = Table(self.folder / _name(view, "pool"), (self.channels,), "<f4")
+        return sum(key in table for key in keys if key) / max(len(samples), 1)
 
     def compute(
         self,
@@ -267,6 +275,7 @@ class FeatureCache:
             with closing(reading), closing(trunk.stream(batches(reading))) as computed:
                 for values in computed:
                     pending.append((found.popleft(), values))
+                    self.computed += len(values.pool)
                     if sum(len(names) for names, _ in pending) >= WRITE_EVERY:
                         write()
                     advance(len(values.pool))

@@ -1,5 +1,6 @@
 """Training: recipes, one loop, run folders. The module can be called as a function: `resnetkit.train(recipe, data)`."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ def train(
 ) -> "TrainResult":
     """Train a network with `recipe` on `data`, write a run folder, and return the result.
 
-        recipe = rk.Recipe(model="resnet18", epochs=10, init="resnet18:IMAGENET1K_V1")  # or rk.RECIPES["cifar10"]
+        recipe = rk.RECIPES["folder"].replace(init="resnet18:IMAGENET1K_V1", minutes=5)  # or rk.RECIPES["cifar10"]
         result = rk.train(recipe, "photos")
         rk.Predictor(result.model)("cat.jpg")
 
@@ -29,8 +30,8 @@ def train(
     standard error has closed it; TrainingError when the loss is no longer finite or a file can't be written; UsageError
     and DataError when the recipe and the data do not fit together.
     """
-    from resnetkit.train.run import start
-
+    # The ladder is in a package above this one, which it trains with; so it is found by its name.
+    start = import_module("resnetkit.finetune.ladder").start
     return start(recipe, data, out=out, quiet=quiet)
 
 

@@ -47,6 +47,8 @@ USES: dict[str, Use] = {
         lambda r, _: r.init is None, "with `init` the first weights are those of that model", off=False
     ),
     "freeze": Use(lambda r, _: r.init is not None, "it needs `init`, since random weights should not be frozen", off=0),
+    "rung": Use(lambda r, _: r.init is not None, "it needs `init`: random weights are trained at once", off="off"),
+    "cache_gb": Use(lambda r, _: r.init is not None and r.rung != "off", "it needs `init` and a `rung`"),
     "batch_by_length": Use(
         lambda r, _: r.iterations is None and r.batch_size == LONG_BATCH,
         f"it needs `epochs` or `minutes`, and a `batch_size` of {LONG_BATCH}",

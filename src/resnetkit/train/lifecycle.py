@@ -35,6 +35,9 @@ class TrainResult:
     """Wall-clock time of the whole run."""
     score: str = "error_percent"
     """The name of the value in `best` by which the best model was chosen; lower is better."""
+    rungs: tuple[Mapping[str, Any], ...] = ()
+    """The rungs of the ladder, in order: rung, seconds, top1_error_percent (None without validation) and kept. Empty
+    for a run that trained the whole network at once."""
 
     def __repr__(self) -> str:
         value = self.best.get(self.score)

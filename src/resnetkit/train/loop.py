@@ -187,7 +187,7 @@ class Training:
     def descend(self, batches: list[Batch], lr: float) -> None:
         """Take one optimiser step on the gradients of `batches`, and add it to the counts of the position."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         here, pictures = self.position, sum(map(len, batches))
         for batch in batches:
             step = self.task.step(batch, pictures=pictures)

@@ -161,7 +161,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, *, score: str, title: st
     upper.legend()
     rate.plot(steps, [row["lr"] for row in train], color="tab:gray", marker=mark)
     rate.set(xlabel="step", ylabel="learning rate")
-    rate.set_xlim(0, 1.03 * max((row["step"] for row in rows), default=1))
+    rate.set_xlim(0, 1.03 * max([1, *(row["step"] for row in rows)]))
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     rate.grid(alpha=0.3)
     picture = io.BytesIO()

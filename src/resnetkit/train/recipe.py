@@ -32,6 +32,15 @@ class Recipe:
     freeze: int = 0
     """Number of parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
 
+    rung: Literal["auto", "head", "stage", "all", "off"] = "off"
+    """With `init`: how much of the network is trained (docs/training.md). head: the last layer, on features that are
+    computed once. stage: the last layer, then the last stage. all: the last layer, then the whole network. auto: all
+    three, one after another; each is kept if the validation error is lower. off: the whole network at once."""
+    cache_gb: float = 4.0
+    """With `rung`: largest size of the kept features on disk, in 10⁹ bytes."""
+    layer_decay: float = 1.0
+    """Factor by which the learning rate falls from each part to the one before it; the head's is lr. 1: equal rates."""
+
     epochs: float | None = None
     """Length of the run, in passes over the training pictures; 30 if no length is given."""
     iterations: int | None = None
@@ -195,7 +204,17 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema_decay", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"`{name}` is {getattr(self, name)}; it must be from 0 to under 1")
-        for name in ("peak_at", "lr_drop", "min_area", "early_scale", "epochs", "minutes", "lr", "muon_lr"):
+        for name in (
+            "peak_at",
+            "lr_drop",
+            "min_area",
+            "early_scale",
+            "epochs",
+            "minutes",
+            "lr",
+            "muon_lr",
+            "layer_decay",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"`{name}` is {value}; it must be over 0")
@@ -311,6 +330,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "padding": (0, 10**4),
     "early_scale": (0, 1),
     "early_until": (0, 1),
+    "cache_gb": (0, 1e6),
+    "layer_decay": (0, 1),
     "center_crop_from": (0, 1),
     "min_area": (0, 1),
     "pca_color": (0, 1e6),
@@ -370,6 +391,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "folder": Recipe(
         model="resnet18",
+        rung="auto",
         epochs=30.0,
         batch_size=32,
         least_batch_size=8,
@@ -393,8 +415,9 @@ PURPOSES: dict[str, str] = {
     "(Sec. 4.2). Table 6: 6.61 +- 0.16 % test error, the best 6.43 %.",
     "paper-imagenet": "The paper's recipe for ImageNet (Sec. 3.4): up to 600k steps of 256 pictures, learning rate 0.1 "
     "divided by 10 when the error plateaus. For GPUs.",
-    "folder": "The default for a folder or CSV file of your own pictures, from random weights or from `init`. The "
-    "learning rate is for batches of 32.",
+    "folder": "The default for a folder or CSV file of your own pictures. From published weights of the network, or "
+    "from `init`, it goes up a ladder: the last layer, the last stage, the whole network (docs/training.md). The "
+    "learning rate is for random weights and batches of 32.",
 }
 """The purpose of each recipe, with the expected result and its cost if they are known."""
 DEFAULT_ROWS = ("cifar10", "folder")

@@ -35,7 +35,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
-def _process_kept() -> Iterator[None]:
+def process_kept() -> Iterator[None]:
     """Restore torch's number of threads and random state at the end; a run sets both for the whole process."""
     threads = torch.get_num_threads()
     try:
@@ -45,7 +45,7 @@ def _process_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_process_kept()
+@process_kept()
 def start(
     recipe: Recipe,
     data: str | Path | Dataset,
@@ -81,7 +81,7 @@ def start(
     if work is not None:
         steps, error = fitted.total_steps(task.batches_per_epoch) or 0, expected_error(recipe, dataset.name, work)
         remarks += [line] if (line := describe(recipe, fitted, steps=steps, error=error)) else []
-    about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": _place(data)}
+    about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": place_of(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
     about |= {"command": command} if command else {}
     if run:
@@ -101,7 +101,7 @@ def start(
     )
 
 
-@_process_kept()
+@process_kept()
 def resume(
     run_folder: str | Path,
     data: str | Path | Dataset | None = None,
@@ -148,7 +148,7 @@ def resume(
             raise
         moved = f"If the pictures have moved: resnetkit train --resume {shell(run.path)} DATA"
         raise DataError(f"{error}. {moved}") from error
-    _refuse_other_pictures(run, recipe, about, dataset)
+    refuse_other_pictures(run, recipe, about, dataset)
     task = prepare(longer, dataset, state.header if state else None, computed_before=about.get("computed_by"))
     if state and (before := length_before(state)) != longer.length and longer.bound_to_length():
         earlier = {name: value for name, value in before.items() if value is not None}
@@ -188,7 +188,7 @@ def _with_lengths(task: Classification, earlier: object) -> Classification:
     return replace(task, header=replace(task.header, recipe={**task.header.recipe, "earlier_lengths": earlier}))
 
 
-def _refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, Any], dataset: Dataset) -> None:
+def refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, Any], dataset: Dataset) -> None:
     """Raise TrainingError if the fingerprints of the pictures differ from those that recipe.yaml records."""
     present = pictures_of(dataset)
     for part, name, samples in (
@@ -233,7 +233,7 @@ def _path(given: object, name: str, wanted: str) -> Path:
     return expanded(given)
 
 
-def _place(data: str | Path | Dataset) -> str | None:
+def place_of(data: str | Path | Dataset) -> str | None:
     """Return the absolute path or name of the data, for a resumed run; None for a Dataset, which is in memory."""
     if isinstance(data, Dataset):
         return None

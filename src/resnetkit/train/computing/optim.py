@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnetkit.errors import UsageError
+from resnetkit.models.resnet import ResNet
 from resnetkit.train.computing.muon import Muon
 from resnetkit.train.recipe import Recipe
 
@@ -34,11 +36,34 @@ def make_optimizer(net: nn.Module, recipe: Recipe, *, kernels: bool = False) -> 
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if orthogonal:
+        groups.append({"params": orthogonal, "orthogonal": True, "scale": recipe.muon_lr / recipe.lr})
+    if recipe.layer_decay < 1:
+        groups = _by_part(groups, _as_resnet(net), recipe.layer_decay)
     if recipe.optimizer == "muon":
-        if orthogonal:
-            groups.append({"params": orthogonal, "orthogonal": True, "scale": recipe.muon_lr / recipe.lr})
         return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, kernels=kernels)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+
+
+def _by_part(groups: Sequence[dict[str, Any]], net: ResNet, decay: float) -> list[dict[str, Any]]:
+    """Return the groups divided by the parts of the network, each with the factor of its rate as `lr_scale`.
+
+    The head's factor is 1, and each part before it has `decay` times the factor of the next one.
+    """
+    parts = [{id(p) for module in modules for p in module.parameters()} for modules in net.parts.values()]
+    divided = []
+    for group in groups:
+        for before_head, members in enumerate(reversed(parts)):
+            own = [p for p in group["params"] if id(p) in members]
+            if own:
+                divided.append(group | {"params": own, "lr_scale": decay**before_head})
+    return divided
+
+
+def _as_resnet(net: nn.Module) -> ResNet:
+    if not isinstance(net, ResNet):
+        raise UsageError("`layer_decay` needs a residual network; give `layer_decay` 1")
+    return net
 
 
 def learning_rate(recipe: Recipe, progress: float, *, drops: int = 0) -> float:

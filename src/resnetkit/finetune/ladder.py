@@ -1,0 +1,270 @@
+"""The ladder: the head, then the last stage, then the whole network; each rung is kept if validation improves.
+
+After LP-FT (Kumar et al. 2022, arXiv:2202.10054): a head that fits the features first, so that the steps of the whole
+network do not spoil them.
+"""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnetkit.data.reading import NOTHING as NOTHING_SAID
+from resnetkit.data.reading import Reading, reading_of
+from resnetkit.data.samples import Dataset
+from resnetkit.display import shell
+from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
+from resnetkit.files import write_whole
+from resnetkit.finetune.rungs import STATE, Climb, Rung, first_rung, second_rung, task_of, third_rung, write_state
+from resnetkit.modelfile import load
+from resnetkit.models.published import IN_TORCHVISION
+from resnetkit.train.classification import Classification
+from resnetkit.train.effects import check_effects
+from resnetkit.train.lifecycle import TrainResult, arithmetic_of
+from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
+from resnetkit.train.recipe import FLAG, LENGTHS, RECIPES, Recipe, read_recipe, write_recipe
+from resnetkit.train.run import (
+    NOTHING,
+    default_folder,
+    open_for,
+    pictures_of,
+    place_of,
+    process_kept,
+    refuse_other_pictures,
+    remarks_on,
+)
+from resnetkit.train.run import resume as resume_whole
+from resnetkit.train.run import start as start_whole
+from resnetkit.train.run_folder import RunFolder
+from resnetkit.version import __version__
+
+logger = logging.getLogger("resnetkit")
+
+FIRST_WEIGHTS = "IMAGENET1K_V1"
+"""Published weights to start from if none are given. Their features suit a head better than those of later recipes,
+whose regularisation helps the whole network (Kornblith et al. 2019, arXiv:1805.08974)."""
+
+
+@process_kept()
+def start(
+    recipe: Recipe,
+    data: str | Path | Dataset,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    asked: Mapping[str, str] = NOTHING,
+    began: float | None = None,
+    reading: Reading = NOTHING_SAID,
+    command: str | None = None,
+) -> TrainResult:
+    """Train as documented at `resnetkit.train`: up the ladder if the recipe has a `rung`, else the network at once.
+
+    Arguments and errors are those of `train.run.start`. A recipe with a `rung` and without `init` gets published
+    weights of its network, if there are any within reach; without them it is trained at once, and a line says so.
+    """
+    began = time.monotonic() if began is None else began
+    remark = ""
+    if isinstance(recipe, Recipe) and recipe.rung != "off" and not recipe.init and _in_files(recipe, data, reading):
+        recipe, remark = with_first_weights(recipe, forced=asked.get("rung") == FLAG and recipe.rung != "auto")
+    if not isinstance(recipe, Recipe) or recipe.rung == "off" or not recipe.init:
+        if remark and not quiet:
+            logger.warning("%s", remark)
+        return start_whole(
+            recipe, data, out=out, quiet=quiet, asked=asked, began=began, reading=reading, command=command
+        )
+    run = RunFolder(Path(out).expanduser()) if out else None
+    if run:
+        run.refuse_existing()
+    reading = reading.settled()
+    dataset = open_for(recipe, data, reading)
+    remarks = [*([remark] if remark else []), *check_effects(recipe, dataset, asked)]
+    given = frozenset(asked) | {
+        name for name, value in vars(recipe).items() if value != getattr(RECIPES["folder"], name)
+    }
+    task = task_of(recipe, dataset)  # refuses what does not fit together before a folder is made
+    about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": place_of(data)}
+    about |= {"read_as": reading.given()} if reading.given() else {}
+    about |= {"command": command} if command else {}
+    about |= {"asked": sorted(given & set(vars(recipe)))}
+    if run:
+        run.create()
+    else:
+        run = default_folder(recipe, dataset.name).create_beside()
+    climb = Climb(recipe, dataset, run, about, given, began, quiet, remarks=(*remarks, *remarks_on(dataset)))
+    write_recipe(run.recipe, recipe, about)
+    write_state(climb)
+    return _climb(climb, task)
+
+
+def resume(
+    run_folder: str | Path,
+    data: str | Path | Dataset | None = None,
+    *,
+    epochs: float | None = None,
+    iterations: int | None = None,
+    minutes: float | None = None,
+    allow_other_arithmetic: bool = False,
+    quiet: bool = False,
+    reading: Reading | None = None,
+) -> TrainResult:
+    """Resume a stopped run, also one on the ladder: at the rung, and the step, where it stopped.
+
+    Arguments and errors are those of `train.run.resume`.
+    """
+    run = RunFolder(Path(run_folder).expanduser())
+    if not (run.path / STATE).is_file():
+        return resume_whole(
+            run_folder,
+            data,
+            epochs=epochs,
+            iterations=iterations,
+            minutes=minutes,
+            allow_other_arithmetic=allow_other_arithmetic,
+            quiet=quiet,
+            reading=reading,
+        )
+    if lengths := [name for name, value in zip(LENGTHS, (epochs, iterations, minutes), strict=True) if value]:
+        raise UsageError(
+            f"{run.path} went up the ladder, and can't get another `{lengths[0]}`. Start a new run from its weights: "
+            f"resnetkit train DATA --init {shell(run.path)} --rung all"
+        )
+    return _resume(run, data, quiet=quiet, reading=reading)
+
+
+@process_kept()
+def _resume(run: RunFolder, data: str | Path | Dataset | None, *, quiet: bool, reading: Reading | None) -> TrainResult:
+    began = time.monotonic()
+    recipe, about = read_recipe(run.recipe, Recipe())
+    data = data if data is not None else about.get("data")
+    if data is None:
+        raise TrainingError(f"{run.recipe} does not name the run's data; give `data` to resnetkit.resume")
+    dataset = open_for(recipe, data, (reading or reading_of(about.get("read_as") or {})).settled())
+    refuse_other_pictures(run, recipe, about, dataset)
+    state = _read_state(run)
+    climb = Climb(recipe, dataset, run, about, frozenset(about.get("asked", ())), began - state["seconds"], quiet)
+    climb.rungs = [Rung(**row) for row in state["rungs"]]
+    climb.images, climb.training_seconds = state["images"], state["training_seconds"]
+    if any(rung.kept for rung in climb.rungs):
+        model = load(run.best)
+        climb.best = dict(model.header.metrics)
+    return _climb(climb, task_of(recipe, dataset))
+
+
+def _in_files(recipe: Recipe, data: str | Path | Dataset, reading: Reading) -> bool:
+    """Whether the training pictures are files, and not those of CIFAR. Raises the errors of wrong data at once."""
+    train = open_for(recipe, data, reading.settled()).train
+    return train is not None and train.images is None
+
+
+def with_first_weights(recipe: Recipe, *, forced: bool = False) -> tuple[Recipe, str]:
+    """Return the recipe with published weights as `init`, and what to tell the person; without, as it was.
+
+    Raises UsageError if the weights can't be had and `forced`: the person asked for a rung.
+    """
+    if recipe.model not in IN_TORCHVISION:
+        why = f"nobody is known to publish weights of {recipe.model}"
+    else:
+        init = f"{recipe.model}:{FIRST_WEIGHTS}"
+        try:
+            load(init)
+        except (DataError, ModelFileError) as error:
+            why = f"{init} can't be had ({error})"
+        else:
+            return recipe.replace(init=init), f"first weights: {init}"
+    if forced:
+        raise UsageError(f"`rung` needs first weights, and {why}; give `init`, a model file")
+    return recipe, (
+        f"from random weights, because {why}. With few pictures, expect a poor classifier; `init` with the file of "
+        "trained weights makes a far better one, in less time (resnetkit convert makes a model file of other people's)"
+    )
+
+
+def _planned(recipe: Recipe, task: Classification) -> list[str]:
+    """Return the rungs of a run: those that are asked for, without those that `freeze` leaves nothing to train."""
+    wanted = {"head": ["head"], "stage": ["head", "stage"], "all": ["head", "all"]}
+    before_head = len(task.net.parts) - 1
+    stages = len(task.net.stage_names)
+    trainable = ["head"] if recipe.freeze >= before_head else ["head", "stage"]
+    if recipe.freeze < before_head - 1:
+        trainable.append("all")
+    planned = wanted.get(recipe.rung, trainable)
+    if recipe.rung in wanted and not set(planned) <= set(trainable):
+        raise UsageError(f"`freeze` {recipe.freeze} leaves nothing for `rung` {recipe.rung} to train; leave one out")
+    return [rung for rung in planned if rung != "stage" or stages > 1]
+
+
+def _climb(climb: Climb, task: Classification) -> TrainResult:
+    """Take the rungs that are not done yet, and write the report."""
+    planned = _planned(climb.recipe, task)
+    done = {rung.rung for rung in climb.rungs}
+    try:
+        if "head" not in done or "stage" in set(planned) - done:
+            train, val = first_rung(climb, task, planned, done)
+            if "stage" in planned and "stage" not in done and train.with_maps and _goes_on(climb):
+                second_rung(climb, train, val)
+        if "all" in planned and "all" not in done and _goes_on(climb):
+            third_rung(climb)
+    except InterruptedTrainingError as error:
+        raise InterruptedTrainingError(
+            f"stopped; everything is saved. Go on with: resnetkit train --resume {shell(climb.run.path)}",
+            error.exit_code - 128,
+        ) from None
+    except KeyboardInterrupt:
+        raise InterruptedTrainingError(
+            "stopped immediately; what was saved before is intact. "
+            f"Go on with: resnetkit train --resume {shell(climb.run.path)}",
+            signal.SIGINT,
+        ) from None
+    return _finish(climb, task)
+
+
+def _goes_on(climb: Climb) -> bool:
+    """Whether another rung can bring something: there are errors left, and time, and pictures that judge it."""
+    if climb.recipe.rung != "auto":
+        return True
+    return bool(climb.best.get("error_percent", 0.0)) and climb.left() > 0
+
+
+def _read_state(run: RunFolder) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run.path / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{run.path / STATE} is broken; start a new run with another `out`") from error
+
+
+def _finish(climb: Climb, task: Classification) -> TrainResult:
+    """Join the metrics and logs of the rungs, draw the curves, and write the report of the best model."""
+    run = climb.run
+    rows: list[dict[str, Any]] = []
+    offset: int = 0
+    for rung in climb.rungs:
+        own: list[dict[str, Any]] = read_metrics(run.path / rung.rung / run.metrics.name)
+        if rung.rung == "head" and rung.top1_error_percent is not None:
+            own = [{"part": "val", "step": 0, "epoch": 0.0, "error_percent": rung.top1_error_percent}]
+        rows += [row | {"rung": rung.rung, "step": row["step"] + offset} for row in own]
+        offset = max((row["step"] for row in rows), default=0)
+    write_whole(run.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+    with Monitor(run, quiet=climb.quiet) as monitor:
+        monitor.doing("writing the report")
+        draw_curves(rows, run.curves, score=task.score, title=task.title)
+        model = load(run.best)
+        if climb.best_measured is None and task.val is not None:
+            advance = monitor.doing("validating the best model", task.validation_pictures, "pictures")
+            climb.best_measured = task.validate(model.net, advance)
+        about = dict(climb.about) | {"rungs": [vars(rung) for rung in climb.rungs]}
+        task.report(run.report, model, climb.best_measured, curves=run.curves.read_bytes(), about=about)
+        if found := task.unreadable(climb.best_measured):
+            monitor.say(f"{len(found)} pictures could not be read; their names are in {run.log}")
+    return TrainResult(
+        run=run.path,
+        model=run.best,
+        best=climb.best,
+        images_per_second=climb.images / max(climb.training_seconds, 1e-9),
+        seconds=time.monotonic() - climb.started,
+        score=task.score,
+        rungs=tuple(vars(rung) for rung in climb.rungs),
+    )

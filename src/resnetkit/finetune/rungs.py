@@ -1,0 +1,323 @@
+"""The three rungs of the ladder: the head, the last stage, the whole network. Each is kept if validation improves."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, inf
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnetkit.data.samples import Dataset
+from resnetkit.display import count
+from resnetkit.errors import DataError
+from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.files import write_whole
+from resnetkit.finetune import heads
+from resnetkit.finetune.features import FeatureCache, Features
+from resnetkit.finetune.stage import StageTask, measured
+from resnetkit.finetune.views import training_views
+from resnetkit.location import short_name
+from resnetkit.modelfile import Model, load, save
+from resnetkit.models.resnet import ResNet
+from resnetkit.progress import Advance
+from resnetkit.train.checkpoint import load_state
+from resnetkit.train.classification import Classification, prepare
+from resnetkit.train.lifecycle import TrainResult, train_task
+from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.monitor import Monitor
+from resnetkit.train.recipe import LENGTHS, Recipe
+from resnetkit.train.run import resume as resume_whole
+from resnetkit.train.run import start as start_whole
+from resnetkit.train.run_folder import RunFolder
+from resnetkit.train.signals import Signals
+from resnetkit.train.task import Measured
+
+STATE = "ladder.json"
+"""The file in the run folder that says which rungs are done."""
+VIEWS = 2
+"""Views of each training picture: as in validation, and mirrored."""
+LEAST_EPOCHS, ENOUGH_PICTURES, MOST_EPOCHS = 3, 700, 20
+"""A rung takes 3 epochs, and with few pictures as many as it takes to see 700, at most 20."""
+EVALUATE_EVERY = 1.5
+"""Epochs between two evaluations in the second and third rung: one costs a tenth of an epoch."""
+SMALL_SET = 1000
+"""With fewer training pictures, batches are small: more steps for the same work."""
+STAGE_RATE, WHOLE_RATE = 0.01, 0.01
+"""Highest learning rates of the second and third rung, for batches of 16."""
+STAGE_SHARE = 0.35
+"""With `minutes`: the share of the time after the first rung that the second one gets."""
+CLOSING_SECONDS = 6.0
+"""With `minutes`: kept for the report."""
+FOLDS = 5
+"""Without validation pictures, the head's penalty is chosen on folds of the training pictures."""
+
+
+@dataclass
+class Rung:
+    """The result of one rung."""
+
+    rung: str
+    seconds: float
+    top1_error_percent: float | None
+    kept: bool
+
+    def __str__(self) -> str:
+        error = "not validated" if self.top1_error_percent is None else f"{self.top1_error_percent:.2f} % error"
+        kept = "kept" if self.kept else "not kept: no better"
+        return f"rung {self.rung}: {error} after {self.seconds:,.0f} s, {kept}"
+
+
+@dataclass
+class Climb:
+    """A ladder in progress."""
+
+    recipe: Recipe
+    dataset: Dataset
+    run: RunFolder
+    about: Mapping[str, Any]
+    asked: frozenset[str]
+    """Fields of the recipe that a person gave."""
+    started: float
+    quiet: bool
+    rungs: list[Rung] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the best model file."""
+    best_measured: Measured | None = None
+    images: int = 0
+    training_seconds: float = 0.0
+    remarks: Sequence[str] = ()
+
+    @property
+    def end(self) -> float | None:
+        """The time.monotonic() at which training must be over; None without `minutes`."""
+        return None if self.recipe.minutes is None else self.started + 60 * self.recipe.minutes - CLOSING_SECONDS
+
+    def left(self) -> float:
+        """Return the seconds until `end`."""
+        return inf if self.end is None else self.end - time.monotonic()
+
+
+def task_of(recipe: Recipe, dataset: Dataset) -> Classification:
+    """Return the task of the whole network, computed without kernels: its network, preprocessing and validation."""
+    return prepare(recipe.replace(compile="off"), dataset)
+
+
+class _Stopped:
+    """An Advance that ends the work when a signal has come."""
+
+    def __init__(self, advance: Advance, signals: Signals) -> None:
+        self.advance, self.signals = advance, signals
+
+    def __call__(self, done: int) -> None:
+        self.advance(done)
+        if self.signals.received:
+            raise InterruptedTrainingError("stopped", self.signals.received)
+
+
+def first_rung(
+    climb: Climb, task: Classification, planned: Sequence[str], done: set[str]
+) -> tuple[Features, Features | None]:
+    """Compute or find the features; fit the head, if this is not done yet. Return those of training and validation."""
+    began, recipe, dataset, run = time.monotonic(), climb.recipe, climb.dataset, climb.run
+    if dataset.train is None:
+        raise DataError(f"{dataset.name} has no training pictures")
+    pictures = len(dataset.train) + task.validation_pictures
+    with run.locked(), Monitor(run, quiet=climb.quiet) as monitor, Signals() as signals:
+        for remark in climb.remarks:
+            monitor.say(remark)
+        cache = FeatureCache(
+            Model(task.net, task.header), cache_gb=recipe.cache_gb, device=str(task.device), workers=recipe.workers
+        )
+        maps = "stage" in planned and "stage" not in done
+        views = cache.affordable_views(pictures, views=VIEWS, maps=maps)
+        if maps and not views:
+            monitor.say(
+                f"no rung stage: its inputs take {cache.needed_bytes(pictures, views=1, maps=True) / 1e9:.1f} GB on "
+                f"disk, and `cache_gb` is {recipe.cache_gb:g}"
+            )
+            maps, views = False, cache.affordable_views(pictures, views=VIEWS)
+        if views < VIEWS:
+            monitor.say(f"one view of each picture: more do not fit into `cache_gb` {recipe.cache_gb:g}")
+        chosen = training_views(max(views, 1), seed=recipe.seed, flip=recipe.flip)
+        total = len(dataset.train) * len(chosen) + task.validation_pictures
+        monitor.say(f"{recipe.model}: features of {count(pictures, 'picture')} by {cache.computed_by.split()[0]}")
+        advance = _Stopped(monitor.doing("features", total, "pictures"), signals)
+        val = None
+        if task.val is not None:
+            val = cache.compute(task.val, maps=maps, strict=recipe.strict, advance=advance)
+        until = None if climb.end is None else began + 0.5 * climb.left()
+        train = cache.compute(
+            dataset.train, views=chosen, maps=maps, strict=recipe.strict, until=until, advance=advance
+        )
+        if "head" not in done:
+            monitor.doing("fitting the head")
+            head = fit_head(train, val, classes=len(dataset.classes), balanced=recipe.balance != "off")
+            put_head(task, head)
+            result = None if val is None else measured(torch.from_numpy(head.logits(val.pool())), val)
+            _keep(climb, task, "head", time.monotonic() - began, result, row={"step": 0, "epoch": 0.0}, say=monitor.say)
+    return train, val
+
+
+def fit_head(train: Features, val: Features | None, *, classes: int, balanced: bool = False) -> heads.Head:
+    """Return the head of the path that is best on validation; without validation, on folds of the training pictures.
+
+    With `balanced`, every class counts the same in the fit.
+    """
+    features, labels = train.stacked()
+    shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
+    if val is not None:
+        path = heads.fit_path(features, labels, classes=classes, weights=shares)
+        return heads.choose(path, val.pool(), val.labels)
+    fold = np.tile(heads.folds(train.labels, count=min(FOLDS, len(train))), len(train.views))
+    losses = np.zeros(len(heads.PENALTIES))
+    for number in range(int(fold.max()) + 1):
+        path = heads.fit_path(features, labels, classes=classes, weights=shares * (fold != number))
+        out = fold == number
+        losses += [heads.score(head, features[out], labels[out]).loss for head in path]
+    best = int(losses.argmin())
+    return heads.fit_path(features, labels, classes=classes, penalties=heads.PENALTIES[: best + 1], weights=shares)[-1]
+
+
+def put_head(task: Classification, head: heads.Head) -> None:
+    """Make `head` the last layer of the task's network."""
+    with torch.no_grad():
+        task.net.fc.weight.copy_(torch.from_numpy(head.weight))
+        task.net.fc.bias.copy_(torch.from_numpy(head.bias))
+
+
+def _epochs(pictures: int) -> float:
+    return float(min(MOST_EPOCHS, max(LEAST_EPOCHS, ceil(ENOUGH_PICTURES / pictures))))
+
+
+def _small_batches(recipe: Recipe, pictures: int, rate: float, asked: frozenset[str]) -> dict[str, Any]:
+    """Return batch size and learning rate for so many pictures, as far as a person did not give them."""
+    size = recipe.batch_size if "batch_size" in asked else 16 if pictures < SMALL_SET else 32
+    values = {"batch_size": min(size, pictures), "lr": rate * size / 16}
+    return {name: value for name, value in values.items() if name not in asked}
+
+
+def second_rung(climb: Climb, train: Features, val: Features | None) -> None:
+    """Train the last stage and the head from the kept maps, beginning with the head of the first rung."""
+    began, folder = time.monotonic(), RunFolder(climb.run.path / "stage")
+    recipe = climb.recipe.replace(
+        epochs=_epochs(len(train)) if climb.end is None else None,
+        minutes=None if climb.end is None else STAGE_SHARE * climb.left() / 60,
+        schedule="one-cycle",
+        optimizer="sgd",
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        early_scale=1.0,
+        evaluate_every=EVALUATE_EVERY,
+        rung="off",
+        init=str(climb.run.best),
+        **_small_batches(climb.recipe, len(train), STAGE_RATE, climb.asked),
+    )
+    whole = task_of(recipe, climb.dataset)
+    header = replace(whole.header, recipe=recipe.to_dict())
+
+    def make(fitted: Recipe) -> StageTask:
+        return StageTask(whole, train, val, header=header, batch_size=fitted.batch_size, seed=fitted.seed)
+
+    state = load_state(folder.state) if folder.state.is_file() else None
+    folder.create()
+    task = make(recipe)
+    result = train_task(
+        task, recipe, folder, about=climb.about, started=began, prepare=make, state=state, quiet=climb.quiet
+    )
+    model = load(result.model)
+    found = None
+    if val is not None:  # the maps are rounded to float16, so the one evaluation judges
+        whole = replace(whole, net=model.net)
+        with Monitor(climb.run, quiet=climb.quiet) as monitor:
+            found = whole.validate(model.net, monitor.doing("validating", whole.validation_pictures, "pictures"))
+    _keep(climb, whole, "stage", time.monotonic() - began, found, row=result.best, net=model.net, result=result)
+
+
+def third_rung(climb: Climb) -> None:
+    """Train the whole network with layer-wise rates, beginning with the best rung before."""
+    began, folder = time.monotonic(), RunFolder(climb.run.path / "all")
+    pictures = len(climb.dataset.train or ())
+    fitted = {
+        "schedule": "one-cycle",
+        "label_smoothing": 0.0,
+        "layer_decay": 0.5,
+        "early_scale": 0.58,
+        "early_until": 0.8,
+        "min_area": 0.5,
+        "evaluate_every": EVALUATE_EVERY,
+        **_small_batches(climb.recipe, pictures, WHOLE_RATE, climb.asked),
+    }
+    if climb.recipe.size is not None and climb.recipe.size < 128:
+        fitted["early_scale"] = 1.0
+    changes = {name: value for name, value in fitted.items() if name not in climb.asked}
+    if climb.end is not None:
+        changes["minutes"] = max(climb.left() + CLOSING_SECONDS, 1.0) / 60
+    elif not climb.asked & set(LENGTHS):
+        changes["epochs"] = _epochs(pictures)
+    recipe = climb.recipe.replace(rung="off", init=str(climb.run.best), **changes)
+    if folder.state.is_file():
+        result = resume_whole(folder.path, climb.dataset, quiet=climb.quiet)
+    else:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        result = start_whole(recipe, climb.dataset, out=folder.path, quiet=climb.quiet, began=began)
+    task = prepare(recipe.replace(compile="off"), climb.dataset)
+    model, state = load(result.model), load_state(folder.state)
+    _keep(climb, task, "all", time.monotonic() - began, state.best, row=result.best, net=model.net, result=result)
+
+
+def _keep(
+    climb: Climb,
+    task: Classification,
+    rung: str,
+    seconds: float,
+    found: Measured | None,
+    *,
+    row: Mapping[str, Any],
+    net: ResNet | None = None,
+    result: TrainResult | None = None,
+    say: Callable[[str], None] | None = None,
+) -> None:
+    """Record a rung, and keep its model if it is better; where nothing judges it, if it was asked for."""
+    error = None if found is None else float(found.values["error_percent"])
+    before = climb.best.get("error_percent")
+    better = error < before if error is not None and before is not None else rung == "head" or error is None
+    if result is not None:
+        climb.images += round(result.images_per_second * _training_seconds(result))
+        climb.training_seconds += _training_seconds(result)
+    done = Rung(rung, round(seconds, 1), error, better)
+    metrics = {"part": "val", "rung": rung, "step": row.get("step", 0), "epoch": row.get("epoch", 0.0)}
+    metrics |= dict(found.values) if found else {}
+    init = climb.recipe.init and short_name(climb.recipe.init)
+    header = replace(task.header, recipe=climb.recipe.to_dict() | {"init": init})
+    calibration = Evaluation.from_state(found.details).calibration if found else None
+    whole = replace(header, metrics=metrics, calibration=calibration)
+    trained = net or task.net
+    save(climb.run.last, trained, whole)
+    if better:
+        save(climb.run.best, trained, whole)
+        climb.best, climb.best_measured = metrics, found
+    climb.rungs.append(done)
+    write_state(climb)
+    if say is not None:
+        say(str(done))
+    else:
+        with Monitor(climb.run, quiet=climb.quiet) as monitor:
+            monitor.say(str(done))
+
+
+def _training_seconds(result: TrainResult) -> float:
+    return load_state(result.run / "state.pt").position.training_seconds
+
+
+def write_state(climb: Climb) -> None:
+    values = {
+        "rungs": [vars(rung) for rung in climb.rungs],
+        "seconds": time.monotonic() - climb.started,
+        "images": climb.images,
+        "training_seconds": climb.training_seconds,
+    }
+    write_whole(climb.run.path / STATE, json.dumps(values, indent=1) + "\n")

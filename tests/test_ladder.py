@@ -1,0 +1,206 @@
+"""The ladder: its rungs, what is kept, resumed and repeated to the bit, and the layer-wise rates."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.errors import TrainingError, UsageError
+from resnetkit.evaluation.evaluate import evaluate
+from resnetkit.finetune import ladder, rungs
+from resnetkit.finetune.ladder import resume, start
+from resnetkit.modelfile import Header, load, save
+from resnetkit.models.resnet import build
+from resnetkit.train.computing.optim import make_optimizer
+from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.recipe import RECIPES, Recipe, read_recipe
+from resnetkit.train.signals import Signals
+
+SPEC = "resnet18,width=8"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Noisy pictures of three colours, 12 for training and 5 for validation of each; some colours are near others."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("val", 5)):
+        for label, colour in enumerate(((90, 90, 110), (110, 90, 90), (90, 110, 90))):
+            folder = tmp_path / "data" / part / "abc"[label]
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(rng.normal(colour, 60, (36, 40, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """First weights for pictures of 32 pixels, with ten other classes."""
+    torch.manual_seed(0)
+    net = build(SPEC, classes=10)
+    path = tmp_path / "first.safetensors"
+    save(path, net, Header(net.spec, Preprocess(size=32, resize=36), tuple("0123456789")))
+    return path
+
+
+@pytest.fixture
+def recipe(weights: Path) -> Recipe:
+    return RECIPES["folder"].replace(model=SPEC, init=str(weights), workers=0)
+
+
+def test_the_ladder_keeps_the_best_rung(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    result = start(recipe, data, out=tmp_path / "run", quiet=True)
+    assert [row["rung"] for row in result.rungs] == ["head", "stage", "all"]
+    assert result.rungs[0]["kept"]
+    errors = [row["top1_error_percent"] for row in result.rungs]
+    for place, row in enumerate(result.rungs[1:], 1):
+        assert row["kept"] == (errors[place] < min(errors[:place]))
+    model = load(result.model)
+    assert model.header.classes == ("a", "b", "c")
+    assert model.header.metrics["error_percent"] == result.best["error_percent"] == min(errors)
+    assert model.header.metrics["rung"] == result.rungs[errors.index(min(errors))]["rung"]
+    # One number: the evaluation of the model file gives the error that training states.
+    assert evaluate(result.model, data, split="val").top1_error_percent == min(errors)
+    assert load(tmp_path / "run" / "last.safetensors").header.metrics["error_percent"] == errors[-1]
+    there = {path.name for path in (tmp_path / "run").iterdir()}
+    assert there >= {"best.safetensors", "recipe.yaml", "metrics.jsonl", "curves.png", "report.html", "log.txt"}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["rung"] for row in rows} == {"head", "stage", "all"}
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    kept, about = read_recipe(tmp_path / "run" / "recipe.yaml", Recipe())
+    assert kept == recipe
+    assert about["fingerprint"] == open_dataset(data).train.fingerprint()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("asked", "done"), [("head", ["head"]), ("stage", ["head", "stage"]), ("all", ["head", "all"])]
+)
+def test_one_rung_can_be_asked_for_and_is_repeated_to_the_bit(
+    data: Path, recipe: Recipe, tmp_path: Path, asked: str, done: list[str]
+) -> None:
+    recipe = recipe.replace(rung=asked)
+    one = start(recipe, data, out=tmp_path / "one", quiet=True)
+    start(recipe, data, out=tmp_path / "two", quiet=True)
+    assert [row["rung"] for row in one.rungs] == done
+    for name in ("best.safetensors", "last.safetensors"):
+        first, second = (load(tmp_path / run / name).net.state_dict() for run in ("one", "two"))
+        assert all((first[tensor] == second[tensor]).all() for tensor in first)
+    changed = {
+        tensor.split(".")[0]
+        for tensor, value in load(one.run / "last.safetensors").net.state_dict().items()
+        if value.is_floating_point()
+        and "running" not in tensor
+        and (tensor.startswith("fc") or (value != load(recipe.init or "").net.state_dict()[tensor]).any())
+    }
+    whole = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
+    assert changed == {"head": {"fc"}, "stage": {"layer4", "fc"}, "all": whole}[asked]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_in", ["head", "stage", "all"])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+) -> None:
+    expected = start(recipe, data, out=tmp_path / "whole", quiet=True)
+    monkeypatch.setenv("RESNETKIT_CACHE", str(tmp_path / "another-cache"))
+    if stopped_in == "head":
+
+        def stop(*given: object, **more: object) -> object:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(rungs, "fit_head", stop)
+            with pytest.raises(InterruptedTrainingError, match="--resume"):
+                start(recipe, data, out=tmp_path / "run", quiet=True)
+    else:
+        from resnetkit.train.loop import Training
+
+        take_step = Training.take_step
+        received: list[Signals] = []
+
+        def note(self: Signals) -> Signals:
+            received.append(self)
+            return enter(self)
+
+        enter = Signals.__enter__
+
+        def stop_after_two(self: Training, batches: list[object]) -> None:
+            take_step(self, batches)
+            if self.position.step == 2 and self.run.path.name == stopped_in:
+                received[-1].received = 15
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Signals, "__enter__", note)
+            patched.setattr(Training, "take_step", stop_after_two)
+            with pytest.raises(InterruptedTrainingError, match=r"--resume .*run$") as stopped:
+                start(recipe, data, out=tmp_path / "run", quiet=True)
+            assert stopped.value.exit_code == 128 + 15
+    resumed = resume(tmp_path / "run", quiet=True)
+    assert [row["top1_error_percent"] for row in resumed.rungs] == [row["top1_error_percent"] for row in expected.rungs]
+    for name in ("best.safetensors", "last.safetensors"):
+        first, second = (load(tmp_path / run / name).net.state_dict() for run in ("whole", "run"))
+        assert all((first[tensor] == second[tensor]).all() for tensor in first)
+    again = resume(tmp_path / "run", quiet=True)  # finished: nothing is trained again
+    assert again.rungs == resumed.rungs
+    with pytest.raises(UsageError, match="`epochs`"):
+        resume(tmp_path / "run", epochs=50, quiet=True)
+    (data / "train" / "a" / "0.png").unlink()
+    with pytest.raises(TrainingError, match="training pictures"):
+        resume(tmp_path / "run", quiet=True)
+
+
+def test_without_validation_pictures_the_head_is_chosen_on_folds(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.replace(val_fraction=0.0, rung="head")
+    result = start(recipe, data / "train", out=tmp_path / "run", quiet=True)
+    assert result.rungs[0]["top1_error_percent"] is None
+    assert result.rungs[0]["kept"]
+    assert evaluate(result.model, data / "train", split="all").top1_error_percent < 40  # chance is 67 %
+
+
+def test_frozen_parts_leave_fewer_rungs(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    assert [r["rung"] for r in start(recipe.replace(freeze=5), data, out=tmp_path / "a", quiet=True).rungs] == ["head"]
+    with pytest.raises(UsageError, match="`freeze` 4 leaves nothing for `rung` all"):
+        start(recipe.replace(freeze=4, rung="all"), data, out=tmp_path / "b", quiet=True)
+
+
+def test_a_small_disk_leaves_the_stage_out(
+    data: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = start(recipe.replace(cache_gb=1e-5, rung="stage"), data, out=tmp_path / "run", quiet=True)
+    assert [row["rung"] for row in result.rungs] == ["head"]
+    assert "`cache_gb`" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_little_time_still_gives_a_head(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    result = start(recipe.replace(minutes=0.001), data, out=tmp_path / "run", quiet=True)
+    assert [row["rung"] for row in result.rungs] == ["head"]
+
+
+def test_without_weights_it_says_what_it_does(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, remark = ladder.with_first_weights(RECIPES["folder"])
+    assert found == RECIPES["folder"]  # the tests have no network
+    assert "from random weights, because resnet18:IMAGENET1K_V1 can't be had" in remark
+    with pytest.raises(UsageError, match="`rung` needs first weights"):
+        ladder.with_first_weights(RECIPES["folder"], forced=True)
+    assert "nobody" in ladder.with_first_weights(RECIPES["folder"].replace(model=SPEC))[1]
+    monkeypatch.setattr(ladder, "load", lambda init: None)
+    assert ladder.with_first_weights(RECIPES["folder"])[0].init == "resnet18:IMAGENET1K_V1"
+
+
+def test_rates_fall_from_part_to_part() -> None:
+    net = build(SPEC, classes=3)
+    groups = make_optimizer(net, Recipe(model=SPEC, layer_decay=0.5)).param_groups
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    assert len(scale) == len(list(net.parameters()))
+    assert scale[id(net.fc.weight)] == 1
+    assert scale[id(net.layer4[0].conv1.weight)] == 0.5
+    assert scale[id(net.conv1.weight)] == 0.5**5
+    assert {group["weight_decay"] for group in groups} == {0.0, 5e-4}
+    assert all("lr_scale" not in group for group in make_optimizer(net, Recipe(model=SPEC)).param_groups)
