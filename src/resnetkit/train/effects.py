@@ -42,13 +42,18 @@ def _resizes(recipe: Recipe, pictures: Pictures) -> bool:
     return recipe.size not in (None, pictures.size)
 
 
+def _has_rungs(recipe: Recipe, pictures: Pictures) -> bool:
+    """Return whether there may be first weights: `rung` auto looks for published ones."""
+    return recipe.init is not None or recipe.rung == "auto"
+
+
 USES: dict[str, Use] = {
     "zero_init_residual": Use(
         lambda r, _: r.init is None, "with `init` the first weights are those of that model", off=False
     ),
     "freeze": Use(lambda r, _: r.init is not None, "it needs `init`, since random weights should not be frozen", off=0),
-    "rung": Use(lambda r, _: r.init is not None, "it needs `init`: random weights are trained at once", off="off"),
-    "cache_gb": Use(lambda r, _: r.init is not None and r.rung != "off", "it needs `init` and a `rung`"),
+    "rung": Use(_has_rungs, "it needs `init`: random weights are trained at once", off="off"),
+    "cache_gb": Use(lambda r, p: r.rung != "off" and _has_rungs(r, p), "it needs a `rung`"),
     "batch_by_length": Use(
         lambda r, _: r.iterations is None and r.batch_size == LONG_BATCH,
         f"it needs `epochs` or `minutes`, and a `batch_size` of {LONG_BATCH}",
