@@ -40,6 +40,7 @@ VERBS = {
     "export": ("write a model for ONNX Runtime, OpenVINO or torch.export", "resnetkit.commands.export"),
     "tune": ("find the fastest way to compute a model here without losing accuracy", "resnetkit.commands.tune"),
     "serve": ("answer requests for predictions over HTTP", "resnetkit.commands.serve"),
+    "classes": ("add, merge, rename or remove classes of a trained model, in seconds", "resnetkit.commands.classes"),
     "data": ("download CIFAR, check a data set, write some of its pictures", "resnetkit.commands.data"),
     "verify": ("compare training, predictions, exports and tuned graphs", "resnetkit.commands.verify"),
     "doctor": ("examine this machine, and show how to make it faster", "resnetkit.commands.doctor"),
