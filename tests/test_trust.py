@@ -151,7 +151,7 @@ def test_all_ways_agree_on_drawn_and_on_given_pictures(model: str, picture_folde
     drawn = answer(capsys, "verify", model)
     assert (drawn["pictures"], drawn["agrees"], drawn["left_out"]) == (GENERATED, True, {})
     assert "drawn" in drawn["of"]
-    assert {"predict", "predict --backend torch"} <= drawn["ways"].keys()
+    assert {"predict", "predict by torch"} <= drawn["ways"].keys()
     for way in drawn["ways"].values():
         assert way["largest_difference"] < 1e-3
         assert way["other_best_class"] == 0

@@ -210,7 +210,7 @@ def _ways(model: str | Path, loaded: Model, folder: Path) -> dict[str, tuple[str
     ways["predict"] = (usual.precision if usual else "float32", predicted(goal="throughput"))
     for backend in ("torch", "openvino", "onnxruntime"):
         if installed(backend):
-            ways[f"predict --backend {backend}"] = ("float32", predicted(backend=backend, precision="float32"))
+            ways[f"predict by {backend}"] = ("float32", predicted(backend=backend, precision="float32"))
     for goal in tuned[0].goals if tuned else ():
         choice = tuned[0].choice(goal) if tuned else None
         if isinstance(choice, Choice):
@@ -220,7 +220,7 @@ def _ways(model: str | Path, loaded: Model, folder: Path) -> dict[str, tuple[str
             )
     for to in ("onnx", "openvino"):
         if all(installed_package(name) for name in FILE_FORMATS[to].packages):
-            ways[f"export --to {to}"] = ("float32", _exported(loaded, to, folder))
+            ways[f"export to {to}"] = ("float32", _exported(loaded, to, folder))
     return ways
 
 

@@ -237,9 +237,13 @@ class Evaluation:
             "top1_error_percent": self.top1_error_percent,
             "top5_error_percent": self.top5_error_percent,
             "loss": round(self.loss, 4),
+            "per_class": self.per_class,
+        }
+        if self.part:
+            result |= {"part": self.part, "of": self.of, "why": self.why, "trained_on": self.trained_on}
+        result |= {
             "interval_percent": list(self.interval_percent),
             "smallest_difference_percent": self.smallest_difference_percent,
-            "per_class": self.per_class,
         }
         after, before, calibration = self.reliability, self.uncalibrated, self.calibration
         if after is not None and before is not None:
@@ -250,8 +254,6 @@ class Evaluation:
                 "temperature": 1.0 if calibration is None else calibration.temperature,
             }
             result["reject"] = self.rejected
-        if self.part:
-            result |= {"part": self.part, "of": self.of, "why": self.why, "trained_on": self.trained_on}
         if self.notes:
             result["notes"] = list(self.notes)
         if self.unreadable:

@@ -175,11 +175,11 @@ def _calibration(evaluated: Evaluation) -> list[str]:
         )
         parts += [
             "<h2>None of these</h2>",
-            f"<p><code>predict --reject</code> marks pictures whose best class has less than "
-            f"{100 * rejected['threshold']:.1f} %: they may show something that is none of the classes. Of these "
+            "<p>Rejection (<code>resnetkit predict MODEL PATH --reject</code>) marks pictures whose best class has less "
+            f"than {100 * rejected['threshold']:.1f} %: they may show something that is none of the classes. Of these "
             f"pictures, which have known classes, it marks {rejected['rejected_known_percent']:.1f} %.</p>"
-            f"<p><code>predict --sets</code> gives the classes that contain the right one in a share of the pictures "
-            f"({coverage}).</p>",
+            "<p>Label sets (<code>resnetkit predict MODEL PATH --sets 0.9</code>) contain the right class in a stated "
+            f"share of the pictures ({coverage}).</p>",
         ]
     return parts
 

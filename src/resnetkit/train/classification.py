@@ -169,6 +169,7 @@ class Classification:
         evaluated = Evaluation.from_state(measured.details) if measured else None
         records = evaluated.records if evaluated else None
         data, fingerprint = short_name(str(header.data.get("name", ""))), str(header.data.get("fingerprint", ""))
+        config = Path(path.parent.name, "recipe.yaml")
         write_report(
             path,
             header,
@@ -179,9 +180,7 @@ class Classification:
             curves=curves,
             mistakes=list(worst_mistakes(model, self.val, records)) if records and self.val else [],
             made_by={
-                "command": str(
-                    about.get("command") or f"resnetkit train {shell(data)} --config {path.parent.name}/recipe.yaml"
-                ),
+                "command": str(about.get("command") or f"resnetkit train {shell(data)} --config {shell(config)}"),
                 "training data": f"{data}, {len(self.loader.samples):,} pictures, fingerprint {fingerprint}",
                 **versions(),
             },
