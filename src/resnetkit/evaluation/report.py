@@ -175,11 +175,11 @@ def _calibration(evaluated: Evaluation) -> list[str]:
         )
         parts += [
             "<h2>None of these</h2>",
-            "<p>Rejection (<code>resnetkit predict MODEL PATH --reject</code>) marks pictures whose best class has less "
-            f"than {100 * rejected['threshold']:.1f} %: they may show something that is none of the classes. Of these "
-            f"pictures, which have known classes, it marks {rejected['rejected_known_percent']:.1f} %.</p>"
-            "<p>Label sets (<code>resnetkit predict MODEL PATH --sets 0.9</code>) contain the right class in a stated "
-            f"share of the pictures ({coverage}).</p>",
+            f"<p>Rejection marks pictures whose best class has less than {100 * rejected['threshold']:.1f} %: they may "
+            "show something that is none of the classes. Of these pictures, which have known classes, it marks "
+            f"{rejected['rejected_known_percent']:.1f} %.</p>",
+            f"<p>Label sets contain the right class in a stated share of the pictures ({coverage}).</p>",
+            "<p>Both are given by <code>resnetkit predict MODEL PATH --reject --sets 0.9</code>.</p>",
         ]
     return parts
 
