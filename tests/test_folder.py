@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.division import SPLIT_RULE
@@ -310,3 +311,23 @@ def test_csv_with_a_missing_file(tmp_path: Path) -> None:
         load_list(path, strict=True)
     with pytest.raises(DataError, match=r"9.png does not exist"):
         open_dataset(str(path), strict=True)
+
+
+@pytest.mark.parametrize("beside", ["other/", "notes/readme.txt", "stray.png", "README.md"])
+def test_classes_one_level_too_deep(tmp_path: Path, beside: str) -> None:
+    """photos/photos/<class> is not one class, whatever else is in the outer folder."""
+    root = tmp_path / "photos"
+    for label in ("cat", "dog"):
+        (root / "photos" / label).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (4, 4), number).save(root / "photos" / label / f"{number}.png")
+    if beside.endswith(".png"):
+        Image.new("L", (4, 4)).save(root / beside)
+    elif beside.endswith("/"):
+        (root / beside).mkdir()
+    else:
+        (root / beside).parent.mkdir(exist_ok=True)
+        (root / beside).write_text("x")
+    dataset = load_folder(root)
+    assert dataset.classes == ("cat", "dog")
+    assert "class folders: in photos/" in dataset.understood

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from unicodedata import normalize
 
@@ -118,7 +119,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
             if not (root / folder).is_dir():
                 raise UnfitError(f"`parts`: {root} has no folder {folder}; it has {_names(subfolders(root))}")
         return _of_parts(root, root, [(part, root / folder) for part, folder in named], stated=True)
-    inner = _unwrapped(root)
+    inner = _around_classes(_unwrapped(root))
     folders = subfolders(inner)
     parts = {folder: part for folder in folders if (part := part_of(folder.name))}
     with_classes = [folder for folder in parts if _holds(folder) == "classes"]
@@ -280,6 +281,19 @@ def _unwrapped(folder: Path, *, part: str | None = None, classes: Iterable[str] 
             return inner
         inner = only
     return folder
+
+
+def _around_classes(folder: Path) -> Path:
+    """Return the only folder with pictures in `folder`, if they are in several folders in it; else `folder` itself.
+
+    It is `photos/photos/<class>` next to empty folders, notes or stray pictures. As one class, it would be useless.
+    """
+    filled = list(islice((path for path in subfolders(folder) if _has_pictures(path, folder)), 2))
+    if len(filled) != 1 or part_of(filled[0].name) or loose_pictures(filled[0]):
+        return folder
+    (inner,) = filled
+    within = list(islice((path for path in subfolders(inner) if _has_pictures(path, inner)), 2))
+    return inner if len(within) == 2 else folder
 
 
 def _holds(folder: Path) -> str:
