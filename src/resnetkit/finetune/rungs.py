@@ -42,7 +42,7 @@ VIEWS = 2
 """Views of each training picture: as in validation, and mirrored."""
 LEAST_EPOCHS, ENOUGH_PICTURES, MOST_EPOCHS = 3, 700, 20
 """A rung takes 3 epochs, and with few pictures as many as it takes to see 700, at most 20."""
-EVALUATE_EVERY = 1.5
+EVALUATE_EVERY = 1.6
 """Epochs between two evaluations in the second and third rung: one costs a tenth of an epoch."""
 SMALL_SET = 1000
 """With fewer training pictures, batches are small: more steps for the same work."""
