@@ -71,16 +71,17 @@ def _serve(given: dict[str, Any], models: dict[str, str], limits: Limits, key: s
     from resnetkit.data.decoding.opening import accept_pixels
     from resnetkit.infer.choice import usable_threads
     from resnetkit.infer.unloaded import files_of
-    from resnetkit.serve import server
-    from resnetkit.serve.app import create_app
+    from resnetkit.serve.listener import address_of, listen
     from resnetkit.serve.logs import log_to_standard_error
     from resnetkit.serve.metrics import Metrics
     from resnetkit.serve.served import ServedModel
 
-    listener = server.listen(given["host"], given["port"])
     metrics = Metrics()
     with ExitStack() as stack:
-        stack.enter_context(listener)
+        listener = stack.enter_context(listen(given["host"], given["port"]))
+        # FastAPI and uvicorn take as long to import as a model takes to open, which leaves the interpreter free.
+        importer = stack.enter_context(ThreadPoolExecutor(1, "resnetkit-import"))
+        imported = importer.submit(_import_server)
         stack.enter_context(accept_pixels(limits.max_pixels))
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = cast("Any", _print_warning)
@@ -97,8 +98,9 @@ def _serve(given: dict[str, Any], models: dict[str, str], limits: Limits, key: s
             )
             for name, model in models.items()
         }
+        create_app, server = imported.result()
         guard = create_app(served, limits=limits, metrics=metrics, api_key=key)
-        address = server.address_of(listener)
+        address = address_of(listener)
         if given["host"] not in LOCAL and key is None:
             print(
                 f"resnetkit serve: warning: everybody who reaches {address} can use it; a key in {KEY} prevents this",
@@ -109,6 +111,13 @@ def _serve(given: dict[str, Any], models: dict[str, str], limits: Limits, key: s
             print(f"serving {', '.join(served)} at {address}", flush=True)
 
         server.run(guard, list(served.values()), listener, limits=limits, ready=ready)
+
+
+def _import_server() -> tuple[Any, Any]:
+    from resnetkit.serve import server
+    from resnetkit.serve.app import create_app
+
+    return create_app, server
 
 
 def _opener(model: str, given: dict[str, Any]) -> "Callable[[], Predictor]":

@@ -174,9 +174,10 @@ class ServedModel:
         scores = Scores(predictor.calibration.confidences) if predictor.calibration else None
         streams = max(1, predictor.choice.streams)
         size, channels = predictor.preprocess.size, predictor.preprocess.channels
-        with ThreadPoolExecutor(streams) as pool:  # each stream computes once, since the first time takes longest
-            for batch in {1, predictor.batch_size}:
-                list(pool.map(predictor.compute, [np.zeros((batch, size, size, channels), np.uint8)] * streams))
+        # The first computation of a stream takes longest. The first of a larger batch takes a fifth longer, too, but
+        # computing one now would cost more time until the server is ready than it saves.
+        with ThreadPoolExecutor(streams) as pool:
+            list(pool.map(predictor.compute, [np.zeros((1, size, size, channels), np.uint8)] * streams))
         prepare()  # compiles or loads the kernel that resizes
         self._metrics.loads.labels(self.name, "done").inc()
         loaded: list[Loaded] = []

@@ -13,16 +13,15 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from resnetkit.errors import UsageError
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
+from resnetkit.serve.listener import BACKLOG
 from resnetkit.serve.served import ServedModel
 
 WATCH_SECONDS = 1.0
 """Between two looks at the files of the models."""
 HEADER_BYTES = 16 * 1024
 """Largest header of a request."""
-BACKLOG = 2048
 log = logging.getLogger("resnetkit.serve")
 
 
@@ -79,25 +78,6 @@ class Server(uvicorn.Server):
         self._guard.draining = True
         await asyncio.sleep(self._drain)
         await super().shutdown(sockets)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 is a free one. Raises UsageError if it can't be had."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, number)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise UsageError(f"`host` {host} and `port` {port} can't be listened on: {error.strerror or error}") from error
-    return listener
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return the address of a listening socket, as a URL."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(
