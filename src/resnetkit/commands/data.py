@@ -1,10 +1,11 @@
-"""`resnetkit data`: download CIFAR, check a data set, write some of its pictures."""
+"""`resnetkit data`: download CIFAR, check a data set, write some of its pictures, choose pictures to label."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnetkit.commands import data_next
 from resnetkit.commands.parser import DATA, Parser, nearest
 from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.commands.recipe_flags import add_recipe, read_recipe_flags
@@ -32,20 +33,21 @@ HELP = """usage: resnetkit data ACTION [options]
   get NAME          download cifar10 or cifar100 to this machine
   check DATA        count the pictures of each class, find faults
   samples DATA DIR  write a few pictures as PNG files
+  next MODEL DIR    choose the pictures without a label to label next
 
 For the options: resnetkit data ACTION --help"""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run get, check or samples."""
-    actions = {"get": get, "check": check, "samples": samples}
+    """Run get, check, samples or next."""
+    actions = {"get": get, "check": check, "samples": samples, "next": data_next.run}
     action, *rest = argv or [""]
     if action in ("-h", "--help"):
         print(HELP)
         return 0
     if action not in actions:
         raise UsageError(
-            f"unknown action {action}{nearest(action, list(actions))}" if action else "give get, check or samples"
+            f"unknown action {action}{nearest(action, list(actions))}" if action else "give get, check, samples or next"
         )
     return actions[action](rest)
 

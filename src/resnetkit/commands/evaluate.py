@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnetkit.commands import labelling
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.data.folders.folder import UNLABELLED
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from resnetkit.evaluation.metrics import Evaluation
     from resnetkit.evaluation.records import Records
 
-FILES = {"report": "report.html", "csv": "pictures.csv", "calibrate": "model.safetensors"}
+FILES = {"report": "report.html", "csv": "pictures.csv", "calibrate": "model.safetensors", "review": "review.html"}
 """The flags that write a file, with an example of its name."""
 MOST_LOOKED_AT = 20_000
 """Of more pictures, training pictures included, evaluate does not look for leaks; data check does."""
@@ -87,6 +88,7 @@ def run(argv: Sequence[str]) -> int:
         metavar="FILE",
         help="also write the model to this file with a temperature and thresholds fitted on these pictures",
     )
+    labelling.add_flags(parser)
     parser.add_argument("--force", action="store_true", help="replace existing files of the flags that write one")
     parser.add_reading()
     given = parser.read(argv)
@@ -97,6 +99,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--{first} and --{other} are both {files[first]}; give two files")
     if "calibrate" in files and given["views"] != "single":
         raise UsageError("--calibrate fits the single view, which predict uses; leave out --views")
+    labelling.check_flags(given)
     shares = _shares(given["class_share"]) if given["class_share"] else {}
 
     from resnetkit.data.parts import choose_part, open_as_trained, recognise
@@ -107,6 +110,7 @@ def run(argv: Sequence[str]) -> int:
     from resnetkit.evaluation.mistakes import worst_mistakes
     from resnetkit.evaluation.records import write_records
     from resnetkit.evaluation.report import versions, write_report
+    from resnetkit.finetune.review import write_review
     from resnetkit.location import short_name
     from resnetkit.modelfile import load, save
     from resnetkit.train.effects import effective_fields
@@ -177,6 +181,9 @@ def run(argv: Sequence[str]) -> int:
             _say(
                 f"{known:,} of these pictures trained {given['against']}: its error on new pictures may be much larger"
             )
+    answers = labelling.answer(model, dataset, part, given)
+    if answers:
+        document |= answers.document
     if given["json"]:
         print_json(document)
     else:
@@ -184,7 +191,9 @@ def run(argv: Sequence[str]) -> int:
         print(on_one_line(f"{pictures} pictures of {given['data']}, {given['views']} view"))
         print(f"{part.name}: {part.why}")
         _print(result, document)
-    for note in result.notes:
+        if answers:
+            answers.print()
+    for note in (*result.notes, *(answers.notes if answers else ())):
         _say(note)
     if report := files.get("report"):
         title = f"{short_name(given['model'])} on {short_name(given['data'])}"
@@ -198,6 +207,7 @@ def run(argv: Sequence[str]) -> int:
             on=f"{part.name} pictures",
             mistakes=list(worst_mistakes(model, named, result.records)) if result.records else [],
             compared=_compared(document, given["against"]),
+            sections=answers.sections if answers else {},
             made_by={
                 "command": shlex.join(["resnetkit", "evaluate", *argv]),
                 "data": f"{given['data']}, {part.name}, fingerprint {named.fingerprint()}",
@@ -208,6 +218,9 @@ def run(argv: Sequence[str]) -> int:
     if (table := files.get("csv")) and result.records:
         write_records(table, result.records, result.classes, part.samples)
         _say(f"the result of each picture is in {table}")
+    if (review := files.get("review")) and answers and answers.errors is not None:
+        write_review(review, answers.errors, answers.samples, data=given["data"])
+        _say(f"the page to review labels is {review}")
     if "calibrate" in files:
         _say(f"the model with temperature {document['calibration']['temperature']:.3f} is {files['calibrate']}")
     return 0

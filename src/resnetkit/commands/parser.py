@@ -81,7 +81,9 @@ class Parser(ArgumentParser):
     def add_reading(self) -> None:
         """Add the flags for the layout of DATA, one for each field of Reading."""
         self.add_class_arguments(Reading)
-        (self.groups or {})["Reading"].title = "layout of DATA; if a flag is unset, it is detected and printed"
+        (self.groups or {})[
+            "Reading"
+        ].title = "layout of DATA, which is detected and printed if it is not given, and corrections"
 
     @property
     def flags(self) -> dict[str, str]:

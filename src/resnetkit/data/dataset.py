@@ -4,6 +4,7 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
+from resnetkit.data.corrections import corrected
 from resnetkit.data.division import NOT_KEPT, Keeping
 from resnetkit.data.folders.archives import is_archive, is_spreadsheet, of_archive
 from resnetkit.data.folders.folder import load_folder
@@ -33,6 +34,7 @@ def open_dataset(
     label_column: str | None = None,
     split_column: str | None = None,
     group_by: str | None = None,
+    corrections: str | Path | None = None,
 ) -> Dataset:
     """Open `data`: "cifar10", "cifar100", a folder (class folders or official CIFAR files), a .csv file or other list.
 
@@ -47,12 +49,21 @@ def open_dataset(
     `path_column`, `label_column` and `split_column` are the columns of the list, by name or by number from 1.
     `group_by` says which pictures stay in one part if val is drawn: parent, exif-time, a column of the list, or a
     regular expression for the paths.
+    `corrections` is a CSV file that relabels pictures or leaves them out: see `corrections.corrected`.
 
     Raises:
         DataError: the data do not exist, can't be read, or have another layout.
         UsageError: an argument has a wrong value or does not fit the data.
     """
-    reading = Reading(parts, None if images is None else str(images), path_column, label_column, split_column, group_by)
+    reading = Reading(
+        parts,
+        None if images is None else str(images),
+        path_column,
+        label_column,
+        split_column,
+        group_by,
+        None if corrections is None else str(corrections),
+    )
     return open_read(data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict)
 
 
@@ -67,15 +78,34 @@ def open_read(
     keeping: Keeping = NOT_KEPT,
 ) -> Dataset:
     """Do the same as `open_dataset`, with the layout as one value; `keeping` decides about alike pictures."""
+    dataset = _open(
+        data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict, keeping=keeping
+    )
+    return corrected(dataset, reading.corrections) if reading.corrections else dataset
+
+
+def _open(
+    data: str | Path,
+    reading: Reading,
+    *,
+    train_split: str,
+    val_fraction: float,
+    seed: int,
+    strict: bool,
+    keeping: Keeping,
+) -> Dataset:
+    """Open the data as they are, without corrections."""
     if not isinstance(data, str | Path) or not str(data):
         raise UsageError(f"`data` is {data!r:.50}; give {ACCEPTED}")
     path = expanded(data)
     if str(data) in CIFARS and (isinstance(data, str) or not _is_there(path)):
+        reading.refuse("corrections", why=f"the pictures of {data} are not files that corrections can name")
         reading.refuse(*reading.given(), why=f"the layout of {data} is known")
         return load_cifar(str(data), train_split=train_split, seed=seed)
     if not is_utf8(decoded(str(path))):
         raise DataError(f"{path}: the name {wrong_name('; rename it')}")
     if _is_there(path) and (name := find_cifar(path)):
+        reading.refuse("corrections", why=f"the pictures of {name} are not files that corrections can name")
         reading.refuse(*reading.given(), why=f"{data} contains {name}, whose layout is known")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""How the user says a folder or list is laid out, and the usual names of the parts of a data set."""
+"""How the user says a folder or list is laid out and corrected, and the usual names of the parts of a data set."""
 
 import re
 from collections.abc import Mapping
@@ -30,6 +30,10 @@ _PART = {word: part for part, words in WORDS.items() for word in words}
 _WORD = re.compile(rf"({'|'.join(_PART)})(?:sets?|data|images?|imgs?|pics?|split|folder|dir|list)?")
 
 
+PATHS = frozenset({"images", "corrections"})
+"""Fields of Reading that are paths, apart from those relative to DATA."""
+
+
 class UnfitError(UsageError):
     """A field of Reading does not fit the data: it names a missing folder or column, or has no use for these data."""
 
@@ -53,18 +57,23 @@ class Reading:
     """Pictures that a drawn val must not share with train, such as those of one patient: parent (the same folder),
     exif-time (taken within a minute of each other), a column of the list, or a regular expression whose groups are
     found in the paths."""
+    corrections: str | None = None
+    """CSV file with the columns path,action,label: relabel gives a picture another class, drop leaves it out, keep says
+    that its label is right. The division into parts stays the same."""
 
     def given(self) -> dict[str, str]:
         """Return the fields that are set, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def recorded(self) -> dict[str, str]:
-        """Return the fields that are set, without `images`, which depends on the machine. A model file stores them."""
-        return {name: value for name, value in self.given().items() if name != "images"}
+        """Return the fields that are set, without paths, which depend on the machine. A model file stores them."""
+        return {name: value for name, value in self.given().items() if name not in PATHS}
 
     def settled(self) -> "Reading":
-        """Return the same reading with an absolute path, for a process that runs in another folder."""
-        return replace(self, images=str(expanded(self.images).resolve())) if self.images else self
+        """Return the same reading with absolute paths, for a process that runs in another folder."""
+        return replace(
+            self, **{name: str(expanded(self.given()[name]).resolve()) for name in PATHS & self.given().keys()}
+        )
 
     def refuse(self, *names: str, why: str) -> None:
         """Raise UnfitError if one of the fields `names` is set; `why` is the reason for the message."""
