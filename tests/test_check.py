@@ -230,3 +230,10 @@ def test_uneven_classes_are_noted(picture_folder: Path) -> None:
     notes = check(picture_folder).notes
     assert "classes with fewer than 5 training pictures: 'frog' 1" in notes
     assert "uneven classes: 16 training pictures of 'cat', 1 of 'frog'" in notes
+
+
+def test_class_names_that_differ_in_spaces_only_are_noted(picture_folder: Path) -> None:
+    (picture_folder / "frog").rename(picture_folder / "red cat")
+    (picture_folder / "ship").rename(picture_folder / "Red_Cat ")
+    note = "the classes 'Red_Cat ' and 'red cat' differ only in case, spaces and dashes"
+    assert note in check(picture_folder).notes

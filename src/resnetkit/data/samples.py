@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -183,14 +184,16 @@ class Dataset:
     def notes(self) -> tuple[str, ...]:
         """Facts that limit the meaning of an error measured on the data set, one phrase each.
 
-        They are: how the layout was read (`understood`), missing files, classes that differ only in case, that val was
+        They are: how the layout was read (`understood`), missing files, classes with nearly equal names, that val was
         drawn from train, classes with one picture, classes without pictures in val or test, and the HEIC pictures of
         each class if they can't be read.
         """
         notes = list(self.understood)
         if self.missing:
             notes.append(f"{self.missing:,} of {self.missing + sum(map(len, self.parts.values())):,} files are missing")
-        notes += [f"the classes {' and '.join(map(repr, names))} differ only in case" for names in self._alike()]
+        for names in self._alike():
+            only = "case" if len({name.lower() for name in names}) == 1 else "case, spaces and dashes"
+            notes.append(f"the classes {' and '.join(map(repr, names))} differ only in {only}")
         if self.val is not None and {"val_fraction", "train_split"} & self.split.keys():
             notes.append(
                 f"val is drawn: {len(self.val):,} of the {len(self.val) + len(self.train or ()):,} training pictures, "
@@ -218,10 +221,10 @@ class Dataset:
         return tuple(notes)
 
     def _alike(self) -> list[list[str]]:
-        """Return the groups of class names that differ only in letter case."""
+        """Return the groups of class names that differ only in letter case, spaces, dashes and underscores."""
         groups: dict[str, list[str]] = {}
         for name in self.classes:
-            groups.setdefault(name.lower(), []).append(name)
+            groups.setdefault(re.sub(r"[\s_-]+", "", name.lower()) or name, []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
     def refuse_unreadable_classes(self) -> None:
