@@ -165,8 +165,9 @@ def learnt_from(model: "Model", samples: "Samples") -> int:
     """Return how many of the pictures trained the network below its head."""
     from resnetkit.data.parts import recognise
 
-    frozen = model.header.recipe.get("freeze", 0)
-    if isinstance(frozen, int) and frozen > len(model.header.spec.depths):
+    recipe = model.header.recipe
+    frozen = recipe.get("freeze", 0)
+    if recipe.get("rung") == "head" or (isinstance(frozen, int) and frozen > len(model.header.spec.depths)):
         return 0
     return int(recognise(samples, model.header.data).mask.sum())
 
