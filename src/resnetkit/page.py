@@ -8,38 +8,48 @@ from html import escape
 from PIL import Image
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --stripe: #f4f4f4; --rule: #ccc; --note: #8a5a00; }
+:root { color-scheme: light dark; --ink: #222; --faint: #666; --paper: #fff; --stripe: #f4f4f4; --rule: #ccc;
+  --note: #8a5a00; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --paper: #161616; --stripe: #232323; --rule: #444; --note: #e0b050; }
+  :root { --ink: #ddd; --faint: #999; --paper: #161616; --stripe: #232323; --rule: #444; --note: #e0b050; }
 }
+* { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
 h1 { margin-bottom: 0; line-height: 1.2; }
+h2 { margin: 2.2rem 0 .5rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; }
-td, th { padding: .2rem .6rem; text-align: right; vertical-align: middle; overflow-wrap: normal; }
+td, th { padding: .2rem .6rem; text-align: right; vertical-align: bottom; overflow-wrap: normal; }
 td { white-space: nowrap; }
 th:first-child, td:first-child, .words td, .words th { text-align: left; }
 td:first-child, .words td { white-space: normal; overflow-wrap: anywhere; min-width: min(12rem, 30vw); }
-tr:nth-child(even) { background: var(--stripe); }
+table:not(.confusion) tr:nth-child(even) { background: var(--stripe); }
 .note { color: var(--note); }
-.group { display: flex; flex-wrap: wrap; gap: .8rem; padding: .6rem 0; border-top: 1px solid var(--rule); }
-figure { margin: 0; width: 9rem; font-size: .8rem; line-height: 1.3; }
-figure img, td img { display: block; max-width: 100%; height: auto; background: var(--stripe); }
-td img { max-height: 3rem; }
+.faint { color: var(--faint); }
+figure { margin: 0; break-inside: avoid; }
 @media (max-width: 40rem) {
   body { margin: 1rem auto; } h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; }
-  td, th { padding: .2rem .35rem; } figure { width: calc(50% - .4rem); }
+  td, th { padding: .2rem .35rem; }
+}
+@media print {
+  :root { --ink: #000; --faint: #444; --paper: #fff; --stripe: #f4f4f4; --rule: #bbb; --note: #6b4500;
+    color-scheme: light; }
+  body { max-width: none; margin: 0; font-size: 11px; print-color-adjust: exact; }
+  .scroll { overflow: visible; } h2 { break-after: avoid; } tr { break-inside: avoid; }
 }
 """
+"""Style of every page: light and dark, for a phone and for print."""
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """Return a whole page from pieces of HTML."""
+def page(title: str, parts: Sequence[str], *, style: str) -> str:
+    """Return a whole page from pieces of HTML; `style` has the CSS of this kind of page."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>" + "\n".join(parts) + "</html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style><h1>{escape(title)}</h1>"
+        + "\n".join(parts)
+        + "</html>\n"
     )
 
 

@@ -20,6 +20,14 @@ MOST_PICTURES = 12
 """Largest number of pictures of a group that are shown."""
 MOST_FILES = 200
 """Largest number of files in a list."""
+STYLE = """
+td { vertical-align: middle; }
+.group { display: flex; flex-wrap: wrap; gap: .8rem; padding: .6rem 0; border-top: 1px solid var(--rule); }
+figure { width: 9rem; font-size: .8rem; line-height: 1.3; }
+figure img, td img { display: block; max-width: 100%; height: auto; background: var(--stripe); }
+td img { max-height: 3rem; }
+@media (max-width: 40rem) { figure { width: calc(50% - .4rem); } }
+"""
 SIDE, SMALL = 144, 48
 """Height and width of a picture in a group, and of a class, in pixels."""
 
@@ -54,7 +62,7 @@ def write_overview(path: Path, findings: Findings) -> None:
         *_groups("Copies and near copies", "They are in one class and part, and each of them counts.", within),
         *_files("Left out", findings.skipped),
     ]
-    write_whole(path, page(f"Check of {Path(findings.name).name}", parts))
+    write_whole(path, page(f"Check of {Path(findings.name).name}", parts, style=STYLE))
 
 
 def _summary(findings: Findings) -> str:

@@ -6,33 +6,14 @@ from itertools import pairwise
 from resnetkit.evaluation.calibration import Reliability
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #222; --faint: #666; --paper: #fff; --stripe: #f4f4f4; --rule: #ccc;
-  --note: #8a5a00; --bar: #1f77b4; --gap: #d9534f; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --faint: #999; --paper: #161616; --stripe: #232323; --rule: #444; --note: #e0b050;
-    --bar: #5aa5dc; --gap: #e07b77; }
-}
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
-h1 { margin-bottom: 0; line-height: 1.2; }
-h2 { margin: 2.2rem 0 .5rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; }
-td, th { padding: .2rem .6rem; text-align: right; vertical-align: bottom; overflow-wrap: normal; }
-td { white-space: nowrap; }
-th:first-child, td:first-child, .words td, .words th { text-align: left; }
-td:first-child, .words td { white-space: normal; overflow-wrap: anywhere; min-width: min(12rem, 30vw); }
-table:not(.confusion) tr:nth-child(even) { background: var(--stripe); }
-.note { color: var(--note); }
-.faint { color: var(--faint); }
+:root { --bar: #1f77b4; --gap: #d9534f; }
+@media (prefers-color-scheme: dark) { :root { --bar: #5aa5dc; --gap: #e07b77; } }
 img { max-width: 100%; height: auto; background: #fff; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .figures div { border: 1px solid var(--rule); border-radius: .4rem; padding: .5rem .8rem; }
 .figures b { display: block; font-size: 1.5rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .figures small { display: block; color: var(--faint); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
-figure { margin: 0; break-inside: avoid; }
 figure .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; }
 figure img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--stripe); }
 figcaption { font-size: .87rem; line-height: 1.35; }
@@ -45,20 +26,13 @@ svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
 .confusion td:first-child { border: 0; white-space: nowrap; min-width: 0; position: sticky; left: 0;
   background: var(--paper); }
 @media (max-width: 40rem) {
-  body { margin: 1rem auto; } h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; }
-  td, th { padding: .2rem .35rem; }
   .pictures { grid-template-columns: 1fr; }
   .figures { grid-template-columns: 1fr 1fr; }
 }
-@media print {
-  :root { --ink: #000; --faint: #444; --paper: #fff; --stripe: #f4f4f4; --rule: #bbb; --note: #6b4500; --bar: #1f77b4;
-    --gap: #c9302c; color-scheme: light; }
-  body { max-width: none; margin: 0; font-size: 11px; print-color-adjust: exact; }
-  .scroll { overflow: visible; } h2 { break-after: avoid; } tr { break-inside: avoid; }
-}
+@media print { :root { --bar: #1f77b4; --gap: #c9302c; } }
 """
 
-WIDE, LEFT, TOP, SIDE = 320, 42, 10, 240
+WIDE, LEFT, TOP, SIDE = 330, 42, 10, 240
 
 
 def reliability_diagram(found: Reliability) -> str:

@@ -16,6 +16,7 @@ from resnetkit.evaluation.mistakes import Mistake
 from resnetkit.files import write_whole
 from resnetkit.location import short_name
 from resnetkit.modelfile import Header
+from resnetkit.page import page, scrolled
 from resnetkit.version import __version__
 
 MOST_CLASSES = 30  # largest table of confusions; for more classes, the most frequent confusions are listed
@@ -47,7 +48,7 @@ def write_report(
     `sections` are further parts of the page, as heading and HTML. `made_by` says how to get the same page again: the
     command and others. `before` is HTML that comes first.
     """
-    parts = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(header)}</p>", before]
+    parts = [f"<p>{_summary(header)}</p>", before]
     if evaluated is not None:
         parts += [f"<h2>On {evaluated.images:,} {escape(on)}</h2>", *_said_of(evaluated, header), _figures(evaluated)]
         parts += [_errors(evaluated, compared)]
@@ -62,18 +63,13 @@ def write_report(
         parts += _unreadable(evaluated)
     if recipe:
         rows = [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in recipe.items()]
-        parts += ["<h2>Recipe</h2>", _scrolled(table(("field", "value"), rows, kind="words"))]
+        parts += ["<h2>Recipe</h2>", scrolled(table(("field", "value"), rows, kind="words"))]
     if header.origin:
         rows = [(name, str(value)) for name, value in header.origin.items()]
-        parts += ["<h2>Origin</h2>", _scrolled(table(("field", "value"), rows, kind="words"))]
+        parts += ["<h2>Origin</h2>", scrolled(table(("field", "value"), rows, kind="words"))]
     if made_by:
-        parts += ["<h2>Made by</h2>", _scrolled(table(("", ""), list(made_by.items()), kind="words"))]
-    write_whole(
-        path,
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>\n",
-    )
+        parts += ["<h2>Made by</h2>", scrolled(table(("", ""), list(made_by.items()), kind="words"))]
+    write_whole(path, page(title, parts, style=STYLE))
 
 
 def versions() -> dict[str, str]:
@@ -142,7 +138,7 @@ def _classes(evaluated: Evaluation) -> str:
         rows.append(cells)
     return (
         "<p>Recall: the share of the class's pictures that are recognised. Precision: the share of right ones among "
-        f"the pictures that are taken for the class.</p>{_scrolled(table(head, rows))}"
+        f"the pictures that are taken for the class.</p>{scrolled(table(head, rows))}"
     )
 
 
@@ -212,8 +208,8 @@ def _errors(evaluated: Evaluation, compared: Mapping[str, str]) -> str:
     rows.append(("cross-entropy", f"{evaluated.loss:.4f}"))
     if evaluated.unreadable:
         rows.append(("unreadable pictures", f"{len(evaluated.unreadable):,}"))
-    words = [_scrolled(table(("", ""), compared.items(), kind="words"))] if compared else []
-    return "\n".join([_scrolled(table(("", "value"), rows)), *words])
+    words = [scrolled(table(("", ""), compared.items(), kind="words"))] if compared else []
+    return "\n".join([scrolled(table(("", "value"), rows)), *words])
 
 
 def _confusions(evaluated: Evaluation) -> str:
@@ -221,14 +217,14 @@ def _confusions(evaluated: Evaluation) -> str:
     if len(names) > MOST_CLASSES:
         pairs = [(int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
         rows = [(names[i], names[j], str(count)) for count, i, j in sorted(pairs, reverse=True)[:MOST_CLASSES]]
-        return _scrolled(table(("label", "prediction", "pictures"), rows))
+        return scrolled(table(("label", "prediction", "pictures"), rows))
     head = "".join(f'<th title="{escape(name)}">{escape(middle_cut(name, LONGEST_HEAD))}</th>' for name in names)
     body = ""
     for name, row in zip(names, counts, strict=True):
         total = max(int(row.sum()), 1)
         cells = "".join(f'<td style="background:rgba(31,119,180,{0.7 * n / total:.2f})">{n}</td>' for n in row.tolist())
         body += f'<tr><td title="{escape(name)}">{escape(middle_cut(name, LONGEST_HEAD))}</td>{cells}</tr>'
-    return "<p>Rows are labels, columns predictions.</p>" + _scrolled(
+    return "<p>Rows are labels, columns predictions.</p>" + scrolled(
         f'<table class="confusion"><tr><th></th>{head}</tr>{body}</table>'
     )
 
@@ -238,10 +234,5 @@ def _unreadable(evaluated: Evaluation) -> list[str]:
     if not rows:
         return []
     more = [f"<p>and {len(rows) - MOST_FILES:,} more</p>"] if len(rows) > MOST_FILES else []
-    listed = _scrolled(table(("file", "reason"), rows[:MOST_FILES], kind="words"))
+    listed = scrolled(table(("file", "reason"), rows[:MOST_FILES], kind="words"))
     return ["<h2>Unreadable pictures</h2>", listed, *more]
-
-
-def _scrolled(table: str) -> str:
-    """Return a table in a box that scrolls, so that a wide table does not make the page scroll."""
-    return f'<div class="scroll">{table}</div>'
