@@ -114,6 +114,26 @@ def test_a_network_that_learnt_from_the_pictures_is_named(
     assert "by heart" not in err
 
 
+def test_a_network_of_which_only_the_head_learnt_is_not_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from resnetkit.data.dataset import open_dataset
+    from resnetkit.data.parts import record
+
+    net = build("resnet18,width=16", classes=3).eval()
+    train = open_dataset(photos).train
+    assert train is not None
+    kept = {"rung": "head"}  # the ladder's other rungs were not kept
+    data = {"pictures": record(train)}
+    save(
+        tmp_path / "head.safetensors",
+        net,
+        Header(net.spec, Preprocess(size=32, resize=36), tuple(COLOURS), metrics=kept, data=data),
+    )
+    _, _, err = answered(capsys, "evaluate", tmp_path / "head.safetensors", photos, "--label-errors")
+    assert "by heart" not in err
+
+
 def test_next_pictures_as_table_json_and_csv(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

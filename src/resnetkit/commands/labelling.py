@@ -167,7 +167,9 @@ def learnt_from(model: "Model", samples: "Samples") -> int:
 
     recipe = model.header.recipe
     frozen = recipe.get("freeze", 0)
-    if recipe.get("rung") == "head" or (isinstance(frozen, int) and frozen > len(model.header.spec.depths)):
+    if "head" in (recipe.get("rung"), model.header.metrics.get("rung")) or (
+        isinstance(frozen, int) and frozen > len(model.header.spec.depths)
+    ):
         return 0
     return int(recognise(samples, model.header.data).mask.sum())
 
