@@ -97,3 +97,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert first["path"] == "runs/5"
     assert first["differences"] == {"lr": 0.2}
     assert first["best"]["error_percent"] == 15
+
+
+def test_rungs_are_no_runs_of_their_own_and_changed_classes_are_finished(tmp_path):
+    write_run(tmp_path / "a", Recipe(epochs=3), errors=[30])
+    (tmp_path / "a" / "ladder.json").write_text("{}")
+    write_run(tmp_path / "a" / "stage", Recipe(epochs=3), errors=[40])
+    write_run(tmp_path / "b", Recipe(epochs=3), errors=[], finished=False)
+    assert {run.path.name: run.status for run in find_runs([tmp_path])} == {"a": "finished", "b": "stopped"}
+    (tmp_path / "b" / "best.safetensors").write_bytes(b"")
+    assert read_run(tmp_path / "b").status == "finished"

@@ -18,7 +18,7 @@ from resnetkit.data.samples import Dataset
 from resnetkit.display import shell
 from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
 from resnetkit.files import write_whole
-from resnetkit.finetune.rungs import STATE, Climb, Rung, first_rung, second_rung, task_of, third_rung, write_state
+from resnetkit.finetune.rungs import Climb, Rung, first_rung, second_rung, task_of, third_rung, write_state
 from resnetkit.modelfile import load
 from resnetkit.models.published import IN_TORCHVISION
 from resnetkit.train.classification import Classification
@@ -116,7 +116,7 @@ def resume(
     Arguments and errors are those of `train.run.resume`.
     """
     run = RunFolder(Path(run_folder).expanduser())
-    if not (run.path / STATE).is_file():
+    if not run.ladder.is_file():
         return resume_whole(
             run_folder,
             data,
@@ -231,9 +231,9 @@ def _goes_on(climb: Climb) -> bool:
 
 def _read_state(run: RunFolder) -> dict[str, Any]:
     try:
-        return dict(json.loads((run.path / STATE).read_text(encoding="utf-8")))
+        return dict(json.loads(run.ladder.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{run.path / STATE} is broken; start a new run with another `out`") from error
+        raise TrainingError(f"{run.ladder} is broken; start a new run with another `out`") from error
 
 
 def _finish(climb: Climb, task: Classification) -> TrainResult:

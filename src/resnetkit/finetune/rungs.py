@@ -36,8 +36,6 @@ from resnetkit.train.run_folder import RunFolder
 from resnetkit.train.signals import Signals
 from resnetkit.train.task import Measured
 
-STATE = "ladder.json"
-"""The file in the run folder that says which rungs are done."""
 VIEWS = 2
 """Views of each training picture: as in validation, and mirrored."""
 LEAST_EPOCHS, ENOUGH_PICTURES, MOST_EPOCHS = 3, 700, 20
@@ -320,4 +318,4 @@ def write_state(climb: Climb) -> None:
         "images": climb.images,
         "training_seconds": climb.training_seconds,
     }
-    write_whole(climb.run.path / STATE, json.dumps(values, indent=1) + "\n")
+    write_whole(climb.run.ladder, json.dumps(values, indent=1) + "\n")

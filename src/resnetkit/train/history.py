@@ -55,6 +55,8 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
             raise DataError(f"{place}: no such folder; give the folder of your runs, by default runs")
         before = len(found)
         for file in sorted(place.rglob("recipe.yaml")):
+            if RunFolder(file.parent.parent).ladder.exists():
+                continue  # a rung of the run there
             if (run := read_run(file.parent)) is not None:
                 found[file.parent.resolve()] = run
         if len(found) == before and not any(place.resolve() in (path, *path.parents) for path in found):
@@ -77,6 +79,7 @@ def read_run(path: Path) -> Run | None:
     best = min(reversed(measured), key=lambda row: row["error_percent"]) if measured else {}
     last = rows[-1] if rows else {}
     finished = run.report.exists() and (not rows or run.report.stat().st_mtime >= run.metrics.stat().st_mtime)
+    finished |= run.best.exists() and not rows and not run.state.exists()  # its classes were changed without training
     return Run(
         path=path,
         status="running" if run.in_use() else "finished" if finished else "stopped",

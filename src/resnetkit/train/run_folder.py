@@ -31,6 +31,11 @@ class RunFolder:
         return self.path / "state.pt"
 
     @property
+    def ladder(self) -> Path:
+        """The rungs that are done, in the folder of a run up the ladder. The runs of its rungs are subfolders."""
+        return self.path / "ladder.json"
+
+    @property
     def recipe(self) -> Path:
         """The recipe, and the data and machine of the run."""
         return self.path / "recipe.yaml"
