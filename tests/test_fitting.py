@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from resnetkit import train
-from resnetkit.commands.train import _recipe
+from resnetkit.commands.recipe_flags import read_recipe_flags
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.train import timing
 from resnetkit.train.classification import prepare
@@ -63,7 +63,7 @@ def test_a_batch_size_that_somebody_gave_stays(given, batch_size, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(given))
     in_file = read_recipe(path, ROW)[0]
-    by_flag, _ = _recipe({"data": "cifar10", **given})
+    by_flag, _ = read_recipe_flags({"data": "cifar10", **given})
     for recipe in (ROW.replace(**given), changed(ROW, given, source="flags"), in_file, by_flag):
         assert fit(recipe, SHORT) == replace(recipe, batch_size=batch_size)
     assert fit(replace(ROW, batch_size=96), SHORT).batch_size == 96

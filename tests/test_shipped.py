@@ -142,10 +142,9 @@ def test_from_python_and_from_the_command_line(
     assert main(["evaluate", "resnet20:cifar10", str(split_folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 120
     measured = evaluate("resnet20:cifar10", cifar_subset[1])
-    assert {key: value for key, value in measured.to_dict().items() if key != "per_class"} == {
-        key: modelfile.inspect(in_package).metrics[key]
-        for key in ("images", "top1_error_percent", "top5_error_percent", "loss")
-    }
+    recorded, found = modelfile.inspect(in_package).metrics, measured.to_dict()
+    for key in ("images", "top1_error_percent", "top5_error_percent", "loss"):
+        assert found[key] == recorded[key]
 
 
 def test_training_starts_from_it(in_package: Path, picture_folder: Path, tmp_path: Path) -> None:

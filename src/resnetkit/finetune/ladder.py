@@ -29,6 +29,7 @@ from resnetkit.train.monitor import Monitor, draw_curves, read_metrics
 from resnetkit.train.recipe import FLAG, LENGTHS, RECIPES, Recipe, read_recipe, write_recipe
 from resnetkit.train.run import (
     NOTHING,
+    as_path,
     default_folder,
     open_for,
     pictures_of,
@@ -76,7 +77,7 @@ def start(
         return start_whole(
             recipe, data, out=out, quiet=quiet, asked=asked, began=began, reading=reading, command=command
         )
-    run = RunFolder(Path(out).expanduser()) if out else None
+    run = RunFolder(as_path(out, "out", "a path")) if out else None
     if run:
         run.refuse_existing()
     reading = reading.settled()
@@ -115,7 +116,7 @@ def resume(
 
     Arguments and errors are those of `train.run.resume`.
     """
-    run = RunFolder(Path(run_folder).expanduser())
+    run = RunFolder(as_path(run_folder, "run_folder", "a path"))
     if not run.ladder.is_file():
         return resume_whole(
             run_folder,

@@ -27,7 +27,7 @@ class Limits:
     """seconds for the body of a request to arrive; then it is answered with 408"""
     header_timeout: float = 10.0
     """seconds for the header of a request to arrive on an open connection, which is then closed"""
-    drain: float = 0.3
+    drain: float = 1.0
     """seconds after SIGTERM in which new requests are still answered, each on a connection that then closes"""
 
     def __post_init__(self) -> None:

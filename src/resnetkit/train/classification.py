@@ -168,6 +168,8 @@ class Classification:
         header = model.header
         evaluated = Evaluation.from_state(measured.details) if measured else None
         records = evaluated.records if evaluated else None
+        if records and records.indices.max(initial=-1) >= len(self.val or ()):
+            records = None  # they are of the validation pictures that a run of an earlier version had before
         data, fingerprint = short_name(str(header.data.get("name", ""))), str(header.data.get("fingerprint", ""))
         config = Path(path.parent.name, "recipe.yaml")
         write_report(

@@ -68,7 +68,7 @@ def start(
     if not isinstance(recipe, Recipe):
         first = repr(recipe) if isinstance(recipe, str) else type_of(recipe)
         raise UsageError(f"train takes a Recipe first and then the data, not {first}; RECIPES contains recipes by name")
-    run = RunFolder(_path(out, "out", "a path")) if out else None
+    run = RunFolder(as_path(out, "out", "a path")) if out else None
     if run:
         run.refuse_existing()
     reading = reading.settled()
@@ -128,7 +128,7 @@ def resume(
     Raises the same errors as `train`.
     """
     started = time.monotonic()
-    run = RunFolder(_path(run_folder, "run_folder", "a path"))
+    run = RunFolder(as_path(run_folder, "run_folder", "a path"))
     if not run.recipe.is_file():
         raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml). Start a run with: resnetkit train DATA")
     recipe, about = read_recipe(run.recipe, Recipe())
@@ -215,7 +215,7 @@ def open_for(
     """Open the data, divided into training and validation pictures as the recipe requires."""
     if isinstance(data, Dataset):
         return data
-    _path(data, "data", f"{', '.join(CIFARS)}, a folder, a .csv file or a Dataset")
+    as_path(data, "data", f"{', '.join(CIFARS)}, a folder, a .csv file or a Dataset")
     return open_read(
         str(data),
         reading,
@@ -227,7 +227,8 @@ def open_for(
     )
 
 
-def _path(given: object, name: str, wanted: str) -> Path:
+def as_path(given: object, name: str, wanted: str) -> Path:
+    """Return the path that a person gave for the argument `name`. Raises UsageError for what is no path."""
     if not isinstance(given, str | Path):
         raise UsageError(f"`{name}` is {given!r:.50}; give {wanted}")
     return expanded(given)
