@@ -142,7 +142,8 @@ def run(argv: Sequence[str]) -> int:
         print(f"rung {rung['rung']:13}{shown}, {rung['seconds']:,.0f} s, {'kept' if rung['kept'] else 'not kept'}")
     if "error_percent" in result.best:
         print(f"validation error  {result.best['error_percent']:.2f} %, after step {result.best['step']:,}")
-    print(f"training          {result.images_per_second:,.0f} images/s, {result.seconds:,.0f} s in total")
+    rate = f"{result.images_per_second:,.0f} images/s, " if result.images_per_second else ""  # a head has no steps
+    print(f"training          {rate}{result.seconds:,.0f} s in total")
     print(f"model             {result.model}")
     print(f"curves            {result.run / 'curves.png'}")
     print(f"report            {result.run / 'report.html'}")
