@@ -141,7 +141,7 @@ def test_check_and_part_show_a_line(picture_folder: Path) -> None:
 @pytest.mark.parametrize("make", [dataset, evaluation, lambda: rk.RECIPES["cifar10"]])
 def test_tables_in_a_notebook_are_short_and_escaped(make: Callable[[], Any]) -> None:
     html = make()._repr_html_()
-    assert html.count("<tr>") <= 80
+    assert html.count("<tr>") <= 60
     assert "<things>" not in html
     assert "<table>" in html
 

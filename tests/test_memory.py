@@ -237,7 +237,7 @@ def test_a_real_evaluation_takes_what_is_said():
     said = need("resnet50", batch_size=2, size=224)
     took, peak = measured(EVALUATION, model="resnet50", batch=2, pictures=60)
     assert said.evaluated > said.kept
-    assert 0.3 * said.evaluated < took < 1.3 * said.evaluated + 160 * 2**20
+    assert 0.4 * said.evaluated < took < 1.3 * said.evaluated + 160 * 2**20
     assert peak < 2 * GIB  # 5.7 GB with batches of 250
 
 

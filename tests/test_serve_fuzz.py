@@ -12,7 +12,7 @@ from schemathesis import checks
 from resnetkit.serve.limits import Limits
 from serving import jpeg, served, write_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,

@@ -83,7 +83,7 @@ def test_sigterm_under_load_answers_all_that_was_accepted(path: Path, cache: Pat
                     return
 
     with (
-        process(f"m={path}", "--backend", "torch", "--queue", "64", "--drain", "3", cache=cache) as (running, url),
+        process(f"m={path}", "--backend", "torch", "--queue", "64", cache=cache) as (running, url),
         ThreadPoolExecutor(8) as pool,
     ):
         for _ in range(8):

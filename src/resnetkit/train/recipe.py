@@ -268,7 +268,7 @@ class Recipe:
         return line(type(self), *parts)
 
     def _repr_html_(self) -> str:
-        rows = [(name, "" if value is None else str(value)) for name, value in self.to_dict().items()]
+        rows = [(name, str(value)) for name, value in self.to_dict().items() if value not in (None, False, 0, "off")]
         return table(("field", "value"), rows)
 
     def total_steps(self, batches: int) -> int | None:
