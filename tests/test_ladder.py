@@ -13,6 +13,7 @@ from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import TrainingError, UsageError
 from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.finetune import ladder, rungs
+from resnetkit.finetune.classes import open_changed
 from resnetkit.finetune.ladder import resume, start
 from resnetkit.modelfile import Header, load, save
 from resnetkit.models.resnet import build
@@ -51,6 +52,28 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture
 def recipe(weights: Path) -> Recipe:
     return RECIPES["folder"].replace(model=SPEC, init=str(weights), workers=0)
+
+
+def test_alike_pictures_stay_in_one_part_and_contradictions_are_named(
+    data: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    photos = data / "train"  # class folders: val is drawn
+    for path in sorted(photos.rglob("*.png")):
+        (path.parent / f"copy of {path.name}").write_bytes(path.read_bytes())
+    (photos / "b" / "stray.png").write_bytes((photos / "a" / "0.png").read_bytes())
+    run = start(recipe.replace(rung="head"), photos, out=tmp_path / "run", quiet=True).run
+    assert "contradiction: 1 group of same or alike pictures" in (run / "log.txt").read_text()
+
+    _, about = read_recipe(run / "recipe.yaml", Recipe())
+    again = open_changed(recipe, about, ())
+    assert again.train is not None
+    assert again.val is not None
+    assert again.val.fingerprint() == about["validation_fingerprint"]
+    of_train, of_val = ({path.read_bytes() for path in part.paths or ()} for part in (again.train, again.val))
+    assert of_val
+    assert not of_train & of_val
+    (run / "report.html").unlink()
+    assert resume(run, quiet=True).best["images"] == len(again.val)
 
 
 def test_the_ladder_keeps_the_best_rung(data: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.division import Labelled, divided
 from resnetkit.data.folders.listing import loose_pictures, subfolders
 from resnetkit.data.parts import record
-from resnetkit.data.reading import NOTHING, reading_of
+from resnetkit.data.reading import NOTHING
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.evaluation.metrics import Evaluation
@@ -30,7 +30,7 @@ from resnetkit.models.resnet import build
 from resnetkit.models.spec import nearest_name
 from resnetkit.progress import Advance
 from resnetkit.train.recipe import Recipe, read_recipe, write_recipe
-from resnetkit.train.run import open_for
+from resnetkit.train.run import open_again
 from resnetkit.train.run_folder import RunFolder
 
 CHANGES = "class_changes"
@@ -136,7 +136,7 @@ def open_changed(
     place = data if data is not None else about.get("data")
     if place is None:
         raise TrainingError("the run does not name its data; give `data`")
-    dataset = open_for(recipe, place, reading_of(about.get("read_as") or {}).settled())
+    dataset = open_again(recipe, place, about)
     for change in changes:
         dataset = _changed(dataset, change, val_fraction=recipe.val_fraction, seed=recipe.seed)
     return dataset

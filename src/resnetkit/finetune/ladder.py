@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
-from resnetkit.data.reading import Reading, reading_of
+from resnetkit.data.reading import Reading
 from resnetkit.data.samples import Dataset
 from resnetkit.display import shell
 from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
@@ -31,12 +31,13 @@ from resnetkit.train.run import (
     NOTHING,
     as_path,
     default_folder,
+    open_again,
     open_for,
+    open_new,
     pictures_of,
     place_of,
     process_kept,
     refuse_other_pictures,
-    remarks_on,
 )
 from resnetkit.train.run import resume as resume_whole
 from resnetkit.train.run import start as start_whole
@@ -81,7 +82,7 @@ def start(
     if run:
         run.refuse_existing()
     reading = reading.settled()
-    dataset = open_for(recipe, data, reading)
+    dataset, seen = open_new(recipe, data, reading)
     remarks = [*([remark] if remark else []), *check_effects(recipe, dataset, asked)]
     given = frozenset(asked) | {
         name for name, value in vars(recipe).items() if value != getattr(RECIPES["folder"], name)
@@ -95,7 +96,7 @@ def start(
         run.create()
     else:
         run = default_folder(recipe, dataset.name).create_beside()
-    climb = Climb(recipe, dataset, run, about, given, began, quiet, remarks=(*remarks, *remarks_on(dataset)))
+    climb = Climb(recipe, dataset, run, about, given, began, quiet, remarks=(*remarks, *seen))
     write_recipe(run.recipe, recipe, about)
     write_state(climb)
     return _climb(climb, task)
@@ -143,7 +144,7 @@ def _resume(run: RunFolder, data: str | Path | Dataset | None, *, quiet: bool, r
     data = data if data is not None else about.get("data")
     if data is None:
         raise TrainingError(f"{run.recipe} does not name the run's data; give `data` to resnetkit.resume")
-    dataset = open_for(recipe, data, (reading or reading_of(about.get("read_as") or {})).settled())
+    dataset = open_again(recipe, data, about, reading)
     refuse_other_pictures(run, recipe, about, dataset)
     state = _read_state(run)
     climb = Climb(recipe, dataset, run, about, frozenset(about.get("asked", ())), began - state["seconds"], quiet)

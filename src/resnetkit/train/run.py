@@ -72,8 +72,7 @@ def start(
     if run:
         run.refuse_existing()
     reading = reading.settled()
-    look = FirstLook(workers=recipe.workers)
-    dataset = open_for(recipe, data, reading, Keeping(look.alike_of if recipe.group_alike else None))
+    dataset, seen = open_new(recipe, data, reading)
     remarks = check_effects(recipe, dataset, asked)
     work = work_of(recipe, len(dataset.train or ()))
     fitted = recipe if work is None else fit(recipe, work)  # with `minutes`, when the time of a step is measured
@@ -94,7 +93,7 @@ def start(
         run,
         prepare=lambda smaller: prepare(smaller, dataset, computed_before=task.computed_by),
         about=about,
-        remarks=(*remarks, *remarks_on(dataset), *(look.remarks(dataset) if recipe.group_alike else ())),
+        remarks=(*remarks, *seen),
         started=started,
         quiet=quiet,
         fresh=True,
@@ -138,11 +137,8 @@ def resume(
     if data is None:
         raise TrainingError(f"{run.recipe} does not name the run's data; give `data` to resnetkit.resume")
     state = load_state(run.state) if run.state.is_file() else None
-    reading = (reading or reading_of(about.get("read_as") or {})).settled()
     try:
-        # The record of the first division is repeated, without looking at the pictures again.
-        keeping = Keeping(moved=(about.get("split") or {}).get("moved", ""))
-        dataset = open_for(recipe, data, reading, keeping)
+        dataset = open_again(recipe, data, about, reading)
     except DataError as error:
         if data != about.get("data"):
             raise
@@ -225,6 +221,24 @@ def open_for(
         strict=recipe.strict,
         keeping=keeping,
     )
+
+
+def open_new(recipe: Recipe, data: str | Path | Dataset, reading: Reading) -> tuple[Dataset, list[str]]:
+    """Open the data of a new run, with alike pictures in one part, and return them with the lines to print on them."""
+    look = FirstLook(workers=recipe.workers)
+    dataset = open_for(recipe, data, reading, Keeping(look.alike_of if recipe.group_alike else None))
+    return dataset, [*remarks_on(dataset), *(look.remarks(dataset) if recipe.group_alike else ())]
+
+
+def open_again(
+    recipe: Recipe, data: str | Path | Dataset, about: Mapping[str, Any], reading: Reading | None = None
+) -> Dataset:
+    """Open the data of a run as `about`, its record in recipe.yaml, says; `reading` replaces the recorded layout.
+
+    The record of the first division is repeated, without looking at the pictures again.
+    """
+    reading = (reading or reading_of(about.get("read_as") or {})).settled()
+    return open_for(recipe, data, reading, Keeping(moved=(about.get("split") or {}).get("moved", "")))
 
 
 def as_path(given: object, name: str, wanted: str) -> Path:
