@@ -256,6 +256,7 @@ def third_rung(climb: Climb) -> None:
         changes["minutes"] = max(climb.left() + CLOSING_SECONDS, 1.0) / 60
     elif not climb.asked & set(LENGTHS):
         changes["epochs"] = _epochs(pictures)
+    changes["group_alike"] = False  # the pictures were looked at, and divided, before the first rung
     recipe = climb.recipe.replace(rung="off", init=str(climb.run.best), **changes)
     if folder.state.is_file():
         result = resume_whole(folder.path, climb.dataset, quiet=climb.quiet)
