@@ -15,13 +15,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
-from resnetkit.serve.listener import BACKLOG
+from resnetkit.serve.listener import BACKLOG, refuse_new
 from resnetkit.serve.served import ServedModel
 
 WATCH_SECONDS = 1.0
 """Between two looks at the files of the models."""
 HEADER_BYTES = 16 * 1024
 """Largest header of a request."""
+ACCEPT_SECONDS, ASK_SECONDS = 0.2, 1.0
+"""At the end: for connections that have begun to be accepted, and for their clients to send a first request."""
 log = logging.getLogger("resnetkit.serve")
 
 
@@ -44,6 +46,11 @@ class TimedProtocol(H11Protocol):
             self._stop()
         elif self._timer is None:
             self._wait_for_header()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client has not yet sent the header of its first request."""
+        return self._timer is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -77,7 +84,18 @@ class Server(uvicorn.Server):
         """End readiness, let clients leave their connections, then stop to listen and answer what was accepted."""
         self._guard.draining = True
         await asyncio.sleep(self._drain)
+        for listener in sockets or []:
+            with contextlib.suppress(OSError):  # a sandbox may forbid it
+                refuse_new(listener)
+        await asyncio.sleep(ACCEPT_SECONDS)
+        end = asyncio.get_running_loop().time() + ASK_SECONDS
+        while any(map(_waits, self.server_state.connections)) and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+
+
+def _waits(connection: object) -> bool:
+    return isinstance(connection, TimedProtocol) and connection.waits
 
 
 def run(
