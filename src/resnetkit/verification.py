@@ -1,11 +1,11 @@
-"""One receipt that training's evaluation, predictions, exported files and tuned graphs agree on the same pictures."""
+"""One receipt that training's evaluation, predictions, exported files, tuned graphs and a server agree on pictures."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from resnetkit.infer.tuning.record import find_tuned
 from resnetkit.infer.unloaded import find_model
 from resnetkit.location import LocalFile, locate
 from resnetkit.modelfile import Model, load
+from resnetkit.serve.client import Client
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
 
@@ -40,6 +41,8 @@ GENERATED = 24
 """Pictures that are drawn where there are no others."""
 EXACT = 1e-3
 """Largest difference of a probability that rounding in float32 makes; many times what is usual."""
+SAME = 1e-6
+"""Largest difference of a probability between a server and `predict` by the same backend."""
 TUNED_SHARE = 0.02
 """Share of pictures whose best class may differ in bfloat16 or 8-bit integers, whose accuracy tuning has checked."""
 
@@ -70,6 +73,28 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Served:
+    """How the answers of a server differ from `predict` with the same backend, precision, threads and streams."""
+
+    url: str
+    model: str
+    """Its name on the server."""
+    computed_by: str
+    """Backend, precision, threads and streams of both."""
+    same_file: bool
+    """Whether the server has the same model file."""
+    largest_difference: float
+    """The largest difference of a probability of a class in a picture."""
+    other_rejections: int
+    """Number of pictures that only one of them rejects."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no probability differs by more than SAME, and no rejection."""
+        return self.largest_difference <= SAME and not self.other_rejections
+
+
+@dataclass(frozen=True)
 class Verification:
     """The receipt."""
 
@@ -79,11 +104,13 @@ class Verification:
     ways: Mapping[str, Way]
     left_out: Mapping[str, str]
     """Ways that could not be tried, with the reasons."""
+    served: Served | None = None
+    """The server's answers beside `predict`; None without a server, or where `predict` can't use the same backend."""
 
     @property
     def agrees(self) -> bool:
         """Whether all ways agree."""
-        return all(way.agrees for way in self.ways.values())
+        return all(way.agrees for way in self.ways.values()) and (self.served is None or self.served.agrees)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain values for JSON."""
@@ -91,17 +118,27 @@ class Verification:
             name: vars(way) | {"largest_difference": float(f"{way.largest_difference:.3g}")}
             for name, way in self.ways.items()
         }
+        served = self.served and vars(self.served) | {
+            "largest_difference": float(f"{self.served.largest_difference:.3g}"),
+            "agrees": self.served.agrees,
+        }
         return {
             "pictures": self.pictures,
             "of": self.of,
             "ways": ways,
             "left_out": dict(self.left_out),
+            "served": served,
             "agrees": self.agrees,
         }
 
 
 def verify(
-    model: str | Path, data: str | Path | None = None, *, say: Callable[[str], None] = lambda line: None
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    url: str | None = None,
+    key: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Verification:
     """Compare all ways to predict with training's evaluation, picture by picture.
 
@@ -110,8 +147,13 @@ def verify(
     the pictures are those of the run's validation part, if the model is in a run folder whose data are there; else they
     are drawn. `say` is called with a line before each way.
 
-    Raises DataError if no picture can be read, and the errors of `load`.
+    With `url`, the address of a server of `resnetkit serve`, its answers are one more way. They are also compared with
+    `predict` by the same backend, rejections included. `key` is the key that the server asks for.
+
+    Raises DataError if no picture can be read or the server can't be asked, UsageError for a wrong `url`, and the
+    errors of `load`.
     """
+    client = None if url is None else Client(url, key)
     loaded = load(model)
     with TemporaryDirectory(prefix="resnetkit-verify-") as folder:
         paths, of = _pictures(model, loaded, data, Path(folder))
@@ -130,7 +172,78 @@ def verify(
                 if isinstance(error, ExportError):  # a file that differs too much is not kept
                     ways[name] = Way(1.0, len(paths), precision, agrees=False)
                 left_out[name] = str(error)
-    return Verification(len(paths), of, ways, left_out)
+        served = None
+        if client is not None:
+            say(f"asking {client.url}")
+            answers = _ask(client, find_model(model).fingerprint, paths, classes=len(loaded.header.classes))
+            ways["served"] = Way.of(expected, answers.probabilities, answers.card["choice"]["precision"])
+            if answers.errors:
+                left_out["served"] = f"{len(answers.errors):,} of the pictures were not answered; {answers.errors[0]}"
+            try:
+                served = _beside_predict(model, client.url, answers, paths)
+            except ResnetkitError as error:
+                left_out["predict as the server"] = str(error)
+    return Verification(len(paths), of, ways, left_out, served)
+
+
+class Answers(NamedTuple):
+    """What a server answered."""
+
+    card: Mapping[str, Any]
+    """The card of the model that was asked."""
+    same_file: bool
+    probabilities: NDArray[np.float32]
+    """(pictures, classes); NaN for a picture that was not answered."""
+    rejected: list[bool | None]
+    """For each picture; None without a threshold."""
+    errors: list[str]
+    """Why pictures were not answered."""
+
+
+def _ask(client: Client, fingerprint: str, paths: Sequence[Path], *, classes: int) -> Answers:
+    """Ask the model with this fingerprint for each picture; the first model if none has it."""
+    cards = client.models()
+    same = [card for card in cards if card.get("fingerprint") == fingerprint]
+    card = (same or cards)[0]
+    found = np.full((len(paths), classes), np.nan, np.float32)
+    rejected: list[bool | None] = []
+    errors: list[str] = []
+    for row, path in zip(found, paths, strict=True):
+        answer = client.predict(
+            path.read_bytes(), model=card["name"], top=max(classes, len(card["classes"])), reject=card["can_reject"]
+        )
+        rejected.append(answer.get("rejected"))
+        predictions = answer.get("predictions")
+        if predictions is None:
+            errors.append(f"{path}: {answer.get('error')}")
+        elif len(predictions) == classes:
+            row[[one["index"] for one in predictions]] = [one["probability"] for one in predictions]
+        else:
+            errors.append(f"the model {card['name']} of the server has {len(predictions)} classes, not {classes}")
+    return Answers(card, bool(same), found, rejected, errors)
+
+
+def _beside_predict(model: str | Path, url: str, answers: Answers, paths: Sequence[Path]) -> Served:
+    """Compare the answers of a server with `predict`, which computes picture by picture as the server does.
+
+    Raises UsageError or ExportError if the server's backend can't be used here.
+    """
+    choice = Choice.from_dict(answers.card["choice"])
+    predictor = Predictor(model, goal="throughput", device="cpu", **choice.to_dict() | {"batch_size": 1})
+    expected = np.concatenate([predictor.probabilities(path) for path in paths])
+    difference = np.abs(answers.probabilities - expected)
+    other = 0
+    if predictor.calibration is not None:
+        rejected = np.concatenate([predictor.rejected(path) for path in paths]).tolist()
+        other = sum(one != answer for one, answer in zip(rejected, answers.rejected, strict=True))
+    return Served(
+        url=url,
+        model=answers.card["name"],
+        computed_by=str(predictor.choice),
+        same_file=answers.same_file,
+        largest_difference=1.0 if np.isnan(difference).any() else float(difference.max()),
+        other_rejections=other,
+    )
 
 
 def _pictures(model: str | Path, loaded: Model, data: str | Path | None, folder: Path) -> tuple[list[Path], str]:

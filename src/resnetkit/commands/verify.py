@@ -1,10 +1,12 @@
 """`resnetkit verify`: one receipt that evaluation, predictions, exported files and tuned graphs agree."""
 
+import os
 import sys
 from collections.abc import Sequence
 
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.commands.serve import KEY
 
 
 def run(argv: Sequence[str]) -> int:
@@ -13,7 +15,7 @@ def run(argv: Sequence[str]) -> int:
         "verify",
         "MODEL [DIR] [options]",
         "Compare training's evaluation with every way to predict that is installed here, on the same pictures: predict "
-        "with each backend, tuned graphs, and exported files. Exit code 1 if they do not agree.",
+        "with each backend, tuned graphs, exported files, and a server. Exit code 1 if they do not agree.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
@@ -23,6 +25,12 @@ def run(argv: Sequence[str]) -> int:
         help="a folder of pictures, or a data set; unset: the validation pictures of the model's run if they are "
         "there, else drawn pictures",
     )
+    parser.add_argument(
+        "--url",
+        type=str,
+        help=f"address of a resnetkit serve whose answers are compared, too, such as http://127.0.0.1:8000; its key "
+        f"is taken from ${KEY}",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
 
@@ -31,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     def say(text: str) -> None:
         print(on_one_line(f"resnetkit verify: {text}"), file=sys.stderr)
 
-    result = verify(given["model"], given["data"], say=say)
+    result = verify(given["model"], given["data"], url=given["url"], key=os.environ.get(KEY) or None, say=say)
     if given["json"]:
         print_json(result.to_dict())
         return 0 if result.agrees else 1
@@ -51,5 +59,13 @@ def run(argv: Sequence[str]) -> int:
     )
     for name, reason in result.left_out.items():
         print(on_one_line(f"{name}: {reason}"))
+    if (served := result.served) is not None:
+        same = "" if served.same_file else "; its model file is ANOTHER one"
+        print(
+            on_one_line(
+                f"{served.url}, model {served.model}{same}: beside predict by {served.computed_by}, the largest "
+                f"difference is {served.largest_difference:.1e}, and {served.other_rejections:,} rejections differ"
+            )
+        )
     print("all ways agree" if result.agrees else "the ways do NOT agree")
     return 0 if result.agrees else 1

@@ -154,6 +154,11 @@ class Predictor:
         return self._given.header
 
     @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 in hex of the model file, or of the name of published weights; None for a model in memory."""
+        return None if isinstance(self._given, Model) else self._given.fingerprint
+
+    @property
     def signature(self) -> Signature:
         """The names, types and shapes of the arrays that `decode`, `compute` and `name` take and give."""
         return Signature.of(self._given.header)

@@ -21,9 +21,11 @@ from resnetkit.infer.predictor import Predictor
 from resnetkit.serve import protocol
 from resnetkit.serve.answers import RequestError, predict, reason, uploads
 from resnetkit.serve.batcher import ExpiredError, Logits
+from resnetkit.serve.card import cards
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
+from resnetkit.serve.page import add_page
 from resnetkit.serve.served import FullError, ServedModel
 from resnetkit.version import __version__
 
@@ -224,8 +226,8 @@ def create_app(
 
     @app.get("/models", responses={401: WRONG[401]})
     async def get_models() -> Response:
-        """Return what is known of each model: classes, network, way of computing."""
-        return _json({"models": [_card(one) for one in models.values()]})
+        """Return what is known of each model: classes, network, way of computing; and the limits."""
+        return _json(cards(models.values(), limits))
 
     @app.get("/v2", responses={401: WRONG[401]})
     async def server_metadata() -> Response:
@@ -299,6 +301,7 @@ def create_app(
     of_model("/ready", model_ready, responses=ready_answers | NOT_FOUND)
     of_model("/config", model_config, responses=NOT_FOUND)
     of_model("/infer", infer, method="POST", responses=WRONG, openapi_extra=TENSORS)
+    add_page(app)
     _answer_errors(app)
     return guard
 
@@ -332,19 +335,6 @@ def _outputs(
         else:
             outputs.append((requested, values))
     return outputs
-
-
-def _card(served: ServedModel) -> dict[str, Any]:
-    predictor = served.predictor
-    return {
-        "name": served.name,
-        "classes": [printable(label) for label in predictor.classes],
-        "size": predictor.preprocess.size,
-        "can_reject": predictor.calibration is not None,
-        "choice": predictor.choice.to_dict(),
-        "metrics": {k: v for k, v in predictor.header.metrics.items() if isinstance(v, int | float | str)},
-        "origin": {k: v for k, v in predictor.header.origin.items() if isinstance(v, str)},
-    }
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -23,6 +23,8 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """Paths that need no key: the page, which asks for it, and what an orchestrator calls."""
+OPEN_FOLDER = "/static/"
+"""The files of the page, which need no key either."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -100,7 +102,7 @@ class Guard:
             self._note(scope, answer, time.monotonic() - began)
 
     def _check_key(self, path: str, headers: dict[str, str]) -> None:
-        if self._key is None or path in OPEN:
+        if self._key is None or path in OPEN or path.startswith(OPEN_FOLDER):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
