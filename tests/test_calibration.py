@@ -22,6 +22,7 @@ from resnetkit.evaluation.calibration import (
     Reliability,
     fit,
     fit_temperature,
+    supported_temperature,
 )
 from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.infer.predictor import Predictor
@@ -66,6 +67,25 @@ def test_a_validation_without_an_error_does_not_end_in_certainty() -> None:
     assert found is not None
     sure = torch.from_numpy(scaled(logits, found)).softmax(1).amax(1).mean()
     assert float(sure) == pytest.approx(1 - DOUBT / 102, abs=1e-5), "the mean of the targets"
+
+
+def test_a_temperature_needs_evidence() -> None:
+    """Calibrated logits keep 1 in most validations, wrong ones are scaled, and new pictures are told better."""
+    chosen, losses = {1.0: [], 2.5: []}, {1.0: [], 2.5: []}
+    for factor in chosen:
+        for _ in range(60):
+            logits, labels = overconfident(1150, factor=factor)
+            found = supported_temperature(logits[:150], labels[:150])
+            chosen[factor].append(found)
+            always = fit_temperature(logits[:150], labels[:150])
+            new = [
+                -log_softmax(logits[150:] / t, axis=1)[np.arange(1000), labels[150:]].mean() for t in (found, always)
+            ]
+            losses[factor].append(new[0] - new[1])
+    assert np.mean(np.array(chosen[1.0]) == 1) > 0.75
+    assert np.mean(np.array(chosen[2.5]) == 1) == 0
+    assert np.mean(losses[1.0]) < 0
+    assert np.mean(losses[2.5]) == 0
 
 
 def test_logits_without_information_are_as_hot_as_allowed() -> None:

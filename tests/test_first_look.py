@@ -13,6 +13,9 @@ from resnetkit.data.division import Keeping
 from resnetkit.data.first_look import FirstLook
 from resnetkit.data.parts import open_as_trained
 from resnetkit.data.reading import NOTHING
+from resnetkit.errors import DataError
+from resnetkit.train.recipe import RECIPES
+from resnetkit.train.run import open_new
 
 
 def test_given_parts_that_leak_and_contradict(split_folder: Path) -> None:
@@ -62,3 +65,18 @@ def test_a_drawn_val_has_no_picture_that_is_alike_to_one_of_train(picture_folder
     assert again.val is not None
     assert dataset.val is not None
     assert again.val.paths == dataset.val.paths
+
+
+def test_unreadable_files_are_named_before_a_training(picture_folder: Path, tmp_path: Path) -> None:
+    broken = [picture_folder / "cat" / f"broken {number}.jpg" for number in range(12)]
+    for number, path in enumerate(broken):
+        path.write_bytes(b"\xff\xd8 no picture" if number else b"")
+    said = FirstLook(workers=0).remarks(open_dataset(picture_folder))
+    assert said[0] == f"unreadable: {broken[0]}: the file is empty"
+    assert len([line for line in said if line.startswith(f"unreadable: {picture_folder}")]) == 10
+    assert said[-2:] == [
+        "unreadable: 2 more files; resnetkit data check names them",
+        "12 unreadable pictures are left out; resnetkit data check --fix moves them aside",
+    ]
+    with pytest.raises(DataError, match=r"broken 0.jpg: the file is empty \(and 11 more\)\. .*`strict`"):
+        open_new(RECIPES["folder"].replace(strict=True), picture_folder, NOTHING)

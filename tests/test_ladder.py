@@ -1,6 +1,7 @@
 """The ladder: its rungs, what is kept, resumed and repeated to the bit, and the layer-wise rates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from resnetkit.finetune.ladder import resume, start
 from resnetkit.modelfile import Header, load, save
 from resnetkit.models.resnet import build
 from resnetkit.train.computing.optim import make_optimizer
-from resnetkit.train.loop import InterruptedTrainingError
+from resnetkit.train.loop import InterruptedTrainingError, Training
 from resnetkit.train.recipe import RECIPES, Recipe, read_recipe
 from resnetkit.train.signals import Signals
 
@@ -142,8 +143,6 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
             with pytest.raises(InterruptedTrainingError, match="--resume"):
                 start(recipe, data, out=tmp_path / "run", quiet=True)
     else:
-        from resnetkit.train.loop import Training
-
         take_step = Training.take_step
         received: list[Signals] = []
 
@@ -171,11 +170,60 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         assert all((first[tensor] == second[tensor]).all() for tensor in first)
     again = resume(tmp_path / "run", quiet=True)  # finished: nothing is trained again
     assert again.rungs == resumed.rungs
-    with pytest.raises(UsageError, match="`epochs`"):
-        resume(tmp_path / "run", epochs=50, quiet=True)
     (data / "train" / "a" / "0.png").unlink()
     with pytest.raises(TrainingError, match="training pictures"):
         resume(tmp_path / "run", quiet=True)
+
+
+def test_a_finished_run_gets_another_length_and_goes_on_to_the_same_bits(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(recipe.replace(rung="all", iterations=2), data, out=tmp_path / "one", quiet=True)
+    shutil.copytree(first.run, tmp_path / "two")
+    before = {name: (first.run / name).read_bytes() for name in ("recipe.yaml", "ladder.json")}
+    with pytest.raises(UsageError, match="give a greater length"):
+        resume(first.run, iterations=1, quiet=True)
+    assert before == {name: (first.run / name).read_bytes() for name in before}
+    longer = resume(first.run, iterations=6, quiet=True)
+    assert [row["rung"] for row in longer.rungs] == ["head", "all"]
+    kept = load(longer.model).header.metrics
+    assert kept["error_percent"] == longer.best["error_percent"]
+    assert longer.rungs[1]["kept"] == (kept["rung"] == "all")
+    assert longer.rungs[1]["top1_error_percent"] <= first.rungs[1]["top1_error_percent"]
+    rows = [json.loads(line) for line in (first.run / "all" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) == 6
+    recorded = load(first.run / "last.safetensors").header.recipe
+    assert recorded["iterations"] == 6
+    assert recorded["earlier_lengths"] == [{"iterations": 2, "until_step": 2}]
+
+    take_step = Training.take_step
+
+    def stop_after_four(self: Training, batches: list[object]) -> None:
+        take_step(self, batches)
+        if self.position.step == 4:
+            self.save()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "take_step", stop_after_four)
+        with pytest.raises(InterruptedTrainingError):
+            resume(tmp_path / "two", data, iterations=6, quiet=True)
+    resumed = resume(tmp_path / "two", quiet=True)
+    assert resumed.best == longer.best
+    for name in ("best.safetensors", "last.safetensors"):
+        one, two = (load(tmp_path / run / name).net.state_dict() for run in ("one", "two"))
+        assert all((one[tensor] == two[tensor]).all() for tensor in one)
+
+
+def test_a_run_that_was_to_take_no_third_rung_gets_no_length(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    run = start(recipe.replace(rung="head"), data, out=tmp_path / "run", quiet=True).run
+    with pytest.raises(UsageError, match=r"the rung head, which has no length.*--rung all"):
+        resume(run, epochs=5, quiet=True)
+    little = start(recipe.replace(minutes=0.001), data, out=tmp_path / "little", quiet=True)
+    assert [row["rung"] for row in little.rungs] == ["head"]
+    more = resume(little.run, iterations=2, quiet=True)
+    assert [row["rung"] for row in more.rungs][-1] == "all"
+    assert load(little.run / "last.safetensors").header.recipe["iterations"] == 2
 
 
 def test_without_validation_pictures_the_head_is_chosen_on_folds(data: Path, recipe: Recipe, tmp_path: Path) -> None:

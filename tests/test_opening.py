@@ -87,12 +87,17 @@ def test_a_very_large_jpeg_is_the_same_at_a_scale_everywhere(turned, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_photograph_of_200_megapixels_takes_little_memory(tmp_path):
     Image.new("RGB", (16_320, 12_240), (200, 30, 90)).save(tmp_path / "large.jpg")
+    # Not ru_maxrss, which goes on from that of the process that started this one.
     program = (
-        "import resource, sys; from resnetkit.data.decoding.pictures import open_picture; open_picture(sys.argv[2]);"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; picture = open_picture(sys.argv[1]);"
-        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "import sys; from resnetkit.data.decoding.pictures import open_picture; open_picture(sys.argv[2])\n"
+        "def resident(line):\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(text.split()[1]) for text in lines if text.startswith(line))\n"
+        "open('/proc/self/clear_refs', 'w').write('5')  # the largest amount so far is the present one\n"
+        "before = resident('VmRSS'); picture = open_picture(sys.argv[1]); after = resident('VmHWM')\n"
         "print(*picture.size, *picture.getpixel((4000, 3000)), (after - before) // 1024)"
     )
     scene(8, 8).save(tmp_path / "small.jpg")
@@ -101,7 +106,7 @@ def test_a_photograph_of_200_megapixels_takes_little_memory(tmp_path):
     width, height, *color, mebibytes = map(int, done.stdout.split())
     assert (width, height) == (8160, 6120)
     assert np.abs(np.array(color) - (200, 30, 90)).max() < 3
-    assert mebibytes < 500  # whole, it alone has 571
+    assert 140 < mebibytes < 500  # its pixels are 143, those of the whole photograph 571
 
 
 def test_libtiff_prints_nothing_and_is_as_it_was(tmp_path):

@@ -4,13 +4,17 @@ import json
 import statistics
 
 import pytest
+import torch
 
 from resnetkit import evaluate
 from resnetkit.cli import main
+from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import UsageError
-from resnetkit.train import repeats
-from resnetkit.train.recipe import Recipe
-from resnetkit.train.repeats import go_on, train_repeatedly
+from resnetkit.finetune import features, ladder
+from resnetkit.finetune.repeats import go_on, train_repeatedly
+from resnetkit.modelfile import Header, save
+from resnetkit.models.resnet import build
+from resnetkit.train.recipe import RECIPES, Recipe
 
 TINY = Recipe(
     model="resnet20,depths=1-1-1",
@@ -25,19 +29,19 @@ TINY = Recipe(
 
 
 def test_folds_give_one_report_of_all_pictures_and_go_on(picture_folder, tmp_path, monkeypatch):
-    started, start = [], repeats.start
+    started, start = [], ladder.start
 
-    def until_the_third(recipe, part, *, out, quiet):
+    def until_the_third(recipe, part, *, out, **more):
         if len(started) == 2:
             raise KeyboardInterrupt
         started.append(out.name)
-        return start(recipe, part, out=out, quiet=quiet)
+        return start(recipe, part, out=out, **more)
 
-    monkeypatch.setattr(repeats, "start", until_the_third)
+    monkeypatch.setattr(ladder, "start", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         train_repeatedly(TINY, str(picture_folder), kind="folds", count=3, out=tmp_path / "out", quiet=True)
     first = (tmp_path / "out" / "fold-1" / "last.safetensors").read_bytes()
-    monkeypatch.setattr(repeats, "start", start)
+    monkeypatch.setattr(ladder, "start", start)
     done = go_on(tmp_path / "out", quiet=True)
     assert started == ["fold-1", "fold-2"]
     assert (tmp_path / "out" / "fold-1" / "last.safetensors").read_bytes() == first
@@ -80,3 +84,30 @@ def test_what_cannot_be_repeated_is_refused(picture_folder, tmp_path):
     with pytest.raises(UsageError, match="there are no validation pictures"):
         train_repeatedly(TINY.replace(val_fraction=0.0), picture_folder, kind="seeds", count=2, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_folds_go_up_the_ladder_and_share_their_features(picture_folder, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net = build("resnet18,width=8", classes=10)
+    weights = tmp_path / "first.safetensors"
+    save(weights, net, Header(net.spec, Preprocess(size=32, resize=36), tuple("0123456789")))
+    recipe = RECIPES["folder"].replace(model="resnet18,width=8", init=str(weights), workers=0, rung="stage", lr=1e-3)
+    computed = []
+    compute = features.FeatureCache.compute
+
+    def counted(cache, samples, **more):
+        found = compute(cache, samples, **more)
+        computed.append(cache.computed)
+        return found
+
+    monkeypatch.setattr(features.FeatureCache, "compute", counted)
+    done = train_repeatedly(recipe, picture_folder, kind="folds", count=3, out=tmp_path / "out", quiet=True)
+    assert [[row["rung"] for row in run.rungs] for run in done.runs] == [["head", "stage"]] * 3
+    # Each fold's val is computed as in validation, its train also mirrored: 20 + 80, 0 + 20, then everything is there.
+    assert computed == [20, 100, 0, 20, 0, 0]
+    assert done.out_of_fold.images == 60
+    assert done.out_of_fold.top1_error_percent == pytest.approx(statistics.fmean(done.errors), abs=0.01)
+    assert done.to_dict()["runs"][0]["rungs"][0]["rung"] == "head"
+    again = go_on(tmp_path / "out", quiet=True)
+    assert again.out_of_fold.to_dict() == done.out_of_fold.to_dict()
+    assert "of rung" in (tmp_path / "out" / "report.html").read_text()

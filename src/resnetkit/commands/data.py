@@ -13,9 +13,10 @@ from resnetkit.data.asides import put_back, set_aside
 from resnetkit.data.check import Findings, to_move
 from resnetkit.data.check import check as check_data
 from resnetkit.data.dataset import open_read
+from resnetkit.data.lists.mending import write_fixed
 from resnetkit.data.overview import write_overview
 from resnetkit.data.published.cifar import get_cifar
-from resnetkit.data.reading import reading_of
+from resnetkit.data.reading import LISTS, Reading, reading_of
 from resnetkit.data.samples import write_pictures
 from resnetkit.data.shortcuts import describe
 from resnetkit.display import count, shell
@@ -82,7 +83,8 @@ def check(argv: Sequence[str]) -> int:
         "--fix",
         action="store_true",
         help="move aside what is wrong, into a folder next to DATA: unreadable files, equal pictures with several "
-        "labels, and training pictures that are also in val or test. Nothing is deleted",
+        "labels, and training pictures that are also in val or test. Nothing is deleted. Of a list, write a new one "
+        "beside it without them",
     )
     parser.add_argument("--undo", type=str, metavar="LIST", help="move the files of a list of --fix back")
     parser.add_reading()
@@ -98,8 +100,8 @@ def check(argv: Sequence[str]) -> int:
         raise UsageError(f"DATA missing: {DATA}")
     overview = free_file(given["page"], "--page", force=given["force"]) if given["page"] else None
     root = expanded(given["data"])
-    if given["fix"] and not root.is_dir():
-        raise UsageError(f"--fix moves files of a folder, and {given['data']} is none; remove the lines of the list")
+    if given["fix"] and not root.is_dir() and not (root.is_file() and root.suffix.lower() in LISTS):
+        raise UsageError(f"--fix moves files of a folder, or writes a list once more; {given['data']} is neither")
     reading = reading_of(given)
     pictures = sum(map(len, open_read(given["data"], reading).parts.values()))
     with bar("checking", pictures) as advance:
@@ -112,14 +114,25 @@ def check(argv: Sequence[str]) -> int:
         _print(report)
         if overview:
             print(on_one_line(f"page: {overview}"))
-    if given["fix"] and (files := to_move(report)):
-        listed = set_aside(root, files)
-        print(on_one_line(f"{count(len(files), 'file')} moved to {listed.parent}"), file=sys.stderr)
-        print(
-            on_one_line(f"to move them back: resnetkit data check --undo {shell(listed)}"),
-            file=sys.stderr,
-        )
+    if given["fix"] and ((files := to_move(report)) or report.missing):
+        _fix(root, reading, files)
     return 0 if report.sound else 1
+
+
+def _fix(root: Path, reading: Reading, files: Mapping[Path, str]) -> None:
+    """Move the files of a folder aside, or write a list without them; say so on standard error."""
+    if root.is_dir():
+        if files:
+            listed = set_aside(root, files)
+            _say(f"{count(len(files), 'file')} moved to {listed.parent}")
+            _say(f"to move them back: resnetkit data check --undo {shell(listed)}")
+        return
+    for goal, left_out in write_fixed(root, reading, set(files)).items():
+        _say(f"{goal}: the list without {count(left_out, 'picture')}; the files stay where they are")
+
+
+def _say(text: str) -> None:
+    print(on_one_line(text), file=sys.stderr)
 
 
 def _print(report: Findings) -> None:

@@ -207,7 +207,7 @@ def run(argv: Sequence[str]) -> int:
             on=f"{part.name} pictures",
             mistakes=list(worst_mistakes(model, named, result.records)) if result.records else [],
             compared=_compared(document, given["against"]),
-            sections=answers.sections if answers else {},
+            sections=_on_the_data(dataset, workers=given["workers"]) | (answers.sections if answers else {}),
             made_by={
                 "command": shlex.join(["resnetkit", "evaluate", *argv]),
                 "data": f"{given['data']}, {part.name}, fingerprint {named.fingerprint()}",
@@ -292,6 +292,15 @@ def _leaks(
     kept = records.right[~leaks]
     error = round(100 * float((~kept).mean()), 4) if len(kept) else None
     return {"leaking": int(leaks.sum()), "top1_error_percent_without_leaks": error}
+
+
+def _on_the_data(dataset: Dataset, *, workers: int) -> dict[str, str]:
+    """Return the parts of the report on leaks and shortcuts: all parts of the data are looked at."""
+    from resnetkit.data.first_look import FirstLook
+    from resnetkit.finetune.trust import look_sections
+
+    with bar("looking for shortcuts", sum(map(len, dataset.parts.values()))) as advance:
+        return look_sections(dataset, FirstLook(workers=workers, advance=advance))
 
 
 def _shares(text: str) -> dict[str, float]:

@@ -4,7 +4,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnetkit.commands.parser import DATA, Parser, dashed
@@ -18,7 +17,7 @@ from resnetkit.progress import bar
 from resnetkit.train.recipe import LENGTHS, Recipe
 
 if TYPE_CHECKING:
-    from resnetkit.train.repeats import Repeated
+    from resnetkit.finetune.repeats import Repeated
 
 Kind = Literal["folds", "seeds"]
 LINES, BAR = 25, 50
@@ -79,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
         if others := [dashed(f"--{name}") for name in given if name in own]:
             raise UsageError(f"--resume uses the run's own recipe; leave out {' '.join(others)}")
         from resnetkit.finetune.ladder import resume
-        from resnetkit.train.repeats import go_on, is_repeated
+        from resnetkit.finetune.repeats import go_on, is_repeated
 
         if is_repeated(expanded(resumed)):
             if others := [f"--{name}" for name in ("allow_other_arithmetic", *LENGTHS) if given.get(name)]:
@@ -108,7 +107,7 @@ def run(argv: Sequence[str]) -> int:
         if len(kinds) > 1:
             raise UsageError("--folds and --seeds can't be given together; leave one out")
         if kinds:
-            from resnetkit.train.repeats import train_repeatedly
+            from resnetkit.finetune.repeats import train_repeatedly
 
             done = train_repeatedly(
                 recipe,
@@ -133,8 +132,7 @@ def run(argv: Sequence[str]) -> int:
         )
 
     if given.get("json"):
-        values = {name: value for name, value in vars(result).items() if name != "score"}
-        print_json({name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
+        print_json(result.to_dict())
         return 0
     for rung in result.rungs:
         error = rung["top1_error_percent"]
@@ -180,7 +178,8 @@ def _print_repeated(done: "Repeated", *, as_json: bool) -> int:
         print_json(done.to_dict())
         return 0
     for result, error in zip(done.runs, done.errors, strict=True):
-        print(f"{result.run.name:<17} {error:.2f} % validation error, after step {result.best['step']:,}")
+        place = f"rung {result.best['rung']}" if result.rungs else f"after step {result.best['step']:,}"
+        print(f"{result.run.name:<17} {error:.2f} % validation error, {place}")
     print(f"{'mean':<17} {done.mean:.2f} ± {done.deviation:.2f} % (standard deviation of {len(done.runs)} runs)")
     if done.out_of_fold:
         error, pictures = done.out_of_fold.top1_error_percent, done.out_of_fold.images

@@ -3,28 +3,25 @@
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnetkit.data.dataset import open_read
-from resnetkit.data.decoding.opening import opened
 from resnetkit.data.decoding.pictures import open_picture
-from resnetkit.data.decoding.quiet import libtiff_silent, warnings_ignored
 from resnetkit.data.division import Keeping
 from resnetkit.data.duplicates import Group, alike_numbers, groups_of
-from resnetkit.data.looks import DIGEST_BYTES, Look, Looks, digest, look_of, look_of_file
+from resnetkit.data.looks import DIGEST_BYTES, Look, Looks, Traits, colours_of, digest, look_of, look_of_file
 from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.reading import NOTHING, Reading
 from resnetkit.data.samples import Dataset, Samples
-from resnetkit.data.shortcuts import GRID, Facts, Shortcut, find_shortcuts
+from resnetkit.data.shortcuts import Shortcut, find_shortcuts
 from resnetkit.display import count, cut, line
 from resnetkit.progress import Advance, ignore
 
@@ -36,8 +33,6 @@ IMBALANCE = 10
 """If the largest class has so many times the pictures of the smallest one, a note says so."""
 ORDER = ("train", "val", "test")
 """The parts, from the one that loses a picture that is in several to the one that keeps it."""
-# EXIF 2.32: maker and model of the camera, and the program that wrote the file.
-CAMERA_TAGS = (0x010F, 0x0110, 0x0131)
 
 
 @dataclass(frozen=True)
@@ -191,7 +186,7 @@ def check(
         missing=dataset.missing,
         duplicates=tuple(duplicates),
         examples=_examples(dataset, {path for path, _ in seen.unreadable}),
-        shortcuts=find_shortcuts(seen.facts, labels, alike_numbers(seen.looks)),
+        shortcuts=find_shortcuts(seen.looks.facts, labels, alike_numbers(seen.looks)),
     )
 
 
@@ -212,24 +207,6 @@ def to_move(findings: Findings) -> dict[Path, str]:
     return files
 
 
-class _Sight(NamedTuple):
-    """What is known of one picture after it was decoded once."""
-
-    look: Look
-    width: int
-    height: int
-    size: int
-    """Bytes of the file; 0 in memory."""
-    kind: str
-    """Format of the file and mode of its pixels."""
-    camera: str
-    """Camera and program that the EXIF names."""
-    colours: NDArray[np.uint8]
-    """uint8 (GRID, GRID, 3): see `Facts.colours`."""
-    edges: NDArray[np.uint8]
-    """uint8 (4, 3): see `Facts.edges`."""
-
-
 class _Seen:
     """What is known of all pictures of a data set, part after part."""
 
@@ -237,7 +214,6 @@ class _Seen:
         self._dataset = dataset
         pictures = sum(map(len, dataset.parts.values()))
         self.looks = Looks(pictures)
-        self.facts = Facts(pictures)
         self.widths, self.heights = array("I"), array("I")
         self.unreadable: list[tuple[Path, str]] = []
 
@@ -253,25 +229,19 @@ class _Seen:
                 path_of=samples.path,
             )
             with closing(looking):
-                for index, sight in enumerate(looking, first):
-                    if isinstance(sight, Failure):
-                        assert sight.path is not None  # pictures in memory can always be read
-                        self.unreadable.append((sight.path, sight.reason))
-                        if content := _hash_file(sight.path):
+                for index, look in enumerate(looking, first):
+                    if isinstance(look, Failure):
+                        assert look.path is not None  # pictures in memory can always be read
+                        self.unreadable.append((look.path, look.reason))
+                        if content := _hash_file(look.path):
                             self.looks.digests[index] = np.frombuffer(content, np.uint8)
                     else:
-                        self._put(index, sight)
+                        assert look.traits is not None
+                        self.widths.append(look.traits.width)
+                        self.heights.append(look.traits.height)
+                        self.looks.put(index, look)
                     advance(1)
             first += len(samples)
-
-    def _put(self, index: int, sight: _Sight) -> None:
-        self.widths.append(sight.width)
-        self.heights.append(sight.height)
-        self.looks.put(index, sight.look)
-        self.facts.known[index] = True
-        self.facts.numbers[index] = sight.size, sight.width, sight.height
-        self.facts.kinds[index] = self.facts.number_of(sight.kind), self.facts.number_of(sight.camera)
-        self.facts.colours[index], self.facts.edges[index] = sight.colours, sight.edges
 
     def alike_of(self, paths: Sequence[Path]) -> NDArray[np.int64]:
         """Return a number for each file, equal for alike ones; the files are among those that were looked at."""
@@ -283,7 +253,6 @@ class _Seen:
         place = {path: index for index, path in enumerate(self._paths(self._dataset))}
         order = np.array([place[path] for path in self._paths(dataset)], np.int64)
         self.looks = self.looks.taken(order)
-        self.facts = self.facts.taken(order)
         self._dataset = dataset
 
     @staticmethod
@@ -329,36 +298,19 @@ def _uneven(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     return notes
 
 
-def _look(samples: Samples, index: int) -> _Sight:
-    """Decode a picture, and return what is known of it. Raises DataError for a file that can't be read."""
+def _look(samples: Samples, index: int) -> Look:
+    """Decode a whole picture, and return what is known of it. Raises DataError for a file that can't be read."""
     if samples.images is not None:
-        pixels = samples.images[index]
-        return _sight(pixels, look_of(samples, index), size=0, kind="", camera="")
-    path = samples.path(index)
-    picture = open_picture(samples.source(index))  # before the file is read again: its errors name the file
-    assert path is not None
-    content = path.read_bytes()
-    return _sight(np.asarray(picture), look_of_file(content), size=len(content), **_header(content))
-
-
-def _header(content: bytes) -> dict[str, str]:
-    """Return the kind and the camera of a picture file, as far as its header says."""
-    kind, camera = "", ""
-    with suppress(Exception), warnings_ignored, libtiff_silent, opened(content) as picture:
-        kind = f"{picture.format} {picture.mode}"
-        exif = picture.getexif()
-        camera = " ".join(str(exif.get(tag, "")) for tag in CAMERA_TAGS)
-    return {"kind": kind, "camera": camera}
-
-
-def _sight(pixels: NDArray[np.uint8], look: Look, *, size: int, kind: str, camera: str) -> _Sight:
-    """Return what is known of a picture, uint8 (height, width, channels)."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)).convert("RGB")
-    colours = np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX, reducing_gap=2.0))
-    rgb = np.asarray(picture)
-    edges = np.stack([side.mean(axis=0) for side in (rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1])]).astype(np.uint8)
-    same = look._replace(digest=_content(pixels))
-    return _Sight(same, pixels.shape[1], pixels.shape[0], size, kind, camera, colours, edges)
+        look, pixels = look_of(samples, index), samples.images[index]
+    else:
+        path = samples.path(index)
+        picture = open_picture(samples.source(index))  # before the file is read again: its errors name the file
+        assert path is not None
+        look, pixels = look_of_file(path.read_bytes()), np.asarray(picture)
+    colours, edges = colours_of(pixels)
+    traits = look.traits or Traits(0, 0)
+    traits = traits._replace(width=pixels.shape[1], height=pixels.shape[0], colours=colours, edges=edges)
+    return look._replace(digest=_content(pixels), traits=traits)
 
 
 def _content(pixels: NDArray[np.uint8]) -> bytes:

@@ -42,6 +42,9 @@ class Keeping:
     """Finds alike pictures; None: they are not sought."""
     moved: str | None = None
     """The record of an earlier division of the same pictures, which is repeated without looking at them."""
+    for_folds: bool = False
+    """The pictures of train and val will be divided into folds: `Dataset.groups` says which belong together, and it
+    does not matter which of them are val."""
 
 
 NOT_KEPT = Keeping()
@@ -76,13 +79,15 @@ def divided(
     split: dict[str, Any] = {"rule": "as given"}
     if "train" in parts and "val" not in parts and val_fraction:
         first = _choose_val(parts["train"], val_fraction, seed)
-        chosen = _kept_together(parts["train"], first, val_fraction, seed, reading=reading, keeping=keeping)
+        chosen = first
+        if not keeping.for_folds:
+            chosen = _kept_together(parts["train"], first, val_fraction, seed, reading=reading, keeping=keeping)
         parts["val"] = [picture for picture in parts["train"] if picture.key in chosen]
         parts["train"] = [picture for picture in parts["train"] if picture.key not in chosen]
         split = {"rule": SPLIT_RULE, "seed": seed, "val_fraction": val_fraction}
         if chosen != first:
             split |= {"rule": SPLIT_RULE + TOGETHER, "moved": packed(chosen ^ first)}
-    elif reading.group_by and "val" in parts:
+    elif reading.group_by and "val" in parts and not keeping.for_folds:
         reading.refuse("group_by", why="val is given, not drawn")
     if kept := reading.recorded():
         split["read_as"] = kept
@@ -125,9 +130,17 @@ def divided(
         tuple(skipped),
         tuple(understood),
         missing,
+        groups=_groups(parts, reading.group_by) if reading.group_by and keeping.for_folds else {},
     )
     dataset.refuse_unreadable_classes()
     return dataset
+
+
+def _groups(parts: Mapping[str, Sequence[Labelled]], rule: str) -> dict[Path, int]:
+    """Return the number of the group of each picture of train and val."""
+    pictures = [picture for part in ("train", "val") for picture in parts.get(part, ())]
+    keys, paths, columns = zip(*((one.key, one.path, one.group) for one in pictures), strict=True)
+    return dict(zip(paths, group_by(rule, keys, paths, columns).tolist(), strict=True))
 
 
 def _choose_val(pictures: Sequence[Labelled], fraction: float, seed: int) -> set[str]:

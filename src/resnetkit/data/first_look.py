@@ -1,4 +1,4 @@
-"""The quick form of `data check` before a training: alike pictures, leaks between given parts, contradictions."""
+"""The quick form of `data check` before a training: unreadable files, alike pictures, leaks, contradictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.duplicates import alike_numbers, groups_of
-from resnetkit.data.looks import Looks, look_at
+from resnetkit.data.looks import Look, Looks, looks_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import count
 from resnetkit.progress import Advance, ignore
 
 MOST_LOOKED_AT = 20_000
 """Larger sets are not looked at before a training, because that takes minutes; `data check` looks at all of them."""
+MOST_NAMED = 10
+"""At most this many unreadable files are named."""
 
 
 class FirstLook:
@@ -22,42 +24,56 @@ class FirstLook:
     def __init__(self, *, workers: int = 2, advance: Advance = ignore) -> None:
         """`workers` threads decode. `advance` is called with 1 after each picture."""
         self._workers, self._advance = workers, advance
-        self._place: dict[Path, int] = {}
-        self._looks = Looks(0)
+        self._seen: dict[Path, Look] = {}
+
+    @property
+    def unreadable(self) -> dict[Path, str]:
+        """The files that can't be read, as far as they were looked at, each with the reason."""
+        return {path: look.fault for path, look in self._seen.items() if look.fault}
 
     def alike_of(self, paths: Sequence[Path]) -> NDArray[np.int64]:
         """Return a number for each file, int64 (n,), equal for alike ones; all are different above MOST_LOOKED_AT."""
         if len(paths) > MOST_LOOKED_AT:
             return np.arange(len(paths))
-        self._looks = self._look_at(paths)
-        self._place = {path: index for index, path in enumerate(paths)}
-        return alike_numbers(self._looks)
+        return alike_numbers(self._look_at(paths))
+
+    def look_at(self, dataset: Dataset) -> Looks | None:
+        """Return the looks of the files of all parts, part after part; None in memory and above MOST_LOOKED_AT."""
+        paths = [path for samples in dataset.parts.values() for path in samples.paths or ()]
+        return self._look_at(paths) if 0 < len(paths) <= MOST_LOOKED_AT else None
 
     def remarks(self, dataset: Dataset) -> list[str]:
-        """Return what to know before a training, one phrase each: contradictions, and leaks between given parts."""
-        paths = [path for samples in dataset.parts.values() for path in samples.paths or ()]
-        if not paths:
-            return []
-        if len(paths) > MOST_LOOKED_AT:
-            return [f"{len(paths):,} pictures are not compared with each other; resnetkit data check does that"]
-        new = [path for path in paths if path not in self._place]
-        looks = Looks(len(paths))
-        known = np.array([path in self._place for path in paths], bool)
-        for part, of, places in (
-            (self._looks, np.flatnonzero(known), [self._place[path] for path in paths if path in self._place]),
-            (self._look_at(new), np.flatnonzero(~known), list(range(len(new)))),
-        ):
-            taken = part.taken(np.array(places, np.int64))
-            looks.thumbnails[of], looks.digests[of], looks.comparable[of] = (
-                taken.thumbnails,
-                taken.digests,
-                taken.comparable,
+        """Return what to know before a training, one phrase each.
+
+        These are unreadable files, leaks between given parts, and contradictions.
+        """
+        looks = self.look_at(dataset)
+        if looks is None:
+            files = sum(len(samples.paths or ()) for samples in dataset.parts.values())
+            return [f"{files:,} pictures are not compared with each other; resnetkit data check does that"] * bool(
+                files
             )
-        return _said(dataset, looks)
+        named = [f"unreadable: {path}: {reason}" for path, reason in list(self.unreadable.items())[:MOST_NAMED]]
+        if more := len(self.unreadable) - len(named):
+            named.append(f"unreadable: {more:,} more files; resnetkit data check names them")
+        if named:
+            are = "picture is" if len(self.unreadable) == 1 else "pictures are"
+            named.append(
+                f"{len(self.unreadable):,} unreadable {are} left out; resnetkit data check --fix moves them aside"
+            )
+        return [*named, *_said(dataset, looks)]
 
     def _look_at(self, paths: Sequence[Path]) -> Looks:
-        samples = Samples(("",), np.zeros(len(paths), np.int64), paths=tuple(paths))
-        return look_at([samples], workers=self._workers, advance=self._advance)
+        new = tuple(dict.fromkeys(path for path in paths if path not in self._seen))
+        samples = Samples(("",), np.zeros(len(new), np.int64), paths=new)
+        for index, look in looks_of(samples, workers=self._workers):
+            self._seen[new[index]] = look
+            self._advance(1)
+        looks = Looks(len(paths))
+        for place, path in enumerate(paths):
+            if self._seen[path].digest:
+                looks.put(place, self._seen[path])
+        return looks
 
 
 def _said(dataset: Dataset, looks: Looks) -> list[str]:

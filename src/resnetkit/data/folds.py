@@ -3,30 +3,32 @@
 import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.data.duplicates import alike_numbers
-from resnetkit.data.looks import look_at
+from resnetkit.data.groups import AlikeNumbers, united
 from resnetkit.data.samples import Dataset, Samples, joined
 from resnetkit.errors import DataError, UsageError
 
 FOLD_RULE = (
-    "fold: groups of alike pictures, the largest first, then in the order of the SHA-256 of '<seed>/<folder>/<file>', "
-    "each into the fold with the fewest pictures of its class, of those the one with the fewest pictures"
+    "fold: groups of pictures that belong together, the largest first, then in the order of the SHA-256 of "
+    "'<seed>/<folder>/<file>', each into the fold with the fewest pictures of its class, of those the one with the "
+    "fewest pictures"
 )
 
 
-def fold_datasets(dataset: Dataset, folds: int, *, seed: int) -> list[Dataset]:
+def fold_datasets(dataset: Dataset, folds: int, *, seed: int, alike_of: AlikeNumbers | None = None) -> list[Dataset]:
     """Return one data set per fold: the fold is its val, and the rest of train and val together its train.
 
-    `test` stays as it is. Pictures that are the same or alike to the eye come into the same fold, so that no model is
-    measured on a picture that it has nearly seen. Classes are in each fold in the same proportion, as far as their
-    numbers and these groups allow it. The result depends on the seed, the pictures and the names of their files, not on
-    where they are.
+    `test` stays as it is. Pictures of one of `Dataset.groups` come into the same fold, and so do those that `alike_of`
+    finds to be the same or alike, so that no model is measured on a picture that it has nearly seen. Classes are in
+    each fold in the same proportion, as far as their numbers and these groups allow it. The result depends on the seed,
+    the pictures and the names of their files, not on where they are.
 
-    Raises UsageError for fewer than two folds, DataError if there are fewer pictures than folds or no class has two.
+    Raises UsageError for fewer than two folds, for more folds than pictures, and for more than groups; DataError if
+    there are no training pictures.
     """
     if folds < 2:
         raise UsageError(f"`folds` is {folds}; it must be at least 2")
@@ -36,18 +38,44 @@ def fold_datasets(dataset: Dataset, folds: int, *, seed: int) -> list[Dataset]:
     pool = joined(parts)
     if folds > len(pool):
         raise UsageError(f"`folds` is {folds}, but {dataset.name} has {len(pool):,} training pictures")
-    groups = alike_numbers(look_at([pool]))
+    groups = _together(pool, dataset, folds, alike_of)
     fold_of = assign_folds(pool.labels, _keys(pool), folds, seed=seed, groups=groups.tolist())
-    common = {name: value for name, value in dataset.split.items() if name == "read_as"}
+    split: dict[str, Any] = {"rule": FOLD_RULE, "seed": seed, "folds": folds}
+    if "read_as" in dataset.split:
+        # The model's data are not opened with these groups again: the division is that of the folds.
+        split["read_as"] = {name: value for name, value in dataset.split["read_as"].items() if name != "group_by"}
+    if dataset.groups:
+        split["group_by"] = dataset.split["read_as"]["group_by"]
     return [
         replace(
             dataset,
             train=pool.subset(np.flatnonzero(fold_of != fold)),
             val=pool.subset(np.flatnonzero(fold_of == fold)),
-            split={"rule": FOLD_RULE, "seed": seed, "folds": folds, "fold": fold + 1, **common},
+            split={**split, "fold": fold + 1},
         )
         for fold in range(folds)
     ]
+
+
+def _together(pool: Samples, dataset: Dataset, folds: int, alike_of: AlikeNumbers | None) -> NDArray[np.int64]:
+    """Return a number for each picture, int64 (n,): equal for pictures that come into the same fold.
+
+    Raises UsageError if there are fewer groups than folds.
+    """
+    numbers = [np.arange(len(pool))]
+    if dataset.groups:
+        numbers.append(np.array([dataset.groups[path] for path in pool.paths or ()]))
+        if (groups := len(np.unique(numbers[-1]))) < folds:
+            raise UsageError(f"`folds` is {folds}, but `group_by` makes {groups:,} groups; give fewer folds")
+    if alike_of is not None and pool.paths is not None:
+        numbers.append(alike_of(pool.paths))
+    groups = united(*numbers)
+    if (left := len(np.unique(groups))) < folds:
+        raise UsageError(
+            f"`folds` is {folds}, but the pictures are only {left:,} groups of alike ones; give fewer folds, or "
+            "`group_alike` false"
+        )
+    return groups
 
 
 def assign_folds(

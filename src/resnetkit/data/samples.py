@@ -162,6 +162,8 @@ class Dataset:
     """How an unusual layout or list was read, one phrase each."""
     missing: int = 0
     """Number of skipped files that are in a list but do not exist."""
+    groups: Mapping[Path, int] = field(default_factory=dict)
+    """For folds: the number of the group of each picture of train and val, if `group_by` makes groups."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {len(samples):,}" for name, samples in self.parts.items())

@@ -18,6 +18,8 @@ MOST_BYTES = 2**25
 """Bytes of the logits that a calibration is fitted on; of more pictures, every n-th is used."""
 COLDEST, HOTTEST = 0.05, 20.0
 """Range of the temperature."""
+FOLDS = 5
+"""Folds on which it is decided whether a temperature is better than none."""
 DOUBT = 0.1
 """Mistakes that are added to those of a validation."""
 BINS = 15
@@ -31,7 +33,7 @@ def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibra
     """Fit on validation pictures: logits (n, classes) and labels (n,). None if they are too few or not finite."""
     if len(logits) < LEAST_PICTURES or logits.shape[1] < 2 or not np.isfinite(logits).all():
         return None
-    temperature = fit_temperature(logits, labels)
+    temperature = supported_temperature(logits, labels)
     probabilities = np.exp(_log_softmax(logits.astype(np.float64) / temperature))
     return Calibration(
         temperature,
@@ -41,20 +43,49 @@ def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibra
     )
 
 
-def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+def supported_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+    """Return the temperature of `fit_temperature` if the pictures give evidence for it, else 1.
+
+    Each of FOLDS folds is scored with the temperature that the others give. The rule: the mean cross-entropy must be
+    lower than at temperature 1 by more than the standard error of this difference (over pictures). With few mistakes a
+    single one decides the temperature, and the next validation would give another one.
+    """
+    temperature = fit_temperature(logits, labels)
+    fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
+    saved = np.zeros(len(labels))
+    for number in range(FOLDS):
+        held = fold == number
+        own = fit_temperature(logits[~held], labels[~held], start=temperature)
+        without, scaled = (_losses(logits[held], labels[held], t, pictures=len(labels)) for t in (1.0, own))
+        saved[held] = without - scaled
+    error = saved.std(ddof=1) / np.sqrt(len(saved))
+    return temperature if saved.mean() > error else 1.0
+
+
+def _losses(
+    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], temperature: float, *, pictures: int
+) -> NDArray[np.float64]:
+    """Return the cross-entropy of each picture, float64 (n,), with the targets of a fit to so many pictures."""
+    logs = _log_softmax(logits.astype(np.float64) / temperature)
+    rest = DOUBT / (pictures + 2)
+    own = logs[np.arange(len(labels)), labels]
+    return -((1 - rest) * own + rest * (logs.sum(axis=1) - own) / (logits.shape[1] - 1))
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, start: float = 1.0) -> float:
     """Return the temperature with the lowest cross-entropy of softmax(logits / temperature), in float64.
 
     A label counts 1 - DOUBT/(n + 2), and the other classes share the rest, so that a validation without an error does
     not end in certainty (Platt's targets have 1 for DOUBT, which makes few pictures decide too much). The cross-entropy
     is convex in 1 / temperature; its derivative is the mean difference of two expected logits, whose zero is found by
-    Newton's steps within a bracket.
+    Newton's steps within a bracket, from `start`.
     """
     logits = logits.astype(np.float64)
     count, classes = logits.shape
     rest = DOUBT / (count + 2)
     own = logits[np.arange(count), labels]
     target = ((1 - rest) * own + rest * (logits.sum(axis=1) - own) / (classes - 1)).mean()
-    low, high, inverse = 1 / HOTTEST, 1 / COLDEST, 1.0
+    low, high, inverse = 1 / HOTTEST, 1 / COLDEST, 1 / start
     for _ in range(100):
         probabilities = np.exp(_log_softmax(inverse * logits))
         expected = (probabilities * logits).sum(axis=1)

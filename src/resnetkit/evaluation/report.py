@@ -154,7 +154,12 @@ def _calibration(evaluated: Evaluation) -> list[str]:
         f"many pictures). On so many pictures, a perfectly calibrated model would show about "
         f"{after.noise_percent[0]:.1f} points."
     )
-    if calibration is not None:
+    if calibration is not None and calibration.temperature == 1:
+        text += (
+            f" A temperature was tried on {calibration.pictures:,} validation pictures. It is 1, because no other one "
+            "was better there by more than its standard error."
+        )
+    elif calibration is not None:
         text += (
             f" The logits are divided by the temperature {calibration.temperature:.3f}, which was fitted on "
             f"{calibration.pictures:,} validation pictures; without it, the error is {before.ece_percent:.1f} points."

@@ -8,18 +8,22 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from resnetkit.data.first_look import FirstLook
 from resnetkit.data.reading import NOTHING as NOTHING_SAID
 from resnetkit.data.reading import Reading
-from resnetkit.data.samples import Dataset
+from resnetkit.data.samples import Dataset, joined
 from resnetkit.display import shell
 from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
 from resnetkit.files import write_whole
+from resnetkit.finetune import trust
+from resnetkit.finetune.features import FeatureCache
 from resnetkit.finetune.rungs import Climb, Rung, first_rung, second_rung, task_of, third_rung, write_state
-from resnetkit.modelfile import load
+from resnetkit.finetune.views import PLAIN
+from resnetkit.modelfile import Model, load
 from resnetkit.models.published import IN_TORCHVISION
 from resnetkit.train.classification import Classification
 from resnetkit.train.effects import check_effects
@@ -46,6 +50,10 @@ from resnetkit.version import __version__
 
 logger = logging.getLogger("resnetkit")
 
+MOST_SECONDS = 3.0
+"""With `minutes`: so long the end of a run may take for label errors and the learning curve."""
+KNOWN = 0.9
+"""Least share of pictures with kept features: of fewer, they would be computed again for the report."""
 FIRST_WEIGHTS = "IMAGENET1K_V1"
 """Published weights to start from if none are given. Their features suit a head better than those of later recipes,
 whose regularisation helps the whole network (Kornblith et al. 2019, arXiv:1805.08974)."""
@@ -62,16 +70,19 @@ def start(
     began: float | None = None,
     reading: Reading = NOTHING_SAID,
     command: str | None = None,
+    chosen: Collection[str] = (),
 ) -> TrainResult:
     """Train as documented at `resnetkit.train`: up the ladder if the recipe has a `rung`, else the network at once.
 
-    Arguments and errors are those of `train.run.start`. A recipe with a `rung` and without `init` gets published
-    weights of its network, if there are any within reach; without them it is trained at once, and a line says so.
+    Arguments and errors are those of `train.run.start`. `chosen` are fields that a person gave, besides those that
+    differ from the recipe for folders; the rungs keep their values. A recipe with a `rung` and without `init` gets
+    published weights of its network, if there are any within reach; without them it is trained at once, and a line says
+    so.
     """
     began = time.monotonic() if began is None else began
     remark = ""
-    if isinstance(recipe, Recipe) and recipe.rung != "off" and not recipe.init and _in_files(recipe, data, reading):
-        recipe, remark = with_first_weights(recipe, forced=asked.get("rung") == FLAG and recipe.rung != "auto")
+    if isinstance(recipe, Recipe) and recipe.rung != "off" and not recipe.init:
+        recipe, remark = settled(recipe, open_for(recipe, data, reading.settled()), asked)
     if not isinstance(recipe, Recipe) or recipe.rung == "off" or not recipe.init:
         if remark and not quiet:
             logger.warning("%s", remark)
@@ -84,9 +95,11 @@ def start(
     reading = reading.settled()
     dataset, seen = open_new(recipe, data, reading)
     remarks = [*([remark] if remark else []), *check_effects(recipe, dataset, asked)]
-    given = frozenset(asked) | {
-        name for name, value in vars(recipe).items() if value != getattr(RECIPES["folder"], name)
-    }
+    given = (
+        frozenset(asked)
+        | frozenset(chosen)
+        | {name for name, value in vars(recipe).items() if value != getattr(RECIPES["folder"], name)}
+    )
     task = task_of(recipe, dataset)  # refuses what does not fit together before a folder is made
     about = {"version": __version__, **arithmetic_of(task), **pictures_of(dataset), "data": place_of(data)}
     about |= {"read_as": reading.given()} if reading.given() else {}
@@ -115,7 +128,8 @@ def resume(
 ) -> TrainResult:
     """Resume a stopped run, also one on the ladder: at the rung, and the step, where it stopped.
 
-    Arguments and errors are those of `train.run.resume`.
+    Arguments and errors are those of `train.run.resume`. A new length makes the last rung longer: `epochs` and
+    `iterations` are those of the whole network, `minutes` those of all rungs together.
     """
     run = RunFolder(as_path(run_folder, "run_folder", "a path"))
     if not run.ladder.is_file():
@@ -129,16 +143,22 @@ def resume(
             quiet=quiet,
             reading=reading,
         )
-    if lengths := [name for name, value in zip(LENGTHS, (epochs, iterations, minutes), strict=True) if value]:
-        raise UsageError(
-            f"{run.path} went up the ladder, and can't get another `{lengths[0]}`. Start a new run from its weights: "
-            f"resnetkit train DATA --init {shell(run.path)} --rung all"
-        )
-    return _resume(run, data, quiet=quiet, reading=reading)
+    length = {name: value for name, value in zip(LENGTHS, (epochs, iterations, minutes), strict=True) if value}
+    return _resume(
+        run, data, quiet=quiet, reading=reading, length=length, allow_other_arithmetic=allow_other_arithmetic
+    )
 
 
 @process_kept()
-def _resume(run: RunFolder, data: str | Path | Dataset | None, *, quiet: bool, reading: Reading | None) -> TrainResult:
+def _resume(
+    run: RunFolder,
+    data: str | Path | Dataset | None,
+    *,
+    quiet: bool,
+    reading: Reading | None,
+    length: Mapping[str, float],
+    allow_other_arithmetic: bool,
+) -> TrainResult:
     began = time.monotonic()
     recipe, about = read_recipe(run.recipe, Recipe())
     data = data if data is not None else about.get("data")
@@ -147,19 +167,68 @@ def _resume(run: RunFolder, data: str | Path | Dataset | None, *, quiet: bool, r
     dataset = open_again(recipe, data, about, reading)
     refuse_other_pictures(run, recipe, about, dataset)
     state = _read_state(run)
+    kept = {file: file.read_bytes() for file in (run.recipe, run.ladder)}
+    if length:
+        recipe, about, state = _longer(run, recipe, about, state, length)
     climb = Climb(recipe, dataset, run, about, frozenset(about.get("asked", ())), began - state["seconds"], quiet)
+    climb.allow_other_arithmetic = allow_other_arithmetic
     climb.rungs = [Rung(**row) for row in state["rungs"]]
     climb.images, climb.training_seconds = state["images"], state["training_seconds"]
     if any(rung.kept for rung in climb.rungs):
-        model = load(run.best)
-        climb.best = dict(model.header.metrics)
-    return _climb(climb, task_of(recipe, dataset))
+        climb.best = dict(load(run.best).header.metrics)
+        errors = [rung.top1_error_percent for rung in climb.rungs if rung.top1_error_percent is not None]
+        if climb.best.get("rung") not in {rung.rung for rung in climb.rungs} and errors:
+            climb.best = {"error_percent": min(errors)}  # the file is that of the rung that goes on
+    task = task_of(recipe, dataset)
+    if not length:
+        return _climb(climb, task)
+    try:
+        write_recipe(run.recipe, recipe, about)
+        write_state(climb)
+        return _climb(climb, task)
+    except UsageError:  # the length is over already
+        for file, content in kept.items():
+            write_whole(file, content)
+        raise
 
 
-def _in_files(recipe: Recipe, data: str | Path | Dataset, reading: Reading) -> bool:
-    """Whether the training pictures are files, and not those of CIFAR. Raises the errors of wrong data at once."""
-    train = open_for(recipe, data, reading.settled()).train
-    return train is not None and train.images is None
+def _longer(
+    run: RunFolder, recipe: Recipe, about: Mapping[str, Any], state: Mapping[str, Any], length: Mapping[str, float]
+) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
+    """Return recipe, record and state of a run whose last rung, the whole network, gets another length.
+
+    Epochs and iterations are those of this rung, minutes those of the whole run. Raises UsageError for a run that was
+    not to take this rung.
+    """
+    (name,) = length
+    if recipe.rung in ("head", "stage"):
+        raise UsageError(
+            f"{run.path} went up to the rung {recipe.rung}, which has no length; `{name}` is for the whole network. "
+            f"Train it from these weights: resnetkit train DATA --init {shell(run.path)} --rung all"
+        )
+    rungs = [row for row in state["rungs"] if row["rung"] != "all"]
+    own = dict(length)
+    if name == "minutes":
+        own["minutes"] = max(length["minutes"] - sum(row["seconds"] for row in rungs) / 60, 0.01)
+    begun = RunFolder(run.path / "all").state.is_file()
+    asked = {*about.get("asked", ()), name} - ({*LENGTHS} - {name})
+    return (
+        recipe.replace(**length),
+        dict(about) | {"asked": sorted(asked), "longer": own if begun else {}},
+        dict(state) | {"rungs": rungs},
+    )
+
+
+def settled(recipe: Recipe, dataset: Dataset, asked: Mapping[str, str]) -> tuple[Recipe, str]:
+    """Return the recipe with the first weights that a run on `dataset` gets, and what to tell the person.
+
+    Without such weights, and for pictures in memory as those of CIFAR, the recipe is as it was. `asked` is as for
+    `start`.
+    """
+    train = dataset.train
+    if recipe.rung == "off" or recipe.init or train is None or train.images is not None:
+        return recipe, ""
+    return with_first_weights(recipe, forced=asked.get("rung") == FLAG and recipe.rung != "auto")
 
 
 def with_first_weights(recipe: Recipe, *, forced: bool = False) -> tuple[Recipe, str]:
@@ -226,7 +295,7 @@ def _climb(climb: Climb, task: Classification) -> TrainResult:
 
 def _goes_on(climb: Climb) -> bool:
     """Whether another rung can bring something: there are errors left, and time, and pictures that judge it."""
-    if climb.recipe.rung != "auto":
+    if climb.recipe.rung != "auto" or "longer" in climb.about:
         return True
     return bool(climb.best.get("error_percent", 0.0)) and climb.left() > 0
 
@@ -258,7 +327,10 @@ def _finish(climb: Climb, task: Classification) -> TrainResult:
             advance = monitor.doing("validating the best model", task.validation_pictures, "pictures")
             climb.best_measured = task.validate(model.net, advance)
         about = dict(climb.about) | {"rungs": [vars(rung) for rung in climb.rungs]}
-        task.report(run.report, model, climb.best_measured, curves=run.curves.read_bytes(), about=about)
+        sections = _on_the_data(climb, task, monitor)
+        task.report(
+            run.report, model, climb.best_measured, curves=run.curves.read_bytes(), about=about, sections=sections
+        )
         if found := task.unreadable(climb.best_measured):
             monitor.say(f"{len(found)} pictures could not be read; their names are in {run.log}")
     return TrainResult(
@@ -269,4 +341,25 @@ def _finish(climb: Climb, task: Classification) -> TrainResult:
         seconds=time.monotonic() - climb.started,
         score=task.score,
         rungs=tuple(vars(rung) for rung in climb.rungs),
+        measured=climb.best_measured,
     )
+
+
+def _on_the_data(climb: Climb, task: Classification, monitor: Monitor) -> dict[str, str]:
+    """Return the parts of the report about the pictures: leaks, shortcuts, label errors, the learning curve.
+
+    They cost little, because looks and features are kept. What would take long is left out, and the report says so.
+    """
+    monitor.doing("examining the pictures")
+    recipe, dataset = climb.recipe, climb.dataset
+    looked_at = recipe.group_alike or "folds" in dataset.split
+    sections = trust.look_sections(dataset, FirstLook(workers=recipe.workers)) if looked_at else {}
+    pictures = joined([part for part in (dataset.train, dataset.val) if part is not None])
+    seconds = trust.seconds_of(len(pictures), task.net.spec.channels[-1], len(dataset.classes))
+    cache = FeatureCache(
+        Model(task.net, task.header), cache_gb=recipe.cache_gb, device=str(task.device), workers=recipe.workers
+    )
+    too_long = seconds is None or (climb.end is not None and seconds > MOST_SECONDS)
+    if too_long or cache.share(pictures, PLAIN) < KNOWN:
+        return sections | trust.left_out(shell(climb.run.path), shell(climb.about.get("data") or "DATA"))
+    return sections | trust.feature_sections(cache.compute(pictures))

@@ -88,6 +88,7 @@ class Climb:
     images: int = 0
     training_seconds: float = 0.0
     remarks: Sequence[str] = ()
+    allow_other_arithmetic: bool = False
 
     @property
     def end(self) -> float | None:
@@ -259,13 +260,22 @@ def third_rung(climb: Climb) -> None:
     changes["group_alike"] = False  # the pictures were looked at, and divided, before the first rung
     recipe = climb.recipe.replace(rung="off", init=str(climb.run.best), **changes)
     if folder.state.is_file():
-        result = resume_whole(folder.path, climb.dataset, quiet=climb.quiet)
+        longer: Mapping[str, Any] = climb.about.get("longer") or {}
+        result = resume_whole(
+            folder.path,
+            climb.dataset,
+            **{name: longer.get(name) for name in LENGTHS},
+            allow_other_arithmetic=climb.allow_other_arithmetic,
+            quiet=climb.quiet,
+        )
     else:
         shutil.rmtree(folder.path, ignore_errors=True)
         result = start_whole(recipe, climb.dataset, out=folder.path, quiet=climb.quiet, began=began)
     task = prepare(recipe.replace(compile="off"), climb.dataset)
     model, state = load(result.model), load_state(folder.state)
-    _keep(climb, task, "all", time.monotonic() - began, state.best, row=result.best, net=model.net, result=result)
+    task = replace(task, header=model.header)
+    seconds = max(time.monotonic() - began, result.seconds)
+    _keep(climb, task, "all", seconds, state.best, row=result.best, net=model.net, result=result)
 
 
 def _keep(
@@ -291,7 +301,8 @@ def _keep(
     metrics = {"part": "val", "rung": rung, "step": row.get("step", 0), "epoch": row.get("epoch", 0.0)}
     metrics |= dict(found.values) if found else {}
     init = climb.recipe.init and short_name(climb.recipe.init)
-    header = replace(task.header, recipe=climb.recipe.to_dict() | {"init": init})
+    lengths = {name: value for name, value in task.header.recipe.items() if name == "earlier_lengths"}
+    header = replace(task.header, recipe=climb.recipe.to_dict() | {"init": init} | lengths)
     calibration = Evaluation.from_state(found.details).calibration if found else None
     whole = replace(header, metrics=metrics, calibration=calibration)
     trained = net or task.net

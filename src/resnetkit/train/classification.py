@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from resnetkit.train.preparation import choose_augment, choose_preprocess, train
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import Measured, Step
 
+NO_SECTIONS: Mapping[str, str] = MappingProxyType({})
 LEAST_EVALUATED = 8  # pictures in a batch of the validation
 
 
@@ -162,9 +164,19 @@ class Classification:
         save(path, _resnet(net), replace(self.header, metrics=metrics, calibration=calibration))
 
     def report(
-        self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
+        self,
+        path: Path,
+        model: Model,
+        measured: Measured | None,
+        *,
+        curves: bytes,
+        about: Mapping[str, Any],
+        sections: Mapping[str, str] = NO_SECTIONS,
     ) -> None:
-        """Write errors, mistakes, classes, confusions, calibration and curves as an HTML page."""
+        """Write errors, mistakes, classes, confusions, calibration and curves as an HTML page.
+
+        `sections` are further parts of the page, as heading and HTML.
+        """
         header = model.header
         evaluated = Evaluation.from_state(measured.details) if measured else None
         records = evaluated.records if evaluated else None
@@ -181,6 +193,7 @@ class Classification:
             on="validation pictures",
             curves=curves,
             mistakes=list(worst_mistakes(model, self.val, records)) if records and self.val else [],
+            sections=sections,
             made_by={
                 "command": str(about.get("command") or f"resnetkit train {shell(data)} --config {shell(config)}"),
                 "training data": f"{data}, {len(self.loader.samples):,} pictures, fingerprint {fingerprint}",

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ class TrainResult:
     rungs: tuple[Mapping[str, Any], ...] = ()
     """The rungs of the ladder, in order: rung, seconds, top1_error_percent (None without validation) and kept. Empty
     for a run that trained the whole network at once."""
+    measured: Measured | None = field(default=None, repr=False, compare=False)
+    """The validation of that model; None without validation pictures."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        values = {name: value for name, value in vars(self).items() if name not in ("score", "measured")}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     def __repr__(self) -> str:
         value = self.best.get(self.score)
@@ -183,6 +190,7 @@ def finish(training: Training, signals: Signals, about: Mapping[str, Any]) -> Tr
         images_per_second=here.images / max(here.training_seconds, 1e-9),
         seconds=training.elapsed(),
         score=task.score,
+        measured=measured,
     )
 
 

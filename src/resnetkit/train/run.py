@@ -227,6 +227,10 @@ def open_new(recipe: Recipe, data: str | Path | Dataset, reading: Reading) -> tu
     """Open the data of a new run, with alike pictures in one part, and return them with the lines to print on them."""
     look = FirstLook(workers=recipe.workers)
     dataset = open_for(recipe, data, reading, Keeping(look.alike_of if recipe.group_alike else None))
+    if recipe.group_alike and recipe.strict and look.look_at(dataset) and look.unreadable:
+        path, reason = next(iter(look.unreadable.items()))
+        more = f" (and {len(look.unreadable) - 1:,} more)" if len(look.unreadable) > 1 else ""
+        raise DataError(f"{path}: {reason}{more}. Remove such files, or leave out `strict` to skip them")
     return dataset, [*remarks_on(dataset), *(look.remarks(dataset) if recipe.group_alike else ())]
 
 

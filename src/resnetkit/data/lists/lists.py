@@ -104,7 +104,7 @@ def load_list(
     parts = reader.read(path)
     if not reader.has_parts and reading.parts != CLASSES_ONLY:
         taken = [f"train = {path.name}"]
-        for part, beside in _beside(path).items():
+        for part, beside in lists_beside(path).items():
             if found := reader.read_beside(beside, part):
                 parts[part] = found
                 taken.append(f"{part} = {beside.name}")
@@ -277,7 +277,7 @@ def _add_several(problems: _Problems, parts: Mapping[str, Sequence[Labelled]], *
                 problems.add(line, f"{picture.path.name} has {len(pieces)} labels ({', '.join(pieces)}); {MULTI_LABEL}")
 
 
-def _beside(path: Path) -> dict[str, Path]:
+def lists_beside(path: Path) -> dict[str, Path]:
     """Return the lists for val and test next to a list for train; their names differ only in the word for the part."""
     if part_of(path.stem) != "train":
         return {}

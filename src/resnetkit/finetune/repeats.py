@@ -1,6 +1,7 @@
 """The same training several times, with other seeds or other folds, as one result with its spread."""
 
 import json
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +19,17 @@ from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.report import write_report
 from resnetkit.files import expanded, write_whole
+from resnetkit.finetune import ladder
 from resnetkit.location import short_name
 from resnetkit.modelfile import inspect
-from resnetkit.train.checkpoint import load_state
 from resnetkit.train.effects import check_effects, effective_fields
 from resnetkit.train.lifecycle import TrainResult
 from resnetkit.train.recipe import Recipe, read_recipe, write_recipe
-from resnetkit.train.run import NOTHING, default_folder, open_for, resume, start
+from resnetkit.train.run import NOTHING, default_folder, open_for, remarks_on
 from resnetkit.train.run_folder import RunFolder
 from resnetkit.version import __version__
+
+logger = logging.getLogger("resnetkit")
 
 Kind = Literal["folds", "seeds"]
 PLAN, RESULT = "repeats.yaml", "repeats.json"
@@ -73,6 +76,7 @@ class Repeated:
                     "best": run.best,
                     "images_per_second": run.images_per_second,
                     "seconds": run.seconds,
+                    "rungs": [dict(rung) for rung in run.rungs],
                 }
                 for run in self.runs
             ],
@@ -93,9 +97,10 @@ def train_repeatedly(
 ) -> Repeated:
     """Train `count` times, one after another, each in a folder of its own within `out`; write report.html there.
 
-    folds: the training and validation pictures together are divided into folds, and each fold validates once. seeds:
-    the pictures are divided once, by the recipe's seed, and the runs have this seed and the following ones. Each run
-    has the recipe's whole length.
+    folds: the training and validation pictures together are divided into folds, and each fold validates once; pictures
+    that `reading.group_by` or their looks put together are in one fold. seeds: the pictures are divided once, by the
+    recipe's seed, and the runs have this seed and the following ones. Each run has the recipe's whole length, and goes
+    up the ladder as a single one does; features are computed once for all of them.
 
     Raises the errors of `train`; what is stopped goes on with `go_on`.
     """
@@ -105,17 +110,25 @@ def train_repeatedly(
     if folder:
         folder.refuse_existing()
     reading = reading.settled()
-    dataset = open_for(recipe, data, reading, _keeping(recipe))
-    check_effects(recipe, dataset, asked)
-    _divided(dataset, recipe, kind, count)  # its errors come before there is a folder
+    look = FirstLook(workers=recipe.workers)
+    dataset = open_for(recipe, data, reading, _keeping(recipe, kind, look))
+    recipe, remark = ladder.settled(recipe, dataset, asked)
+    said = [*([remark] if remark else []), *check_effects(recipe, dataset, asked), *remarks_on(dataset)]
+    if remark and not recipe.init:
+        recipe = recipe.replace(rung="off")  # it was said once that training is from random weights
+    _divided(dataset, recipe, kind, count, look)  # its errors come before there is a folder
+    said += look.remarks(dataset) if recipe.group_alike else []
+    if not quiet:
+        for line in said:
+            logger.info("%s", line)
     if folder:
         folder.create()
     else:
         folder = default_folder(recipe, f"{dataset.name}-{count}-{kind}").create_beside()
     place = None if isinstance(data, Dataset) else str(data if dataset.name == data else expanded(data).resolve())
     about = {"version": __version__, "kind": kind, "count": count, "data": place, "read_as": reading.given()}
-    write_recipe(folder.path / PLAN, recipe, about)
-    return go_on(folder.path, dataset, quiet=quiet)
+    write_recipe(folder.path / PLAN, recipe, about | {"asked": sorted(asked)})
+    return go_on(folder.path, dataset, quiet=quiet, look=look)
 
 
 def is_repeated(folder: Path) -> bool:
@@ -123,10 +136,12 @@ def is_repeated(folder: Path) -> bool:
     return (folder / PLAN).is_file()
 
 
-def go_on(folder: str | Path, data: str | Path | Dataset | None = None, *, quiet: bool = False) -> Repeated:
+def go_on(
+    folder: str | Path, data: str | Path | Dataset | None = None, *, quiet: bool = False, look: FirstLook | None = None
+) -> Repeated:
     """Go on with runs that were stopped: finished ones are kept, the stopped one is resumed, the others are trained.
 
-    `data` is needed if the pictures have moved, or if they were given as a Dataset.
+    `data` is needed if the pictures have moved, or if they were given as a Dataset. `look` has looked at them already.
     """
     path = expanded(folder)
     recipe, about = read_recipe(path / PLAN, Recipe())
@@ -136,20 +151,23 @@ def go_on(folder: str | Path, data: str | Path | Dataset | None = None, *, quiet
         raise TrainingError(
             f"{path / PLAN} does not name the data; give them: resnetkit train --resume {shell(path)} DATA"
         )
+    look = look or FirstLook(workers=recipe.workers)
     try:
-        dataset = open_for(recipe, data, reading_of(about.get("read_as") or {}).settled(), _keeping(recipe))
+        reading = reading_of(about.get("read_as") or {}).settled()
+        dataset = open_for(recipe, data, reading, _keeping(recipe, kind, look))
     except DataError as error:
         if data != about.get("data"):
             raise
         raise DataError(f"{error}. If the pictures have moved: resnetkit train --resume {shell(path)} DATA") from error
     results: list[TrainResult] = []
-    for number, part in enumerate(_divided(dataset, recipe, kind, int(about["count"]))):
+    for number, part in enumerate(_divided(dataset, recipe, kind, int(about["count"]), look)):
         seed = recipe.seed + (0 if kind == "folds" else number)
         run = RunFolder(path / (f"fold-{number + 1}" if kind == "folds" else f"seed-{seed}"))
         if run.recipe.is_file():
-            results.append(resume(run.path, part, quiet=quiet))
+            results.append(ladder.resume(run.path, part, quiet=quiet))
         else:
-            results.append(start(recipe.replace(seed=seed), part, out=run.path, quiet=quiet))
+            own = recipe.replace(seed=seed, group_alike=False)  # the pictures were looked at together
+            results.append(ladder.start(own, part, out=run.path, quiet=quiet, chosen=about.get("asked") or ()))
     if any(ERROR not in result.best for result in results):
         raise TrainingError(f"{path}: the runs have no validation error, so there is nothing to compare")
     out_of_fold = _out_of_fold(results) if kind == "folds" else None
@@ -159,34 +177,35 @@ def go_on(folder: str | Path, data: str | Path | Dataset | None = None, *, quiet
     return repeated
 
 
-def _keeping(recipe: Recipe) -> Keeping:
-    """Return how a drawn val keeps pictures together."""
-    return Keeping(FirstLook(workers=recipe.workers).alike_of if recipe.group_alike else None)
+def _keeping(recipe: Recipe, kind: Kind, look: FirstLook) -> Keeping:
+    """Return how a drawn val keeps pictures together; folds do that by themselves."""
+    if kind == "folds":
+        return Keeping(for_folds=True)
+    return Keeping(look.alike_of if recipe.group_alike else None)
 
 
-def _divided(dataset: Dataset, recipe: Recipe, kind: Kind, count: int) -> list[Dataset]:
+def _divided(dataset: Dataset, recipe: Recipe, kind: Kind, count: int, look: FirstLook) -> list[Dataset]:
     """Return the data set of each run."""
     if kind == "folds":
-        return fold_datasets(dataset, count, seed=recipe.seed)
+        return fold_datasets(dataset, count, seed=recipe.seed, alike_of=look.alike_of if recipe.group_alike else None)
     if dataset.val is None or not len(dataset.val):
         raise UsageError("`seeds` compares validation errors, and there are no validation pictures")
     return [dataset] * count
 
 
 def _out_of_fold(results: Sequence[TrainResult]) -> Evaluation | None:
-    """Return the evaluations of the best models as one; None if a state does not contain its own."""
-    best = [load_state(RunFolder(result.run).state).best for result in results]
-    counted = [Evaluation.from_state(measured.details) for measured in best if measured is not None]
+    """Return the evaluations of the best models as one; None if one of them is not known."""
+    counted = [Evaluation.from_state(result.measured.details) for result in results if result.measured is not None]
     # Records have places in their fold, and scores of different models can't be compared.
     return Evaluation.merge(replace(one, records=None) for one in counted) if len(counted) == len(results) else None
 
 
 def _write_report(repeated: Repeated, recipe: Recipe, dataset: Dataset) -> None:
     rows = [
-        (run.run.name, f"{error:.2f} %", f"{run.best.get('loss', float('nan')):.4f}", f"{run.best['step']:,}")
+        (run.run.name, f"{error:.2f} %", f"{run.best.get('loss', float('nan')):.4f}", _place(run))
         for run, error in zip(repeated.runs, repeated.errors, strict=True)
     ]
-    head = ("run", "lowest error", "loss", "after step")
+    head = ("run", "lowest error", "loss", "of rung" if repeated.runs[0].rungs else "after step")
     means = f"{repeated.mean:.2f} ± {repeated.deviation:.2f} %: mean and standard deviation over {len(rows)} runs"
     one = "fold" if repeated.kind == "folds" else "seed"
     notes = (
@@ -203,3 +222,8 @@ def _write_report(repeated: Repeated, recipe: Recipe, dataset: Dataset) -> None:
         on="pictures, each by the model that was not trained on it",
         before=f'<p><b>{means}</b></p><div class="scroll">{table(head, rows)}</div><p>{notes}</p>',
     )
+
+
+def _place(run: TrainResult) -> str:
+    """Return where a run had its lowest error: the rung, or the step."""
+    return str(run.best["rung"]) if run.rungs else f"{run.best['step']:,}"
