@@ -72,11 +72,11 @@ def test_unreadable_files_are_named_before_a_training(picture_folder: Path, tmp_
     for number, path in enumerate(broken):
         path.write_bytes(b"\xff\xd8 no picture" if number else b"")
     said = FirstLook(workers=0).remarks(open_dataset(picture_folder))
-    assert said[0] == f"unreadable: {broken[0]}: the file is empty"
+    assert said[0] == f"unreadable: {broken[0]}: the file is empty (0 bytes)"
     assert len([line for line in said if line.startswith(f"unreadable: {picture_folder}")]) == 10
     assert said[-2:] == [
         "unreadable: 2 more files; resnetkit data check names them",
         "12 unreadable pictures are left out; resnetkit data check --fix moves them aside",
     ]
-    with pytest.raises(DataError, match=r"broken 0.jpg: the file is empty \(and 11 more\)\. .*`strict`"):
+    with pytest.raises(DataError, match=r"broken 0.jpg: the file is empty \(0 bytes\) \(and 11 more\)\. .*`strict`"):
         open_new(RECIPES["folder"].replace(strict=True), picture_folder, NOTHING)
