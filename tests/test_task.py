@@ -87,6 +87,9 @@ class Brightness:
         assert isinstance(net, ResNet)
         modelfile.save(path, net, replace(self.header, metrics=metrics))
 
+    def load(self, path: Path) -> Model:
+        return modelfile.load(path)
+
     def report(
         self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
     ) -> None:

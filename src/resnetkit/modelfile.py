@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Version of the file format. It is increased when an older reader would misunderstand a file, but not for a new field
 that older readers may ignore."""
-KINDS = ("classifier",)
-"""Kinds of model that this version reads. Every kind has a `spec` and a `preprocess`; a classifier has `classes`."""
+KINDS = ("classifier", "detector")
+"""Kinds of model that this version reads. Every kind has a `spec` and a `preprocess`; these two have `classes`."""
 Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
 
 
@@ -59,6 +59,9 @@ class Header:
     """The temperature and the thresholds of predictions; None for probabilities as the network gives them."""
     kind: str = "classifier"
     """The kind of model: one of KINDS."""
+    detector: Mapping[str, Any] = field(default_factory=dict)
+    """Of a detector: what it has around its trunk, which is `spec` (see resnetkit.detect.spec.DetectorSpec), and what
+    its predictions need. Empty for other kinds."""
     version: str = __version__
     """Version of the package that wrote the file."""
     format_version: int = FORMAT_VERSION
@@ -93,14 +96,15 @@ class Header:
     def to_json(self) -> str:
         """Return the header as one JSON document.
 
-        `kind`, `origin` and `calibration` are left out if they have their defaults: the first readers of version 0.1.0
-        refuse unknown fields.
+        `kind`, `origin`, `detector` and `calibration` are left out if they have their defaults: the first readers of
+        version 0.1.0 refuse unknown fields.
         """
         values = vars(self) | {"spec": self.spec.to_dict(), "preprocess": self.preprocess.to_dict()}
         if self.kind == "classifier":
             del values["kind"]
-        if not self.origin:
-            del values["origin"]
+        for name in ("origin", "detector"):
+            if not values[name]:
+                del values[name]
         if self.calibration is None:
             del values["calibration"]
         else:
@@ -134,6 +138,7 @@ _TYPES: Types = {
     "data": dict,
     "origin": dict,
     "calibration": dict,
+    "detector": dict,
 }
 """Types of a header's fields in JSON."""
 _SPLIT_TYPES: Types = {"seed": int, "val_fraction": (int, float), "train_split": str, "read_as": dict}
@@ -224,16 +229,26 @@ def save(
     Raises ModelFileError if the tensors of `net` do not fit `header.spec`, for example after a change of the norm
     layer, since such a file could not be loaded; and if the file can't be written.
     """
-    from safetensors.torch import save as to_bytes
-
     from resnetkit.models.empty import empty_network
 
     path = expanded(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    if misfit := compare(empty_network(header.spec).state_dict(), tensors):
+    if misfit := compare(empty_network(header.spec).state_dict(), net.state_dict()):
         raise ModelFileError(
             f"{path}: the network's tensors do not fit its spec ({misfit}); give the spec of this network"
         )
+    write_tensors(path, net.state_dict(), header, storage=storage)
+
+
+def write_tensors(
+    path: Path, state: "Mapping[str, Tensor]", header: Header, *, storage: Literal["float32", "float16"] = "float32"
+) -> None:
+    """Write the tensors of a model of any kind and its header to `path`, whole or not at all, as `save` does.
+
+    Raises ModelFileError if the file can't be written.
+    """
+    from safetensors.torch import save as to_bytes
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if storage == "float16":
         tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
     try:
@@ -276,6 +291,10 @@ def load(model: str | Path | Located) -> Model:
         load_published(net, found)
         return Model(net.eval(), _header(found))
     header = _read_header(found)
+    if header.kind != "classifier":
+        raise ModelFileError(
+            f"{found} contains a {header.kind}, which the verbs of resnetkit detect use; give a classifier here"
+        )
     net = empty_network(header.spec)
     tensors = load_file(found)
     if misfit := compare(net.state_dict(), tensors):

@@ -144,6 +144,10 @@ class StageTask:
         """Write a model file with the weights of `net`."""
         self.whole.save(path, net, metrics, measured)
 
+    def load(self, path: Path) -> Model:
+        """Return the model in a file that `save` wrote."""
+        return self.whole.load(path)
+
     def report(
         self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
     ) -> None:

@@ -86,7 +86,7 @@ def folded(net: ResNet) -> ResNet:
     """
     net = deepcopy(net).eval()
     for owner in list(net.modules()):
-        for conv, name in _normalised(owner):
+        for conv, name in normalised_convolutions(owner):
             norm = getattr(owner, name)
             if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d) and norm.running_mean is not None:
                 _fold(conv, norm)
@@ -94,7 +94,7 @@ def folded(net: ResNet) -> ResNet:
     return net
 
 
-def _normalised(owner: nn.Module) -> Iterator[tuple[nn.Conv2d, str]]:
+def normalised_convolutions(owner: nn.Module) -> Iterator[tuple[nn.Conv2d, str]]:
     """Yield each convolution whose output only one normalisation of `owner` uses, and the name of this one."""
     match owner:
         case PreBasicBlock():

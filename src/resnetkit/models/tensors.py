@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resnetkit.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from resnetkit.models.resnet import ResNet
+    from torch import Tensor, nn
 
 COUNTER = "num_batches_tracked"
 """The end of the name of a batch normalisation's counter. No prediction uses it, and files of older PyTorch versions
@@ -76,7 +74,7 @@ def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
 
 
-def fill(net: "ResNet", tensors: "Mapping[str, Tensor]", *, source: str) -> None:
+def fill(net: "nn.Module", tensors: "Mapping[str, Tensor]", *, source: str) -> None:
     """Put `tensors` into `net`, in the dtypes of `net`. Names and shapes must fit; `net` may be on the meta device.
 
     Raises ModelFileError, which names `source`, for values that a network can't use: see `wrong_values`.

@@ -163,6 +163,10 @@ class Classification:
         calibration = Evaluation.from_state(measured.details).calibration if measured else None
         save(path, _resnet(net), replace(self.header, metrics=metrics, calibration=calibration))
 
+    def load(self, path: Path) -> Model:
+        """Return the model in a file that `save` wrote."""
+        return load(path)
+
     def report(
         self,
         path: Path,

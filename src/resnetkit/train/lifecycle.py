@@ -8,7 +8,6 @@ from typing import Any
 
 from resnetkit.display import line, shell
 from resnetkit.errors import ModelFileError, TrainingError, UsageError
-from resnetkit.modelfile import load
 from resnetkit.train.checkpoint import State
 from resnetkit.train.loop import InterruptedTrainingError, StoppedEvaluationError, Training
 from resnetkit.train.monitor import Monitor, spoken
@@ -178,7 +177,7 @@ def finish(training: Training, signals: Signals, about: Mapping[str, Any]) -> Tr
     training.monitor.doing("drawing the curves")
     training.draw()
     measured = training.best_measured or validate_best(training, signals)
-    task.report(run.report, load(run.best), measured, curves=run.curves.read_bytes(), about=about)
+    task.report(run.report, task.load(run.best), measured, curves=run.curves.read_bytes(), about=about)
     if unreadable := task.unreadable(measured):
         training.monitor.say(f"{len(unreadable)} pictures could not be read; their names are in {run.log}")
     if warning := too_short(training.recipe, here.step, training.epochs()):
@@ -198,7 +197,7 @@ def validate_best(training: Training, signals: Signals) -> Measured | None:
     """Measure the best model file, when the state contains no validation result of it."""
     if not training.task.validation_pictures:
         return None
-    net = load(training.run.best).net.to(training.task.device)
+    net = training.task.load(training.run.best).net.to(training.task.device)
     try:
         return training.validate(net, "validating the best model", lambda: signals.received)
     except StoppedEvaluationError:

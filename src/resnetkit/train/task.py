@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from resnetkit.modelfile import Header, Model
+from resnetkit.modelfile import Header
 from resnetkit.progress import Advance
 
 
@@ -144,13 +144,16 @@ class Task(Protocol[B]):
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
         """Write a model file with the weights of `net`, whose validation is `measured`."""
 
+    def load(self, path: Path) -> Any:
+        """Return the model in a file that `save` wrote, on the CPU; its network is `net` and its header `header`."""
+
     def report(
-        self, path: Path, model: Model, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
+        self, path: Path, model: Any, measured: Measured | None, *, curves: bytes, about: Mapping[str, Any]
     ) -> None:
         """Write the HTML report of a finished run.
 
-        `model` is the best one, `measured` its validation, `curves` a PNG image, and `about` what recipe.yaml says of
-        the run's data and machine.
+        `model` is the best one, from `load`, `measured` its validation, `curves` a PNG image, and `about` what
+        recipe.yaml says of the run's data and machine.
         """
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:
