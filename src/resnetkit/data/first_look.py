@@ -71,7 +71,7 @@ class FirstLook:
             self._advance(1)
         looks = Looks(len(paths))
         for place, path in enumerate(paths):
-            if self._seen[path].digest:
+            if not self._seen[path].fault:  # files that are left out are alike to nothing
                 looks.put(place, self._seen[path])
         return looks
 
