@@ -112,7 +112,7 @@ class PictureFile:
         if not isinstance(picture, JpegImagePlugin.JpegImageFile):
             return self._read_whole(picture)
         with picture:
-            self._steps = STEPS[_orientation(picture)]
+            self._steps = STEPS[orientation_of(picture)]
             if self._header and self._header.size != picture.size:
                 self._header = None  # the headers disagree on the size; let Pillow decode
             return picture.size
@@ -257,11 +257,11 @@ def _upright(picture: Image.Image) -> Image.Image:
     Decoding comes first, because a PNG may have its EXIF after the pixels, and Pillow rotates a TIFF while decoding.
     """
     decoded = depth.load(picture)
-    orientation = _orientation(picture)
+    orientation = orientation_of(picture)
     return decoded if orientation == 1 else decoded.transpose(UPRIGHT[orientation])
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """Return EXIF's orientation, 1 to 8; 1, which is upright, if it can't be read."""
     try:
         orientation = picture.getexif().get(EXIF_ORIENTATION)
