@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from resnetkit.errors import DataError
+from resnetkit.finetune import heads
 from resnetkit.finetune.heads import (
     PENALTIES,
     Head,
@@ -145,3 +146,19 @@ def test_folds_divide_each_class_evenly() -> None:
     assert set(np.bincount(found[50:57], minlength=5).tolist()) == {1, 2}
     assert (found == folds(labels, count=5, seed=1)).all()
     assert (found != folds(labels, count=5, seed=2)).any()
+
+
+def test_many_classes_take_small_blocks_and_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = some_features()
+    whole = fit(features, labels, classes=4, penalty=0.01)
+    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 40)  # ten rows
+    monkeypatch.setattr(heads, "MANY_WEIGHTS", 10)
+    pieces = fit(features, labels, classes=4, penalty=0.01)
+    assert objective(pieces, features, labels, 0.01) == pytest.approx(
+        objective(whole, features, labels, 0.01), rel=1e-5
+    )
+    assert score(pieces, features, labels).loss == pytest.approx(score(whole, features, labels).loss, rel=1e-3)
+    monkeypatch.setattr(heads, "MOST_WORK", 8 * 300 * 20 * 4)
+    assert fit(features, labels, classes=4, penalty=0.01).steps == 8
+    monkeypatch.setattr(heads, "MOST_WORK", 1)
+    assert fit(features, labels, classes=4, penalty=0.01).steps == heads.LEAST_STEPS

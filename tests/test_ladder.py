@@ -13,7 +13,7 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import TrainingError, UsageError
 from resnetkit.evaluation.evaluate import evaluate
-from resnetkit.finetune import ladder, rungs
+from resnetkit.finetune import ladder, rungs, trust
 from resnetkit.finetune.classes import open_changed
 from resnetkit.finetune.ladder import resume, start
 from resnetkit.modelfile import Header, load, save
@@ -94,6 +94,10 @@ def test_the_ladder_keeps_the_best_rung(data: Path, recipe: Recipe, tmp_path: Pa
     assert load(tmp_path / "run" / "last.safetensors").header.metrics["error_percent"] == errors[-1]
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert there >= {"best.safetensors", "recipe.yaml", "metrics.jsonl", "curves.png", "report.html", "log.txt"}
+    report = (tmp_path / "run" / "report.html").read_text()
+    for heading in (trust.LEAKS, trust.SHORTCUTS, trust.LABELS, trust.MORE):
+        assert f"<h2>{heading}</h2>" in report
+    assert "of 51 may be wrong" in report or "None of 51 labels" in report
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {row["rung"] for row in rows} == {"head", "stage", "all"}
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)

@@ -48,6 +48,18 @@ def test_confusion_has_labels_in_rows():
     assert result.top5_error_percent == 0, "three classes: all are among the five most probable"
 
 
+def test_confusions_of_many_classes_are_stored_as_the_cells_that_occur():
+    names = tuple(map(str, range(1200)))
+    result = Evaluation(names)
+    labels = torch.tensor([0, 3, 3, 1199])
+    result.add(F.one_hot(torch.tensor([0, 5, 3, 7]), 1200).float().log_softmax(1), labels)
+    state = result.to_state()
+    assert state["confusion"]["places"].tolist() == [0, 3 * 1200 + 3, 3 * 1200 + 5, 1199 * 1200 + 7]
+    again = Evaluation.from_state(state)
+    assert np.array_equal(again.confusion, result.confusion)
+    assert again.to_dict() == result.to_dict()
+
+
 def test_views_are_averaged_as_probabilities():
     logits = torch.tensor([[[0.0, 9.0]], [[2.0, 0.0]]])
     mean = logits.softmax(-1).mean(0)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.evaluation.metrics import Evaluation
-from resnetkit.evaluation.report import MOST_FILES, write_report
+from resnetkit.evaluation.report import MOST_FILES, MOST_ROWS, write_report
 from resnetkit.modelfile import Header
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.monitor import draw_curves
@@ -109,6 +109,9 @@ def test_many_classes_and_many_unreadable_files_stay_a_page(tmp_path: Path) -> N
     assert "and 800 more" in text
     assert '<table class="confusion">' not in text
     assert len(text) < 100_000
+    many = page(tmp_path, evaluated(2000))
+    assert f"and {2000 - MOST_ROWS:,} more classes" in many
+    assert len(many) < 200_000
 
 
 def test_a_title_is_text_and_no_mathematics(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 import resnetkit as rk
 from resnetkit.cli import main
 from resnetkit.data.dataset import open_dataset
+from resnetkit.data.first_look import FirstLook
 from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.finetune.trust import LABELS, LEAKS, SHORTCUTS, WORK_PER_SECOND, left_out, look_sections, seconds_of
 from resnetkit.modelfile import Header, load, save
 from resnetkit.models.resnet import build
 from resnetkit.verification import GENERATED, Way, verify
@@ -212,3 +215,32 @@ def test_a_run_is_verified_on_its_own_validation_part(model: str, picture_folder
     assert found.agrees
     assert found.of.startswith("the val part of")
     assert Image.open("run/curves.png")
+
+
+def test_what_a_report_says_of_the_pictures(picture_folder: Path) -> None:
+    """A planted shortcut, a picture in two classes; large sets are left to evaluate."""
+    for path in (picture_folder / "frog").iterdir():
+        picture = Image.open(path).convert("RGB")
+        path.unlink()
+        picture.resize((48, 48)).save(path.with_suffix(".png"))
+    assert {LEAKS, SHORTCUTS} == look_sections(open_dataset(picture_folder), FirstLook(workers=0)).keys()
+    shutil.copy(picture_folder / "cat" / "cat 00.png", picture_folder / "ship" / "no ship.png")
+    found = look_sections(open_dataset(picture_folder), FirstLook(workers=0))
+    assert "Contradiction: 1 group of same or alike pictures is in several classes" in found[LEAKS]
+    assert "<td>file size</td>" in found[SHORTCUTS]
+    assert seconds_of(2000, 512, 10) == pytest.approx(2000 * 5120 / WORK_PER_SECOND)
+    assert seconds_of(50_000, 512, 1000) is None
+    assert "resnetkit evaluate runs/a photos --report" in left_out("runs/a", "photos")[LABELS]
+
+
+def test_an_evaluation_says_whether_facts_tell_the_label(
+    picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "page.html"
+    net = build("resnet20,depths=1-1-1", classes=3)
+    save(tmp_path / "m.safetensors", net, Header(net.spec, Preprocess(size=32), ("cat", "frog", "ship")))
+    given = ["evaluate", str(tmp_path / "m.safetensors"), str(picture_folder), "--split", "all"]
+    assert main([*given, "--report", str(report)]) == 0
+    for heading in (LEAKS, SHORTCUTS):
+        assert f"<h2>{heading}</h2>" in report.read_text()
+    assert "tells the label no better than chance" in report.read_text()

@@ -217,12 +217,18 @@ def _choose_groups(pictures: Sequence[Labelled], numbers: NDArray[np.int64], fra
         )
         if not whole and nearer < 0:
             take(group, counts)
+    of_label: dict[str, list[tuple[list[Labelled], Counter[str]]]] = defaultdict(list)
+    for group, counts in counted:
+        for label in counts:
+            of_label[label].append((group, counts))
     for label in sorted(totals):
+        if taken[label] or not wanted[label]:
+            continue
         free = [
             (group, counts)
-            for group, counts in counted
-            if label in counts and all(taken[one] + number < totals[one] for one, number in counts.items())
+            for group, counts in of_label[label]
+            if all(taken[one] + number < totals[one] for one, number in counts.items())
         ]
-        if not taken[label] and wanted[label] and free:
+        if free:
             take(*min(free, key=lambda one: len(one[0])))
     return chosen

@@ -20,6 +20,9 @@ from resnetkit.evaluation.intervals import error_interval, smallest_difference
 from resnetkit.evaluation.records import Records, joined
 from resnetkit.evaluation.sums import ExactSum
 
+MOST_DENSE = 1000
+"""Largest number of classes whose confusions are stored cell by cell; of more, only the cells that are not 0."""
+
 
 @dataclass
 class Evaluation:
@@ -275,7 +278,7 @@ class Evaluation:
             "classes": list(self.classes),
             "loss_sum": self.loss_sum.over(1),
             "loss_units": self.loss_sum.units,
-            "confusion": torch.tensor(self.confusion),
+            "confusion": _cells(self.confusion),
             "top5_right": torch.tensor(self.top5_right),
             "unreadable": {str(path): reason for path, reason in self.unreadable.items()},
             "part": self.part,
@@ -297,7 +300,7 @@ class Evaluation:
         return cls(
             tuple(state["classes"]),
             loss_sum=ExactSum(state.get("loss_units", loss_sum.units), loss_sum.not_finite),
-            confusion=state["confusion"].numpy(),
+            confusion=_confusion(state["confusion"], len(state["classes"])),
             top5_right=state["top5_right"].numpy(),
             unreadable={Path(path): reason for path, reason in state["unreadable"].items()},
             part=state.get("part", ""),
@@ -322,3 +325,20 @@ def _error_percent(right: int, total: int) -> float:
 def mean_log_probabilities(logits: Tensor) -> Tensor:
     """Average the probabilities of several views: logits (views, n, classes) to log-probabilities (n, classes)."""
     return logits.log_softmax(dim=-1).logsumexp(dim=0) - torch.log(torch.tensor(float(len(logits))))
+
+
+def _cells(confusion: NDArray[np.int64]) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return confusions for `to_state`: whole, or as the places and values of the cells that are not 0."""
+    if len(confusion) <= MOST_DENSE:
+        return torch.tensor(confusion)
+    places = np.flatnonzero(confusion)
+    return {"places": torch.from_numpy(places), "counts": torch.from_numpy(confusion.ravel()[places])}
+
+
+def _confusion(cells: torch.Tensor | dict[str, torch.Tensor], classes: int) -> NDArray[np.int64]:
+    """Return the confusions, int64 (classes, classes), from the result of `_cells`."""
+    if isinstance(cells, torch.Tensor):
+        return cells.numpy()
+    confusion = np.zeros(classes * classes, np.int64)
+    confusion[cells["places"].numpy()] = cells["counts"].numpy()
+    return confusion.reshape(classes, classes)

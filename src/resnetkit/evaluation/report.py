@@ -19,6 +19,8 @@ from resnetkit.modelfile import Header
 from resnetkit.page import page, scrolled
 from resnetkit.version import __version__
 
+MOST_ROWS = 300
+"""Largest number of rows in the table of the classes."""
 MOST_CLASSES = 30  # largest table of confusions; for more classes, the most frequent confusions are listed
 MOST_FILES = 200  # at most this many unreadable files are listed
 LONGEST_HEAD = 24  # longest class name at the head of a column, in characters
@@ -130,15 +132,19 @@ def _classes(evaluated: Evaluation) -> str:
     """Return the table of the classes, the one with the lowest recall first."""
     top5 = evaluated.has_top5
     head = ("class", "pictures", "recall", "precision", "top-1 error", *(("top-5 error",) if top5 else ()))
-    rows = []
-    for name, row in sorted(evaluated.per_class.items(), key=lambda item: item[1]["recall_percent"]):
+    rows: list[list[str]] = []
+    ordered = sorted(evaluated.per_class.items(), key=lambda item: item[1]["recall_percent"])
+    for name, row in ordered[:MOST_ROWS]:
         precision = "-" if row["precision_percent"] is None else f"{row['precision_percent']:.2f} %"
         cells = [name, f"{row['images']:,}", f"{row['recall_percent']:.2f} %", precision]
         cells += [f"{row[key]:.2f} %" for key in ("top1_error_percent", "top5_error_percent")[: 1 + top5]]
         rows.append(cells)
+    more = (
+        f"<p>and {len(ordered) - MOST_ROWS:,} more classes; --json names them</p>" if len(ordered) > MOST_ROWS else ""
+    )
     return (
         "<p>Recall: the share of the class's pictures that are recognised. Precision: the share of right ones among "
-        f"the pictures that are taken for the class.</p>{scrolled(table(head, rows))}"
+        f"the pictures that are taken for the class.</p>{scrolled(table(head, rows))}{more}"
     )
 
 

@@ -25,7 +25,14 @@ TOLERANCE = 2e-6
 MEMORY = 10
 """Pairs of steps and gradients that L-BFGS keeps."""
 ROWS_AT_ONCE = 8192
-"""Rows of features whose logits are computed together, so that memory stays small for many classes."""
+"""Rows of features whose logits are computed together, so that memory stays small."""
+LOGITS_AT_ONCE = 2**24
+"""Logits that are computed together; with many classes, that is fewer rows."""
+MOST_WORK = 1e12
+"""Rows times classes times channels, times the steps for one penalty: with many classes, there are fewer steps."""
+LEAST_STEPS = 3
+MANY_WEIGHTS, FEW_PAIRS = 2**22, 3
+"""With more weights than this, L-BFGS keeps so few pairs, because each needs 16 bytes for every weight."""
 
 Values = NDArray[np.float32]
 
@@ -117,7 +124,7 @@ def choose(heads: Sequence[Head], features: Values, labels: NDArray[np.int64]) -
 def score(head: Head, features: Values, labels: NDArray[np.int64]) -> Score:
     """Return error and loss of a head on labelled features."""
     wrong, loss = 0, 0.0
-    for rows in _chunks(len(labels)):
+    for rows in _chunks(len(labels), len(head.bias)):
         logs = log_softmax(head.logits(features[rows]))
         wrong += int((logs.argmax(axis=1) != labels[rows]).sum())
         loss -= float(logs[np.arange(len(logs)), labels[rows]].sum())
@@ -188,7 +195,8 @@ class _Problem:
         def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             return self.value(flat.reshape(self.classes, channels + 1), penalty)
 
-        found, steps = minimise(value, first.ravel(), most_steps=MOST_STEPS, tolerance=TOLERANCE)
+        most = max(LEAST_STEPS, min(MOST_STEPS, int(MOST_WORK / (self.rows.size * self.classes))))
+        found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=TOLERANCE)
         solution = found.reshape(self.classes, channels + 1)
         weight = solution[:, :-1] / self.deviation
         bias = solution[:, -1] - weight @ self.mean
@@ -200,7 +208,7 @@ class _Problem:
         loss = 0.5 * penalty * float(np.square(solution[:, :-1]).sum())
         gradient = np.zeros_like(solution)
         gradient[:, :-1] = penalty * solution[:, :-1]
-        for rows in _chunks(len(self.rows)):
+        for rows in _chunks(len(self.rows), self.classes):
             x, share = self.rows[rows], self.share[rows]
             logs = x @ weight.T + bias
             logs -= logs.max(axis=1, keepdims=True)
@@ -235,7 +243,8 @@ def minimise(
     """
     here = start.copy()
     loss, gradient = value(here)
-    pairs: deque[tuple[NDArray[np.float64], NDArray[np.float64], float]] = deque(maxlen=MEMORY)
+    memory = MEMORY if start.size <= MANY_WEIGHTS else FEW_PAIRS
+    pairs: deque[tuple[NDArray[np.float64], NDArray[np.float64], float]] = deque(maxlen=memory)
     for number in range(most_steps):
         if np.abs(gradient).max() <= tolerance:
             return here, number
@@ -284,5 +293,7 @@ def _direction(
     return direction
 
 
-def _chunks(rows: int) -> list[slice]:
-    return [slice(first, first + ROWS_AT_ONCE) for first in range(0, rows, ROWS_AT_ONCE)]
+def _chunks(rows: int, classes: int) -> list[slice]:
+    """Return slices of the rows whose logits are computed together."""
+    size = max(1, min(ROWS_AT_ONCE, LOGITS_AT_ONCE // classes))
+    return [slice(first, first + size) for first in range(0, rows, size)]

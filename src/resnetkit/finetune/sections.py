@@ -1,6 +1,7 @@
 """Parts of the report about the data: likely label errors, and whether more pictures would help. HTML and SVG."""
 
 import math
+from pathlib import Path
 
 from resnetkit.data.samples import Samples
 from resnetkit.display import count, printable, table
@@ -8,6 +9,8 @@ from resnetkit.finetune.labels import LabelErrors
 from resnetkit.finetune.learning_curve import LearningCurve
 
 MOST_ERRORS = 50
+SHOWN = 3
+"""Parts of a path that are shown, from its end."""
 MOST_CLASSES = 30
 """Largest number of rows of the tables."""
 WIDE, HIGH = 340, 220
@@ -20,7 +23,12 @@ def errors_section(found: LabelErrors, samples: Samples) -> str:
     if not found.errors:
         return f"<p>None of {found.pictures:,} labels looks wrong.</p>"
     rows = [
-        (printable(samples.place(error.index)), error.label, error.suggested, f"{error.score:.3f}")
+        (
+            printable("/".join(Path(samples.place(error.index)).parts[-SHOWN:])),
+            error.label,
+            error.suggested,
+            f"{error.score:.3f}",
+        )
         for error in found.errors[:MOST_ERRORS]
     ]
     more = f"<p>and {len(found.errors) - MOST_ERRORS:,} more</p>" if len(found.errors) > MOST_ERRORS else ""
