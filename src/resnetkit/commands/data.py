@@ -1,11 +1,11 @@
-"""`resnetkit data`: download CIFAR, check a data set, write some of its pictures, choose pictures to label."""
+"""`resnetkit data`: download CIFAR, check a data set, write some of its pictures, choose pictures, convert boxes."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from resnetkit.commands import data_next
+from resnetkit.commands import data_boxes, data_next
 from resnetkit.commands.parser import DATA, Parser, nearest
 from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.commands.recipe_flags import add_recipe, read_recipe_flags
@@ -35,20 +35,23 @@ HELP = """usage: resnetkit data ACTION [options]
   check DATA        count the pictures of each class, find faults
   samples DATA DIR  write a few pictures as PNG files
   next MODEL DIR    choose the pictures without a label to label next
+  convert DATA DIR  write pictures with boxes as PASCAL VOC, COCO or YOLO
 
 For the options: resnetkit data ACTION --help"""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run get, check, samples or next."""
-    actions = {"get": get, "check": check, "samples": samples, "next": data_next.run}
+    """Run get, check, samples, next or convert."""
+    actions = {"get": get, "check": check, "samples": samples, "next": data_next.run, "convert": data_boxes.convert}
     action, *rest = argv or [""]
     if action in ("-h", "--help"):
         print(HELP)
         return 0
     if action not in actions:
         raise UsageError(
-            f"unknown action {action}{nearest(action, list(actions))}" if action else "give get, check, samples or next"
+            f"unknown action {action}{nearest(action, list(actions))}"
+            if action
+            else "give get, check, samples, next or convert"
         )
     return actions[action](rest)
 
@@ -72,7 +75,8 @@ def check(argv: Sequence[str]) -> int:
         "data check",
         "DATA [options], or resnetkit data check --undo LIST",
         "Count the pictures of each class; find unreadable files, same and alike pictures in several classes or parts, "
-        "and facts such as file sizes or backgrounds that give the label away.",
+        "and facts such as file sizes or backgrounds that give the label away. If DATA has boxes (PASCAL VOC, COCO, "
+        "YOLO), name every wrong annotation with its place.",
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help=DATA)
     parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures")
@@ -87,6 +91,11 @@ def check(argv: Sequence[str]) -> int:
         "beside it without them",
     )
     parser.add_argument("--undo", type=str, metavar="LIST", help="move the files of a list of --fix back")
+    parser.add_argument(
+        "--annotations",
+        type=Literal["voc", "coco", "yolo", "none"],
+        help="form of the boxes if DATA has several, or none to check class folders; unset: what DATA has",
+    )
     parser.add_reading()
     given = parser.read(argv)
     if given["workers"] < 1:
@@ -98,6 +107,8 @@ def check(argv: Sequence[str]) -> int:
         return 0
     if not given["data"]:
         raise UsageError(f"DATA missing: {DATA}")
+    if data_boxes.are_given(given):
+        return data_boxes.check(given)
     overview = free_file(given["page"], "--page", force=given["force"]) if given["page"] else None
     root = expanded(given["data"])
     if given["fix"] and not root.is_dir() and not (root.is_file() and root.suffix.lower() in LISTS):

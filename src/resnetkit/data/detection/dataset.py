@@ -142,7 +142,7 @@ def open_detection(
                 f"val is drawn: {len(parts['val']):,} of the {len(pictures):,} training pictures, the same ones each "
                 f"time (seed {seed})"
             )
-    notes += _on_classes(opened.classes, parts)
+    notes += notes_on_classes(opened.classes, parts)
     samples = {part: _samples(opened.classes, pictures) for part, pictures in parts.items() if pictures}
     return DetectionDataset(
         opened.name,
@@ -245,7 +245,7 @@ def described(findings: Sequence[Finding]) -> list[str]:
     return [f"{counts[fault]:,} {RULES[fault]}; first {first[fault].place}" for fault in RULES if counts[fault]]
 
 
-def _on_classes(classes: Sequence[str], parts: Mapping[str, Sequence[Boxed]]) -> list[str]:
+def notes_on_classes(classes: Sequence[str], parts: Mapping[str, Sequence[Boxed]]) -> list[str]:
     """Return notes on pictures without boxes, and on classes that train or another part does not show."""
     notes: list[str] = []
     empty = sum(not len(one.objects) for pictures in parts.values() for one in pictures)
