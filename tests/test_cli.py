@@ -108,7 +108,7 @@ def test_help(argv: str, capsys: Shell, snapshot: SnapshotAssertion) -> None:
     assert out == snapshot
 
 
-@pytest.mark.parametrize("action", ["get", "check", "samples", "next"])
+@pytest.mark.parametrize("action", ["get", "check", "samples", "next", "convert"])
 def test_help_of_data(action: str, capsys: Shell, snapshot: SnapshotAssertion) -> None:
     assert main(["data", action, "-h"]) == 0
     assert capsys.readouterr().out == snapshot

@@ -24,6 +24,8 @@ EXPECTED = (
     "expected PASCAL VOC (XML files), COCO (a JSON file with images and annotations) or YOLO (data.yaml, or images/ "
     "and labels/ with a text file per picture)"
 )
+SHEETS = (".json", ".yaml", ".yml")
+"""Suffixes of files that stand for a whole data set."""
 MOST_WRONG = 0.5
 """If more than this share of the pictures is left out, the data are refused."""
 SERIOUS = ("unit", "number", "class", "unreadable", "picture", "no picture", "no annotation")
@@ -61,7 +63,12 @@ def form_of(data: str | Path) -> Form | None:
     Raises DataError if there are several forms, or the folder can't be read.
     """
     path = expanded(data)
-    if not path.exists():
+    try:
+        if not path.is_dir() and path.suffix.lower() not in SHEETS:
+            return None
+        if not path.exists():
+            return None
+    except OSError:  # no permission, or a name that a file can't have
         return None
     files = Files(_root(path))
     forms = _forms(files, path)
