@@ -44,7 +44,7 @@ def check(given: Mapping[str, Any]) -> int:
 
 
 def _print(found: BoxFindings) -> None:
-    classes = list(next(iter(found.boxes.values()), {}))
+    classes = list(next(iter(found.boxes.values()))) if found.boxes else []
     parts = list(found.boxes)
     rows: list[list[str]] = [[name, *(f"{found.boxes[part][name]:,}" for part in parts)] for name in classes]
     rows.append(["pictures", *(f"{found.pictures[part]:,}" for part in parts)])
