@@ -17,7 +17,7 @@ from resnetkit.data.dataset import open_read
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.division import Keeping
 from resnetkit.data.duplicates import Group, alike_numbers, groups_of
-from resnetkit.data.looks import DIGEST_BYTES, Look, Looks, Traits, colours_of, digest, look_of, look_of_file
+from resnetkit.data.looks import DIGEST_BYTES, Look, Looks, Traits, colours_of, digest, look_of
 from resnetkit.data.prefetch import Failure, prefetch
 from resnetkit.data.reading import NOTHING, Reading
 from resnetkit.data.samples import Dataset, Samples
@@ -303,10 +303,8 @@ def _look(samples: Samples, index: int) -> Look:
     if samples.images is not None:
         look, pixels = look_of(samples, index), samples.images[index]
     else:
-        path = samples.path(index)
-        picture = open_picture(samples.source(index))  # before the file is read again: its errors name the file
-        assert path is not None
-        look, pixels = look_of_file(path.read_bytes()), np.asarray(picture)
+        look = look_of(samples, index)  # first, so that a large picture is in memory once at a time
+        pixels = np.asarray(open_picture(samples.source(index)))
     colours, edges = colours_of(pixels)
     traits = look.traits or Traits(0, 0)
     traits = traits._replace(width=pixels.shape[1], height=pixels.shape[0], colours=colours, edges=edges)
@@ -315,7 +313,7 @@ def _look(samples: Samples, index: int) -> Look:
 
 def _content(pixels: NDArray[np.uint8]) -> bytes:
     """Return a hash of a picture's shape and pixels."""
-    return digest(b"".join((str(pixels.shape).encode(), np.ascontiguousarray(pixels).data)))
+    return digest(str(pixels.shape).encode(), np.ascontiguousarray(pixels).data)
 
 
 def _hash_file(path: Path) -> bytes:

@@ -31,6 +31,8 @@ LEAST_SIDE = 8
 """Pictures with a side of fewer pixels show too little for a comparison of their looks."""
 IN_MEMORY = 2**24
 """Thumbnails of more bytes than this are kept in a temporary file, so that the memory does not grow with the set."""
+MOST_COPIED = 2**26
+"""Of a picture of more pixels, every second one (or third one, ...) in each direction is enough for its look."""
 BLOCK = 1024
 """Number of thumbnails that are copied together."""
 PICTURES_AHEAD = 16
@@ -238,11 +240,19 @@ def kind_and_camera(content: bytes) -> tuple[str, str]:
 
 def colours_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the colours of the cells and of the edges (see `Facts`) of a picture, uint8 (height, width, channels)."""
-    picture = _as_image(pixels).convert("RGB")
+    picture = _as_image(_thinned(pixels)).convert("RGB")
     colours = np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX, reducing_gap=2.0))
     rgb = np.asarray(picture)
     edges = np.stack([side.mean(axis=0) for side in (rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1])]).astype(np.uint8)
     return colours, edges
+
+
+def _thinned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return every n-th row and column of a picture of very many pixels, so that it is not copied."""
+    step = 1
+    while pixels.shape[0] * pixels.shape[1] > MOST_COPIED * step**2:
+        step += 1
+    return pixels[::step, ::step]
 
 
 def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -251,9 +261,12 @@ def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the thumbnail, uint8 (SIDE, SIDE), of a picture, uint8 (height, width, channels)."""
-    return np.asarray(_as_image(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(_as_image(_thinned(pixels)).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
-def digest(content: bytes | memoryview) -> bytes:
-    """Return a hash of DIGEST_BYTES bytes."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+def digest(*contents: bytes | memoryview) -> bytes:
+    """Return a hash of DIGEST_BYTES bytes, of the contents one after another."""
+    hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for content in contents:
+        hashed.update(content)
+    return hashed.digest()
