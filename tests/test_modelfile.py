@@ -167,8 +167,8 @@ def write_header(path, **changes):
         ({"origin": "x"}, 'origin is "x"'),
         ({"kind": 1}, "kind is 1"),
         (
-            {"kind": "detector", "version": "0.9", "classes": None, "spec": {"rois": 7}},
-            r"contains a detector, written by resnetkit 0\.9; .* reads a classifier\. Upgrade to resnetkit 0\.9",
+            {"kind": "segmenter", "version": "0.9", "classes": None, "spec": {"rois": 7}},
+            r"contains a segmenter, written by resnetkit 0\.9; .* a classifier or a .*\. Upgrade to resnetkit 0\.9",
         ),
         (
             {"spec": {**parse_spec("resnet20,classes=3").to_dict(), "gated": True}, "version": "0.9"},

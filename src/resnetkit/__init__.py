@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from resnetkit.data.samples import Dataset, Samples
     from resnetkit.data.transforms.preprocess import Preprocess
     from resnetkit.errors import DataError, ExportError, ModelFileError, ResnetkitError, TrainingError, UsageError
-    from resnetkit.evaluation.evaluate import evaluate
+    from resnetkit.evaluation.evaluate import evaluate, evaluate_multilabel
     from resnetkit.evaluation.metrics import Evaluation
+    from resnetkit.evaluation.multilabel import MultiLabelEvaluation
     from resnetkit.finetune.ladder import resume
     from resnetkit.hub import from_hub, to_hub
+    from resnetkit.infer.answers import Prediction
     from resnetkit.infer.choice import Choice
     from resnetkit.infer.exports.export import export
-    from resnetkit.infer.predictor import Prediction, Predictor
+    from resnetkit.infer.predictor import Predictor
     from resnetkit.infer.tuning.tune import tune
     from resnetkit.modelfile import load, save
     from resnetkit.models.resnet import (
@@ -54,6 +56,7 @@ __all__ = [
     "InterruptedTrainingError",
     "ModelFileError",
     "ModelSpec",
+    "MultiLabelEvaluation",
     "Prediction",
     "Predictor",
     "Preprocess",
@@ -66,6 +69,7 @@ __all__ = [
     "build",
     "convert",
     "evaluate",
+    "evaluate_multilabel",
     "export",
     "from_hub",
     "keep_memory",
@@ -104,7 +108,8 @@ _HOMES = {
     ),
     "resnetkit.infer.choice": ("Choice",),
     "resnetkit.infer.exports.export": ("export",),
-    "resnetkit.infer.predictor": ("Prediction", "Predictor"),
+    "resnetkit.infer.answers": ("Prediction",),
+    "resnetkit.infer.predictor": ("Predictor",),
     "resnetkit.infer.tuning.tune": ("tune",),
     "resnetkit.hub": ("from_hub", "to_hub"),
     "resnetkit.modelfile": ("load", "save"),
@@ -123,8 +128,9 @@ _HOMES = {
         "wide_resnet101_2",
     ),
     "resnetkit.models.spec": ("SPECS", "ModelSpec", "parse_spec"),
-    "resnetkit.evaluation.evaluate": ("evaluate",),
+    "resnetkit.evaluation.evaluate": ("evaluate", "evaluate_multilabel"),
     "resnetkit.evaluation.metrics": ("Evaluation",),
+    "resnetkit.evaluation.multilabel": ("MultiLabelEvaluation",),
     "resnetkit.train.loop": ("InterruptedTrainingError",),
     "resnetkit.train.recipe": ("RECIPES", "Recipe"),
     "resnetkit.finetune.ladder": ("resume",),

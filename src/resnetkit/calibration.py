@@ -12,6 +12,8 @@ from resnetkit.errors import UsageError
 
 FALSE_REJECT_RATE = 0.05
 """The default share of pictures of known classes that `reject` may mark, 0 to 1."""
+UNDECIDED = 0.5
+"""The threshold of a class if validation does not decide it."""
 MOST_RANKS = 1000
 """Largest number of scores that a model file keeps for each use."""
 
@@ -32,9 +34,15 @@ class Calibration:
     """The probabilities of the most probable classes of validation pictures, ascending."""
     strangeness: tuple[float, ...] = ()
     """1 minus the probability of the label, ascending, for label sets."""
+    thresholds: tuple[float, ...] = ()
+    """For a model with several labels: the probability from which each class is answered, 0 to 1."""
+    undecided: tuple[int, ...] = ()
+    """Indices of the classes with too few validation pictures for a threshold of their own; it is UNDECIDED."""
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError for values that no fit gives."""
+        if not all(0 <= value <= 1 for value in self.thresholds):
+            raise ValueError("thresholds are not probabilities")
         if not 0 < float(self.temperature) < math.inf:
             raise ValueError(f"temperature is {self.temperature}")
         for name in ("confidences", "strangeness"):
@@ -43,8 +51,11 @@ class Calibration:
                 raise ValueError(f"{name} are not ascending numbers")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the fields, ready for JSON, without thresholds if there are none."""
+        values = asdict(self)
+        if not self.thresholds:
+            del values["thresholds"], values["undecided"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
@@ -57,6 +68,8 @@ class Calibration:
             int(values["pictures"]),
             tuple(map(float, values.get("confidences", ()))),
             tuple(map(float, values.get("strangeness", ()))),
+            tuple(map(float, values.get("thresholds", ()))),
+            tuple(map(int, values.get("undecided", ()))),
         )
 
     def threshold(self, rate: float = FALSE_REJECT_RATE) -> float:
@@ -101,6 +114,19 @@ def ranks(scores: NDArray[np.floating[Any]], *, up: bool) -> tuple[float, ...]:
 def scaled(logits: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float32]:
     """Return logits, float32 (n, classes), divided by the temperature; the same array without a calibration."""
     return logits if calibration is None else logits / np.float32(calibration.temperature)
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of each class by itself for logits, both float32 (n, classes)."""
+    small = np.exp(-np.abs(logits))
+    return (np.where(logits >= 0, np.float32(1), small) / (1 + small)).astype(np.float32, copy=False)
+
+
+def thresholds_of(calibration: Calibration | None, classes: int) -> NDArray[np.float32]:
+    """Return the probability from which each class is answered, float32 (classes,); UNDECIDED where there is none."""
+    if calibration is None or not calibration.thresholds:
+        return np.full(classes, UNDECIDED, np.float32)
+    return np.array(calibration.thresholds, np.float32)
 
 
 def rejects(probabilities: NDArray[np.float32], calibration: Calibration, rate: float) -> NDArray[np.bool_]:

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Version of the file format. It is increased when an older reader would misunderstand a file, but not for a new field
 that older readers may ignore."""
-KINDS = ("classifier", "detector")
-"""Kinds of model that this version reads. Every kind has a `spec` and a `preprocess`; these two have `classes`."""
+MULTILABEL = "multilabel-classifier"
+CLASSIFIERS = ("classifier", MULTILABEL)
+KINDS = (*CLASSIFIERS, "detector")
+"""Kinds of model that this version reads. Every kind has a `spec`, a `preprocess` and `classes`. A picture has one
+class of a classifier, and several or none of a multilabel-classifier."""
 Types: TypeAlias = Mapping[str, type | tuple[type, ...]]
 
 
@@ -70,11 +73,16 @@ class Header:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ModelFileError(f"`kind` is {self.kind!r}; this version of resnetkit knows {', '.join(KINDS)}")
-        if self.kind == "classifier" and len(self.classes) != self.spec.classes:
+        if self.kind in CLASSIFIERS and len(self.classes) != self.spec.classes:
             raise ModelFileError(_wrong_count(self.classes, self.spec))
 
     def __repr__(self) -> str:
         return line(type(self), *self.in_words)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a picture may have several of the classes, or none: probabilities are sigmoids, not a softmax."""
+        return self.kind == MULTILABEL
 
     @property
     def in_words(self) -> tuple[str, ...]:
@@ -83,6 +91,7 @@ class Header:
         return (
             text_of(self.spec, without=["classes"]),
             count(len(self.classes), "class") if self.classes else "",
+            "several for a picture" if self.multilabel else "",
             f"pictures of {self.preprocess.size} pixels",
             f"trained on {cut(short_name(data), 40)}" if isinstance(data, str) else "",
             f"validation error {error:.2f} %" if isinstance(error, float) else "",
@@ -182,7 +191,7 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
     if "origin" not in known and (origin := {name: recipe[name] for name in ORIGIN_FIELDS if name in recipe}):
         known |= {"origin": origin, "recipe": {name: recipe[name] for name in recipe if name not in origin}}
     spec = ModelSpec.from_dict(known["spec"])
-    if known.get("kind", "classifier") == "classifier" and len(known["classes"]) != spec.classes:
+    if known.get("kind", "classifier") in CLASSIFIERS and len(known["classes"]) != spec.classes:
         raise ValueError(_wrong_count(known["classes"], spec))
     preprocess, classes = Preprocess.from_dict(known["preprocess"]), tuple(known.get("classes", ()))
     if "calibration" in known:
@@ -291,7 +300,7 @@ def load(model: str | Path | Located) -> Model:
         load_published(net, found)
         return Model(net.eval(), _header(found))
     header = _read_header(found)
-    if header.kind != "classifier":
+    if header.kind not in CLASSIFIERS:
         raise ModelFileError(
             f"{found} contains a {header.kind}, which the verbs of resnetkit detect use; give a classifier here"
         )

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from resnetkit.calibration import scaled
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.folders.listing import find_below
 from resnetkit.data.parts import choose_part, open_as_trained
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ExportError, ResnetkitError
-from resnetkit.evaluation.evaluate import evaluate_net
+from resnetkit.evaluation.evaluate import evaluate_labels, evaluate_net
 from resnetkit.files import expanded
-from resnetkit.infer.backends.backend import softmax
+from resnetkit.infer.answers import Answer
 from resnetkit.infer.choice import Choice, Goal, installed
 from resnetkit.infer.exports.export import export
 from resnetkit.infer.exports.formats import FILE_FORMATS, Format
@@ -55,18 +54,28 @@ class Way:
     """The largest difference of a probability of a class in a picture."""
     other_best_class: int
     """Number of pictures with another best class; two classes whose probabilities differ by less than EXACT are equal.
-    """
+    Of a multi-label model: with other labels, without those whose probability is within EXACT of the threshold."""
     precision: str
     agrees: bool
 
     @classmethod
-    def of(cls, expected: NDArray[np.float32], found: NDArray[np.float32], precision: str) -> "Way":
-        """Compare probabilities (n, classes)."""
+    def of(
+        cls,
+        expected: NDArray[np.float32],
+        found: NDArray[np.float32],
+        precision: str,
+        thresholds: NDArray[np.float32] | None = None,
+    ) -> "Way":
+        """Compare probabilities (n, classes); `thresholds` (classes,) are those of a multi-label model."""
         if found.shape != expected.shape or not np.isfinite(found).all():
             return cls(1.0, len(expected), precision, agrees=False)
         largest = float(np.abs(found - expected).max())
-        chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-        other = int((expected.max(axis=1) - chosen > EXACT).sum())
+        if thresholds is None:
+            chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+            other = int((expected.max(axis=1) - chosen > EXACT).sum())
+        else:
+            differ = ((expected >= thresholds) != (found >= thresholds)) & (np.abs(expected - thresholds) > EXACT)
+            other = int(differ.any(axis=1).sum())
         if precision == "float32":
             return cls(largest, other, precision, agrees=largest <= EXACT and not other)
         return cls(largest, other, precision, agrees=other <= max(1, TUNED_SHARE * len(expected)))
@@ -167,7 +176,7 @@ def verify(
             say(f"comparing {name}")
             try:
                 with warnings.catch_warnings(action="ignore"):
-                    ways[name] = Way.of(expected, compute(paths), precision)
+                    ways[name] = Way.of(expected, compute(paths), precision, Answer.of(loaded.header).thresholds)
             except ResnetkitError as error:
                 if isinstance(error, ExportError):  # a file that differs too much is not kept
                     ways[name] = Way(1.0, len(paths), precision, agrees=False)
@@ -233,7 +242,7 @@ def _beside_predict(model: str | Path, url: str, answers: Answers, paths: Sequen
     expected = np.concatenate([predictor.probabilities(path) for path in paths])
     difference = np.abs(answers.probabilities - expected)
     other = 0
-    if predictor.calibration is not None:
+    if predictor.can_reject:
         rejected = np.concatenate([predictor.rejected(path) for path in paths]).tolist()
         other = sum(one != answer for one, answer in zip(rejected, answers.rejected, strict=True))
     return Served(
@@ -296,6 +305,9 @@ def _drawn(folder: Path, preprocess: Preprocess) -> list[Path]:
 
 def _evaluated(model: Model, samples: Samples) -> tuple[NDArray[np.float32], list[int]]:
     """Return the probabilities (n, classes) that training's evaluation gives, and the places of the pictures read."""
+    if model.header.multilabel:
+        found = evaluate_labels(model.net, samples, model.header.preprocess, calibration=model.header.calibration)
+        return found.probabilities, found.indices.tolist()
     kept: list[tuple[Tensor, Tensor]] = []
 
     def see(logits: Tensor, labels: Tensor, indices: Tensor) -> None:
@@ -303,7 +315,7 @@ def _evaluated(model: Model, samples: Samples) -> tuple[NDArray[np.float32], lis
 
     evaluate_net(model.net, samples, model.header.preprocess, see=see)
     logits = torch.cat([one for one, _ in kept]).numpy()
-    return softmax(scaled(logits, model.header.calibration)), torch.cat([places for _, places in kept]).tolist()
+    return Answer.of(model.header).probabilities(logits), torch.cat([places for _, places in kept]).tolist()
 
 
 Compute = Callable[[Sequence[Path]], NDArray[np.float32]]

@@ -26,6 +26,8 @@ from resnetkit.progress import bar
 
 MOST_SKIPPED = 20
 """Largest number of left-out files that are printed."""
+MOST_TOGETHER = 5
+"""Largest number of pairs of labels that are printed."""
 MOST_COPIES = 10
 """Largest number of groups of copies, and of alike pictures, that are printed."""
 
@@ -148,10 +150,21 @@ def _say(text: str) -> None:
 
 def _print(report: Findings) -> None:
     classes = list(next(iter(report.counts.values())))
-    totals = ["total", *(f"{sum(count.values()):,}" for count in report.counts.values())]
+    several = report.labels == "several"
+    ends = [["no label", *(f"{report.without_label[part]:,}" for part in report.counts)]] if several else []
+    ends.append(["pictures" if several else "total", *(f"{report.pictures[part]:,}" for part in report.counts)])
     print_table(
-        ("class", *report.counts), [[n, *(f"{c[n]:,}" for c in report.counts.values())] for n in classes] + [totals]
+        ("label" if several else "class", *report.counts),
+        [[n, *(f"{c[n]:,}" for c in report.counts.values())] for n in classes] + ends,
     )
+    for pair in report.together[:MOST_TOGETHER]:
+        first, second = pair.labels
+        print(
+            on_one_line(
+                f"together in {count(pair.pictures, 'picture')}: {first} ({pair.first:,} in all) and {second} "
+                f"({pair.second:,})"
+            )
+        )
     print(
         "width {}, {}, {} and height {}, {}, {} pixels: smallest, median, largest".format(
             *report.widths, *report.heights

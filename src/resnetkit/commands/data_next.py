@@ -72,6 +72,11 @@ def run(argv: Sequence[str]) -> int:
     from resnetkit.modelfile import load
 
     model = load(given["model"])
+    if model.header.multilabel:
+        raise UsageError(
+            f"{given['model']} gives several labels for a picture, and data next chooses by one class; label pictures "
+            "whose probabilities are near a threshold: resnetkit predict MODEL DIR --json --top 1000"
+        )
     samples, known = _new(model, paths, given["folder"])
     features = features_of(model, samples, workers=given["workers"], cache_gb=given["cache_gb"])
     chosen = _choose(model, samples, features.indices, features.pool(), number=given["count"], seed=given["seed"])

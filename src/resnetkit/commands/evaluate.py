@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnetkit.commands import labelling
+from resnetkit.commands import evaluate_labels, labelling
+from resnetkit.commands.leaks import leaking_pictures
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.data.folders.folder import UNLABELLED
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 FILES = {"report": "report.html", "csv": "pictures.csv", "calibrate": "model.safetensors", "review": "review.html"}
 """The flags that write a file, with an example of its name."""
-MOST_LOOKED_AT = 20_000
-"""Of more pictures, training pictures included, evaluate does not look for leaks; data check does."""
 TOP = 5
 """Number of classes that --csv writes for each picture, the most probable first."""
 
@@ -127,6 +126,8 @@ def run(argv: Sequence[str]) -> int:
             f"--calibrate needs pictures that did not train the model, and {part.trained_on:,} of these did; leave out "
             "--split, or give other pictures"
         )
+    if model.header.multilabel:
+        return evaluate_labels.run(model, dataset, part, given, files, argv)
     other = load(given["against"]) if given["against"] else None
     sample = LogitSample(len(part.samples), len(model.header.classes)) if "calibrate" in files else None
     if left_out := _left_out(dataset):
@@ -280,15 +281,10 @@ def _leaks(
 
     It is None where the training pictures are not in the data, are in memory, or are too many to look at each time.
     """
-    from resnetkit.data.duplicates import leaking
-    from resnetkit.data.parts import is_own
-
-    train, samples = dataset.train, part.samples
-    known = train is not None and train.paths and samples.paths and part.name in ("val", "test")
-    if not known or train is None or len(train) + len(samples) > MOST_LOOKED_AT or not is_own(dataset, trained_on):
+    found = leaking_pictures(dataset, part, trained_on, workers=workers)
+    if found is None:
         return {"leaking": None, "top1_error_percent_without_leaks": None}
-    with bar("looking for leaks", len(train) + len(samples)) as advance:
-        leaks = leaking(samples, [train], workers=max(1, workers), advance=advance)[records.indices]
+    leaks = found[records.indices]
     kept = records.right[~leaks]
     error = round(100 * float((~kept).mean()), 4) if len(kept) else None
     return {"leaking": int(leaks.sum()), "top1_error_percent_without_leaks": error}

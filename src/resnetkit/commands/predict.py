@@ -35,7 +35,12 @@ def run(argv: Sequence[str]) -> int:
         metavar="PATH",
         help="a picture, a folder of pictures, a glob in quotes, or - for a picture from standard input",
     )
-    parser.add_argument("--top", type=int, default=5, help="number of classes to print, the most probable first")
+    parser.add_argument(
+        "--top",
+        type=int | None,
+        help="number of classes to print, the most probable first; unset: 5, or, of a multi-label model, all that "
+        "reach their thresholds, which may be none",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help="print CSV: path,label,index,probability,error")
     parser.add_argument(
@@ -241,7 +246,8 @@ def _explained(
         raise DataError(f"--explain {folder} can't be created: {error.strerror}; give another folder") from error
     for result in results:
         if "error" not in result:
-            best = result["predictions"][0]["index"]  # in the predictor's precision; the drawing is made in float32
+            # The best is that in the predictor's precision; the drawing is made in float32.
+            best = result["predictions"][0]["index"] if result["predictions"] else None
             drawing = drawing_path(folder, result["path"])
             predictor.explain(result["path"], label=best if label is None else label, stage=stage).save(drawing)
             result["drawing"] = str(drawing)
@@ -290,6 +296,8 @@ def _write_lines(results: Results) -> None:
         print(on_one_line(result["path"]))
         if result.get("rejected"):
             print("  none of the known classes; the nearest:")
+        if result.get("predictions") == []:
+            print("  no label")
         for best in result.get("predictions", ()):
             print(f"  {100 * best['probability']:6.2f} %  {on_one_line(best['label'])}")
         if "set" in result:
@@ -306,7 +314,7 @@ def _write_csv(results: Results, *, more: Sequence[str]) -> None:
     writer = csv.DictWriter(as_is(sys.stdout), columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
-        rows = result.get("predictions") or [{"error": result["error"]}]
+        rows = result.get("predictions") or [{"error": result.get("error", "")}]
         of_picture = {name: _cell(result[name]) for name in ("path", *more) if name in result}
         writer.writerows(of_picture | row for row in rows)
 

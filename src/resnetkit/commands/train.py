@@ -135,11 +135,14 @@ def run(argv: Sequence[str]) -> int:
         print_json(result.to_dict())
         return 0
     for rung in result.rungs:
-        error = rung["top1_error_percent"]
+        error = rung.get("top1_error_percent", rung.get("error_percent"))
         shown = "not validated" if error is None else f"{error:.2f} % error"
         print(f"rung {rung['rung']:13}{shown}, {rung['seconds']:,.0f} s, {'kept' if rung['kept'] else 'not kept'}")
     if "error_percent" in result.best:
         print(f"validation error  {result.best['error_percent']:.2f} %, after step {result.best['step']:,}")
+    if "macro_f1_percent" in result.best:
+        f1 = result.best["macro_f1_percent"]
+        print(f"mAP               {100 - result.best['error_percent']:.2f} %, macro F1 {f1:.2f} %")
     rate = f"{result.images_per_second:,.0f} images/s, " if result.images_per_second else ""  # a head has no steps
     print(f"training          {rate}{result.seconds:,.0f} s in total")
     print(f"model             {result.model}")

@@ -31,6 +31,8 @@ FEW = 5
 """A class with fewer training pictures than this is named in a note."""
 IMBALANCE = 10
 """If the largest class has so many times the pictures of the smallest one, a note says so."""
+MOST_PAIRS = 20
+"""Number of pairs of labels that are listed."""
 ORDER = ("train", "val", "test")
 """The parts, from the one that loses a picture that is in several to the one that keeps it."""
 
@@ -67,12 +69,25 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Two labels that pictures have at the same time."""
+
+    labels: tuple[str, str]
+    pictures: int
+    """Pictures with both."""
+    first: int
+    """Pictures with the first one."""
+    second: int
+
+
+@dataclass(frozen=True)
 class Findings:
     """The result of `check`."""
 
     name: str
     counts: Mapping[str, Mapping[str, int]]
-    """Part (train, val, test) -> class -> number of pictures, with unreadable ones."""
+    """Part (train, val, test) -> class -> number of pictures, with unreadable ones. Pictures with several labels are
+    counted for each."""
     widths: tuple[int, int, int]
     """Smallest, median and largest width in pixels, after EXIF rotation; zeros if no picture can be read."""
     heights: tuple[int, int, int]
@@ -99,9 +114,17 @@ class Findings:
     """A file of each class that can be read, for pages; empty for pictures in memory."""
     shortcuts: tuple[Shortcut, ...] = ()
     """Facts other than the content that tell the label far better than chance does: a warning, not a fault."""
+    pictures: Mapping[str, int] = field(default_factory=dict)
+    """Part -> number of pictures, with unreadable ones."""
+    labels: Literal["one", "several"] = "one"
+    """Whether a picture has one label, or may have several or none."""
+    without_label: Mapping[str, int] = field(default_factory=dict)
+    """With several labels: part -> number of pictures without a label."""
+    together: tuple[Together, ...] = ()
+    """With several labels: the pairs that are together most often, at most MOST_PAIRS."""
 
     def __repr__(self) -> str:
-        parts = (f"{name} {sum(per_class.values()):,}" for name, per_class in self.counts.items())
+        parts = (f"{name} {number:,}" for name, number in self.pictures.items())
         classes = count(len(next(iter(self.counts.values()))), "class")
         return line(type(self), repr(cut(self.name, 60)), classes, *parts, "sound" if self.sound else "to fix")
 
@@ -120,11 +143,11 @@ class Findings:
         """Mistakes in the data set as a whole, one phrase each."""
         classes = next(iter(self.counts.values()))
         found: list[str] = []
-        if len(classes) < 2:
+        if len(classes) < 2 and self.labels == "one":
             only = next(iter(classes))
             found.append(f"all pictures are of one class, {only}; a classifier needs two or more")
         if self.missing:
-            total = self.missing + sum(sum(per_class.values()) for per_class in self.counts.values())
+            total = self.missing + sum(self.pictures.values())
             found.append(f"{self.missing:,} of {total:,} files are missing")
         return tuple(found)
 
@@ -136,6 +159,7 @@ class Findings:
             "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
             "examples": {label: str(path) for label, path in self.examples.items()},
             "skipped": {str(path): reason for path, reason in self.skipped},
+            "together": [vars(pair) for pair in self.together],
             "duplicates": [vars(group) for group in self.duplicates],
             "shortcuts": [
                 {"from": one.source, "accuracy_percent": one.accuracy_percent, "chance_percent": one.chance_percent}
@@ -164,14 +188,16 @@ def check(
         dataset = open_read(data, reading, keeping=Keeping(seen.alike_of))
         seen.reorder(dataset)
     counts = {
-        part: dict(
-            zip(samples.classes, np.bincount(samples.labels, minlength=len(samples.classes)).tolist(), strict=True)
-        )
+        part: dict(zip(samples.classes, samples.per_class.tolist(), strict=True))
         for part, samples in dataset.parts.items()
     }
     duplicates = [_duplicate(dataset, group) for group in groups_of(dataset, seen.looks)]
     same = [group for group in duplicates if group.kind == "same"]
     labels = np.concatenate([samples.labels for samples in dataset.parts.values()])
+    told = [note for note in dataset.notes if not note.endswith("files are missing")]
+    if dataset.several:
+        told += _always(dataset)
+        told = [note for note in told if not note.endswith("without a label")]  # `without_label` has it by part
     return Findings(
         dataset.name,
         counts,
@@ -182,11 +208,17 @@ def check(
         leaks=tuple(group.named() for group in same if group.leaks),
         contradictions=tuple(group.named(with_class=True) for group in same if group.contradicts),
         copies=tuple(group.named() for group in same if not group.leaks and not group.contradicts),
-        notes=(*(note for note in dataset.notes if not note.endswith("files are missing")), *_uneven(counts)),
+        notes=(*told, *_uneven(counts)),
         missing=dataset.missing,
         duplicates=tuple(duplicates),
         examples=_examples(dataset, {path for path, _ in seen.unreadable}),
-        shortcuts=find_shortcuts(seen.looks.facts, labels, alike_numbers(seen.looks)),
+        shortcuts=find_shortcuts(seen.looks.facts, labels, alike_numbers(seen.looks), names=dataset.classes),
+        pictures={part: len(samples) for part, samples in dataset.parts.items()},
+        labels="several" if dataset.several else "one",
+        without_label={part: int((samples.labels.sum(axis=1) == 0).sum()) for part, samples in dataset.parts.items()}
+        if dataset.several
+        else {},
+        together=_together(labels, dataset.classes) if dataset.several else (),
     )
 
 
@@ -267,7 +299,7 @@ def _duplicate(dataset: Dataset, group: Group) -> Duplicate:
         group.kind,
         tuple(samples.place(place.index) for place, samples in places),
         tuple(place.part for place, _ in places),
-        tuple(samples.classes[samples.labels[place.index]] for place, samples in places),
+        tuple(samples.label(place.index) for place, samples in places),
     )
 
 
@@ -275,10 +307,44 @@ def _examples(dataset: Dataset, unreadable: set[Path]) -> dict[str, Path]:
     """Return the first readable file of each class."""
     found: dict[str, Path] = {}
     for samples in dataset.parts.values():
-        for path, label in zip(samples.paths or (), samples.labels.tolist(), strict=False):
-            if samples.classes[label] not in found and path not in unreadable:
-                found[samples.classes[label]] = path
+        for index, path in enumerate(samples.paths or ()):
+            own = np.flatnonzero(samples.labels[index]) if samples.several else [samples.labels[index]]
+            for label in own:
+                if samples.classes[label] not in found and path not in unreadable:
+                    found[samples.classes[label]] = path
     return found
+
+
+def _together(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[Together, ...]:
+    """Return the most frequent pairs of labels; labels are int64 (pictures, classes), 0 or 1."""
+    counts = np.triu(labels.T @ labels, 1)
+    order = np.argsort(-counts, axis=None, kind="stable")[:MOST_PAIRS]
+    return tuple(
+        Together((names[i], names[j]), int(counts[i, j]), int(labels[:, i].sum()), int(labels[:, j].sum()))
+        for i, j in zip(*np.unravel_index(order, counts.shape), strict=True)
+        if counts[i, j]
+    )
+
+
+def _always(dataset: Dataset) -> list[str]:
+    """Return notes on labels that all training pictures have, and on labels that are never without another one."""
+    if dataset.train is None or not len(dataset.train):
+        return []
+    labels, names = dataset.train.labels, dataset.classes
+    totals, both = labels.sum(axis=0), labels.T @ labels
+    notes = [
+        f"all training pictures have the label {names[i]!r}, so nothing can be learnt about it"
+        for i in np.flatnonzero(totals == len(labels))
+    ]
+    never = [
+        f"{names[i]!r} without {names[j]!r}"
+        for i, j in zip(*np.nonzero(both == totals[:, None]), strict=True)
+        if i != j and totals[i] >= FEW and totals[j] < len(labels)
+    ]
+    if never:
+        more = f" and {len(never) - 3} more pairs" if len(never) > 3 else ""
+        notes.append(f"labels that never occur without another one: {', '.join(never[:3])}{more}")
+    return notes
 
 
 def _uneven(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 from resnetkit.data.corrections import corrected
 from resnetkit.data.division import NOT_KEPT, Keeping
@@ -34,6 +35,7 @@ def open_dataset(
     label_column: str | None = None,
     split_column: str | None = None,
     group_by: str | None = None,
+    labels: Literal["one", "several"] | None = None,
     corrections: str | Path | None = None,
 ) -> Dataset:
     """Open `data`: "cifar10", "cifar100", a folder (class folders or official CIFAR files), a .csv file or other list.
@@ -49,6 +51,7 @@ def open_dataset(
     `path_column`, `label_column` and `split_column` are the columns of the list, by name or by number from 1.
     `group_by` says which pictures stay in one part if val is drawn: parent, exif-time, a column of the list, or a
     regular expression for the paths.
+    `labels` says whether a picture has one label, or may have several or none (multi-label).
     `corrections` is a CSV file that relabels pictures or leaves them out: see `corrections.corrected`.
 
     Raises:
@@ -62,6 +65,7 @@ def open_dataset(
         label_column,
         split_column,
         group_by,
+        labels,
         None if corrections is None else str(corrections),
     )
     return open_read(data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict)
@@ -81,7 +85,11 @@ def open_read(
     dataset = _open(
         data, reading, train_split=train_split, val_fraction=val_fraction, seed=seed, strict=strict, keeping=keeping
     )
-    return corrected(dataset, reading.corrections) if reading.corrections else dataset
+    if not reading.corrections:
+        return dataset
+    if dataset.several:
+        raise UsageError("`corrections` relabels pictures with one label each; correct the labels in the list itself")
+    return corrected(dataset, reading.corrections)
 
 
 def _open(

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,35 @@ from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
 
 SPLIT_RULE = "val: of every class the val_fraction with the smallest SHA-256 of '<seed>/<relative path>', at least one"
+SEVERAL_RULE = (
+    "val: groups of pictures in the order of the SHA-256 of '<seed>/<relative path>', for one label after another, the "
+    "rarest first, until it has val_fraction of its pictures, at least one"
+)
+"""The rule if pictures may have several labels: iterative stratification (Sechidis et al. 2011), with two parts."""
 TOGETHER = "; pictures that belong together stay in one part: those in `moved` changed theirs"
 """The end of the rule if groups of pictures are kept together."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture and its class."""
+    """A picture and its class, or its labels."""
 
     key: str
     """The key by which pictures are sorted and divided: the relative path, with slashes, in composed Unicode (NFC)."""
     path: Path
     label: str
+    """Its class; empty if it may have several labels."""
     source: str
     """The source of its label, for errors: a class folder, or a line of a list."""
     group: str = ""
     """Its value in the column `group_by` of a list; empty without this column."""
+    labels: frozenset[str] | None = None
+    """Its labels, if pictures may have several or none; None if it has one, `label`."""
+
+    @property
+    def all_labels(self) -> frozenset[str]:
+        """The labels that it has."""
+        return frozenset({self.label}) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,9 @@ def divided(
     """Number the classes of `parts` (part -> pictures) in sorted order, and return them as a Dataset with this name.
 
     If there is no val, `val_fraction` of each training class becomes val, chosen by `seed`; pictures that belong
-    together by `reading` or `keeping` stay in one part. `skipped`, `understood` and `missing` are fields of the result.
+    together by `reading` or `keeping` stay in one part. If pictures may have several labels, each label has this share
+    in val, as far as possible, and labels without a training picture are left out. `skipped`, `understood` and
+    `missing` are fields of the result.
 
     Raises:
         DataError: val or test has a class that train does not have, or all pictures of a class are HEIC and HEIC can't
@@ -78,23 +93,31 @@ def divided(
     parts = {part: sorted(pictures, key=lambda picture: picture.key) for part, pictures in parts.items() if pictures}
     split: dict[str, Any] = {"rule": "as given"}
     if "train" in parts and "val" not in parts and val_fraction:
-        first = _choose_val(parts["train"], val_fraction, seed)
+        several = parts["train"][0].labels is not None
+        choose = _choose_val_of_several if several else _choose_val
+        first = choose(parts["train"], val_fraction, seed)
         chosen = first
         if not keeping.for_folds:
             chosen = _kept_together(parts["train"], first, val_fraction, seed, reading=reading, keeping=keeping)
         parts["val"] = [picture for picture in parts["train"] if picture.key in chosen]
         parts["train"] = [picture for picture in parts["train"] if picture.key not in chosen]
-        split = {"rule": SPLIT_RULE, "seed": seed, "val_fraction": val_fraction}
+        rule = SEVERAL_RULE if several else SPLIT_RULE
+        split = {"rule": rule, "seed": seed, "val_fraction": val_fraction}
         if chosen != first:
-            split |= {"rule": SPLIT_RULE + TOGETHER, "moved": packed(chosen ^ first)}
+            split |= {"rule": rule + TOGETHER, "moved": packed(chosen ^ first)}
     elif reading.group_by and "val" in parts and not keeping.for_folds:
         reading.refuse("group_by", why="val is given, not drawn")
     if kept := reading.recorded():
         split["read_as"] = kept
     # A set without train is for evaluation: its classes are those of all its parts.
     known = parts.get("train") or [picture for pictures in parts.values() for picture in pictures]
-    classes = tuple(sorted({picture.label for picture in known}))
+    classes = tuple(sorted({label for picture in known for label in picture.all_labels}))
     index = {label: i for i, label in enumerate(classes)}
+    groups = _groups(parts, reading.group_by) if reading.group_by and keeping.for_folds else {}
+    if any(picture.labels is not None for picture in known):
+        split["labels"] = "several"
+        dataset = _with_several(name, parts, classes, split, skipped=skipped, understood=understood, missing=missing)
+        return replace(dataset, groups=groups)
     for part, pictures in parts.items():
         labels = sorted({picture.label for picture in pictures})
         if only := [label for label in labels if label not in index]:
@@ -130,7 +153,7 @@ def divided(
         tuple(skipped),
         tuple(understood),
         missing,
-        groups=_groups(parts, reading.group_by) if reading.group_by and keeping.for_folds else {},
+        groups=groups,
     )
     dataset.refuse_unreadable_classes()
     return dataset
@@ -141,6 +164,89 @@ def _groups(parts: Mapping[str, Sequence[Labelled]], rule: str) -> dict[Path, in
     pictures = [picture for part in ("train", "val") for picture in parts.get(part, ())]
     keys, paths, columns = zip(*((one.key, one.path, one.group) for one in pictures), strict=True)
     return dict(zip(paths, group_by(rule, keys, paths, columns).tolist(), strict=True))
+
+
+def _with_several(
+    name: str,
+    parts: Mapping[str, Sequence[Labelled]],
+    classes: tuple[str, ...],
+    split: Mapping[str, Any],
+    *,
+    skipped: Sequence[tuple[Path, str]],
+    understood: Sequence[str],
+    missing: int,
+) -> Dataset:
+    """Return a Dataset whose pictures may have several labels; those that are not in `classes` are left out."""
+    index = {label: i for i, label in enumerate(classes)}
+    samples: dict[str, Samples] = {}
+    others: Counter[str] = Counter()
+    for part, pictures in parts.items():
+        labels = np.zeros((len(pictures), len(classes)), np.int64)
+        for row, picture in zip(labels, pictures, strict=True):
+            row[[index[label] for label in picture.all_labels if label in index]] = 1
+            others.update(picture.all_labels - index.keys())
+        if pictures:
+            samples[part] = Samples(classes, labels, paths=tuple(picture.path for picture in pictures))
+    said = [*understood]
+    if others:
+        named = ", ".join(f"{label!r} ({count})" for label, count in sorted(others.items())[:3])
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        said.append(f"labels that no training picture has are left out: {named}{more}")
+    return Dataset(
+        name,
+        classes,
+        samples.get("train"),
+        samples.get("val"),
+        samples.get("test"),
+        split,
+        tuple(skipped),
+        tuple(said),
+        missing,
+    )
+
+
+def _choose_val_of_several(pictures: Sequence[Labelled], fraction: float, seed: int) -> set[str]:
+    """Return the keys of the pictures that become val, where pictures may have several labels."""
+    return _choose_stratified(pictures, np.arange(len(pictures)), fraction, seed)
+
+
+def _choose_stratified(
+    pictures: Sequence[Labelled], numbers: NDArray[np.int64], fraction: float, seed: int
+) -> set[str]:
+    """Return the keys of whole groups that become val, so that each label has its share of val: see SEVERAL_RULE.
+
+    Pictures without a label count as one more label. A group is not taken if that takes the last picture of a label
+    from train, or brings the labels, taken together, further from their shares.
+    """
+    groups: dict[int, list[Labelled]] = defaultdict(list)
+    for number, picture in zip(numbers.tolist(), pictures, strict=True):
+        groups[number].append(picture)
+    ordered = sorted(groups.values(), key=lambda group: hashlib.sha256(f"{seed}/{group[0].key}".encode()).digest())
+    counted = [(group, Counter(label for one in group for label in one.all_labels or {""})) for group in ordered]
+    totals: Counter[str] = Counter()
+    with_label: dict[str, list[int]] = defaultdict(list)
+    for place, (_, counts) in enumerate(counted):
+        totals.update(counts)
+        for label in counts:
+            with_label[label].append(place)
+    wanted = {label: min(max(round(total * fraction), 1), total - 1) for label, total in totals.items()}
+    taken: Counter[str] = Counter()
+    chosen: set[int] = set()
+    for strict in (True, False):  # then labels without a picture in val get one, as far as train keeps one
+        for label in sorted(totals, key=lambda label: (totals[label], label)):
+            for place in with_label[label]:
+                if taken[label] >= (wanted[label] if strict else min(wanted[label], 1)):
+                    break
+                counts = counted[place][1]
+                whole = any(taken[one] + number >= totals[one] for one, number in counts.items())
+                nearer = sum(
+                    abs(wanted[one] - taken[one] - number) - abs(wanted[one] - taken[one])
+                    for one, number in counts.items()
+                )
+                if place not in chosen and not whole and (nearer < 0 or not strict):
+                    chosen.add(place)
+                    taken.update(counts)
+    return {picture.key for place in chosen for picture in counted[place][0]}
 
 
 def _choose_val(pictures: Sequence[Labelled], fraction: float, seed: int) -> set[str]:
@@ -186,7 +292,7 @@ def _kept_together(
 
 
 def _classes_of(pictures: Sequence[Labelled], chosen: Set[str]) -> set[str]:
-    return {picture.label for picture in pictures if picture.key in chosen}
+    return {label for picture in pictures if picture.key in chosen for label in picture.all_labels}
 
 
 def _choose_groups(pictures: Sequence[Labelled], numbers: NDArray[np.int64], fraction: float, seed: int) -> set[str]:
@@ -195,6 +301,8 @@ def _choose_groups(pictures: Sequence[Labelled], numbers: NDArray[np.int64], fra
     Groups come in the order of the hash of their first key. A group is taken if that brings the classes nearer to the
     number that `_choose_val` would take. A class with all its pictures in one group stays in train.
     """
+    if pictures and pictures[0].labels is not None:
+        return _choose_stratified(pictures, numbers, fraction, seed)
     groups: dict[int, list[Labelled]] = defaultdict(list)
     for number, picture in zip(numbers.tolist(), pictures, strict=True):
         groups[number].append(picture)

@@ -82,14 +82,14 @@ def _said(dataset: Dataset, looks: Looks) -> list[str]:
     several: list[str] = []
     for group in groups_of(dataset, looks):
         samples = [dataset.parts[place.part] for place in group.places]
-        labels = {one.classes[one.labels[place.index]] for one, place in zip(samples, group.places, strict=True)}
+        labels = {one.label(place.index) for one, place in zip(samples, group.places, strict=True)}
         names = [one.place(place.index) for one, place in zip(samples, group.places, strict=True)]
         parts = {place.part for place in group.places}
         for part in ("val", "test"):
             if part in parts and "train" in parts:
                 leaks.setdefault(part, []).append(" and ".join(_of_parts(names, group.places, part)))
         if len(labels) > 1:
-            several.append(f"{names[0]} and {names[-1]} ({', '.join(sorted(labels))})")
+            several.append(f"{names[0]} and {names[-1]} ({('; ' if dataset.several else ', ').join(sorted(labels))})")
     told = [
         f"leak: {count(len(groups), 'group')} of same or alike pictures {_are(groups)} in train and in {part}, so the "
         f"error on {part} is too low; first {groups[0]}"
@@ -97,8 +97,8 @@ def _said(dataset: Dataset, looks: Looks) -> list[str]:
     ]
     if several:
         told.append(
-            f"contradiction: {count(len(several), 'group')} of same or alike pictures {_are(several)} in several "
-            f"classes; first {several[0]}"
+            f"contradiction: {count(len(several), 'group')} of same or alike pictures "
+            f"{'with other labels' if dataset.several else f'{_are(several)} in several classes'}; first {several[0]}"
         )
     return [*told, "resnetkit data check names them all"] if told else []
 

@@ -39,13 +39,15 @@ def fold_datasets(dataset: Dataset, folds: int, *, seed: int, alike_of: AlikeNum
     if folds > len(pool):
         raise UsageError(f"`folds` is {folds}, but {dataset.name} has {len(pool):,} training pictures")
     groups = _together(pool, dataset, folds, alike_of)
-    fold_of = assign_folds(pool.labels, _keys(pool), folds, seed=seed, groups=groups.tolist())
+    fold_of = assign_folds(pool.strata, _keys(pool), folds, seed=seed, groups=groups.tolist())
     split: dict[str, Any] = {"rule": FOLD_RULE, "seed": seed, "folds": folds}
     if "read_as" in dataset.split:
         # The model's data are not opened with these groups again: the division is that of the folds.
         split["read_as"] = {name: value for name, value in dataset.split["read_as"].items() if name != "group_by"}
     if dataset.groups:
         split["group_by"] = dataset.split["read_as"]["group_by"]
+    if dataset.several:
+        split["labels"] = "several"
     return [
         replace(
             dataset,

@@ -47,6 +47,7 @@ def write_overview(path: Path, findings: Findings) -> None:
         "<h2>Classes</h2>",
         scrolled(_classes(findings)),
         *(f"<p>{escape(note[0].upper() + note[1:])}.</p>" for note in findings.notes),
+        *_together(findings),
         *_files("Unreadable files", findings.unreadable),
         *_groups(
             "Other labels for the same or nearly the same picture",
@@ -66,7 +67,7 @@ def write_overview(path: Path, findings: Findings) -> None:
 
 
 def _summary(findings: Findings) -> str:
-    pictures = ", ".join(f"{part} {sum(of.values()):,}" for part, of in findings.counts.items())
+    pictures = ", ".join(f"{part} {number:,}" for part, number in findings.pictures.items())
     classes = count(len(next(iter(findings.counts.values()))), "class")
     sizes = f"{findings.widths[0]:,} to {findings.widths[2]:,} (median {findings.widths[1]:,})"
     tall = f"{findings.heights[0]:,} to {findings.heights[2]:,} (median {findings.heights[1]:,})"
@@ -84,8 +85,21 @@ def _classes(findings: Findings) -> str:
         rows.append(f"<tr><td>{escape(name)}</td><td>{example}</td>{cells}</tr>")
     if more := len(names) - MOST_CLASSES:
         rows += [f"<tr><td>and {more:,} more</td></tr>"] if more > 0 else []
-    totals = "".join(f"<td>{sum(of.values()):,}</td>" for of in findings.counts.values())
-    return f"<table>{''.join(rows)}<tr><td>total</td><td></td>{totals}</tr></table>"
+    ends = {"pictures" if findings.labels == "several" else "total": findings.pictures}
+    if findings.labels == "several":
+        ends = {"no label": findings.without_label} | ends
+    for name, numbers in ends.items():
+        cells = "".join(f"<td>{numbers[part]:,}</td>" for part in findings.counts)
+        rows.append(f"<tr><td>{name}</td><td></td>{cells}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _together(findings: Findings) -> list[str]:
+    """Return a section on the labels that come together; nothing if pictures have one label."""
+    if not findings.together:
+        return []
+    rows = [(*pair.labels, f"{pair.pictures:,}", f"{pair.first:,}", f"{pair.second:,}") for pair in findings.together]
+    return ["<h2>Labels that come together</h2>", scrolled(table(("", "", "both", "the first", "the second"), rows))]
 
 
 def _groups(title: str, why: str, groups: Sequence[Duplicate]) -> list[str]:

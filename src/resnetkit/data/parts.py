@@ -56,7 +56,8 @@ def open_as_trained(
     """Open `data`, with train and val divided as in the training of a model.
 
     `trained_on` is the model's `header.data`. `reading` is the layout of a folder or list. If no field of it is set,
-    the data are read with the layout of the model's own data, if it fits. Raises the errors of `open_dataset`.
+    the data are read with the layout of the model's own data, if it fits; a list is then read as one with several
+    labels, if the model has such. Raises the errors of `open_dataset`.
     """
     recorded = trained_on.get("split", {})
     division = {name: recorded[name] for name in ("train_split", "val_fraction", "seed") if name in recorded}
@@ -64,6 +65,8 @@ def open_as_trained(
         division["val_fraction"] = 0.0
     keeping = Keeping(moved=recorded.get("moved", ""))  # the same division, without looking at the pictures again
     recorded_reading = recorded.get("read_as", {})
+    if recorded.get("labels") == "several" and reading.labels is None:  # in few pictures, none may have two labels
+        recorded_reading = {"labels": "several"} | recorded_reading
     if recorded_reading and not reading.recorded():
         with suppress(UnfitError):  # these data have other folders or columns
             return open_read(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
@@ -57,6 +57,9 @@ class Reading:
     """Pictures that a drawn val must not share with train, such as those of one patient: parent (the same folder),
     exif-time (taken within a minute of each other), a column of the list, or a regular expression whose groups are
     found in the paths."""
+    labels: Literal["one", "several"] | None = None
+    """For a list: whether a picture has one label, or may have several or none (multi-label). With several, a picture
+    may be in several rows, and has the labels of all of them."""
     corrections: str | None = None
     """CSV file with the columns path,action,label: relabel gives a picture another class, drop leaves it out, keep says
     that its label is right. The division into parts stays the same."""

@@ -19,10 +19,15 @@ from resnetkit.data.imagenet import are_imagenet, wnid_places
 from resnetkit.display import MOST_ROWS, count, cut, line, table
 from resnetkit.errors import DataError
 
+NO_LABEL = "no label"
+"""Stands for the labels of a picture that has none."""
+
 
 @dataclass(frozen=True)
 class Samples:
-    """n labelled pictures. Exactly one of `images` and `paths` is given; otherwise, ValueError is raised.
+    """n labelled pictures, with one label each, or with several or none (multi-label).
+
+    Exactly one of `images` and `paths` is given; otherwise, ValueError is raised.
 
     Raises DataError if the numbers of pictures and labels differ, or a label is out of range.
     """
@@ -30,7 +35,8 @@ class Samples:
     classes: tuple[str, ...]
     """Class names; a label is an index into this tuple."""
     labels: NDArray[np.int64]
-    """int64 (n,), values 0 to len(classes) - 1."""
+    """int64 (n,), values 0 to len(classes) - 1. If pictures may have several labels or none: int64 (n, len(classes)),
+    1 where the picture has the label, else 0."""
     images: NDArray[np.uint8] | None = None
     """Pictures in memory: uint8 (n, height, width, channels), 0 to 255."""
     paths: tuple[Path, ...] | None = None
@@ -42,7 +48,10 @@ class Samples:
         pictures = len(self.images) if self.images is not None else len(self.paths or ())
         if pictures != len(self.labels):
             raise DataError(f"{pictures} pictures but {len(self.labels)} labels; every picture needs one")
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+        if self.several:
+            if self.labels.shape[1] != len(self.classes) or not np.isin(self.labels, (0, 1)).all():
+                raise DataError(f"labels are {self.labels.shape}; expected 0 and 1, (pictures, {len(self.classes)})")
+        elif len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(
                 f"labels go from {self.labels.min()} to {self.labels.max()}, but there are {len(self.classes)} classes"
             )
@@ -53,6 +62,31 @@ class Samples:
     def __repr__(self) -> str:
         where = "on disk" if self.images is None else f"in memory, {'×'.join(map(str, self.images.shape[1:]))}"
         return line(type(self), f"{count(len(self), 'picture')} of {count(len(self.classes), 'class')}", where)
+
+    @property
+    def several(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    @property
+    def per_class(self) -> NDArray[np.int64]:
+        """int64 (classes,): the number of pictures with each label."""
+        if self.several:
+            return self.labels.sum(axis=0)
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """int64 (n,): the label of each picture; with several, a number for each set of labels that occurs."""
+        if not self.several:
+            return self.labels
+        return np.unique(self.labels, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def label(self, index: int) -> str:
+        """Return the label of a picture; several are joined by commas, and no label is "no label"."""
+        if not self.several:
+            return self.classes[self.labels[index]]
+        return ", ".join(self.classes[i] for i in np.flatnonzero(self.labels[index])) or NO_LABEL
 
     def place(self, index: int) -> str:
         """Return the name of a picture for people: its path, or its index if it is in memory."""
@@ -115,7 +149,20 @@ class Samples:
                 f"{_some(classes)}. Rename the classes that mean the same, or train a model with these classes: "
                 "resnetkit train DATA --init MODEL"
             )
-        return replace(self, classes=classes, labels=np.array([place[name] for name in self.classes])[self.labels])
+        places = np.array([place[name] for name in self.classes], np.int64)
+        if not self.several:
+            return replace(self, classes=classes, labels=places[self.labels])
+        labels = np.zeros((len(self), len(classes)), np.int64)
+        labels[:, places] = self.labels
+        return replace(self, classes=classes, labels=labels)
+
+    def with_several(self) -> "Samples":
+        """Return the same samples as ones that may have several labels, of which each has one."""
+        if self.several:
+            return self
+        labels = np.zeros((len(self), len(self.classes)), np.int64)
+        labels[np.arange(len(self)), self.labels] = 1
+        return replace(self, labels=labels)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change if any class name, label, pixel, file name or file size changes."""
@@ -171,7 +218,7 @@ class Dataset:
         return line(type(self), repr(cut(self.name, 60)), count(len(self.classes), "class"), *parts, left_out)
 
     def _repr_html_(self) -> str:
-        counts = [np.bincount(part.labels, minlength=len(self.classes)).tolist() for part in self.parts.values()]
+        counts = [part.per_class.tolist() for part in self.parts.values()]
         rows = [(name, *(f"{n:,}" for n in row)) for name, *row in zip(self.classes, *counts, strict=True)]
         more = f"<p>and {len(rows) - MOST_ROWS:,} more classes</p>" if len(rows) > MOST_ROWS else ""
         return f"<p>{escape(repr(self))}</p>{table(('class', *self.parts), rows[:MOST_ROWS])}{more}"
@@ -181,6 +228,11 @@ class Dataset:
         """The parts that are not None, by name, in the order train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
+
+    @property
+    def several(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return any(part.several for part in self.parts.values())
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -201,10 +253,11 @@ class Dataset:
                 f"val is drawn: {len(self.val):,} of the {len(self.val) + len(self.train or ()):,} training pictures, "
                 f"the same ones each time (seed {self.split.get('seed')})"
             )
-        counts = {
-            part: np.bincount(samples.labels, minlength=len(self.classes)) for part, samples in self.parts.items()
-        }
+        counts = {part: samples.per_class for part, samples in self.parts.items()}
         totals = np.sum(list(counts.values()), axis=0)
+        if self.several:
+            without = sum(int((part.labels.sum(axis=1) == 0).sum()) for part in self.parts.values())
+            notes += [f"{count(without, 'picture')} without a label"] if without else []
         if alone := [name for name, total in zip(self.classes, totals, strict=True) if total == 1]:
             notes.append(
                 f"only one picture of {_some(alone)}, which can be used for training or for the error, but not for both"
@@ -231,7 +284,7 @@ class Dataset:
 
     def refuse_unreadable_classes(self) -> None:
         """Raise DataError if all pictures of a class are HEIC and pillow-heif, which reads them, is not installed."""
-        if can_read_heif() or not self.parts:
+        if can_read_heif() or not self.parts or self.several:
             return
         all_of = joined(list(self.parts.values()))
         for name, (heif, total) in self._heif_of_classes().items():
@@ -248,8 +301,8 @@ class Dataset:
         is_heif = np.array([path.suffix.lower() in HEIF_SUFFIXES for path in all_of.paths or ()], bool)
         if not is_heif.any():
             return {}
-        counts = np.bincount(all_of.labels[is_heif], minlength=len(self.classes)).tolist()
-        totals = np.bincount(all_of.labels, minlength=len(self.classes)).tolist()
+        counts = all_of.subset(np.flatnonzero(is_heif)).per_class.tolist()
+        totals = all_of.per_class.tolist()
         return {name: both for name, *both in zip(self.classes, counts, totals, strict=True) if both[0]}
 
     def part(self, name: str) -> tuple[str, Samples]:
@@ -305,7 +358,7 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
     """
     written: list[Path] = []
     unreadable: dict[Path, str] = {}
-    for i in _in_turn(samples.labels):
+    for i in _in_turn(samples.strata):
         if len(written) == count:
             break
         source = samples.source(i)
@@ -314,7 +367,7 @@ def write_pictures(samples: Samples, folder: Path, *, count: int) -> tuple[list[
         except DataError as error:
             unreadable[Path(samples.place(i))] = error.reason
             continue
-        name = samples.classes[samples.labels[i]].replace("/", "-")
+        name = cut(samples.label(i).replace("/", "-"), 100)
         written.append(folder / f"{i:04d}-{name}.png")
         try:
             folder.mkdir(parents=True, exist_ok=True)

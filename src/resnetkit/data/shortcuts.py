@@ -5,7 +5,7 @@ than the rest, the error on such data says little about other pictures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -18,6 +18,8 @@ DEVIATIONS = 3.0
 FOLDS = 5
 MOST_PICTURES = 20_000
 """Of larger sets, so many pictures are drawn, by a fixed seed."""
+MOST_LABELS = 20
+"""Of pictures with several labels, so many labels are told from the facts, the most frequent ones."""
 BINS = 8
 """Number of quantile bins of a numeric fact."""
 GRID = 8
@@ -68,12 +70,24 @@ class Facts:
         return facts
 
 
-def find_shortcuts(facts: Facts, labels: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[Shortcut, ...]:
+def find_shortcuts(
+    facts: Facts, labels: NDArray[np.int64], groups: NDArray[np.int64], *, names: Sequence[str] = ()
+) -> tuple[Shortcut, ...]:
     """Return the facts that tell the labels, int64 (n,), better than chance by more than MARGIN_PERCENT.
 
+    If pictures have several labels, int64 (n, classes) with these `names`, each of the MOST_LABELS most frequent ones
+    is told by itself, and named in `Shortcut.source`.
     `groups`, int64 (n,), are equal for pictures that must not be on both sides of the cross-validation, such as copies.
     Facts alone and together are classified by naive Bayes on quantile bins, colours by ridge regression.
     """
+    if labels.ndim == 2:
+        frequent = np.argsort(-labels.sum(axis=0), kind="stable")[:MOST_LABELS]
+        told = [
+            replace(one, source=f"{one.source}, whether {names[label]!r}")
+            for label in frequent.tolist()
+            for one in find_shortcuts(facts, labels[:, label], groups)
+        ]
+        return tuple(sorted(told, key=lambda one: -one.accuracy_percent))
     chosen = np.flatnonzero(facts.known)
     if len(chosen) > MOST_PICTURES:
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:MOST_PICTURES])

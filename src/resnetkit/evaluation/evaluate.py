@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,7 @@ from resnetkit.display import type_of
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.metrics import Evaluation, mean_log_probabilities
+from resnetkit.evaluation.multilabel import MultiLabelEvaluation, mean_logits
 from resnetkit.evaluation.records import Records, joined
 from resnetkit.modelfile import Model, load
 from resnetkit.models.resnet import ResNet
@@ -79,6 +81,8 @@ def evaluate(
     at the first unreadable file.
     """
     model = model if isinstance(model, Model) else load(model)
+    if model.header.multilabel:
+        raise UsageError("the model gives several labels for a picture; use `evaluate_multilabel`")
     part = data if isinstance(data, Part) else _part(data, split, trained_on=model.header.data, strict=strict)
     result = evaluate_net(
         moved(model.net, choose_device(device)),
@@ -136,47 +140,156 @@ def evaluate_net(
     `calibration` gives the temperature of a single view's records. Other arguments are those of `evaluate`. An
     exception from `advance` ends the evaluation.
     """
-    if views not in get_args(Views):
-        raise UsageError(f"`views` is {views!r}; choose one of {', '.join(get_args(Views))}")
-    for name, value, least in (("records", records, 0), ("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UsageError(f"`{name}` is {value!r}; it must be a whole number, at least {least}")
+    _check(views, records=records, batch_size=batch_size, workers=workers)
+    if samples.several:
+        raise DataError("these pictures have several labels each, and the model gives one class; give other data")
     device = next(net.parameters()).device
-    normalize = Normalize(preprocess, device)
-    result = Evaluation(samples.classes)
+    result = Evaluation(samples.classes, calibration=calibration if views == "single" else None)
     kept: list[Records] = []
-
-    def add(logits: Tensor, log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
-        result.add(log_probabilities, labels.to(device))
+    for logits, labels, indices in each_batch(
+        net,
+        samples,
+        preprocess,
+        views=views,
+        mean=mean_log_probabilities,
+        unreadable=result.unreadable,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+    ):
+        if see and views == "single":
+            see(logits, labels, indices)
+        result.add(logits.log_softmax(dim=1) if views == "single" else logits, labels.to(device))
         if records:
             kept.append(Records.of(logits, labels, indices, top=records, calibration=result.calibration))
         advance(len(labels))
-
-    net.eval()
-    if views == "single":
-        result.calibration = calibration
-        if batch_size is None:
-            batch_size = evaluation_batch(net, preprocess.size)
-        loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
-        for batch in loader.epoch():
-            logits = net(normalize(batch.images))
-            if see:
-                see(logits, batch.labels, batch.indices)
-            add(logits, logits.log_softmax(dim=1), batch.labels, batch.indices)
-        result.unreadable = loader.unreadable
-    else:
-        cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
-        for pictures, index in each_picture(
-            samples, preprocess, cut, result.unreadable, workers=workers, strict=strict
-        ):
-            logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
-            log_probabilities = mean_log_probabilities(torch.cat(logits)[:, None])
-            label, place = torch.tensor([samples.labels[index]]), torch.tensor([index])
-            add(log_probabilities, log_probabilities, label, place)
     if not result.images:
         raise DataError(f"none of the {len(samples)} pictures can be read; see resnetkit data check")
     result.records = joined(kept) if records else None
     return result
+
+
+@torch.no_grad()
+@exact_float32()
+def evaluate_labels(
+    net: ResNet,
+    samples: Samples,
+    preprocess: Preprocess,
+    *,
+    views: Views = "single",
+    batch_size: int | None = None,
+    workers: int = 2,
+    strict: bool = False,
+    calibration: Calibration | None = None,
+    advance: Advance = ignore,
+) -> MultiLabelEvaluation:
+    """Measure a network whose classes are those of `samples`, where pictures have several labels.
+
+    The network is left in evaluation mode. Arguments are those of `evaluate_multilabel`. An exception from `advance`
+    ends the evaluation.
+    """
+    _check(views, batch_size=batch_size, workers=workers)
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    unreadable: dict[Path, str] = {}
+    for logits, labels, indices in each_batch(
+        net,
+        samples.with_several(),
+        preprocess,
+        views=views,
+        mean=mean_logits,
+        unreadable=unreadable,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+    ):
+        kept.append((logits.cpu(), labels, indices))
+        advance(len(labels))
+    if not kept:
+        raise DataError(f"none of the {len(samples)} pictures can be read; see resnetkit data check")
+    return MultiLabelEvaluation.of_batches(samples.classes, kept, calibration=calibration, unreadable=unreadable)
+
+
+def evaluate_multilabel(
+    model: Model | str | Path,
+    data: Dataset | Part | Samples | str | Path,
+    *,
+    split: str = "auto",
+    views: Views = "single",
+    batch_size: int | None = None,
+    workers: int = 2,
+    strict: bool = False,
+    device: str = "auto",
+    advance: Advance = ignore,
+) -> MultiLabelEvaluation:
+    """Measure a multi-label `model` on labelled pictures; each picture is counted once.
+
+    Arguments and errors are those of `evaluate`. Pictures with one label each are taken as pictures that have this
+    label and no other. Raises UsageError for a model that gives one class for a picture.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    if not model.header.multilabel:
+        raise UsageError("the model gives one class for a picture; use `evaluate`")
+    part = data if isinstance(data, Part) else _part(data, split, trained_on=model.header.data, strict=strict)
+    result = evaluate_labels(
+        moved(model.net, choose_device(device)),
+        part.samples.as_classes(model.header.classes),
+        model.header.preprocess,
+        views=views,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        calibration=model.header.calibration,
+        advance=advance,
+    )
+    result = replace(result, part=part.name, of=part.of, why=part.why, trained_on=part.trained_on)
+    if part.trained_on and not isinstance(data, Part):
+        logger.warning("%s", result.notes[0])
+    return result
+
+
+def _check(views: str, **numbers: int | None) -> None:
+    """Raise UsageError for views that there are not, and for numbers out of range."""
+    if views not in get_args(Views):
+        raise UsageError(f"`views` is {views!r}; choose one of {', '.join(get_args(Views))}")
+    for name, value in numbers.items():
+        least = 1 if name == "batch_size" else 0
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UsageError(f"`{name}` is {value!r}; it must be a whole number, at least {least}")
+
+
+def each_batch(
+    net: ResNet,
+    samples: Samples,
+    preprocess: Preprocess,
+    *,
+    views: Views,
+    mean: Callable[[Tensor], Tensor],
+    unreadable: dict[Path, str],
+    batch_size: int | None,
+    workers: int,
+    strict: bool,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield logits (n, classes), labels and indices of each batch of readable pictures, in order.
+
+    With several views, a batch is one picture, and its logits are `mean` of those of the views, (views, 1, classes).
+    Files that can't be read are added to `unreadable`, with the reason.
+    """
+    device = next(net.parameters()).device
+    normalize = Normalize(preprocess, device)
+    net.eval()
+    if views == "single":
+        if batch_size is None:
+            batch_size = evaluation_batch(net, preprocess.size)
+        loader = Loader(samples, preprocess, batch_size=batch_size, workers=workers, strict=strict)
+        for batch in loader.epoch():
+            yield net(normalize(batch.images)), batch.labels, batch.indices
+        unreadable.update(loader.unreadable)
+        return
+    cut = ten_crops(preprocess) if views == "ten-crop" else scales(preprocess)
+    for pictures, index in each_picture(samples, preprocess, cut, unreadable, workers=workers, strict=strict):
+        logits = [net(normalize(as_batch(pixels))) for pixels in pictures]
+        label, place = torch.from_numpy(samples.labels[[index]]), torch.tensor([index])
+        yield mean(torch.cat(logits)[:, None]), label, place
 
 
 def ten_crops(preprocess: Preprocess) -> Callable[[Image.Image], Pixels]:

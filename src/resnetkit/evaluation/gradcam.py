@@ -164,7 +164,8 @@ def explain_opened(
             maps = net.run(torch.from_numpy(inputs)[None].to(device), last=parts[number + 1])
         maps = maps.detach().requires_grad_()
         logits = net.run(maps, first=parts[number + 2])
-        probabilities = (logits[0].detach() / header.temperature).softmax(dim=0)
+        scores = logits[0].detach() / header.temperature
+        probabilities = scores.sigmoid() if header.multilabel else scores.softmax(dim=0)
         index = int(probabilities.argmax()) if index is None else index
         (gradients,) = torch.autograd.grad(logits[0, index], maps)
         weights = gradients.mean((2, 3), keepdim=True)  # Eq. 1

@@ -18,6 +18,7 @@ from resnetkit.data.folders.listing import loose_pictures, subfolders
 from resnetkit.data.parts import record
 from resnetkit.data.reading import NOTHING
 from resnetkit.data.samples import Dataset, Samples
+from resnetkit.display import shell
 from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import expanded
@@ -104,6 +105,12 @@ def change_classes(
     recipe, about = read_recipe(old.recipe, Recipe())
     earlier = list(about.get(CHANGES) or [])
     names = _checked(model.header.classes, changes)
+    if names is None and model.header.multilabel:
+        raise UsageError(
+            f"{old.path} gives several labels for a picture, and classes of such a run can only be renamed (`rename`); "
+            f"change the list, and fit the head again on the kept features: "
+            f"resnetkit train LIST --init {shell(old.path)} --rung head"
+        )
     result = None
     computed = 0
     if names is not None:  # only the names change: the same weights under other names

@@ -72,7 +72,7 @@ class Features:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """int64 (n,): labels of the readable pictures."""
+        """int64 (n,), or (n, classes) if pictures have several labels: labels of the readable pictures."""
         return self.samples.labels[self.indices]
 
     def pool(self, view: int = 0) -> NDArray[np.float32]:
@@ -88,7 +88,7 @@ class Features:
     def stacked(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the features of all views below each other, float32 (views · n, channels), and their labels."""
         pools = [self.pool(view) for view in range(len(self.views))]
-        return np.concatenate(pools), np.tile(self.labels, len(self.views))
+        return np.concatenate(pools), np.concatenate([self.labels] * len(self.views))
 
 
 class FeatureCache:

@@ -340,7 +340,7 @@ def _finish(climb: Climb, task: Classification) -> TrainResult:
         images_per_second=climb.images / max(climb.training_seconds, 1e-9),
         seconds=time.monotonic() - climb.started,
         score=task.score,
-        rungs=tuple(vars(rung) for rung in climb.rungs),
+        rungs=tuple(rung.to_dict(multilabel=task.header.multilabel) for rung in climb.rungs),
         measured=climb.best_measured,
     )
 
@@ -354,6 +354,8 @@ def _on_the_data(climb: Climb, task: Classification, monitor: Monitor) -> dict[s
     recipe, dataset = climb.recipe, climb.dataset
     looked_at = recipe.group_alike or "folds" in dataset.split
     sections = trust.look_sections(dataset, FirstLook(workers=recipe.workers)) if looked_at else {}
+    if dataset.several:
+        return sections  # label errors and learning curves are for one label
     pictures = joined([part for part in (dataset.train, dataset.val) if part is not None])
     seconds = trust.seconds_of(len(pictures), task.net.spec.channels[-1], len(dataset.classes))
     cache = FeatureCache(

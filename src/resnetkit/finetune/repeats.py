@@ -195,7 +195,10 @@ def _divided(dataset: Dataset, recipe: Recipe, kind: Kind, count: int, look: Fir
 
 def _out_of_fold(results: Sequence[TrainResult]) -> Evaluation | None:
     """Return the evaluations of the best models as one; None if one of them is not known."""
-    counted = [Evaluation.from_state(result.measured.details) for result in results if result.measured is not None]
+    best = [result.measured for result in results]
+    if any(measured is not None and "logits" in measured.details for measured in best):
+        return None  # with several labels, scores of different models would have to be compared
+    counted = [Evaluation.from_state(measured.details) for measured in best if measured is not None]
     # Records have places in their fold, and scores of different models can't be compared.
     return Evaluation.merge(replace(one, records=None) for one in counted) if len(counted) == len(results) else None
 

@@ -14,9 +14,8 @@ import torch
 from resnetkit.data.samples import Dataset
 from resnetkit.display import count
 from resnetkit.errors import DataError
-from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import write_whole
-from resnetkit.finetune import heads
+from resnetkit.finetune import heads, label_heads
 from resnetkit.finetune.features import FeatureCache, Features
 from resnetkit.finetune.stage import StageTask, measured
 from resnetkit.finetune.views import training_views
@@ -25,7 +24,7 @@ from resnetkit.modelfile import Model, load, save
 from resnetkit.models.resnet import ResNet
 from resnetkit.progress import Advance
 from resnetkit.train.checkpoint import load_state
-from resnetkit.train.classification import Classification, prepare
+from resnetkit.train.classification import Classification, calibration_in, prepare
 from resnetkit.train.lifecycle import TrainResult, train_task
 from resnetkit.train.loop import InterruptedTrainingError
 from resnetkit.train.monitor import Monitor
@@ -62,6 +61,12 @@ class Rung:
     seconds: float
     top1_error_percent: float | None
     kept: bool
+
+    def to_dict(self, *, multilabel: bool = False) -> dict[str, Any]:
+        """Return the fields for JSON; the error of a multi-label model, which is 100 - mAP, is `error_percent`."""
+        name = "error_percent" if multilabel else "top1_error_percent"
+        error = {name: self.top1_error_percent}
+        return {"rung": self.rung, "seconds": self.seconds, **error, "kept": self.kept}
 
     def __str__(self) -> str:
         error = "not validated" if self.top1_error_percent is None else f"{self.top1_error_percent:.2f} % error"
@@ -167,6 +172,8 @@ def fit_head(train: Features, val: Features | None, *, classes: int, balanced: b
     With `balanced`, every class counts the same in the fit.
     """
     features, labels = train.stacked()
+    if train.samples.several:
+        return label_heads.fit_head(features, labels, val, views=len(train.views), balanced=balanced)
     shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
     if val is not None:
         path = heads.fit_path(features, labels, classes=classes, weights=shares)
@@ -303,8 +310,7 @@ def _keep(
     init = climb.recipe.init and short_name(climb.recipe.init)
     lengths = {name: value for name, value in task.header.recipe.items() if name == "earlier_lengths"}
     header = replace(task.header, recipe=climb.recipe.to_dict() | {"init": init} | lengths)
-    calibration = Evaluation.from_state(found.details).calibration if found else None
-    whole = replace(header, metrics=metrics, calibration=calibration)
+    whole = replace(header, metrics=metrics, calibration=calibration_in(found))
     trained = net or task.net
     save(climb.run.last, trained, whole)
     if better:

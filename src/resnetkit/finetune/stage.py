@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from resnetkit.data.order import Order
 from resnetkit.evaluation.calibration import LogitSample
 from resnetkit.evaluation.metrics import Evaluation
+from resnetkit.evaluation.multilabel import MultiLabelEvaluation
 from resnetkit.finetune.features import Features
 from resnetkit.modelfile import Header, Model
 from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
 from resnetkit.progress import Advance
-from resnetkit.train.classification import Classification
+from resnetkit.train.classification import Classification, measured_labels
 from resnetkit.train.task import Measured, Step
 
 VALIDATED_AT_ONCE = 64
@@ -44,7 +45,6 @@ class StageTask:
     not depend on its neighbours. Its gain and bias are trained.
     """
 
-    counts: tuple[str, ...] = ("error",)
     score = "error_percent"
     precision = "float32"
     computed_by = "eager"
@@ -65,6 +65,7 @@ class StageTask:
         self.net: ResNet = whole.net
         freeze(self.net, len(self.net.parts) - 2)
         self.whole, self.train, self.val, self.header = whole, train, val, header
+        self.counts: tuple[str, ...] = whole.counts
         self.last = self.net.stage_names[-1]
         self.order = Order(
             len(train), batch_size=batch_size, shuffle=True, seed=seed, drop_last=len(train) >= batch_size
@@ -123,7 +124,7 @@ class StageTask:
         labels = batch.labels.to(self.device)
         logits = self.logits(self.net, batch.maps)
         mean = self.whole.loss(logits, labels)
-        return Step(len(batch) / pictures * mean, {"error": int((logits.argmax(dim=1) != labels).sum())})
+        return Step(len(batch) / pictures * mean, self.whole.counted(logits, labels))
 
     def validate(self, net: nn.Module, advance: Advance) -> Measured | None:
         """Return error and loss on the validation pictures, from their kept maps."""
@@ -161,7 +162,8 @@ class StageTask:
     def example(self, pictures: int) -> MapBatch:
         """Return a batch of maps, all of the first picture."""
         maps = torch.from_numpy(self.train.maps(0, torch.zeros(pictures, dtype=torch.int64).numpy()))
-        return MapBatch(maps, torch.zeros(pictures, dtype=torch.int64), 0)
+        labels = torch.zeros((pictures, *self.train.labels.shape[1:]), dtype=torch.int64)
+        return MapBatch(maps, labels, 0)
 
     def validate_example(self, pictures: int) -> None:
         """Compute logits for maps."""
@@ -170,7 +172,17 @@ class StageTask:
 
 
 def measured(logits: Tensor, features: Features) -> Measured:
-    """Return the same values as `Classification.validate`, from logits float32 (n, classes) of features."""
+    """Return the same values as the task's `validate`, from logits float32 (n, classes) of features."""
+    if features.samples.several:
+        return measured_labels(
+            MultiLabelEvaluation(
+                features.samples.classes,
+                logits.numpy(),
+                features.labels > 0,
+                features.indices,
+                unreadable=dict(features.unreadable),
+            )
+        )
     labels, indices = torch.from_numpy(features.labels), torch.from_numpy(features.indices)
     evaluation = Evaluation(features.samples.classes, unreadable=dict(features.unreadable))
     evaluation.add(logits.log_softmax(dim=1), labels)

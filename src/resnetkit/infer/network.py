@@ -24,7 +24,8 @@ class ExportedNetwork(nn.Module):
 
     With `with_preprocess`, the input is pixels from Preprocess.pixels, uint8 (n, size, size, channels), and is
     normalised as by Preprocess.normalize. Without it, the input is normalised images, float32 (n, channels, size,
-    size). Probabilities are those of the logits divided by `temperature`. `net` is not copied.
+    size). Probabilities are those of the logits divided by `temperature`: sigmoids if `multilabel`, else a softmax.
+    `net` is not copied.
     """
 
     mean: Tensor
@@ -38,12 +39,14 @@ class ExportedNetwork(nn.Module):
         output: ExportOutput = "logits",
         with_preprocess: bool = True,
         temperature: float = 1.0,
+        multilabel: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
         self.output: ExportOutput = output
         self.with_preprocess = with_preprocess
         self.temperature = temperature
+        self.multilabel = multilabel
         self.preprocess = preprocess
         side = 1 if len(preprocess.mean) == preprocess.channels else preprocess.size
         self.register_buffer("mean", torch.tensor(preprocess.mean).reshape(1, preprocess.channels, side, side))
@@ -71,7 +74,8 @@ class ExportedNetwork(nn.Module):
         logits = self.net.fc(pooled)
         if self.output == "logits":
             return logits
-        return (logits if self.temperature == 1 else logits / self.temperature).softmax(dim=1)
+        logits = logits if self.temperature == 1 else logits / self.temperature
+        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalise pixels: uint8 (n, size, size, channels) to float32 (n, channels, size, size)."""

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.calibration import FALSE_REJECT_RATE, Calibration, label_sets, rejects, scaled
+from resnetkit.calibration import FALSE_REJECT_RATE, Calibration, label_sets, rejects
 from resnetkit.data.folders.listing import OnePath, each_path
 from resnetkit.data.prefetch import Failure, own_path
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.display import count, cut, line, shell
 from resnetkit.errors import DataError, UsageError
 from resnetkit.forked import apart
-from resnetkit.infer.backends.backend import Backend, most_probable, softmax, stream_decoded
+from resnetkit.infer.answers import Answer, Prediction
+from resnetkit.infer.backends.backend import Backend, stream_decoded
 from resnetkit.infer.candidates import BATCH_SIZE, best_device, candidates
 from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Output, Precision, usable_threads
 from resnetkit.infer.decoding import (
@@ -36,16 +37,6 @@ if TYPE_CHECKING:
     from resnetkit.infer.explain import Explanation
 
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
-
-
-class Prediction(NamedTuple):
-    """A class and its probability."""
-
-    label: str
-    index: int
-    """Index of the class in the network's output."""
-    probability: float
-    """0 to 1; over all classes they sum to 1."""
 
 
 class Predictor:
@@ -92,6 +83,8 @@ class Predictor:
         self.classes = self._given.header.classes
         self.preprocess = self._given.header.preprocess
         self.calibration = self._given.header.calibration
+        self.answer = Answer.of(self._given.header)
+        """How logits are answered: probabilities, thresholds, names."""
         on_cpu = backend in GRAPHS or precision == "int8"
         self.device = device or ("cpu" if on_cpu else best_device())
         if self.device != "cpu" and backend in GRAPHS:
@@ -184,33 +177,36 @@ class Predictor:
             raise UsageError(f"the pixels are {pixels.dtype} {pixels.shape}; expected uint8 (n, {str(expected)[1:]}")
         return self.backend_for(output)(pixels)
 
-    def name(self, logits: NDArray[np.float32], *, top: int = 5) -> list[list[Prediction]]:
+    def name(self, logits: NDArray[np.float32], *, top: int | None = None) -> list[list[Prediction]]:
         """Return for each row of logits, float32 (n, classes), the `top` most probable classes, the best first.
+
+        For None, they are five; of a multi-label model, all that reach their thresholds, which may be none.
 
         Raises UsageError for an array of another shape.
         """
-        _check_least(top=top)
+        _check_top(top)
         if logits.ndim != 2 or logits.shape[1] != len(self.classes):
             raise UsageError(f"the logits are {logits.shape}; expected (n, {len(self.classes)})")
         return self._named(logits, top=top)
 
     def reject(self, logits: NDArray[np.float32], rate: float = FALSE_REJECT_RATE) -> NDArray[np.bool_]:
         """Return which logits, float32 (n, classes), seem to be of no known class, bool (n,): see `rejected`."""
-        return rejects(softmax(scaled(logits, self._calibrated)), self._calibrated, rate)
+        return rejects(self.answer.probabilities(logits), self._calibrated, rate)
 
     @overload
-    def __call__(self, pictures: Picture, *, top: int = 5) -> list[Prediction]: ...
+    def __call__(self, pictures: Picture, *, top: int | None = None) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, pictures: Sequence[Picture], *, top: int = 5) -> list[list[Prediction]]: ...
+    def __call__(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[list[Prediction]]: ...
 
-    def __call__(self, pictures: Pictures, *, top: int = 5) -> list[Prediction] | list[list[Prediction]]:
+    def __call__(self, pictures: Pictures, *, top: int | None = None) -> list[Prediction] | list[list[Prediction]]:
         """Return the `top` most probable classes, the best first: one list for a picture, a list of lists for several.
 
+        For None, they are five; of a multi-label model, all that reach their thresholds, which may be none.
         An open file is read from its beginning. Raises DataError with the name of the first picture that can't be read,
         and UsageError for a value that is not a picture.
         """
-        _check_least(top=top)
+        _check_top(top)
         predictions = self._named(self.logits(pictures), top=top)
         return predictions[0] if is_picture(pictures) else predictions
 
@@ -228,8 +224,11 @@ class Predictor:
         return self._computed(pictures, output)
 
     def probabilities(self, pictures: Pictures) -> NDArray[np.float32]:
-        """Return the softmax of the logits divided by the model's temperature, float32 (n, classes)."""
-        return softmax(scaled(self.logits(pictures), self.calibration))
+        """Return the softmax of the logits divided by the model's temperature, float32 (n, classes).
+
+        Of a multi-label model, it is the sigmoid.
+        """
+        return self.answer.probabilities(self.logits(pictures))
 
     def label_sets(self, pictures: Pictures, coverage: float = 0.9) -> list[tuple[str, ...]]:
         """Return for each picture the classes that contain its label with probability `coverage`, the best first.
@@ -257,7 +256,7 @@ class Predictor:
         self,
         paths: OnePath | Iterable[OnePath],
         *,
-        top: int = 5,
+        top: int | None = None,
         reject_rate: float | None = None,
         coverage: float | None = None,
         batch_size: int | None = None,
@@ -266,7 +265,8 @@ class Predictor:
         """Predict the pictures of files, folders (with their subfolders) and globs; yield one result for each picture.
 
         `paths` is one path or several: see finding.find_pictures. A result is {"path", "predictions": [{"label",
-        "index", "probability"}]}, or {"path", "error"} for a file that can't be read or found. `workers` threads decode
+        "index", "probability"}]}, or {"path", "error"} for a file that can't be read or found; `top` is that of `name`.
+        `workers` threads decode
         pictures while the network computes; with 0, the calling thread decodes them. The memory needed does not grow
         with the number of paths: it holds the batches that are being computed and one more.
 
@@ -275,7 +275,7 @@ class Predictor:
 
         Raises UsageError for numbers out of their range, and for a model without a calibration if one is needed.
         """
-        _check_least(top=top)
+        _check_top(top)
         if reject_rate is not None:
             self._calibrated.threshold(reject_rate)
         if coverage is not None:
@@ -336,18 +336,22 @@ class Predictor:
         batches = stacked(several, self._pixels, shape=shape, batch_size=self.batch_size, threads=threads)
         return np.concatenate(list(backend.stream(batches)))
 
-    def _named(self, logits: NDArray[np.float32], *, top: int) -> list[list[Prediction]]:
-        probabilities = softmax(scaled(logits, self.calibration))
-        best = most_probable(probabilities, top)
-        values = probabilities[np.arange(len(best))[:, None], best]
-        return [
-            [Prediction(self.classes[i], i, value) for i, value in zip(indices, row, strict=True)]
-            for indices, row in zip(best.tolist(), values.tolist(), strict=True)
-        ]
+    def _named(self, logits: NDArray[np.float32], *, top: int | None) -> list[list[Prediction]]:
+        return self.answer.named(logits, top=top)
+
+    @property
+    def can_reject(self) -> bool:
+        """Whether `reject` and `label_sets` have what they need: a calibration, and one class for a picture."""
+        return self.calibration is not None and not self.answer.multilabel
 
     @property
     def _calibrated(self) -> Calibration:
-        """The calibration. Raises UsageError if the model has none."""
+        """The calibration. Raises UsageError if the model has none, or gives several labels."""
+        if self.answer.multilabel:
+            raise UsageError(
+                "`reject` and `sets` are for models that give one class for a picture; a picture that is none of the "
+                "classes of this one gets no label"
+            )
         if self.calibration is None:
             name = "MODEL" if isinstance(self._given, Model) else shell(self._given.name)
             raise UsageError(
@@ -357,7 +361,7 @@ class Predictor:
         return self.calibration
 
     def _sets(self, logits: NDArray[np.float32], coverage: float) -> list[tuple[str, ...]]:
-        probabilities = softmax(scaled(logits, self._calibrated))
+        probabilities = self.answer.probabilities(logits)
         sets = label_sets(probabilities, self._calibrated, coverage)
         orders = np.argsort(-probabilities, axis=1, kind="stable")
         return [
@@ -372,6 +376,11 @@ def _opened_anew(kind: "type[Predictor]", model: str | Model, arguments: dict[st
 def _check_output(output: Output) -> None:
     if output not in get_args(Output):
         raise UsageError(f"`output` is {output!r}; choose one of {', '.join(get_args(Output))}")
+
+
+def _check_top(top: int | None) -> None:
+    if top is not None:
+        _check_least(top=top)
 
 
 def _check_least(**values: int) -> None:

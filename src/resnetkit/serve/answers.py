@@ -83,7 +83,7 @@ async def predict(
     model: ServedModel,
     pictures: Sequence[Upload],
     *,
-    top: int,
+    top: int | None,
     reject: bool = False,
     explain: str | None = None,
     timeout: float | None = None,
@@ -95,8 +95,9 @@ async def predict(
 
     Raises what `ServedModel.logits` and `ServedModel.explain` raise, and RequestError for `reject` without a threshold.
     """
-    if reject and model.predictor.calibration is None:
-        raise RequestError(400, f"model {model.name} has no threshold to reject pictures by")
+    if reject and not model.predictor.can_reject:
+        several = "gives several labels or none" if model.predictor.answer.multilabel else "has no threshold"
+        raise RequestError(400, f"model {model.name} {several}, so there is nothing to reject pictures by")
     predictor, found = await model.logits([picture.content for picture in pictures], timeout=timeout)
     results: list[dict[str, Any]] = []
     for picture, logits in zip(pictures, found, strict=True):
@@ -105,19 +106,22 @@ async def predict(
             continue
         (best,) = predictor.name(logits[None], top=top)
         result: dict[str, Any] = {"name": picture.name, "predictions": [one._asdict() for one in best]}
-        if reject and predictor.calibration is not None:
+        if reject and predictor.can_reject:
             result["rejected"] = bool(predictor.reject(logits[None])[0])
         results.append(result)
     if explain is not None:
         for picture, result in zip(pictures, results, strict=True):
             if "predictions" in result:
-                label = result["predictions"][0]["index"] if explain == "true" else explain
+                best = result["predictions"][0]["index"] if result["predictions"] else None
+                label = best if explain == "true" else explain
                 result["explanation"] = await _explained(model, picture.content, label, timeout)
     answered = any("predictions" in result for result in results)
     return 200 if answered else 422, {"model": model.name, "results": results}
 
 
-async def _explained(model: ServedModel, content: bytes, label: str | int, timeout: float | None) -> dict[str, Any]:
+async def _explained(
+    model: ServedModel, content: bytes, label: str | int | None, timeout: float | None
+) -> dict[str, Any]:
     try:
         explanation = await model.explain(content, label=label, timeout=timeout)
     except DataError as error:

@@ -12,11 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from resnetkit.calibration import scaled
 from resnetkit.data.prefetch import Failure
 from resnetkit.display import printable
 from resnetkit.errors import UsageError
-from resnetkit.infer.backends.backend import most_probable, softmax
+from resnetkit.infer.backends.backend import most_probable
 from resnetkit.infer.predictor import Predictor
 from resnetkit.serve import protocol
 from resnetkit.serve.answers import RequestError, predict, reason, uploads
@@ -187,7 +186,15 @@ def create_app(
     async def post_predict(
         request: Request,
         model: Annotated[str | None, Query(description="Name of the model; unset: the first.")] = None,
-        top: Annotated[int, Query(ge=1, le=100_000, description="Number of classes, the best first.")] = 5,
+        top: Annotated[
+            int | None,
+            Query(
+                ge=1,
+                le=100_000,
+                description="Number of classes, the best first; by default 5, and of a multi-label model all that "
+                "reach their thresholds, which may be none.",
+            ),
+        ] = None,
         explain: Annotated[
             str | None, Query(description="Draw the evidence for a class, by name or index; true: for the best.")
         ] = None,
@@ -320,7 +327,7 @@ def _outputs(
         raise RequestError(400, f"picture {place} can't be read: {reason(failure)}")
     empty = np.zeros(len(predictor.classes), np.float32)
     logits = np.stack([empty if isinstance(one, Failure) else one for one in found])
-    probabilities = softmax(scaled(logits, predictor.calibration))
+    probabilities = predictor.answer.probabilities(logits)
     best = most_probable(probabilities, len(predictor.classes))
     outputs: list[tuple[protocol.Requested, protocol.Tensor]] = []
     for requested in given.outputs:

@@ -29,7 +29,9 @@ def card(name: str, predictor: Predictor) -> dict[str, Any]:
         "fingerprint": predictor.fingerprint,
         "classes": [printable(label) for label in predictor.classes],
         "size": predictor.preprocess.size,
-        "can_reject": predictor.calibration is not None,
+        "multilabel": predictor.answer.multilabel,
+        "thresholds": _thresholds(predictor),
+        "can_reject": predictor.can_reject,
         "can_explain": True,
         "network": text_of(header.spec, without=["classes"]),
         "parameters": header.spec.parameters,
@@ -46,4 +48,11 @@ def card(name: str, predictor: Predictor) -> dict[str, Any]:
 def _calibration(predictor: Predictor) -> dict[str, Any] | None:
     if (found := predictor.calibration) is None:
         return None
-    return {"temperature": found.temperature, "pictures": found.pictures, "reject_below": found.threshold()}
+    about: dict[str, Any] = {"temperature": found.temperature, "pictures": found.pictures}
+    return about | ({"reject_below": found.threshold()} if predictor.can_reject else {})
+
+
+def _thresholds(predictor: Predictor) -> list[float] | None:
+    """Return the probability from which each class of a multi-label model is answered; None for another model."""
+    found = predictor.answer.thresholds
+    return None if found is None else found.tolist()

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.calibration import scaled
 from resnetkit.data.prefetch import Failure
 from resnetkit.data.transforms.resampling import prepare
 from resnetkit.errors import ResnetkitError
-from resnetkit.infer.backends.backend import softmax
 from resnetkit.infer.predictor import Predictor
 from resnetkit.serve.batcher import Batcher, Computed, ExpiredError, Logits, Work
 from resnetkit.serve.drift import Scores
@@ -171,7 +169,7 @@ class ServedModel:
 
     def _load(self) -> Loaded:
         predictor = self._open()
-        scores = Scores(predictor.calibration.confidences) if predictor.calibration else None
+        scores = Scores(predictor.calibration.confidences) if predictor.calibration and predictor.can_reject else None
         streams = max(1, predictor.choice.streams)
         size, channels = predictor.preprocess.size, predictor.preprocess.channels
         # The first computation of a stream takes longest. The first of a larger batch takes a fifth longer, too, but
@@ -229,7 +227,7 @@ class ServedModel:
         rows = [one for one in found if not isinstance(one, Failure)]
         if loaded.scores is not None and rows:
             logits = np.stack(rows)
-            loaded.scores.add(softmax(scaled(logits, loaded.predictor.calibration)).max(axis=1))
+            loaded.scores.add(loaded.predictor.answer.probabilities(logits).max(axis=1))
             self._metrics.rejected.labels(self.name).inc(int(loaded.predictor.reject(logits).sum()))
 
     def _deadline(self, timeout: float | None) -> float:

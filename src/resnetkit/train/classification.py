@@ -1,4 +1,7 @@
-"""Classification as a training task: one label per picture. `prepare` makes the task from a recipe and a data set."""
+"""Classification as a training task. `prepare` makes the task from a recipe and a data set.
+
+`Classification` gives one class for a picture, `MultiLabel` several or none.
+"""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
@@ -11,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnetkit.calibration import Calibration
 from resnetkit.data.loader import Batch, Loader
 from resnetkit.data.parts import record
 from resnetkit.data.samples import Dataset, Samples
@@ -22,13 +26,16 @@ from resnetkit.display import shell
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.calibration import LogitSample
-from resnetkit.evaluation.evaluate import evaluate_net
+from resnetkit.evaluation.evaluate import evaluate_labels, evaluate_net
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.evaluation.mistakes import worst_mistakes
+from resnetkit.evaluation.multilabel import MultiLabelEvaluation
+from resnetkit.evaluation.multilabel_section import labels_section
 from resnetkit.evaluation.report import versions, write_report
+from resnetkit.evaluation.thresholds import fit_several
 from resnetkit.files import expanded
 from resnetkit.location import short_name
-from resnetkit.modelfile import Header, Model, load, save
+from resnetkit.modelfile import MULTILABEL, Header, Model, load, save
 from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.precision import exact_float32, unfolds_bfloat16
@@ -37,7 +44,7 @@ from resnetkit.train.computing.compute import choose_forward, refuse_single_valu
 from resnetkit.train.computing.measuring import Forward
 from resnetkit.train.computing.memory import available_memory, choose_recompute, training_need
 from resnetkit.train.effects import effective_fields
-from resnetkit.train.loss import ClassLoss, balanced_weights
+from resnetkit.train.loss import ClassLoss, LabelLoss, Loss, balanced_weights, label_weights, prior_logits
 from resnetkit.train.network import choose_spec, copy_weights
 from resnetkit.train.preparation import choose_augment, choose_preprocess, training_loader
 from resnetkit.train.recipe import Recipe
@@ -60,7 +67,7 @@ class Classification:
     device: torch.device
     precision: str
     normalize: Normalize
-    loss: ClassLoss
+    loss: Loss
     forward: Forward
     """The network in training: normalised images (N, C, H, W) to logits (N, classes)."""
     computed_by: str
@@ -131,8 +138,12 @@ class Classification:
         labels, images, mix = batch.labels.to(self.device), self.normalize(batch.images), batch.mix
         logits = self.forward(images if mix is None else mix.images(images))
         mean = self.loss(logits.float(), labels, mix)
-        wrong = (logits.argmax(dim=1) != (labels if mix is None or mix.share >= 0.5 else mix.neighbours(labels))).sum()
-        return Step(len(batch) / pictures * mean, {"error": int(wrong)})
+        larger = labels if mix is None or mix.share >= 0.5 else mix.neighbours(labels)
+        return Step(len(batch) / pictures * mean, self.counted(logits, larger))
+
+    def counted(self, logits: Tensor, labels: Tensor) -> dict[str, int]:
+        """Return the counts of a batch of logits (n, classes): wrong top-1 predictions."""
+        return {"error": int((logits.argmax(dim=1) != labels).sum())}
 
     def validate(self, net: nn.Module, advance: Advance) -> Measured | None:
         """Return top-1 error in percent and cross-entropy in nats on the validation pictures, computed in float32."""
@@ -160,8 +171,7 @@ class Classification:
 
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
         """Write a model file with the weights of `net`, and the calibration that its validation gave."""
-        calibration = Evaluation.from_state(measured.details).calibration if measured else None
-        save(path, _resnet(net), replace(self.header, metrics=metrics, calibration=calibration))
+        save(path, _resnet(net), replace(self.header, metrics=metrics, calibration=calibration_in(measured)))
 
     def load(self, path: Path) -> Model:
         """Return the model in a file that `save` wrote."""
@@ -186,8 +196,6 @@ class Classification:
         records = evaluated.records if evaluated else None
         if records and records.indices.max(initial=-1) >= len(self.val or ()):
             records = None  # they are of the validation pictures that a run of an earlier version had before
-        data, fingerprint = short_name(str(header.data.get("name", ""))), str(header.data.get("fingerprint", ""))
-        config = Path(path.parent.name, "recipe.yaml")
         write_report(
             path,
             header,
@@ -198,23 +206,29 @@ class Classification:
             curves=curves,
             mistakes=list(worst_mistakes(model, self.val, records)) if records and self.val else [],
             sections=sections,
-            made_by={
-                "command": str(about.get("command") or f"resnetkit train {shell(data)} --config {shell(config)}"),
-                "training data": f"{data}, {len(self.loader.samples):,} pictures, fingerprint {fingerprint}",
-                **versions(),
-            },
+            made_by=self.made_by(path, header, about),
         )
+
+    def made_by(self, path: Path, header: Header, about: Mapping[str, Any]) -> dict[str, str]:
+        """Return what the report at `path` says about where the run comes from."""
+        data, fingerprint = short_name(str(header.data.get("name", ""))), str(header.data.get("fingerprint", ""))
+        config = Path(path.parent.name, "recipe.yaml")
+        return {
+            "command": str(about.get("command") or f"resnetkit train {shell(data)} --config {shell(config)}"),
+            "training data": f"{data}, {len(self.loader.samples):,} pictures, fingerprint {fingerprint}",
+            **versions(),
+        }
 
     def unreadable(self, measured: Measured | None) -> Mapping[Path, str]:
         """Return the files that could not be decoded, each with the reason."""
-        validated = Evaluation.from_state(measured.details).unreadable if measured else {}
-        return {**self.loader.unreadable, **validated}
+        validated = measured.details["unreadable"] if measured else {}
+        return {**self.loader.unreadable, **{Path(path): reason for path, reason in validated.items()}}
 
     def example(self, pictures: int) -> Batch:
         """Return a batch of noise, all labels 0."""
         return Batch(
             images=some_pictures(self.header.preprocess, pictures),
-            labels=torch.zeros(pictures, dtype=torch.int64),
+            labels=torch.zeros((pictures, *self.loader.samples.labels.shape[1:]), dtype=torch.int64),
             indices=torch.arange(pictures),
             number=0,
         )
@@ -224,6 +238,81 @@ class Classification:
         self.net.eval()
         with torch.no_grad(), exact_float32():
             self.net(self.normalize(some_pictures(self.header.preprocess, pictures))).sum().item()
+
+
+def calibration_in(measured: Measured | None) -> Calibration | None:
+    """Return the calibration that a validation gave."""
+    values = measured.details.get("calibration") if measured else None
+    return None if values is None else Calibration.from_dict(values)
+
+
+@dataclass(frozen=True)
+class MultiLabel(Classification):
+    """A Task for pictures with several labels or none: one binary classifier for each class, on the same features.
+
+    It minimises the mean of the binary cross-entropies. The best model is the one with the highest mean average
+    precision on validation: `error_percent` is 100 minus that.
+    """
+
+    counts: tuple[str, ...] = ("inexact",)
+
+    def counted(self, logits: Tensor, labels: Tensor) -> dict[str, int]:
+        """Return the number of pictures whose labels are not exactly those with a probability over a half."""
+        return {"inexact": int(((logits > 0) != (labels > 0)).any(dim=1).sum())}
+
+    def validate(self, net: nn.Module, advance: Advance) -> Measured | None:
+        """Return 100 - mAP, F1 at the thresholds that these pictures choose, and the loss, computed in float32."""
+        if self.val is None:
+            return None
+        return measured_labels(
+            evaluate_labels(
+                _resnet(net),
+                self.val,
+                self.header.preprocess,
+                batch_size=self.validated_at_once,
+                workers=self.recipe.workers,
+                strict=self.recipe.strict,
+                advance=advance,
+            )
+        )
+
+    def report(
+        self,
+        path: Path,
+        model: Model,
+        measured: Measured | None,
+        *,
+        curves: bytes,
+        about: Mapping[str, Any],
+        sections: Mapping[str, str] = NO_SECTIONS,
+    ) -> None:
+        """Write average precisions, F1 and thresholds of the classes, calibration and curves as an HTML page."""
+        header = model.header
+        evaluated = MultiLabelEvaluation.from_state(measured.details) if measured else None
+        write_report(
+            path,
+            header,
+            title=self.title,
+            evaluated=None,
+            before=labels_section(evaluated, on="validation pictures", chose=True) if evaluated else "",
+            recipe=effective_fields(header.recipe, header.data.get("split", {})),
+            curves=curves,
+            sections=sections,
+            made_by=self.made_by(path, header, about),
+        )
+
+
+def measured_labels(evaluation: MultiLabelEvaluation) -> Measured:
+    """Return the result of a validation with several labels; its thresholds are fitted to its own pictures."""
+    calibration = fit_several(evaluation.logits, evaluation.labels)
+    evaluation = replace(evaluation, calibration=calibration)
+    values = {
+        "loss": round(evaluation.loss, 6),
+        "error_percent": evaluation.error_percent,
+        "macro_f1_percent": evaluation.macro_f1_percent,
+        "images": evaluation.images,
+    }
+    return Measured(values, evaluation.to_state())
 
 
 def prepare(
@@ -237,7 +326,12 @@ def prepare(
     """
     if dataset.train is None or not len(dataset.train):
         raise DataError(f"{dataset.name} has no training pictures; expected {dataset.name}/train/<class>/<image>")
-    if len(dataset.classes) < 2:
+    several = dataset.train.several
+    if not dataset.classes:
+        raise DataError(f"{dataset.name}: no training picture has a label")
+    if several and recipe.balance == "sampling":
+        raise UsageError("`balance` sampling needs one label for a picture; give `balance` weights")
+    if len(dataset.classes) < 2 and not several:
         only = f"{dataset.name} has one class ({dataset.classes[0]})"
         raise DataError(f"{only}; a classifier needs two or more")
     if recipe.schedule == "plateau" and (dataset.val is None or not len(dataset.val)):
@@ -258,8 +352,12 @@ def prepare(
         raise UsageError(f"{setting}: {recipe.model} takes pictures of {spec.least_size} pixels or more")
     torch.manual_seed(recipe.seed)
     net = build(spec, zero_init_residual=recipe.zero_init_residual)
+    kept_head = start is not None and start.header.classes == dataset.classes
     if start:
         copy_weights(start, net, dataset.classes)
+    if several and header is None and not kept_head:
+        with torch.no_grad():
+            net.fc.bias.copy_(prior_logits(dataset.train.labels) if recipe.balance == "off" else torch.zeros(()))
     freeze(net, recipe.freeze)
     precision = choose_precision(recipe.precision, device)
     actual_batch = min(recipe.batch_size, len(dataset.train))  # an incomplete last batch is dropped
@@ -283,7 +381,15 @@ def prepare(
         steps=recipe.total_steps(len(loader)),
         before=computed_before,
     )
-    return Classification(
+    weighted = recipe.balance == "weights"
+    loss: Loss
+    if several:
+        pair = label_weights(dataset.train.labels)
+        loss = LabelLoss((pair[0].to(device), pair[1].to(device)) if weighted else None)
+    else:
+        weights = balanced_weights(dataset.train.labels, len(dataset.classes)).to(device) if weighted else None
+        loss = ClassLoss(recipe.label_smoothing, weights)
+    return (MultiLabel if several else Classification)(
         net=net,
         header=Header(
             spec,
@@ -296,6 +402,7 @@ def prepare(
                 "split": dict(dataset.split),
                 "pictures": (header and header.data.get("pictures")) or _pictures(dataset.train, start),
             },
+            kind=MULTILABEL if several else "classifier",
         ),
         recipe=recipe,
         loader=loader,
@@ -303,12 +410,7 @@ def prepare(
         device=device,
         precision=precision,
         normalize=Normalize(preprocess, device),
-        loss=ClassLoss(
-            recipe.label_smoothing,
-            balanced_weights(dataset.train.labels, len(dataset.classes)).to(device)
-            if recipe.balance == "weights"
-            else None,
-        ),
+        loss=loss,
         forward=forward,
         computed_by=computed_by,
         recompute=recompute,

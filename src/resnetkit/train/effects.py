@@ -77,6 +77,14 @@ USES: dict[str, Use] = {
     "milestones": Use(lambda r, _: r.schedule == "step", "it needs `schedule` step"),
     "lr_drop": Use(lambda r, _: r.schedule in ("step", "plateau"), "it needs `schedule` step or plateau"),
     "plateau_patience": Use(lambda r, _: r.schedule == "plateau", "it needs `schedule` plateau"),
+    "label_smoothing": Use(
+        lambda _, p: p.split.get("labels") != "several", "pictures have several labels, each of them 0 or 1", off=0
+    ),
+    "balance": Use(
+        lambda r, p: r.balance != "sampling" or p.split.get("labels") != "several",
+        "pictures have several labels, so that no drawing makes all of them equally frequent; weights does",
+        off="off",
+    ),
     "warmup_error_percent": Use(lambda r, _: r.warmup_lr > 0, "it needs a `warmup_lr` over 0"),
     "fit": Use(lambda r, p: p.size is None, "these pictures are square", off="crop"),
     "interpolation": Use(_resizes, "these pictures are not resized"),

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from resnetkit.data.loader import Batch
-from resnetkit.data.samples import Dataset
+from resnetkit.data.samples import NO_LABEL, Dataset
 from resnetkit.errors import DataError
 from resnetkit.files import expanded, write_whole
 from resnetkit.modelfile import load
@@ -79,11 +80,18 @@ def _seen(batch: Batch) -> NDArray[np.uint8]:
 
 def _title(batch: Batch, classes: Sequence[str], place: int) -> str:
     """Return the class of a picture, with both classes and their shares if it is mixed."""
-    own = classes[int(batch.labels[place])]
+    own = _named(batch.labels, classes, place)
     if batch.mix is None:
         return own
-    other = classes[int(batch.mix.neighbours(batch.labels)[place])]
+    other = _named(batch.mix.neighbours(batch.labels), classes, place)
     return f"{own} {100 * batch.mix.share:.0f} %, {other} {100 * (1 - batch.mix.share):.0f} %"
+
+
+def _named(labels: Tensor, classes: Sequence[str], place: int) -> str:
+    """Return the label of a picture, or several."""
+    if labels.ndim == 1:
+        return classes[int(labels[place])]
+    return "+".join(classes[i] for i in labels[place].nonzero()[:, 0].tolist()) or NO_LABEL
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

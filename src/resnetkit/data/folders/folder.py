@@ -86,7 +86,7 @@ def load_folder(
         )
     if is_of_runs(root):
         raise DataError(f"{root} {OF_RUNS}; give the folder of its training pictures")
-    for name in ("images", "path_column", "label_column", "split_column"):
+    for name in ("images", "path_column", "label_column", "split_column", "labels"):
         reading.refuse(name, why=f"{root} is a folder, not a list")
     layout = _layout(root, reading)
     parts = {part: _labelled(layout, classes) for part, classes in layout.parts.items()}

@@ -17,6 +17,7 @@ from resnetkit.data.lists.tables import (
     PATH_NAMES,
     SEVERAL,
     SPLIT_NAMES,
+    TAG_NAMES,
     YES,
     Table,
     plain,
@@ -27,11 +28,12 @@ from resnetkit.errors import DataError
 
 INDEX_NAMES = ("", "index", "unnamed0", "id", "idx", "no", "nr", "number", "row")
 """Usual names of columns that contain the number of the row."""
+ONES, ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false")
+"""Values of a column that says whether a picture has a label, in lower case."""
 WNID_BOX = re.compile(r"(n\d{8})(?: \d+){4}")
 """The form of the labels in Kaggle's LOC_val_solution.csv of ImageNet: a class and the four numbers of a box."""
 MOST_SHOWN = 200
 """Largest number of characters of the columns' names in an error."""
-MULTI_LABEL = "several labels for one picture (multi-label) can't be trained on; keep one label"
 
 
 class UnlabelledError(DataError):
@@ -46,7 +48,7 @@ class Columns:
     label: int | None
     split: int | None
     one_hot: list[int] = field(default_factory=list)
-    """The columns of one-hot labels, one for each class; empty if `label` is given."""
+    """The columns of 0 and 1, one for each class; empty if `label` is given."""
     flagged: tuple[str, str] | None = None
     """If `split` is a column of yes and no: the part for yes and the part for no."""
 
@@ -72,16 +74,17 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         )
     names = columns if columns is not None else [""] * width
     there = cut(", ".join(filter(None, names)), MOST_SHOWN) or f"{width} without names"
+    one_hot = _asked_flags(reading.label_column, names, path)
     asked = {
         what: _asked(column, names, path, what)
         for what, column in (
             ("path", reading.path_column),
-            ("label", reading.label_column),
+            ("label", None if one_hot else reading.label_column),
             ("split", reading.split_column),
         )
         if column
     }
-    taken = set(asked.values())
+    taken = {*asked.values(), *one_hot}
     split = asked.get("split")
     if split is None:
         split = _known(names, SPLIT_NAMES, taken)
@@ -105,11 +108,10 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
         in_path = named if any(map(is_picture_name, _values(table, named))) else in_path
     taken.add(in_path)
     label = asked.get("label")
-    one_hot: list[int] = []
     rest = [place for place in range(width) if place not in taken]
     if len(rest) > 1:
         rest = [p for p in rest if not (plain(names[p]) in INDEX_NAMES and _is_index(table, p))] or rest
-    if label is None:
+    if label is None and not one_hot:
         known = [place for place in rest if plain(names[place]) in LABEL_NAMES]
         label = _known(names, LABEL_NAMES, taken) if known else None
         if len(known) > 1 and plain(names[label or 0]) not in ("label", "labelname"):
@@ -119,6 +121,8 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
                 f"{where}: {' and '.join(names[place] for place in known)} may be the label; choose one: "
                 f"`label_column` {names[known[0]]}"
             )
+        if label is None:
+            label = _known(names, TAG_NAMES, taken)
         if label is None and len(rest) == 1:
             (label,) = rest
         elif label is None and len(rest) > 1 and columns is not None and _are_flags(table, rest):
@@ -141,11 +145,15 @@ def find_columns(table: Table, reading: Reading, places: Places) -> Columns:
             if place not in (in_path, label, split, *one_hot)
             and plain(names[place]) in (*SPLIT_NAMES, *FOLD_NAMES, *PART_FLAGS)
         ]
-    if one_hot:
-        table.form.append(
-            f"label = the one of the {len(one_hot)} columns {names[one_hot[0]]} to {names[one_hot[-1]]} that is 1"
-        )
     return Columns(in_path, label, split, one_hot, flagged)
+
+
+def _asked_flags(column: str | None, names: Sequence[str], path: Path) -> list[int]:
+    """Return the indices of columns that were given as names or numbers between commas; none for a single column."""
+    pieces = [piece.strip() for piece in (column or "").split(",")]
+    if len(pieces) < 2 or column in names:
+        return []
+    return [_asked(piece, names, path, "label") for piece in pieces]
 
 
 def _asked(column: str, names: Sequence[str], path: Path, what: str) -> int:
@@ -196,7 +204,8 @@ def _is_index(table: Table, place: int) -> bool:
 
 
 def _are_flags(table: Table, places: Sequence[int]) -> bool:
-    return all({*_values(table, place)} <= {"0", "1", "0.0", "1.0"} for place in places) and bool(table.sample)
+    values = [{value.lower() for value in _values(table, place)} for place in places]
+    return all(found <= {*ONES, *ZEROS} for found in values) and any(values) and bool(table.sample)
 
 
 def _holding_paths(table: Table, places: Sequence[int], found_in: Places) -> int | None:
@@ -213,6 +222,7 @@ class Labels(NamedTuple):
 
     name: str
     label: str
+    """Several labels have SEVERAL between them; it is empty without a label."""
     split: str
     problem: str = ""
 
@@ -231,22 +241,16 @@ def read_row(table: Table, columns: Columns, cells: Sequence[str]) -> Labels:
             "", "", "", f'{len(cells)} columns, where the header has {len(table.columns)}; put "…" around commas'
         )
     if columns.one_hot:
-        ones = [table.columns[place] for place in columns.one_hot if table.columns and cell(place) in ("1", "1.0")]
-        strange = [cell(place) for place in columns.one_hot if cell(place) not in ("0", "1", "0.0", "1.0", "")]
+        values = {place: cell(place).lower() for place in columns.one_hot}
+        strange = [cell(place) for place, value in values.items() if value and value not in (*ONES, *ZEROS)]
         if strange:
             return Labels("", "", "", f"{strange[0]!r} among columns of 0 and 1; fix it, or give the `label_column`")
-        if len(ones) != 1:
-            problem = f"{name} has {len(ones)} labels ({', '.join(ones)})" if ones else f"{name} has no label"
-            return Labels("", "", "", f"{problem}; {MULTI_LABEL if ones else 'one of its columns must be 1'}")
-        label = ones[0]
+        names = table.columns or [str(place + 1) for place in range(max(columns.one_hot) + 1)]
+        label = SEVERAL.join(names[place] for place, value in values.items() if value in ONES)
     else:
         label = cell(columns.label)
-    if SEVERAL in label:
-        return Labels("", "", "", f"{name} has {label.count(SEVERAL) + 1} labels; {MULTI_LABEL}")
     if boxed := WNID_BOX.match(label):
         label = boxed[1]
-    if not label:
-        return Labels("", "", "", "the label is empty; fill it in or remove the line")
     split = cell(columns.split)
     if columns.flagged and split.lower() in YES | NO:
         split = columns.flagged[split.lower() in NO]

@@ -3,14 +3,15 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unicodedata import normalize
 
 from resnetkit.data.division import NOT_KEPT, Keeping, Labelled, divided
-from resnetkit.data.lists.columns import MULTI_LABEL, UnlabelledError, find_columns, read_row
+from resnetkit.data.lists.columns import Columns, UnlabelledError, find_columns, read_row
+from resnetkit.data.lists.labels import NAMES, doubtful, pieces, read_as_one, separator_of
 from resnetkit.data.lists.places import WEB_ADDRESS, Places
-from resnetkit.data.lists.tables import Lines, encoding_of, open_table, plain
+from resnetkit.data.lists.tables import SEVERAL, Lines, Table, encoding_of, open_table
 from resnetkit.data.reading import CLASSES_ONLY, NOTHING, Reading, UnfitError, part_of, reading_of, without_part
 from resnetkit.data.samples import Dataset
 from resnetkit.display import count
@@ -23,14 +24,27 @@ MOST_PROBLEMS = 20
 """Largest number of wrong lines in an error."""
 MOST_VALUES = 5
 """Largest number of wrong values of the split column in an error."""
-PLURALS = ("labels", "tags", "classes", "categories", "targets")
-"""Names of columns that may contain several labels for one picture."""
-SEPARATORS = "|;,/+& "
-"""Characters that separate several labels of a picture in one column."""
+OR = "or give `labels` several"
+EMPTY = "the label is empty; fill it in or remove the line"
 
 
 class NoFilesError(DataError):
     """All files of a list are missing."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row whose file is there."""
+
+    line: int
+    name: str
+    """The file as the list names it."""
+    key: str
+    path: Path
+    label: str
+    """Its label; several have SEVERAL between them."""
+    part: str
+    group: str
 
 
 @dataclass
@@ -89,8 +103,11 @@ def load_list(
     difference from path,label,split with commas. If there is no val, it is drawn from train as in `load_folder`. Files
     that do not exist are listed in `skipped` and counted in `missing`; with `strict`, they are an error.
 
+    A picture may have several labels or none (multi-label), if `reading.labels` says so, or if a row says so plainly:
+    see `labels.separator_of`; of columns of 0 and 1, several are 1.
+
     Raises:
-        DataError: lines are wrong (an empty label, a contradiction, an unknown part, several labels; the error contains
+        DataError: lines are wrong (an empty label, a contradiction, an unknown part; the error contains
             the numbers of the first twenty lines), or more than half of the files are missing.
         UsageError: a folder or column that `reading` names does not exist, or `val_fraction` is out of range.
     """
@@ -133,12 +150,15 @@ class _Reader:
         self.understood: list[str] = []
         self.missing = 0
         self.has_parts = False
+        self.several = False
+        """Whether pictures of the list that was read last may have several labels."""
         self._columns: dict[str, str] = {}
         """The columns of the list that was read last: field of Reading, such as label_column -> name of the column."""
 
     def read_beside(self, path: Path, part: str) -> list[Labelled]:
         """Return the pictures of a list next to the one that was read; empty if it does not have the same columns."""
-        reader = _Reader(reading_of(self._reading.given() | self._columns), strict=self._strict)
+        several = {"labels": "several"} if self.several else {}
+        reader = _Reader(reading_of(self._columns | self._reading.given() | several), strict=self._strict)
         try:
             found = reader.read(path, part=part)
         except (UnlabelledError, UnfitError):
@@ -147,6 +167,8 @@ class _Reader:
         except NoFilesError:
             self.understood.append(f"{path.name}: none of its files exists; left out")
             return []
+        if reader.several and not self.several:
+            raise DataError(f"{path} has several labels for a picture, and the list for train has one; {OR}")
         self.skipped += reader.skipped
         self.missing += reader.missing
         return [picture for pictures in found.values() for picture in pictures]
@@ -165,8 +187,7 @@ class _Reader:
             for what, place in (("path", columns.path), ("label", columns.label))
             if table.columns is not None and place is not None and table.columns[place]
         }
-        parts: dict[str, list[Labelled]] = defaultdict(list)
-        seen: dict[Path, tuple[int, str, str]] = {}
+        rows: list[_Row] = []
         problems = _Problems(path)
         missing: list[tuple[int, Path, str]] = []
         no_parts: dict[str, list[int]] = defaultdict(list)
@@ -194,22 +215,11 @@ class _Reader:
                 )
                 missing.append((line, picture.path, f"{picture.reason}{near}"))
                 continue
-            known = seen.setdefault(picture.path, (line, what.label, own))
-            if known[1] != what.label:
-                problems.add(
-                    line, f"{what.name} is {what.label!r}, but {known[1]!r} in line {known[0]}; remove one of them"
-                )
-                continue
-            if known[2] != own:
-                problems.add(
-                    line, f"{what.name} is for {own}, but for {known[2]} in line {known[0]}; remove one of them"
-                )
-                continue
             unsaid += columns.split is not None and not what.split
             group = cells[in_group].strip() if in_group is not None and in_group < len(cells) else ""
-            parts[own].append(Labelled(picture.key, picture.path, what.label, f"{path}, line {line}", group))
+            rows.append(_Row(line, what.name, picture.key, picture.path, what.label, own, group))
         problems.add_parts(no_parts)
-        _add_several(problems, parts, label=self._columns.get("label_column", ""), form=table.form)
+        parts = self._labelled(rows, table, columns, problems)
         gone = [(picture, f"{reason} ({path}, line {line})") for line, picture, reason in missing]
         problems.refuse([] if self._strict else gone)  # with strict, missing files are problems already
         there = sum(map(len, parts.values()))
@@ -231,6 +241,92 @@ class _Reader:
             self.understood.append(f"{path.name}: {', '.join(table.form)}")
         return parts
 
+    def _labelled(
+        self, rows: Sequence[_Row], table: Table, columns: Columns, problems: _Problems
+    ) -> dict[str, list[Labelled]]:
+        """Return the pictures of rows by part, with one label each or with several; add wrong rows to `problems`."""
+        column = self._columns.get("label_column", "")
+        values = {row.label for row in rows}
+        asked = self._reading.labels == "several"
+        separator = None
+        if columns.one_hot:
+            separator = SEVERAL if any(SEVERAL in value for value in values) else None
+        elif self._reading.labels != "one":
+            separator = separator_of(values, column, asked=asked)
+        self.several = asked or (separator is not None and self._reading.labels != "one")
+        named = table.columns or []
+        flags = [named[place] if place < len(named) else str(place + 1) for place in columns.one_hot]
+        ends = f"the {len(flags)} columns {flags[0]} to {flags[-1]}" if flags else ""
+        if self.several:
+            how = f"{ends} that are 1" if flags else NAMES[separator] if separator else "one in a row"
+            table.form.append(f"several labels for a picture: {how}")
+            return _with_several(rows, separator or SEVERAL, self._source(table), problems)
+        if flags:
+            table.form.append(f"label = the one of {ends} that is 1")
+        if self._reading.labels is None:
+            table.form += read_as_one(values, column)
+            in_doubt = doubtful(values)
+            for row in rows:
+                if parts := in_doubt.get(row.label):
+                    few = ", ".join(parts)
+                    problems.add(
+                        row.line,
+                        f"{row.path.name} may have {len(parts)} labels ({few}), or be of one class {row.label!r}; "
+                        "separate labels by |, or give `labels` one",
+                    )
+            rows = [row for row in rows if row.label not in in_doubt]
+        return _with_one(rows, self._source(table), problems, flags=bool(flags))
+
+    @staticmethod
+    def _source(table: Table) -> str:
+        return f"{table.path}, line "
+
+
+def _with_one(rows: Sequence[_Row], source: str, problems: _Problems, *, flags: bool) -> dict[str, list[Labelled]]:
+    """Return the pictures by part; each has one label."""
+    parts: dict[str, list[Labelled]] = defaultdict(list)
+    seen: dict[Path, _Row] = {}
+    for row in rows:
+        labels = row.label.split(SEVERAL)
+        if not row.label:
+            empty = f"{row.name} has no label; one of its columns must be 1" if flags else EMPTY
+            problems.add(row.line, f"{empty}, {OR}")
+        elif len(labels) > 1:
+            problems.add(row.line, f"{row.name} has {len(labels)} labels ({', '.join(labels)}); keep one, {OR}")
+        elif (known := seen.setdefault(row.path, row)).label != row.label:
+            problems.add(
+                row.line,
+                f"{row.name} is {row.label!r}, but {known.label!r} in line {known.line}; remove one of them, {OR}",
+            )
+        elif not _moves(row, known, problems):
+            parts[row.part].append(Labelled(row.key, row.path, row.label, f"{source}{row.line}", row.group))
+    return parts
+
+
+def _with_several(rows: Sequence[_Row], separator: str, source: str, problems: _Problems) -> dict[str, list[Labelled]]:
+    """Return the pictures by part, each once, with the labels of all its rows."""
+    first: dict[Path, _Row] = {}
+    labels: dict[Path, set[str]] = defaultdict(set)
+    for row in rows:
+        if not _moves(row, first.setdefault(row.path, row), problems):
+            labels[row.path].update(pieces(row.label, separator))
+    parts: dict[str, list[Labelled]] = defaultdict(list)
+    for path, row in first.items():
+        parts[row.part].append(
+            Labelled(row.key, path, "", f"{source}{row.line}", row.group, labels=frozenset(labels[path]))
+        )
+    return parts
+
+
+def _moves(row: _Row, known: _Row, problems: _Problems) -> bool:
+    """Add a problem if a picture is in another part than in an earlier row; return whether it is."""
+    if row.part == known.part:
+        return False
+    problems.add(
+        row.line, f"{row.name} is for {row.part}, but for {known.part} in line {known.line}; remove one of them"
+    )
+    return True
+
 
 def _too_few(path: Path, missing: Sequence[tuple[int, Path, str]], there: int, places: Places) -> DataError:
     """Return the error for a list with most files missing: the first ones, and the folders that contain them."""
@@ -249,32 +345,6 @@ def _too_few(path: Path, missing: Sequence[tuple[int, Path, str]], there: int, p
     more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
     of = f"{len(missing):,} of {len(missing) + there:,} files are missing"
     return DataError("\n".join([f"{path}: {of}; {places.base_said}{elsewhere}", *lines, *more]))
-
-
-def _add_several(problems: _Problems, parts: Mapping[str, Sequence[Labelled]], *, label: str, form: list[str]) -> None:
-    """Add a problem for each row with several labels in one value.
-
-    A value counts as several labels if each of its pieces is a label of another picture; between bars or semicolons,
-    one such piece is enough. `label` is the name of the column.
-    """
-    labels = {picture.label for pictures in parts.values() for picture in pictures}
-    several: dict[str, list[str]] = {}
-    for name in labels:
-        for separator in SEPARATORS:
-            pieces = [piece.strip() for piece in name.split(separator) if piece.strip()]
-            known = {*pieces} & labels - {name}
-            if len(pieces) > 1 and (len(known) == len({*pieces}) or (known and separator in "|;")):
-                several.setdefault(name, pieces)
-            elif len(pieces) > 1 and known and plain(label) in PLURALS:
-                note = f"{name!r} is read as one class, different from {min(known)!r}"
-                if note not in form:
-                    form.append(note)
-    for pictures in parts.values():
-        for picture in pictures:
-            if picture.label in several:
-                pieces = several[picture.label]
-                line = int(picture.source.rpartition(" ")[2])
-                problems.add(line, f"{picture.path.name} has {len(pieces)} labels ({', '.join(pieces)}); {MULTI_LABEL}")
 
 
 def lists_beside(path: Path) -> dict[str, Path]:
@@ -296,8 +366,8 @@ def lists_beside(path: Path) -> dict[str, Path]:
 
 def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) -> dict[str, list[Labelled]]:
     """Write numbers as labels in one form (`0.0` as 0) or, if a list of class names is next to `path`, as names."""
-    labels = {picture.label for pictures in parts.values() for picture in pictures}
-    if all(re.fullmatch(r"\d+(\.0*)?", label) for label in labels):
+    labels = {label for pictures in parts.values() for picture in pictures for label in picture.all_labels}
+    if labels and all(re.fullmatch(r"\d+(\.0*)?", label) for label in labels):
         names = {label: label.partition(".")[0] for label in labels}
         if classes := _class_names(path):
             file, listed = classes
@@ -315,10 +385,14 @@ def _named(path: Path, parts: dict[str, list[Labelled]], understood: list[str]) 
         names = dict[str, str]()
     if all(name == label for label, name in names.items()):
         return parts
-    return {
-        part: [Labelled(one.key, one.path, names[one.label], one.source) for one in pictures]
-        for part, pictures in parts.items()
-    }
+    return {part: [_renamed(one, names) for one in pictures] for part, pictures in parts.items()}
+
+
+def _renamed(picture: Labelled, names: Mapping[str, str]) -> Labelled:
+    """Return the picture with other names of its labels."""
+    if picture.labels is None:
+        return replace(picture, label=names[picture.label])
+    return replace(picture, labels=frozenset(names[label] for label in picture.labels))
 
 
 def _class_names(path: Path) -> tuple[Path, list[str]] | None:

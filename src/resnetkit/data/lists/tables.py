@@ -27,6 +27,7 @@ LABEL_NAMES = (
     "label", "labelname", "class", "classname", "category", "categoryname", "target", "labels", "classes", "y",
     "labelid", "classid", "categoryid", "predictionstring",
 )
+TAG_NAMES = ("tags", "tag", "keywords", "labelset", "taglist")
 SPLIT_NAMES = ("split", "set", "subset", "part", "partition", "usage", "phase", "dataset", "splits")
 PART_FLAGS = {
     "isvalid": ("val", "train"), "isval": ("val", "train"), "isvalidation": ("val", "train"),
@@ -35,7 +36,8 @@ PART_FLAGS = {
 }
 FOLD_NAMES = ("fold", "folds", "kfold", "foldid", "cvfold", "foldnumber")
 # fmt: on
-"""Usual names of the columns, reduced by `plain`; if a list has several of them, the first one here is used. PART_FLAGS
+"""Usual names of the columns, reduced by `plain`; if a list has several of them, the first one here is used. TAG_NAMES
+are the label where no column has a name of LABEL_NAMES. PART_FLAGS
 are columns of yes and no, as in fastai, each with the part for yes and the part for no. FOLD_NAMES are columns with the
 number of a fold of cross-validation."""
 YES = frozenset({"true", "1", "1.0", "yes", "y", "t"})
@@ -204,7 +206,7 @@ def _delimiter(lines: Sequence[str]) -> str:
         if not rows:
             continue
         width, count = Counter(map(len, rows)).most_common(1)[0]
-        header = len({plain(cell) for cell in rows[0]} & {*PATH_NAMES, *LABEL_NAMES})
+        header = len({plain(cell) for cell in rows[0]} & {*PATH_NAMES, *LABEL_NAMES, *TAG_NAMES})
         if max(width, len(rows[0])) < 2:
             continue
         paths = sum(any(is_picture_name(cell.strip()) for cell in row) for row in rows) / len(rows)
@@ -236,7 +238,7 @@ def _is_header(rows: Sequence[Row], reading: Reading, folder: Path) -> bool:
     if any(is_picture_name(cell) for cell in first):
         return False
     names = {plain(cell) for cell in first}
-    if names & {*PATH_NAMES, *LABEL_NAMES}:
+    if names & {*PATH_NAMES, *LABEL_NAMES, *TAG_NAMES}:
         return True
     if any(is_picture_name(cell) for row in rows[1:] for cell in row.cells):
         return True

@@ -114,17 +114,26 @@ def export(
         )
     tuning_pictures = None
     if calibrate is not None:
+        if loaded.header.multilabel:
+            raise UsageError("`calibrate`: 8-bit integers are judged for models with one class; export in float32")
         if to != "openvino" or output not in ("logits", "probabilities"):
             raise UsageError("`calibrate` is for `to` openvino with `output` logits or probabilities")
         tuning_pictures = read_tuning_pictures(loaded.header, _text(check), _text(calibrate), most=MOST_JUDGED)
         tolerance = inf
     pixels = tuning_pictures.judged if tuning_pictures else read_pixels(check, preprocess)
     net = deepcopy(loaded.net).eval().float().cpu()
-    temperature = loaded.header.temperature
-    source = ExportedNetwork(net, preprocess, output=output, with_preprocess=False, temperature=temperature)
+    temperature, multilabel = loaded.header.temperature, loaded.header.multilabel
+    source = ExportedNetwork(
+        net, preprocess, output=output, with_preprocess=False, temperature=temperature, multilabel=multilabel
+    )
     expected = _computed(source, preprocess.normalize(pixels))
     network = ExportedNetwork(
-        folded(net), preprocess, output=output, with_preprocess=with_preprocess, temperature=temperature
+        folded(net),
+        preprocess,
+        output=output,
+        with_preprocess=with_preprocess,
+        temperature=temperature,
+        multilabel=multilabel,
     )
     header, integers = loaded.header.to_json(), None
     say(f"making {target.name}")
@@ -138,7 +147,9 @@ def export(
         some = pixels[:MOST_PICTURES]
         say(f"comparing it with the model on {len(some)} pictures")
         inputs = some if with_preprocess else preprocess.normalize(some)
-        gap = measure(FILE_FORMATS[to].open(file), inputs, expected[:MOST_PICTURES], output=output)
+        gap = measure(
+            FILE_FORMATS[to].open(file), inputs, expected[:MOST_PICTURES], output=output, multilabel=multilabel
+        )
         if not gap.within(tolerance):
             raise ExportError(
                 f"{target} was not kept: its outputs differ from the model's too much ({describe(gap)}; "

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.calibration import sigmoid
 from resnetkit.infer.backends.backend import softmax
 
 BATCH_SIZES = (1, 3, 16)
@@ -33,11 +34,20 @@ class Gap:
         return all(gap <= tolerance for gap in (self.values, self.probabilities) if gap is not None)
 
 
-def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.float32], *, output: str) -> Gap:
+def measure(
+    compute: Compute,
+    inputs: NDArray[np.generic],
+    expected: NDArray[np.float32],
+    *,
+    output: str,
+    multilabel: bool = False,
+) -> Gap:
     """Run a file on `inputs` with each of BATCH_SIZES, compare its outputs with `expected`, and return the gap.
 
-    `output` is the name of the outputs: logits, probabilities, or pool or c5 for features.
+    `output` is the name of the outputs: logits, probabilities, or pool or c5 for features. Probabilities of logits are
+    sigmoids if `multilabel`, else a softmax.
     """
+    activation = sigmoid if multilabel else softmax
     pictures = len(inputs)
     rows = np.arange(max(pictures, *BATCH_SIZES)) % pictures  # pictures are repeated if there are too few
     inputs, expected = inputs[rows], expected[rows]
@@ -52,7 +62,7 @@ def measure(compute: Compute, inputs: NDArray[np.generic], expected: NDArray[np.
             break
         values = max(values, float(np.abs(found - source).max()) / spread, key=_nan_is_largest)
         if output in ("logits", "probabilities"):
-            both = (found, source) if output == "probabilities" else (softmax(found), softmax(source))
+            both = (found, source) if output == "probabilities" else (activation(found), activation(source))
             probabilities = max(probabilities, float(np.abs(both[0] - both[1]).max()), key=_nan_is_largest)
             agreeing[batch] &= found.argmax(1) == source.argmax(1)
     classes = output in ("logits", "probabilities")

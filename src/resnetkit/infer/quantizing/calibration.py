@@ -114,6 +114,8 @@ def _judged(header: Header, data: str) -> tuple[_Pictures, _Pictures | None]:
     else:
         return _pictures(found.part("all")[1]), None
     own = _pictures(apart) if apart else None
+    if header.multilabel:
+        return _pictures(judged), own
     try:
         return _pictures(judged, labels=judged.as_classes(header.classes).labels), own
     except DataError:  # the folders are not the network's classes

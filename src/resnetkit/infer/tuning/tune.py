@@ -130,18 +130,22 @@ def _allowed_precisions(
 ) -> tuple[list[Precision], dict[str, Any], Judge]:
     """Return the precisions that keep the accuracy, the field `accuracy` of tune.json, and a function that judges."""
     batches = np.array_split(pictures.judged, -(-len(pictures.judged) // FIRST_BATCH))
+    multilabel = trial.unloaded.header.multilabel
 
     def logits(precision: Precision, graph: Path | None = None) -> NDArray[np.float32]:
         choice = Choice(trial.backend, precision, batch_size=FIRST_BATCH)
         opened = open_backend(choice, graph) if graph else trial.open(choice)
         return np.concatenate(list(opened.stream(batches)))
 
-    check = AccuracyCheck.of(logits("float32"), pictures.labels, max_top1_loss=max_top1_loss)
+    check = AccuracyCheck.of(logits("float32"), None if multilabel else pictures.labels, max_top1_loss=max_top1_loss)
     if pictures.labels is not None and check.labels is None:
         trial.say("the labels seem to belong to other classes, so agreement with float32 is judged instead")
     before = check.judge(check.reference)
     allowed: list[Precision] = ["float32"]
     about = {"max_top1_loss": max_top1_loss, "pictures": list(pictures.about), "float32": before.to_dict()}
+    if multilabel:
+        trial.say("bfloat16 and int8 are left out: what they cost is judged for models with one class for a picture")
+        return allowed, about, lambda precision, graph, loss: before
     if before.top1_error_percent is not None:
         trial.say(f"float32: top-1 error {before.top1_error_percent:.2f} % of {before.images} pictures")
     trial.say(

@@ -41,10 +41,11 @@ function* known(model) {
   if (model.calibration) {
     const { temperature, pictures, reject_below: least } = model.calibration;
     yield ["Probabilities", `calibrated on ${counted(pictures, "validation picture")}, temperature ${temperature.toPrecision(3)}`];
-    yield ["None of these", least > 0 ? `said if the best class has less than ${percent(least)}` : "never said: the validation had too few pictures"];
+    if (!model.multilabel) yield ["None of these", least > 0 ? `said if the best class has less than ${percent(least)}` : "never said: the validation had too few pictures"];
   } else {
     yield ["Probabilities", "as the network gives them, not calibrated; often too sure"];
   }
+  if (model.multilabel) yield ["Answers", "every class whose probability reaches its threshold; perhaps none"];
   yield ["Licence", model.origin.licence || "not stated"];
   if (model.origin.source) yield ["From", [model.origin.source, model.origin.weights].filter(Boolean).join(", ")];
   yield ["Computed by", model.computed_by];

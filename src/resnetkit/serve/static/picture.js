@@ -4,6 +4,7 @@ import { Trouble, request } from "./api.js";
 import { bytes, element, percent } from "./words.js";
 
 const MOST_TRIES = 4; // of a request that a busy server refused
+const MOST_LABELS = 50; // that are asked for of a multi-label model
 const SMALL = 128; // pixels of the longer side up to which a picture is shown with its pixels
 let numbers = 0;
 
@@ -96,7 +97,8 @@ export class Picture {
     this.step("Waiting for its turn");
     try {
       const model = this.page.model();
-      const asked = { model: model.name, top: Math.min(this.page.top(), model.classes.length), reject: model.can_reject };
+      const most = model.multilabel ? Math.max(this.page.top(), MOST_LABELS) : this.page.top(); // all that may be answered
+      const asked = { model: model.name, top: Math.min(most, model.classes.length), reject: model.can_reject };
       const { max_body: most } = this.page.limits();
       if (this.file.size > most) {
         throw new Trouble("picture", `This file has ${bytes(this.file.size)}; the server takes up to ${bytes(most)}. Make it smaller.`);
@@ -187,8 +189,12 @@ export class Picture {
     const [best] = result.predictions;
     this.show("verdict");
     this.part("verdict").classList.toggle("doubtful", result.rejected === true);
-    this.part("best-label").textContent = best.label;
-    this.part("best-percent").textContent = percent(best.probability);
+    const reached = (one) => one.probability >= model.thresholds[one.index];
+    const answered = model.multilabel ? result.predictions.filter(reached) : [best];
+    const labels = answered.map((one) => one.label).join(", ") || "no label";
+    this.part("best-label").textContent = labels;
+    const shares = answered.map((one) => percent(one.probability)).join(", ");
+    this.part("best-percent").textContent = shares;
     this.part("rejected").hidden = result.rejected !== true;
     if (result.rejected) {
       const least = percent(model.calibration.reject_below);
@@ -198,7 +204,7 @@ export class Picture {
     this.part("other").hidden = !explains || result.predictions.length === model.classes.length;
     this.part("bars").replaceChildren(...result.predictions.map((one) => this.bar(one, explains)));
     const doubt = result.rejected ? "perhaps none of these; best guess " : "";
-    this.page.say(`${this.name}: ${doubt}${best.label}, ${percent(best.probability)}`);
+    this.page.say(`${this.name}: ${doubt}${[labels, shares].filter(Boolean).join(", ")}`);
   }
 
   bar(one, explains) {

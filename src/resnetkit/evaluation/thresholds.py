@@ -1,0 +1,73 @@
+"""Fitting a temperature and a threshold for each class to validation pictures with several labels. NumPy only."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.calibration import UNDECIDED, Calibration, scaled, sigmoid
+from resnetkit.evaluation.calibration import COLDEST, DOUBT, HOTTEST, LEAST_PICTURES
+
+LEAST_POSITIVES = 5
+"""A class with fewer validation pictures with it, or without it, keeps the threshold UNDECIDED."""
+MOST_NUMBERS = 2**22
+"""Logits that a temperature is fitted on; of more pictures, every n-th is used."""
+
+
+def fit_several(logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> Calibration | None:
+    """Fit on validation pictures: logits and labels (n, classes). None for logits that are not finite.
+
+    One temperature for all classes, which is 1 for fewer than LEAST_PICTURES pictures. For each class, the threshold of
+    the scaled probability with the highest F1 on these pictures.
+    """
+    if not len(logits) or not np.isfinite(logits).all():
+        return None
+    temperature = fit_temperature(logits, labels) if len(logits) >= LEAST_PICTURES else 1.0
+    probabilities = sigmoid(scaled(logits, Calibration(temperature, len(logits))))
+    thresholds = [best_threshold(probabilities[:, i], labels[:, i]) for i in range(labels.shape[1])]
+    return Calibration(
+        temperature,
+        len(logits),
+        thresholds=tuple(UNDECIDED if value is None else value for value in thresholds),
+        undecided=tuple(place for place, value in enumerate(thresholds) if value is None),
+    )
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
+    """Return the temperature with the lowest binary cross-entropy of sigmoid(logits / temperature), in float64.
+
+    A label counts 1 - DOUBT/(n + 2) and none DOUBT/(n + 2), so that a validation without an error does not end in
+    certainty. The cross-entropy is convex in 1 / temperature; the zero of its derivative is found by bisection.
+    """
+    some = slice(None, None, max(1, -(-logits.size // MOST_NUMBERS)))
+    values = logits[some].astype(np.float64)
+    doubt = DOUBT / (len(values) + 2)
+    targets = np.where(labels[some], 1 - doubt, doubt)
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(40):
+        inverse = np.sqrt(low * high)
+        slope = (values * (1 / (1 + np.exp(-np.clip(inverse * values, -500, 500))) - targets)).sum()
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+    return float(f"{1 / np.sqrt(low * high):.6g}")
+
+
+def best_threshold(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> float | None:
+    """Return the threshold with the highest F1, for probabilities and labels (n,) of one class; None for too few.
+
+    It is in the middle between two probabilities that occur; of equally good ones, the nearest to UNDECIDED.
+    """
+    positives = int(labels.sum())
+    if min(positives, len(labels) - positives) < LEAST_POSITIVES:
+        return None
+    order = np.argsort(-probabilities, kind="stable")
+    values = probabilities[order].astype(np.float64)
+    hits = np.cumsum(labels[order])
+    f1 = 2 * hits / (np.arange(1, len(values) + 1) + positives)
+    cuts = np.flatnonzero(np.append(values[1:] != values[:-1], True))  # after the last of equal probabilities
+    below = np.append(values[1:], 0.0)[cuts]
+    middles = (values[cuts] + below) / 2
+    best = f1[cuts] >= f1[cuts].max() - 1e-12
+    best_middles = middles[best]
+    choice = float(best_middles[np.lexsort((best_middles, np.abs(best_middles - UNDECIDED)))[0]])
+    # As float32, which is what it is compared with; digits that do not move it over a neighbour are left out.
+    return float(f"{choice:.7g}")

@@ -1,0 +1,129 @@
+"""Heads on features of pictures with several labels: one logistic regression per class, by L-BFGS over penalties.
+
+They are fitted together, because their objectives add up, and share one penalty: with few validation pictures of a
+class, a penalty of its own would be chosen by chance. NumPy only, no torch.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.calibration import sigmoid
+from resnetkit.errors import DataError
+from resnetkit.evaluation.average_precision import average_precisions, mean_of
+from resnetkit.finetune.features import Features
+from resnetkit.finetune.heads import MOST_STEPS, PENALTIES, TOLERANCE, Head, folds, minimise
+
+FOLDS = 5
+"""Without validation pictures, the penalty is chosen on folds of the training pictures."""
+
+
+def fit_path(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    balanced: bool = False,
+) -> list[Head]:
+    """Return a head for each penalty, in their order; each starts from the one before.
+
+    It minimises, for each class, mean binary cross-entropy + penalty / 2 · Σ (weight · deviation)², as `heads.fit` does
+    for one label. `features` is float32 (n, channels), `labels` (n, classes), 0 or 1. With `balanced`, the pictures
+    with and without a label count the same.
+
+    Raises DataError without rows, and for features that are not finite.
+    """
+    problem = _Problem(features, labels, balanced=balanced)
+    found: list[Head] = []
+    for penalty in penalties:
+        found.append(problem.fit(penalty, found[-1] if found else None))
+    return found
+
+
+def fit_head(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    val: Features | None,
+    *,
+    views: int = 1,
+    balanced: bool = False,
+) -> Head:
+    """Return the head of the path with the highest mean average precision on `val`, of equal ones the lowest loss.
+
+    Without `val`, the penalty is that with the lowest loss on folds of the training pictures. `features` and `labels`
+    have the views of all pictures, one view after another.
+    """
+    if val is not None:
+        path = fit_path(features, labels, balanced=balanced)
+        scores = [_score(head, val.pool(), val.labels) for head in path]
+        return path[min(range(len(path)), key=lambda place: scores[place])]
+    pictures = len(labels) // views
+    _, sets = np.unique(labels[:pictures], axis=0, return_inverse=True)
+    fold = np.tile(folds(sets.reshape(-1), count=min(FOLDS, pictures)), views)
+    losses = np.zeros(len(PENALTIES))
+    for number in range(int(fold.max()) + 1):
+        out = fold == number
+        path = fit_path(features[~out], labels[~out], balanced=balanced)
+        losses += [_score(head, features[out], labels[out])[1] for head in path]
+    return fit_path(features, labels, penalties=PENALTIES[: int(losses.argmin()) + 1], balanced=balanced)[-1]
+
+
+def _score(head: Head, features: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Return minus the mean average precision, and the loss, of a head."""
+    logits = head.logits(features)
+    area = mean_of(average_precisions(logits, labels > 0)) or 0.0
+    wide = logits.astype(np.float64)
+    losses = np.maximum(wide, 0) - wide * labels + np.log1p(np.exp(-np.abs(wide)))
+    return -round(area, 6), float(losses.sum() / max(len(labels), 1))
+
+
+class _Problem:
+    """The rows of one fit, scaled once for all penalties."""
+
+    def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64], *, balanced: bool) -> None:
+        if not len(features):
+            raise DataError("there are no features to fit a head to")
+        if not np.isfinite(features).all():
+            raise DataError("the features have values that are not finite")
+        self.targets = labels.astype(np.float32)
+        self.mean = features.mean(axis=0)
+        self.deviation = features.std(axis=0)
+        # A feature that is constant, or nearly, would get a huge weight; its part is then only rounding.
+        self.deviation = np.maximum(self.deviation, 1e-6 * max(float(self.deviation.max()), 1e-12))
+        self.rows = ((features - self.mean) / self.deviation).astype(np.float32)
+        total, having = len(labels), labels.sum(axis=0)
+        self.weights = np.full((2, labels.shape[1]), 1 / total, np.float32)  # without the label, and with it
+        if balanced:
+            both = (having > 0) & (having < total)
+            for row, count in enumerate((total - having, having)):
+                self.weights[row] = np.where(both, 1 / (2 * np.maximum(count, 1)), 1 / total)
+
+    def fit(self, penalty: float, start: Head | None) -> Head:
+        classes, channels = self.targets.shape[1], self.rows.shape[1]
+        first = np.zeros((classes, channels + 1))
+        if start is not None:
+            first[:, :-1] = start.weight * self.deviation
+            first[:, -1] = start.bias + start.weight @ self.mean
+
+        def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            return self.value(flat.reshape(classes, channels + 1), penalty)
+
+        found, steps = minimise(value, first.ravel(), most_steps=MOST_STEPS, tolerance=TOLERANCE)
+        solution = found.reshape(classes, channels + 1)
+        weight = solution[:, :-1] / self.deviation
+        bias = solution[:, -1] - weight @ self.mean
+        return Head(weight.astype(np.float32), bias.astype(np.float32), penalty, steps)
+
+    def value(self, solution: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
+        """Return the objective and its gradient, float64 (classes · (channels + 1),), at weights and biases."""
+        weight, bias = solution[:, :-1].astype(np.float32), solution[:, -1].astype(np.float32)
+        logits = self.rows @ weight.T + bias
+        shares = np.where(self.targets > 0, self.weights[1], self.weights[0])
+        losses = np.maximum(logits, 0) - logits * self.targets + np.log1p(np.exp(-np.abs(logits)))
+        loss = float((shares * losses).sum(dtype=np.float64)) + 0.5 * penalty * float(np.square(solution[:, :-1]).sum())
+        slopes = shares * (sigmoid(logits) - self.targets)
+        gradient = np.empty_like(solution)
+        gradient[:, :-1] = slopes.T @ self.rows + penalty * solution[:, :-1]
+        gradient[:, -1] = slopes.sum(axis=0)
+        return loss, gradient.ravel()
