@@ -164,7 +164,7 @@ def test_every_wrong_coco_annotation_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[", '{"images": [', '{"images": [1], "annotations": {}}', '{"images": [' + "[" * 10**5]
+    "text", ["[", '{"images": [{', '{"images": [{}], "annotations": {}}', '{"images": [{"id": ' + "[" * 10**5]
 )
 def test_a_broken_coco_file_is_named(tmp_path: Path, text: str):
     picture(tmp_path / "a.jpg")

@@ -51,7 +51,7 @@ def one_picture(
 @pytest.mark.parametrize(("seed", "hard"), DEVKIT)
 def test_average_precisions_are_those_of_the_development_kit(seed: int, hard: bool):
     samples, found = scene(seed, hard=hard)
-    matches = [match(samples.objects, found, label) for label in range(3)]
+    matches = match(samples.objects, found, 3)
     area, points = DEVKIT[seed, hard]
     assert [100 * average_precision(one) for one in matches] == pytest.approx(area, abs=1e-5)
     assert [100 * average_precision_11_points(one) for one in matches] == pytest.approx(points, abs=1e-5)
@@ -62,9 +62,9 @@ def test_average_precisions_are_those_of_the_development_kit(seed: int, hard: bo
 
 def test_an_overlap_of_exactly_a_half_is_enough():
     samples, found = one_picture([(0, 0, 10, 10, 0)], [(0, 0, 10, 20, 0, 0.9)])
-    assert match(samples.objects, found, 0).right.tolist() == [True]
+    assert match(samples.objects, found, 2)[0].right.tolist() == [True]
     samples, found = one_picture([(0, 0, 10, 10, 0)], [(0, 0, 10, 20.1, 0, 0.9)])
-    assert match(samples.objects, found, 0).right.tolist() == [False]
+    assert match(samples.objects, found, 2)[0].right.tolist() == [False]
 
 
 def test_eleven_points_are_exact_where_a_recall_is_a_tenth():
@@ -76,7 +76,7 @@ def test_eleven_points_are_exact_where_a_recall_is_a_tenth():
 def test_a_difficult_object_is_neither_found_nor_missed_nor_a_reason_for_an_error():
     boxes = [(0.0, 0, 10, 10, 0), (50, 50, 60, 60, 0)]
     samples, found = one_picture(boxes, [(*boxes[0], 0.9), (*boxes[1], 0.8)], difficult=[True, False])
-    matches = match(samples.objects, found, 0)
+    matches = match(samples.objects, found, 2)[0]
     assert (matches.objects, matches.right.tolist()) == (1, [True])
     assert all(not one.count for one in measure(found, samples).errors.values())
 
@@ -87,7 +87,7 @@ def test_detections_in_a_crowd_do_not_count():
         [(2, 2, 8, 8, 0, 0.9), (20, 2, 28, 8, 0, 0.8), (60, 60, 70, 70, 0, 0.7), (2, 2, 8, 8, 1, 0.6)],
         crowd=[True, False],
     )
-    matches = match(samples.objects, found, 0)
+    matches = match(samples.objects, found, 2)[0]
     assert (matches.objects, matches.right.tolist()) == (1, [True])
     assert measure(found, samples).errors["background"].count == 1  # that of the other class
 
@@ -166,8 +166,7 @@ def test_a_second_detection_of_an_object_is_double():
 
 def test_a_threshold_has_the_largest_f1_of_all():
     samples, found = scene(3)
-    for label in range(3):
-        matches = match(samples.objects, found, label)
+    for matches in match(samples.objects, found, 3):
         threshold = best_threshold(matches)
         assert threshold is not None
         f1 = []

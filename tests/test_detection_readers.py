@@ -295,6 +295,9 @@ def test_a_class_is_never_in_val_alone(tmp_path: Path):
 
 def test_no_annotations_or_several_forms(tmp_path: Path):
     picture(tmp_path / "cat" / "a.jpg")
+    (tmp_path / "meta.json").write_text('{"categories": ["cat"], "images": 1}')
+    (tmp_path / "cat" / "a.txt").write_text("a caption of 3 words\n")
+    (tmp_path / "settings.yaml").write_text("names: [cat]\nlr: 0.1\n")
     assert form_of(tmp_path) is None
     with pytest.raises(DataError, match="has no annotations of boxes; expected PASCAL VOC"):
         open_detection(tmp_path)

@@ -13,7 +13,7 @@ from resnetkit.data.reading import part_of, without_part
 from resnetkit.errors import DataError
 
 FIRST_BYTES = 2**16
-KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[\s*\{')
 NAN = float("nan")
 
 

@@ -38,44 +38,42 @@ class Matches:
 def match(
     objects: Sequence[Objects],
     detections: Sequence[Detections],
-    label: int,
+    classes: int,
     *,
     least_overlap: float = LEAST_OVERLAP,
-) -> Matches:
-    """Match the detections of a class with its objects, for pictures in the same order.
+) -> tuple[Matches, ...]:
+    """Match the detections of each class with its objects, for pictures in the same order.
 
     Each detection, the most probable first, is compared with the object of its class that it overlaps most. It is right
     if the overlap is `least_overlap` or more and no detection before it has found the object; otherwise it is wrong.
     If the object is difficult, the detection does not count. A detection that finds no object does not count either if
     `least_overlap` of it or more is within a crowd of its class. Detections with equal scores keep their order.
     """
-    scores: list[NDArray[np.float32]] = []
-    verdicts: list[NDArray[np.int8]] = []
-    there = 0
+    there = np.zeros(classes, np.int64)
+    labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    scores: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
+    verdicts: list[NDArray[np.int8]] = [np.zeros(0, np.int8)]
     for truth, found in zip(objects, detections, strict=True):
-        of_class = truth.subset(truth.labels == label)
-        mine = found.subset(found.labels == label)
-        there += int(of_class.trained.sum())
-        order = np.argsort(-mine.scores, kind="stable")
-        scores.append(mine.scores[order])
-        verdicts.append(_verdicts(of_class, mine.boxes[order], least_overlap))
-    joined = np.concatenate([*scores, np.zeros(0, np.float32)]).astype(np.float64)
-    verdict = np.concatenate([*verdicts, np.zeros(0, np.int8)])
-    counted = np.argsort(-joined, kind="stable")
-    counted = counted[verdict[counted] >= 0]
-    return Matches(there, joined[counted], verdict[counted] == 1)
+        there += np.bincount(truth.labels[truth.trained], minlength=classes)
+        found = found.subset(np.argsort(-found.scores, kind="stable"))
+        labels.append(found.labels)
+        scores.append(found.scores)
+        verdicts.append(_verdicts(truth, found, least_overlap))
+    label, score, verdict = (np.concatenate(one) for one in (labels, scores, verdicts))
+    order = np.argsort(-score, kind="stable")
+    order = order[verdict[order] >= 0]
+    label, score, right = label[order], score[order].astype(np.float64), verdict[order] == 1
+    return tuple(Matches(int(there[one]), score[label == one], right[label == one]) for one in range(classes))
 
 
-def _verdicts(truth: Objects, boxes: NDArray[np.float32], least_overlap: float) -> NDArray[np.int8]:
+def _verdicts(truth: Objects, found: Detections, least_overlap: float) -> NDArray[np.int8]:
     """Return 1 for a right detection, 0 for a wrong one, and -1 for one that does not count, int8 (n,)."""
-    single = truth.subset(~truth.crowd)
-    crowds = truth.boxes[truth.crowd]
-    verdicts = np.zeros(len(boxes), np.int8)
-    taken = np.zeros(len(single), bool)
-    # Within one picture the order of all pictures' detections is the same, so that pictures can be matched alone.
-    if len(single) and len(boxes):
-        overlap = overlaps(boxes, single.boxes)
+    verdicts = np.zeros(len(found), np.int8)
+    single, crowds = truth.subset(~truth.crowd), truth.subset(truth.crowd)
+    if len(single) and len(found):
+        overlap = overlaps(found.boxes, single.boxes) * (found.labels[:, None] == single.labels[None])
         nearest = overlap.argmax(axis=1)
+        taken = np.zeros(len(single), bool)
         for place in np.flatnonzero(overlap.max(axis=1) >= least_overlap).tolist():
             object_ = nearest[place]
             if single.difficult[object_]:
@@ -83,7 +81,7 @@ def _verdicts(truth: Objects, boxes: NDArray[np.float32], least_overlap: float) 
             elif not taken[object_]:
                 taken[object_] = True
                 verdicts[place] = 1
-    if len(crowds) and len(boxes):
-        within = shares_within(boxes, crowds).max(axis=1) >= least_overlap
-        verdicts[within & (verdicts == 0)] = -1
+    if len(crowds) and len(found):
+        within = shares_within(found.boxes, crowds.boxes) * (found.labels[:, None] == crowds.labels[None])
+        verdicts[(within.max(axis=1) >= least_overlap) & (verdicts == 0)] = -1
     return verdicts

@@ -104,7 +104,7 @@ def measure(found: Sequence[Detections], samples: DetectionSamples, *, coco: boo
     return DetectionEvaluation(
         samples.classes,
         len(samples),
-        tuple(match(samples.objects, found, label) for label in range(len(samples.classes))),
+        match(samples.objects, found, len(samples.classes)),
         error_kinds(samples.objects, found, len(samples.classes)),
         coco_precision(samples, found) if coco else None,
     )
