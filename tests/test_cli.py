@@ -114,6 +114,12 @@ def test_help_of_data(action: str, capsys: Shell, snapshot: SnapshotAssertion) -
     assert capsys.readouterr().out == snapshot
 
 
+@pytest.mark.parametrize("action", ["train", "evaluate", "predict"])
+def test_help_of_detect(action: str, capsys: Shell, snapshot: SnapshotAssertion) -> None:
+    assert main(["detect", action, "-h"]) == 0
+    assert capsys.readouterr().out == snapshot
+
+
 def test_version(capsys: Shell) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"resnetkit {__version__}\n"

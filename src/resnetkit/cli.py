@@ -41,17 +41,18 @@ VERBS = {
     "tune": ("find the fastest way to compute a model here without losing accuracy", "resnetkit.commands.tune"),
     "serve": ("answer requests for predictions over HTTP", "resnetkit.commands.serve"),
     "classes": ("add, merge, rename or remove classes of a trained model, in seconds", "resnetkit.commands.classes"),
+    "detect": ("train a detector on pictures with boxes, measure it, find objects", "resnetkit.commands.detect"),
     "data": ("download CIFAR, check a data set, write some of its pictures", "resnetkit.commands.data"),
     "verify": ("compare training, predictions, exports and tuned graphs", "resnetkit.commands.verify"),
     "doctor": ("examine this machine, and show how to make it faster", "resnetkit.commands.doctor"),
 }
 """Verb -> its help, and the module whose `run(argv)` runs it and returns the exit code."""
-COMPUTING = ("train", "classes", "evaluate", "predict", "export", "tune", "verify", "serve", "doctor")
+COMPUTING = ("train", "classes", "detect", "evaluate", "predict", "export", "tune", "verify", "serve", "doctor")
 """Verbs for which `set_up` is called."""
 
-DECODING = ("train", "classes", "evaluate", "predict", "export", "tune", "verify", "data")
+DECODING = ("train", "classes", "detect", "evaluate", "predict", "export", "tune", "verify", "data")
 """Verbs that read pictures, and so accept --max-pixels."""
-STORING = ("train", "classes", "convert", "export", "tune")
+STORING = ("train", "classes", "detect", "convert", "export", "tune")
 """Verbs that write names into files, or pass them to libraries, which accept UTF-8 only."""
 
 # Texts in errors of the C++ library, the dynamic loader, torch and CUDA, which have different classes.

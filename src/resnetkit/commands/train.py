@@ -77,9 +77,14 @@ def run(argv: Sequence[str]) -> int:
         own = {*FIELDS, "recipe", "config", "out", "folds", "seeds", "find_lr"} - {*LENGTHS}
         if others := [dashed(f"--{name}") for name in given if name in own]:
             raise UsageError(f"--resume uses the run's own recipe; leave out {' '.join(others)}")
+        from resnetkit.detect.run import is_detection
         from resnetkit.finetune.ladder import resume
         from resnetkit.finetune.repeats import go_on, is_repeated
 
+        if is_detection(resumed):
+            from resnetkit.commands import detect_train
+
+            return detect_train.run(argv)
         if is_repeated(expanded(resumed)):
             if others := [f"--{name}" for name in ("allow_other_arithmetic", *LENGTHS) if given.get(name)]:
                 raise UsageError(f"{resumed} contains several runs; leave out {' '.join(map(dashed, others))}")

@@ -1,0 +1,138 @@
+"""Predictions of a detector for files and folders of pictures."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.data.detection.samples import Detections
+from resnetkit.data.prefetch import Failure, prefetch
+from resnetkit.detect.drawing import draw_boxes
+from resnetkit.detect.evaluate import AHEAD, decoded, find
+from resnetkit.detect.files import DetectorModel, load_detector
+from resnetkit.detect.tiles import find_in_tiles
+from resnetkit.errors import DataError, UsageError
+from resnetkit.evaluation.gradcam import drawing_path
+from resnetkit.files import whole_file
+from resnetkit.infer.finding import find_pictures
+
+USUAL_THRESHOLD = 0.5
+"""Least probability of a detection, for classes of which validation found no better one."""
+
+
+class DetectorPredictor:
+    """Finds objects in pictures.
+
+        predictor = DetectorPredictor("runs/cells")
+        for detection in predictor("cell.jpg")["detections"]:
+            print(detection["label"], detection["box"])
+
+    `threshold` is the least probability of a detection; by default, for each class, the best one on the validation
+    pictures, or USUAL_THRESHOLD. With `tile`, pictures far larger than the tile are searched in tiles, too (see
+    `find_in_tiles`). A tile has `tile_size` pixels in each direction; by default, as many as the shorter side of most
+    training pictures.
+
+    Raises UsageError for values out of range, ModelFileError for a file that is not a detector.
+    """
+
+    def __init__(
+        self,
+        model: DetectorModel | str | Path,
+        *,
+        threshold: float | None = None,
+        tile: bool = False,
+        tile_size: int | None = None,
+    ) -> None:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UsageError(f"`threshold` is {threshold}; it must be from 0 to 1")
+        if tile_size is not None and tile_size < 32:
+            raise UsageError(f"`tile_size` is {tile_size}; it must be at least 32")
+        self.model = model if isinstance(model, DetectorModel) else load_detector(model)
+        self.classes = self.model.header.classes
+        best = self.model.thresholds
+        self.thresholds = np.array(
+            [best.get(name, USUAL_THRESHOLD) if threshold is None else threshold for name in self.classes]
+        )
+        side = self.model.header.data.get("shorter_side", self.model.header.preprocess.size)
+        self.tile_size = (tile_size or int(side)) if tile or tile_size else None
+
+    def __call__(self, path: str | Path) -> dict[str, Any]:
+        """Return {"path", "width", "height", "detections"} for a picture, or {"path", "error"}.
+
+        A detection is {"label", "index", "score", "box"}, where box is left, top, right and bottom in pixels.
+        """
+        (result,) = self.predict_paths([path])
+        return result
+
+    def find(self, pixels: NDArray[np.uint8]) -> Detections:
+        """Return the detections in a picture, uint8 (h, w, 3), the most probable first."""
+        net = self.model.net
+        if self.tile_size is None:
+            found = find(net, pixels)
+        else:
+            spec = net.spec
+            found = find_in_tiles(
+                partial(find, net), pixels, side=self.tile_size, nms_iou=spec.nms_iou, most=spec.most_detections
+            )
+        return found.subset(found.scores >= self.thresholds[found.labels])
+
+    def predict_paths(
+        self, paths: Iterable[str | Path], *, workers: int = 1, draw: Path | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the result for each picture of files, folders and globs, as `__call__` returns it.
+
+        Pictures are decoded by `workers` threads. With `draw`, a picture with its boxes is written to this folder, and
+        the result has its path as "drawing".
+        """
+        found = list(find_pictures(list(map(str, paths))))
+        readable = [path for path, reason in found if reason is None]
+        with closing(prefetch(decoded, readable, workers=workers, ahead=AHEAD * workers)) as reading:
+            for path, reason in found:
+                pixels = Failure(path, reason) if reason is not None else next(reading)
+                if isinstance(pixels, Failure):
+                    yield {"path": str(path), "error": pixels.reason}
+                else:
+                    yield self._result(path, pixels, draw)
+
+    def _result(self, path: Path, pixels: NDArray[np.uint8], draw: Path | None) -> dict[str, Any]:
+        found = self.find(pixels)
+        result: dict[str, Any] = {
+            "path": str(path),
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "detections": self._plain(found),
+        }
+        if draw is not None:
+            result["drawing"] = str(_write_drawing(draw, path, pixels, found, self.classes))
+        return result
+
+    def _plain(self, found: Detections) -> list[dict[str, Any]]:
+        return [
+            {
+                "label": self.classes[label],
+                "index": label,
+                "score": round(score, 6),
+                "box": [round(edge, 2) for edge in box],
+            }
+            for box, label, score in zip(
+                found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+            )
+        ]
+
+
+def _write_drawing(
+    folder: Path, path: Path, pixels: NDArray[np.uint8], found: Detections, classes: tuple[str, ...]
+) -> Path:
+    """Write a picture with its boxes, and return its file."""
+    file = drawing_path(folder, path).with_suffix(".jpg")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as stream:
+            draw_boxes(pixels, found, classes).save(stream, "JPEG", quality=90)
+    except OSError as error:
+        raise DataError(f"{file} can't be written: {error.strerror or error}; give another folder") from error
+    return file

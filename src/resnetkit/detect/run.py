@@ -1,0 +1,281 @@
+"""Start the training of a detector, or resume one: the data, the first weights, and what the run depends on."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnetkit.data.detection.dataset import open_detection
+from resnetkit.data.detection.division import Kept
+from resnetkit.data.detection.samples import DetectionDataset, DetectionSamples
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.detect.files import DetectorModel, empty_detector, header_of, load_detector
+from resnetkit.detect.model import Detector
+from resnetkit.detect.pictures import TrainingPictures
+from resnetkit.detect.recipe import DetectionRecipe
+from resnetkit.detect.spec import find_detector
+from resnetkit.detect.task import DetectionTask
+from resnetkit.device import choose_device
+from resnetkit.display import shell
+from resnetkit.errors import DataError, TrainingError, UsageError
+from resnetkit.files import expanded
+from resnetkit.location import short_name
+from resnetkit.modelfile import Header, Model, inspect, load
+from resnetkit.models.freezing import freeze
+from resnetkit.models.spec import parse_spec
+from resnetkit.train.checkpoint import load_state
+from resnetkit.train.lifecycle import TrainResult, arithmetic_of, train_task
+from resnetkit.train.network import trunk as body_of
+from resnetkit.train.recipe import Recipe, read_recipe
+from resnetkit.train.run import process_kept
+from resnetkit.train.run_folder import RunFolder
+from resnetkit.version import __version__
+
+KIND = "detection"
+"""The entry of recipe.yaml's `run` with the settings of a detector's training; other runs do not have it."""
+USUAL_SIZE = 320
+PREDICTOR = "roi_heads.box_predictor."
+"""Begin of the names of the tensors that belong to the classes."""
+MOST_NAMED = 10  # at most this many of the files that are left out are named
+
+
+@process_kept()
+def start(
+    recipe: DetectionRecipe,
+    data: str | Path | DetectionDataset,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    began: float | None = None,
+    command: str | None = None,
+) -> TrainResult:
+    """Train a detector on `data`, write a run folder, and return the result.
+
+    `data` is a folder or file with boxes that `open_detection` reads, or a DetectionDataset. `out` is the run folder,
+    by default runs/<model>-<data>-<time>. `began` is the time.monotonic() from which the recipe's minutes count.
+    `command` is what a person typed; recipe.yaml and the report contain it.
+
+    Raises the errors of `resnetkit.train`.
+    """
+    started = time.monotonic() if began is None else began
+    run = RunFolder(expanded(out)) if out else None
+    if run:
+        run.refuse_existing()
+    dataset = data if isinstance(data, DetectionDataset) else open_for(recipe, str(data))
+    task = prepare(recipe, dataset)
+    about: dict[str, Any] = {
+        "version": __version__,
+        **arithmetic_of(task),
+        **_pictures_of(dataset),
+        "data": None if isinstance(data, DetectionDataset) else str(expanded(data).resolve()),
+        KIND: recipe.to_dict(),
+    }
+    about |= {"command": command} if command else {}
+    if run:
+        run.create()
+    else:
+        run = _default_folder(recipe, dataset.name).create_beside()
+    return train_task(
+        task,
+        task.recipe,
+        run,
+        about=about,
+        remarks=_remarks_on(dataset),
+        started=started,
+        quiet=quiet,
+        fresh=True,
+    )
+
+
+@process_kept()
+def resume(
+    run_folder: str | Path,
+    data: str | Path | DetectionDataset | None = None,
+    *,
+    lengths: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Resume a stopped training of a detector; the weights at the end are those of a run that never stopped.
+
+    `data` is needed if the pictures have moved. `lengths` are new epochs, iterations or minutes for the whole run.
+    Raises the errors of `resnetkit.resume`.
+    """
+    started = time.monotonic()
+    run = RunFolder(expanded(run_folder))
+    if not run.recipe.is_file():
+        raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml)")
+    _, about = read_recipe(run.recipe, Recipe())
+    if KIND not in about:
+        raise TrainingError(f"{run.path} trained no detector; go on with: resnetkit train --resume {shell(run.path)}")
+    recipe = DetectionRecipe.from_dict(about[KIND]).replace(**(lengths or {}))
+    data = data if data is not None else about.get("data")
+    if data is None:
+        raise TrainingError(f"{run.recipe} does not name the run's data; give the data, too")
+    dataset = data if isinstance(data, DetectionDataset) else open_for(recipe, str(data), split=about.get("split"))
+    now = _pictures_of(dataset)
+    if other := [name for name in now if about.get(name, now[name]) != now[name] and name.endswith("fingerprint")]:
+        raise TrainingError(
+            f"{run.path} can't go on: the pictures or boxes of {dataset.name} differ from those of its start "
+            f"({other[0].replace('_', ' ')} {about[other[0]]}, now {now[other[0]]}). Give the same ones, or "
+            "start a new run"
+        )
+    state = load_state(run.state) if run.state.is_file() else None
+    task = prepare(recipe, dataset, state.header if state else None)
+    arithmetic = arithmetic_of(task)
+    if changed := [name for name in arithmetic if about.get(name, arithmetic[name]) != arithmetic[name]]:
+        raise TrainingError(
+            f"{run.path} can't go on to the same weights: its {changed[0].replace('_', ' ')} was {about[changed[0]]} "
+            f"and is {arithmetic[changed[0]]} now; go on on a machine like the first one"
+        )
+    return train_task(
+        task,
+        task.recipe,
+        run,
+        about=about | {KIND: recipe.to_dict()},
+        state=state,
+        remarks=_remarks_on(dataset),
+        started=started,
+        quiet=quiet,
+    )
+
+
+def is_detection(run_folder: str | Path) -> bool:
+    """Whether a run folder is that of a detector's training."""
+    recipe = RunFolder(expanded(run_folder)).recipe
+    return recipe.is_file() and KIND in read_recipe(recipe, Recipe())[1]
+
+
+def open_for(recipe: DetectionRecipe, data: str, *, split: Mapping[str, Any] | None = None) -> DetectionDataset:
+    """Open the data, divided into training and validation pictures as the recipe requires.
+
+    `split` is the record of an earlier division, which is repeated.
+    """
+    kept = Kept(recipe.group_alike, recipe.group_by, (split or {}).get("drawn"))
+    return open_detection(data, val_fraction=recipe.val_fraction, seed=recipe.seed, kept=kept)
+
+
+def open_as_trained(data: str, header: Header) -> DetectionDataset:
+    """Open data for the evaluation of a detector; a val part is drawn as it was for its training."""
+    split = header.data.get("split", {})
+    used = {name: split[name] for name in ("val_fraction", "seed") if name in split}
+    return open_detection(data, **used, kept=Kept(drawn=split.get("drawn")))
+
+
+def prepare(recipe: DetectionRecipe, dataset: DetectionDataset, header: Header | None = None) -> DetectionTask:
+    """Build the task of `recipe` on `dataset`. With the `header` of a run's state, no first weights are read.
+
+    Raises UsageError and DataError if recipe, first weights and data do not fit together.
+    """
+    if dataset.train is None or not len(dataset.train):
+        raise DataError(f"{dataset.name} has no training pictures; it has {', '.join(dataset.parts) or 'no parts'}")
+    if not any(objects.trained.any() for objects in dataset.train.objects):
+        raise DataError(f"{dataset.name} has no boxes in its {len(dataset.train):,} training pictures")
+    device = choose_device(recipe.device)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    if header is None:
+        net, origin = _first(recipe, dataset)
+        header = header_of(
+            net,
+            dataset.classes,
+            recipe=recipe.to_dict() | {"init": short_name(origin)},
+            data={
+                "name": short_name(dataset.name),
+                "fingerprint": dataset.train.fingerprint(),
+                "split": dict(dataset.split),
+                "shorter_side": round(float(np.median([min(size) for size in dataset.train.sizes]))),
+            },
+        )
+    else:
+        net = empty_detector(header, source="the state of the run").to_empty(device="cpu")
+        header = replace(header, recipe={**recipe.to_dict(), "init": header.recipe.get("init")})
+    freeze(net.body, recipe.freeze)
+    net = net.to(memory_format=torch.channels_last).to(device)
+    return DetectionTask(
+        net=net,
+        header=header,
+        recipe=recipe.for_loop(),
+        pictures=TrainingPictures(dataset.train, recipe, net.preprocess.size, net.resized),
+        val=dataset.val if dataset.val is not None and len(dataset.val) else None,
+        device=device,
+        frozen=recipe.freeze,
+    )
+
+
+def _first(recipe: DetectionRecipe, dataset: DetectionDataset) -> tuple[Detector, str]:
+    """Return the detector with its first weights, and where these are from."""
+    init = recipe.init or recipe.model
+    try:
+        kind = inspect(init).kind
+    except (DataError, UsageError) as error:
+        if recipe.init:
+            raise
+        raise type(error)(
+            f"{error}. A detector begins with the weights of a classifier; give them with `init`"
+        ) from error
+    if kind == "detector":
+        return _from_detector(recipe, dataset, load_detector(init)), init
+    return _from_classifier(recipe, dataset, load(init), init), init
+
+
+def _from_detector(recipe: DetectionRecipe, dataset: DetectionDataset, first: DetectorModel) -> Detector:
+    """Return the detector of another one's weights; the outputs for classes are new if the classes differ."""
+    preprocess = first.header.preprocess
+    preprocess = preprocess if recipe.size is None else replace(preprocess, size=recipe.size, resize=None)
+    net = Detector(first.net.trunk, first.net.spec, preprocess, classes=len(dataset.classes))
+    own, weights = net.state_dict(), first.net.state_dict()
+    if first.header.classes != dataset.classes:
+        weights |= {name: tensor for name, tensor in own.items() if name.startswith(PREDICTOR)}
+    net.load_state_dict(weights)
+    return net
+
+
+def _from_classifier(recipe: DetectionRecipe, dataset: DetectionDataset, first: Model, init: str) -> Detector:
+    """Return a detector on the trunk of a classifier."""
+    asked = parse_spec(recipe.model)
+    if body_of(asked) != body_of(first.header.spec):
+        raise UsageError(f"{init} does not contain a {recipe.model}; give its network as `model`")
+    given = first.header.preprocess
+    if len(given.mean) != 3:
+        raise UsageError(f"{init} subtracts a mean per pixel, which fits one picture size only; give another `init`")
+    preprocess = Preprocess(recipe.size or USUAL_SIZE, mean=given.mean, std=given.std, mode=given.mode)
+    trunk = replace(asked, norm="frozen", classes=len(dataset.classes))
+    net = Detector(trunk, find_detector(recipe.detector), preprocess, classes=len(dataset.classes))
+    weights = {name: tensor for name, tensor in first.net.state_dict().items() if not name.startswith("fc.")}
+    net.body.load_state_dict(weights)
+    return net
+
+
+def _pictures_of(dataset: DetectionDataset) -> dict[str, Any]:
+    """Return the fingerprints of a run's pictures and boxes. A resumed run compares them."""
+    train, val = dataset.train, dataset.val
+    return {
+        "name": dataset.name,
+        "fingerprint": train.fingerprint() if train is not None else None,
+        "validation_fingerprint": val.fingerprint() if val is not None and len(val) else None,
+        "split": dict(dataset.split),
+    }
+
+
+def _remarks_on(dataset: DetectionDataset) -> list[str]:
+    """Return the lines to print about the data when a run begins."""
+    named = [f"left out: {path}: {reason}" for path, reason in dataset.skipped[:MOST_NAMED]]
+    more = len(dataset.skipped) - len(named)
+    rest = [f"left out: {more} more files; resnetkit data check names them"] if more else []
+    return [_counted(name, samples) for name, samples in dataset.parts.items()] + [*dataset.notes, *named, *rest]
+
+
+def _counted(name: str, samples: DetectionSamples) -> str:
+    return f"{name}: {sum(map(len, samples.objects)):,} boxes in {len(samples):,} pictures"
+
+
+def _default_folder(recipe: DetectionRecipe, data: str) -> RunFolder:
+    model = recipe.model.replace(",", "-").replace("=", "")
+    name = f"{model}-{recipe.detector}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    return RunFolder(Path("runs") / name)
