@@ -96,8 +96,9 @@ async def predict(
     Raises what `ServedModel.logits` and `ServedModel.explain` raise, and RequestError for `reject` without a threshold.
     """
     if reject and not model.predictor.can_reject:
-        several = "gives several labels or none" if model.predictor.answer.multilabel else "has no threshold"
-        raise RequestError(400, f"model {model.name} {several}, so there is nothing to reject pictures by")
+        if model.predictor.answer.multilabel:
+            raise RequestError(400, f"model {model.name} gives no label where none applies; leave out `reject`")
+        raise RequestError(400, f"model {model.name} has no threshold to reject pictures by")
     predictor, found = await model.logits([picture.content for picture in pictures], timeout=timeout)
     results: list[dict[str, Any]] = []
     for picture, logits in zip(pictures, found, strict=True):
