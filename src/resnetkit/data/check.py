@@ -191,7 +191,8 @@ def check(
         part: dict(zip(samples.classes, samples.per_class.tolist(), strict=True))
         for part, samples in dataset.parts.items()
     }
-    duplicates = [_duplicate(dataset, group) for group in groups_of(dataset, seen.looks)]
+    alike = alike_numbers(seen.looks)
+    duplicates = [_duplicate(dataset, group) for group in groups_of(dataset, seen.looks, alike)]
     same = [group for group in duplicates if group.kind == "same"]
     labels = np.concatenate([samples.labels for samples in dataset.parts.values()])
     told = [note for note in dataset.notes if not note.endswith("files are missing")]
@@ -212,7 +213,7 @@ def check(
         missing=dataset.missing,
         duplicates=tuple(duplicates),
         examples=_examples(dataset, {path for path, _ in seen.unreadable}),
-        shortcuts=find_shortcuts(seen.looks.facts, labels, alike_numbers(seen.looks), names=dataset.classes),
+        shortcuts=find_shortcuts(seen.looks.facts, labels, alike, names=dataset.classes),
         pictures={part: len(samples) for part, samples in dataset.parts.items()},
         labels="several" if dataset.several else "one",
         without_label={part: int((samples.labels.sum(axis=1) == 0).sum()) for part, samples in dataset.parts.items()}

@@ -71,14 +71,17 @@ def find_duplicates(dataset: Dataset, *, workers: int = 4, advance: Advance = ig
     return groups_of(dataset, look_at(list(dataset.parts.values()), workers=workers, advance=advance))
 
 
-def groups_of(dataset: Dataset, looks: Looks) -> tuple[Group, ...]:
-    """Return the groups of a data set from the looks of all its pictures, part after part."""
+def groups_of(dataset: Dataset, looks: Looks, alike: NDArray[np.int64] | None = None) -> tuple[Group, ...]:
+    """Return the groups of a data set from the looks of all its pictures, part after part.
+
+    `alike` are the `alike_numbers` of these looks, if they are known.
+    """
     places = [Place(part, index) for part, samples in dataset.parts.items() for index in range(len(samples))]
     same = same_numbers(looks)
     found = [Group("same", tuple(places[member] for member in members)) for members in _members(same)]
     found += [
         Group("alike", tuple(places[member] for member in members))
-        for members in _members(alike_numbers(looks))
+        for members in _members(alike_numbers(looks) if alike is None else alike)
         if len(np.unique(same[members])) > 1
     ]
     return tuple(found)

@@ -42,10 +42,11 @@ class FirstLook:
         paths = [path for samples in dataset.parts.values() for path in samples.paths or ()]
         return self._look_at(paths) if 0 < len(paths) <= MOST_LOOKED_AT else None
 
-    def remarks(self, dataset: Dataset) -> list[str]:
+    def remarks(self, dataset: Dataset, alike: NDArray[np.int64] | None = None) -> list[str]:
         """Return what to know before a training, one phrase each.
 
-        These are unreadable files, leaks between given parts, and contradictions.
+        These are unreadable files, leaks between given parts, and contradictions. `alike` are the `alike_numbers` of
+        the looks, if they are known.
         """
         looks = self.look_at(dataset)
         if looks is None:
@@ -61,7 +62,7 @@ class FirstLook:
             named.append(
                 f"{len(self.unreadable):,} unreadable {are} left out; resnetkit data check --fix moves them aside"
             )
-        return [*named, *_said(dataset, looks)]
+        return [*named, *_said(dataset, looks, alike)]
 
     def _look_at(self, paths: Sequence[Path]) -> Looks:
         new = tuple(dict.fromkeys(path for path in paths if path not in self._seen))
@@ -76,11 +77,11 @@ class FirstLook:
         return looks
 
 
-def _said(dataset: Dataset, looks: Looks) -> list[str]:
+def _said(dataset: Dataset, looks: Looks, alike: NDArray[np.int64] | None) -> list[str]:
     """Return the remarks on groups of same and alike pictures, with the first pictures of each kind."""
     leaks: dict[str, list[str]] = {}
     several: list[str] = []
-    for group in groups_of(dataset, looks):
+    for group in groups_of(dataset, looks, alike):
         samples = [dataset.parts[place.part] for place in group.places]
         labels = {one.label(place.index) for one, place in zip(samples, group.places, strict=True)}
         names = [one.place(place.index) for one, place in zip(samples, group.places, strict=True)]

@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 8192
 """Rows of features whose logits are computed together, so that memory stays small."""
 LOGITS_AT_ONCE = 2**24
 """Logits that are computed together; with many classes, that is fewer rows."""
-MOST_WORK = 1e12
+MOST_WORK = 5e11
 """Rows times classes times channels, times the steps for one penalty: with many classes, there are fewer steps."""
 LEAST_STEPS = 3
 MANY_WEIGHTS, FEW_PAIRS = 2**22, 3

@@ -52,6 +52,8 @@ logger = logging.getLogger("resnetkit")
 
 MOST_SECONDS = 3.0
 """With `minutes`: so long the end of a run may take for label errors and the learning curve."""
+MOST_COMPARED = 3000
+"""With `minutes`: so many pictures are compared with each other for the report, in about a second."""
 KNOWN = 0.9
 """Least share of pictures with kept features: of fewer, they would be computed again for the report."""
 FIRST_WEIGHTS = "IMAGENET1K_V1"
@@ -353,6 +355,7 @@ def _on_the_data(climb: Climb, task: Classification, monitor: Monitor) -> dict[s
     monitor.doing("examining the pictures")
     recipe, dataset = climb.recipe, climb.dataset
     looked_at = recipe.group_alike or "folds" in dataset.split
+    looked_at &= climb.end is None or sum(map(len, dataset.parts.values())) <= MOST_COMPARED
     sections = trust.look_sections(dataset, FirstLook(workers=recipe.workers)) if looked_at else {}
     if dataset.several:
         return sections  # label errors and learning curves are for one label

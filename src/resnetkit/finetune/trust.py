@@ -36,9 +36,11 @@ def look_sections(dataset: Dataset, look: FirstLook) -> dict[str, str]:
     if looks is None:
         return {}
     labels = np.concatenate([samples.labels for samples in dataset.parts.values()])
-    found = find_shortcuts(looks.facts, labels, alike_numbers(looks), names=dataset.classes)
+    alike = alike_numbers(looks)
+    found = find_shortcuts(looks.facts, labels, alike, names=dataset.classes)
+    remarks = look.remarks(dataset, alike)
     return {
-        LEAKS: leaks_section([line for line in look.remarks(dataset) if line.startswith(("leak:", "contradiction:"))]),
+        LEAKS: leaks_section([line for line in remarks if line.startswith(("leak:", "contradiction:"))]),
         SHORTCUTS: shortcuts_section(found),
     }
 
