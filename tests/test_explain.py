@@ -15,7 +15,7 @@ from resnetkit.cli import main
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.samples import Samples
 from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.errors import DataError, UsageError
+from resnetkit.errors import DataError, ModelFileError, UsageError
 from resnetkit.infer.explain import DIMMED, Explanation, drawing_path, explain, find_class, find_stage, seen
 from resnetkit.infer.predictor import Predictor
 from resnetkit.modelfile import Header, Model, load, save
@@ -407,3 +407,56 @@ def test_predict_says_what_it_does_not_understand(
 def test_predict_says_where_it_can_not_draw(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "m.safetensors", "pictures", "--explain", "m.safetensors/out", "--backend", "torch"]) == 1
     assert "--explain m.safetensors/out can't be created: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_map_of_a_graph_explains_as_gradients_do(tmp_path: Path, kind: str, picture: np.ndarray) -> None:
+    model = model_of(kind, 32, resize=36)
+    save(tmp_path / "m.safetensors", model.net, model.header)
+    by_graph = Predictor(tmp_path / "m.safetensors", backend="openvino")
+    wide = np.concatenate([picture, picture[:, ::-1]], axis=1)
+    for label in (None, "frog", 2):
+        expected = explain(model, wide, label=label)
+        found = by_graph.explain(wide, label=label)
+        assert (found.label, found.index, found.stage, found.crop) == (
+            expected.label,
+            expected.index,
+            expected.stage,
+            expected.crop,
+        )
+        assert found.probability == pytest.approx(expected.probability, abs=1e-5)
+        np.testing.assert_allclose(found.evidence, expected.evidence, rtol=1e-3, atol=1e-4 * expected.evidence.max())
+        assert found.evidence.shape == expected.evidence.shape
+        assert np.abs(np.asarray(found.overlay(), int) - np.asarray(expected.overlay(), int)).max() <= 3
+    assert not by_graph._session._loaded, "the network of torch was not needed"
+    early = by_graph.explain(wide, label="frog", stage=0)
+    np.testing.assert_allclose(early.evidence, explain(model, wide, label="frog", stage=0).evidence, rtol=1e-5)
+    with pytest.raises(UsageError, match="there is no class dog"):
+        by_graph.explain(wide, label="dog")
+
+
+def test_an_8_bit_graph_explains_itself(tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    from resnetkit.infer.backends.last_map import WithLastMap
+    from resnetkit.infer.choice import Choice
+
+    def rounded(values: openvino.Node) -> openvino.Node:
+        ends = [np.float32(end) for end in (0, 255, 0, 255)]
+        return ops.fake_quantize(values, *ends, levels=256)
+
+    pixels = ops.parameter([-1, 4, 4, 3], np.uint8)
+    maps = rounded(ops.transpose(ops.convert(pixels, "f32"), [0, 3, 1, 2]))
+    pooled = rounded(ops.reduce_mean(maps, [2, 3], keep_dims=False))
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3)
+    logits = ops.matmul(pooled, weights, transpose_a=False, transpose_b=True)
+    openvino.save_model(openvino.Model([logits], [pixels]), tmp_path / "g.xml")
+    values = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
+    found, scores = WithLastMap(Choice("openvino"), tmp_path / "g.xml")(values)
+    np.testing.assert_array_equal(found, values.transpose(0, 3, 1, 2).astype(np.float32))
+    np.testing.assert_allclose(scores, np.rint(values.mean((1, 2))) @ weights.T, rtol=1e-5)
+    openvino.save_model(openvino.Model([ops.relu(maps)], [pixels]), tmp_path / "h.xml")
+    with pytest.raises(ModelFileError, match="does not end in global pooling"):
+        WithLastMap(Choice("openvino"), tmp_path / "h.xml")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'resnetkit[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 expect = playwright.expect
+expect.set_options(timeout=30_000)  # milliseconds: a busy machine takes its time
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +84,7 @@ def opened(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
 
     def opened(address: str, ready: bool = True, **options: Any) -> "Page":
         context = browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce"} | options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: failed.append(str(error)))

@@ -57,7 +57,9 @@ def test_a_tuned_backend_is_served_without_torch(path: Path, cache: Path, monkey
     expected = Predictor(path, backend="openvino", goal="throughput")(jpeg(), top=3)  # makes the graph, once
     with process(f"m={path}", "--backend", "openvino", cache=cache) as (running, url):
         answer = post(url, jpeg()).json()
+        explained = httpx.post(f"{url}/predict?explain=frog", content=jpeg(), headers=IMAGE, timeout=60).json()
         loaded = Path(f"/proc/{running.pid}/maps").read_text()
+    assert explained["results"][0]["explanation"]["label"] == "frog"
     found = answer["results"][0]["predictions"]
     assert [one["index"] for one in found] == [p.index for p in expected]
     assert [one["probability"] for one in found] == pytest.approx([p.probability for p in expected], abs=1e-6)

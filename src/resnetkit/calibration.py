@@ -16,6 +16,8 @@ UNDECIDED = 0.5
 """The threshold of a class if validation does not decide it."""
 MOST_RANKS = 1000
 """Largest number of scores that a model file keeps for each use."""
+MOST_MOMENTS = 4096
+"""Largest number of classes for which a model file keeps the moments of the logits."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Calibration:
     """For a model with several labels: the probability from which each class is answered, 0 to 1."""
     undecided: tuple[int, ...] = ()
     """Indices of the classes with too few validation pictures for a threshold of their own; it is UNDECIDED."""
+    logit_means: tuple[float, ...] = ()
+    """For each class, the mean of its logit over the validation pictures, to recognise other pictures in use; empty in
+    older model files and with more than MOST_MOMENTS classes."""
+    logit_deviations: tuple[float, ...] = ()
+    """For each class, the standard deviation of its logit over the validation pictures."""
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError for values that no fit gives."""
@@ -49,12 +56,17 @@ class Calibration:
             values = np.array(getattr(self, name), float)
             if values.ndim != 1 or not np.isfinite(values).all() or (np.diff(values) < 0).any():
                 raise ValueError(f"{name} are not ascending numbers")
+        means, deviations = np.array(self.logit_means, float), np.array(self.logit_deviations, float)
+        if means.shape != deviations.shape or not np.isfinite([means, deviations]).all() or (deviations < 0).any():
+            raise ValueError("the moments of the logits are not numbers")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON, without thresholds if there are none."""
+        """Return the fields, ready for JSON; thresholds and moments of logits only if there are some."""
         values = asdict(self)
         if not self.thresholds:
             del values["thresholds"], values["undecided"]
+        if not self.logit_means:
+            del values["logit_means"], values["logit_deviations"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -70,6 +82,8 @@ class Calibration:
             tuple(map(float, values.get("strangeness", ()))),
             tuple(map(float, values.get("thresholds", ()))),
             tuple(map(int, values.get("undecided", ()))),
+            tuple(map(float, values.get("logit_means", ()))),
+            tuple(map(float, values.get("logit_deviations", ()))),
         )
 
     def threshold(self, rate: float = FALSE_REJECT_RATE) -> float:
@@ -97,6 +111,18 @@ class Calibration:
         rank = math.ceil(coverage * (self.pictures + 1) - 1e-9)
         kept = math.ceil(rank * len(self.strangeness) / max(self.pictures, 1) - 1e-9)
         return self.strangeness[kept - 1] if kept <= len(self.strangeness) else 1.0
+
+
+def moments(logits: NDArray[np.floating[Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each column of logits (n, classes), to six digits.
+
+    Both are empty if there are more than MOST_MOMENTS classes.
+    """
+    if logits.shape[1] > MOST_MOMENTS:
+        return (), ()
+    exact = logits.astype(np.float64)
+    rounded = [tuple(float(f"{value:.6g}") for value in found) for found in (exact.mean(axis=0), exact.std(axis=0))]
+    return rounded[0], rounded[1]
 
 
 def ranks(scores: NDArray[np.floating[Any]], *, up: bool) -> tuple[float, ...]:

@@ -177,7 +177,7 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
 
         label = find_class(given["explain_class"], predictor.classes)
         stage = -1 if given["explain_stage"] is None else given["explain_stage"]
-        stage = find_stage(stage, len(predictor.model.header.spec.depths))
+        stage = find_stage(stage, len(predictor.header.spec.depths))
         results = _explained(results, predictor, Path(given["explain"]), label, stage)
     results = (result | {"path": renamed.get(result["path"], result["path"])} for result in results)
     results = _noting_failures(results, failed, advance)
@@ -246,7 +246,6 @@ def _explained(
         raise DataError(f"--explain {folder} can't be created: {error.strerror}; give another folder") from error
     for result in results:
         if "error" not in result:
-            # The best is that in the predictor's precision; the drawing is made in float32.
             best = result["predictions"][0]["index"] if result["predictions"] else None
             drawing = drawing_path(folder, result["path"])
             predictor.explain(result["path"], label=best if label is None else label, stage=stage).save(drawing)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnetkit.calibration import Calibration, ranks
+from resnetkit.calibration import Calibration, moments, ranks
 from resnetkit.evaluation.records import Records
 
 LEAST_PICTURES = 30
@@ -35,11 +35,14 @@ def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibra
         return None
     temperature = supported_temperature(logits, labels)
     probabilities = np.exp(_log_softmax(logits.astype(np.float64) / temperature))
+    means, deviations = moments(logits)
     return Calibration(
         temperature,
         len(logits),
         ranks(probabilities.max(axis=1), up=False),
         ranks(1 - probabilities[np.arange(len(labels)), labels], up=True),
+        logit_means=means,
+        logit_deviations=deviations,
     )
 
 

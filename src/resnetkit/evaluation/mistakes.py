@@ -11,7 +11,8 @@ from PIL import Image
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.samples import Samples
 from resnetkit.errors import DataError
-from resnetkit.evaluation.gradcam import Explanation, explain_opened
+from resnetkit.evaluation.explanation import Explanation
+from resnetkit.evaluation.gradcam import explain_opened
 from resnetkit.evaluation.records import Records
 from resnetkit.modelfile import Model
 

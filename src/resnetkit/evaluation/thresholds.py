@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.calibration import UNDECIDED, Calibration, scaled, sigmoid
+from resnetkit.calibration import UNDECIDED, Calibration, moments, scaled, sigmoid
 from resnetkit.evaluation.calibration import COLDEST, DOUBT, HOTTEST, LEAST_PICTURES
 
 LEAST_POSITIVES = 5
@@ -25,9 +25,12 @@ def fit_several(logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> Calib
     temperature = fit_temperature(logits, labels) if len(logits) >= LEAST_PICTURES else 1.0
     probabilities = sigmoid(scaled(logits, Calibration(temperature, len(logits))))
     thresholds = [best_threshold(probabilities[:, i], labels[:, i]) for i in range(labels.shape[1])]
+    means, deviations = moments(logits)
     return Calibration(
         temperature,
         len(logits),
+        logit_means=means,
+        logit_deviations=deviations,
         thresholds=tuple(UNDECIDED if value is None else value for value in thresholds),
         undecided=tuple(place for place, value in enumerate(thresholds) if value is None),
     )

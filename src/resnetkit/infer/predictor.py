@@ -17,7 +17,7 @@ from resnetkit.forked import apart
 from resnetkit.infer.answers import Answer, Prediction
 from resnetkit.infer.backends.backend import Backend, stream_decoded
 from resnetkit.infer.candidates import BATCH_SIZE, best_device, candidates
-from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Output, Precision, usable_threads
+from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Output, Precision, installed, usable_threads
 from resnetkit.infer.decoding import (
     Picture,
     as_list,
@@ -246,10 +246,29 @@ class Predictor:
         """
         return self.reject(self.logits(pictures), rate)
 
-    def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
-        """Return where in the picture the evidence for a class is (Grad-CAM): see explain.explain."""
-        from resnetkit.infer.explain import explain
+    @property
+    def can_explain(self) -> bool:
+        """Whether `explain` has what it needs: OpenVINO's graph of a model file, or torch."""
+        return self._session.has_last_map or installed("torch")
 
+    def explain(self, picture: Picture, *, label: str | int | None = None, stage: str | int = -1) -> "Explanation":
+        """Return where in the picture the evidence for a class is (Grad-CAM): see gradcam.explain_opened.
+
+        For the last stage of a model file that OpenVINO computes, it is computed by the graph that predicts, without
+        torch; else by torch in float32.
+        """
+        from resnetkit.infer.explain import explain, explain_by_map, find_stage
+
+        depths = len(self.header.spec.depths)
+        if self._session.has_last_map and find_stage(stage, depths) == depths - 1:
+            return explain_by_map(
+                self.header,
+                picture,
+                label=label,
+                compute=self._session.last_map(),
+                weights=self._session.last_layer(),
+                probabilities=self.answer.probabilities,
+            )
         return apart(lambda: explain(self.model, picture, label=label, stage=stage, device=self.device))
 
     def predict_paths(

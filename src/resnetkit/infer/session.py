@@ -10,14 +10,19 @@ from tempfile import TemporaryDirectory
 from threading import RLock
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resnetkit.errors import ExportError, ModelFileError, UsageError
-from resnetkit.forked import apart
+from resnetkit.forked import apart, is_forked
 from resnetkit.infer.backends.backend import Backend
+from resnetkit.infer.backends.last_map import WithLastMap
 from resnetkit.infer.backends.opening import open_backend
 from resnetkit.infer.choice import GRAPHS, Choice, Goal, Output
 from resnetkit.infer.graphs import cached_graph, compiled_folder, export_graph
 from resnetkit.infer.tuning.record import find_int8_graph
 from resnetkit.infer.unloaded import UnloadedModel
+from resnetkit.location import LocalFile
 from resnetkit.modelfile import Model, load
 
 
@@ -28,6 +33,7 @@ class _Opened:
     lock: Any = field(default_factory=RLock)
     """Held by the thread that opens a backend; others wait for it."""
     backends: dict[Output, Backend] = field(default_factory=dict)
+    last_map: WithLastMap | None = None
 
 
 class Session:
@@ -88,6 +94,31 @@ class Session:
         return apart(ready)
 
     @property
+    def has_last_map(self) -> bool:
+        """Whether `last_map` and `last_layer` need no torch: a model file is computed by OpenVINO."""
+        unloaded = isinstance(self._given, UnloadedModel) and isinstance(self._given.located, LocalFile)
+        return unloaded and self.choice.backend == "openvino" and not is_forked()
+
+    def last_map(self) -> WithLastMap:
+        """Return what computes the last feature map and the logits, by the graph that computes logits.
+
+        The first call opens it. Raises ExportError or ModelFileError if it can't be opened.
+        """
+        assert isinstance(self._given, UnloadedModel)
+        with self._here.lock:
+            self._here.last_map = self._here.last_map or WithLastMap(self.choice, self._graph(self.choice, "logits"))
+            return self._here.last_map
+
+    def last_layer(self) -> NDArray[np.float32]:
+        """Return the weights of the last layer, float32 (classes, channels), from the model file. Imports no torch."""
+        from safetensors import safe_open
+
+        assert isinstance(self._given, UnloadedModel)
+        assert isinstance(self._given.located, LocalFile)
+        with safe_open(self._given.located.path, framework="numpy") as file:
+            return file.get_tensor("fc.weight").astype(np.float32)
+
+    @property
     def _here(self) -> _Opened:
         """The backends of this process. Those of its parent are kept too: closing them would wait for their threads."""
         process = os.getpid()
@@ -121,8 +152,12 @@ class Session:
                 return open_backend(
                     choice, export_graph(self._given, Path(folder), backend=choice.backend, output=output)
                 )
+        cache = compiled_folder(self._given) if self._cache_compiled else None
+        return open_backend(choice, self._graph(choice, output), cache=cache)
+
+    def _graph(self, choice: Choice, output: Output) -> Path:
+        """Return the path of the graph that `choice` computes."""
+        assert isinstance(self._given, UnloadedModel)
         if choice.precision == "int8":
-            graph = find_int8_graph(self._given, self._goal)
-        else:
-            graph = cached_graph(self._given, backend=choice.backend, output=output)
-        return open_backend(choice, graph, cache=compiled_folder(self._given) if self._cache_compiled else None)
+            return find_int8_graph(self._given, self._goal)
+        return cached_graph(self._given, backend=choice.backend, output=output)

@@ -93,12 +93,15 @@ async def predict(
     With `reject`, each result says whether the picture seems to be of no known class. `explain` is the class whose
     evidence is drawn over each picture: a name, an index, or "true" for the most probable.
 
-    Raises what `ServedModel.logits` and `ServedModel.explain` raise, and RequestError for `reject` without a threshold.
+    Raises what `ServedModel.logits` and `ServedModel.explain` raise, and RequestError for `reject` without a
+    threshold and `explain` where nothing can explain.
     """
     if reject and not model.predictor.can_reject:
         if model.predictor.answer.multilabel:
             raise RequestError(400, f"model {model.name} gives no label where none applies; leave out `reject`")
         raise RequestError(400, f"model {model.name} has no threshold to reject pictures by")
+    if explain is not None and not model.predictor.can_explain:
+        raise RequestError(501, "this server can't explain predictions: it computes without OpenVINO and torch")
     predictor, found = await model.logits([picture.content for picture in pictures], timeout=timeout)
     results: list[dict[str, Any]] = []
     for picture, logits in zip(pictures, found, strict=True):

@@ -131,6 +131,7 @@ WRONG: dict[int | str, dict[str, Any]] = {
         408: "The body did not arrive in time.",
         413: "The body is too large, or has too many pictures.",
         415: "The body is of another type.",
+        501: "Explanations can't be computed here.",
         503: "Too many requests wait, or the server ends; Retry-After has the seconds to wait.",
         504: "The deadline has passed.",
     }.items()

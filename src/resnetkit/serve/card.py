@@ -32,7 +32,7 @@ def card(name: str, predictor: Predictor) -> dict[str, Any]:
         "multilabel": predictor.answer.multilabel,
         "thresholds": _thresholds(predictor),
         "can_reject": predictor.can_reject,
-        "can_explain": True,
+        "can_explain": predictor.can_explain,
         "network": text_of(header.spec, without=["classes"]),
         "parameters": header.spec.parameters,
         "pictures": f"{predictor.preprocess.geometry}; {'colour' if predictor.preprocess.mode == 'RGB' else 'grey'}",

@@ -64,6 +64,26 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.drift_shift = Gauge(
+            "resnetkit_drift_shift",
+            "Distance of the mean logits of the last pictures from those of the validation, in its standard "
+            "deviations; mean over the classes.",
+            ("model",),
+            registry=registry,
+        )
+        self.drift_frechet = Gauge(
+            "resnetkit_drift_frechet",
+            "Distance of means and standard deviations of the logits from those of the validation, in its standard "
+            "deviations; root mean square over the classes.",
+            ("model",),
+            registry=registry,
+        )
+        self.drift_pictures = Gauge(
+            "resnetkit_drift_pictures",
+            "Pictures that resnetkit_drift_shift and resnetkit_drift_frechet rest on, up to 1000.",
+            ("model",),
+            registry=registry,
+        )
         self.loads = Counter(
             "resnetkit_model_loads",
             "Times that a model was loaded, by outcome: done, failed.",

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
@@ -19,7 +20,7 @@ from resnetkit.data.transforms.resampling import prepare
 from resnetkit.errors import ResnetkitError
 from resnetkit.infer.predictor import Predictor
 from resnetkit.serve.batcher import Batcher, Computed, ExpiredError, Logits, Work
-from resnetkit.serve.drift import Scores
+from resnetkit.serve.drift import Moments, Scores
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
 
@@ -49,6 +50,8 @@ class Loaded:
     batcher: Batcher
     scores: Scores | None
     """Confidences of the pictures that were answered; None without a calibration to compare them with."""
+    moments: Moments | None
+    """Moments of their logits; None without those of the validation."""
     in_flight: int = 0
     """Pictures that are decoded, wait or are computed."""
 
@@ -113,8 +116,8 @@ class ServedModel:
     async def explain(self, picture: bytes, *, label: str | int | None, timeout: float | None = None) -> "Explanation":
         """Return where the evidence for a class is, the most probable one for None: see `Predictor.explain`.
 
-        One picture at a time is explained. The first time imports torch. Raises what `logits` raises, DataError for a
-        picture that can't be read, and UsageError for an unknown class.
+        One picture at a time is explained. Without OpenVINO, the first time imports torch. Raises what `logits` raises,
+        DataError for a picture that can't be read, and UsageError for an unknown class.
         """
         loaded = self._enter(1)
         deadline = self._deadline(timeout)
@@ -134,9 +137,21 @@ class ServedModel:
         return explanation
 
     def note_drift(self) -> None:
-        """Set the metric of drift."""
-        if (scores := self._loaded.scores) is not None:
-            self._metrics.drift.labels(self.name).set(scores.distance())
+        """Set the metrics of drift; a model without the values of its validation has none."""
+        loaded, metrics = self._loaded, self._metrics
+        scores = None if loaded.scores is None else loaded.scores.distance()
+        found = None if loaded.moments is None else loaded.moments.distance()
+        for gauge, value in (
+            (metrics.drift, scores),
+            (metrics.drift_shift, found.shift if found else None),
+            (metrics.drift_frechet, found.frechet if found else None),
+            (metrics.drift_pictures, found.pictures if found else None),
+        ):
+            if value is not None:
+                gauge.labels(self.name).set(value)
+            else:
+                with suppress(KeyError):  # the model of before may have had one
+                    gauge.remove(self.name)
 
     def close(self) -> None:
         """Compute what was accepted, and end the threads."""
@@ -169,7 +184,10 @@ class ServedModel:
 
     def _load(self) -> Loaded:
         predictor = self._open()
-        scores = Scores(predictor.calibration.confidences) if predictor.calibration and predictor.can_reject else None
+        known = predictor.calibration
+        scores = Scores(known.confidences) if known and predictor.can_reject else None
+        comparable = known and len(known.logit_means) == len(predictor.classes)
+        moments = Moments(known.logit_means, known.logit_deviations) if known and comparable else None
         streams = max(1, predictor.choice.streams)
         size, channels = predictor.preprocess.size, predictor.preprocess.channels
         # The first computation of a stream takes longest. The first of a larger batch takes a fifth longer, too, but
@@ -187,7 +205,7 @@ class ServedModel:
             observe=lambda computed: self._observe(computed, streams),
             dropped=lambda work: self._leave(loaded[0], work),
         )
-        loaded.append(Loaded(predictor, batcher, scores))
+        loaded.append(Loaded(predictor, batcher, scores, moments))
         return loaded[0]
 
     def _decode(self, loaded: Loaded, picture: bytes, work: Work) -> None:
@@ -225,8 +243,12 @@ class ServedModel:
 
     def _note_scores(self, loaded: Loaded, found: Sequence[Logits | Failure]) -> None:
         rows = [one for one in found if not isinstance(one, Failure)]
-        if loaded.scores is not None and rows:
-            logits = np.stack(rows)
+        if not rows or (loaded.scores is None and loaded.moments is None):
+            return
+        logits = np.stack(rows)
+        if loaded.moments is not None:
+            loaded.moments.add(logits)
+        if loaded.scores is not None:
             loaded.scores.add(loaded.predictor.answer.probabilities(logits).max(axis=1))
             self._metrics.rejected.labels(self.name).inc(int(loaded.predictor.reject(logits).sum()))
 
