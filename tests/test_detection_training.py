@@ -123,11 +123,12 @@ def test_a_killed_training_goes_on_to_the_bit(dataset, init, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_eight_pictures_are_learnt_by_heart(dataset, init, tmp_path):
     """Among them two without boxes. All parts are trained; AP at 0.5 on the same pictures is 99 % or more."""
     alone = DetectionDataset("eight", dataset.classes, dataset.train, dataset.train, None)
-    plain = {"flip": False, "jitter": (1.0, 1.0), "color": 0.0, "evaluate_every": 25}
-    recipe = DetectionRecipe(init=init, epochs=50, batch_size=4, lr=0.02, **plain, **FAST | {"detector": "fpn-small"})
+    plain = {"flip": False, "jitter": (1.0, 1.0), "color": 0.0, "evaluate_every": 20, "patience": 1}
+    recipe = DetectionRecipe(init=init, epochs=100, batch_size=4, lr=0.02, **plain, **FAST | {"detector": "fpn-small"})
     result = run.start(recipe, alone, out=tmp_path / "run", quiet=True)
     assert result.best["ap50_percent"] >= 99
     model = load_detector(result.model)
