@@ -16,7 +16,7 @@ from resnetkit.detect.evaluate import AHEAD, decoded, find
 from resnetkit.detect.files import DetectorModel, load_detector
 from resnetkit.detect.tiles import find_in_tiles
 from resnetkit.errors import DataError, UsageError
-from resnetkit.evaluation.gradcam import drawing_path
+from resnetkit.evaluation.explanation import drawing_path
 from resnetkit.files import whole_file
 from resnetkit.infer.finding import find_pictures
 
