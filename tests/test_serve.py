@@ -164,6 +164,37 @@ def test_a_full_queue_says_when_to_come_again(path: Path) -> None:
     assert model._loaded.in_flight == 0
 
 
+def test_a_full_queue_refuses_before_the_body_is_read(path: Path) -> None:
+    async def run(c: httpx.AsyncClient) -> list[Any]:
+        waiting = asyncio.ensure_future(c.post("/predict", files=[("file", ("a", jpeg(i))) for i in range(4)]))
+        while model._loaded.in_flight < 4:
+            await asyncio.sleep(0.01)
+        messages: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            raise AssertionError("the body was asked for")
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
+        await app(scope, receive, send)
+        assert (await c.get("/health/ready")).status_code == 200
+        gate.open.set()
+        assert (await waiting).status_code == 200
+        return messages
+
+    with served(path, limits=Limits(queue=4, max_pictures=4)) as (app, model):
+        gate = Gate(model)
+        gate.open.clear()
+        start, body = ask(app, run)
+    headers = dict(start["headers"])
+    assert start["status"] == 503
+    assert int(headers[b"retry-after"]) >= 1
+    assert b"connection" not in headers  # it stays open
+    assert json.loads(body["body"]) == {"error": "too many requests wait; try again later"}
+
+
 def test_a_late_request_is_answered_and_its_waiting_pictures_are_dropped(path: Path) -> None:
     async def run(c: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
         first = asyncio.ensure_future(c.post("/predict", content=jpeg(), headers=IMAGE))

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,18 @@ def post(url: str, content: bytes, **options: Any) -> httpx.Response:
 def memory(pid: int) -> float:
     """Resident MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Allow this process to have as many connections open as the system lets it."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"the system allows {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_tuned_backend_is_served_without_torch(path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,12 +143,12 @@ def test_a_file_is_replaced_and_no_request_fails(path: Path, cache: Path, tmp_pa
     assert all(re.fullmatch("[0-9a-f]{16}", line["request_id"]) and line["status"] == 200 for line in requests)
 
 
-def test_clients_that_misbehave_hold_nobody_up(path: Path, cache: Path) -> None:
+def test_clients_that_misbehave_hold_nobody_up(path: Path, cache: Path, many_files: None) -> None:
     """Idle, slow, half-closed and broken connections: others are served, nothing crashes, memory does not grow."""
     limits = ("--header-timeout", "2", "--body-timeout", "2", "--max-body", "200000")
     with process(f"m={path}", "--backend", "torch", *limits, cache=cache) as (running, url):
         assert post(url, jpeg()).status_code == 200
-        idle = [socket.create_connection(place(url)) for _ in range(400)]
+        idle = [socket.create_connection(place(url)) for _ in range(1000)]
         slow = [socket.create_connection(place(url)) for _ in range(20)]
         for connection in slow[:10]:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Slow: ")
@@ -148,6 +161,11 @@ def test_clients_that_misbehave_hold_nobody_up(path: Path, cache: Path) -> None:
             assert post(url, jpeg()).status_code == 200
         for hostile in (
             b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 70_000 + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 300_000,
+            b"GET /" + b"a" * 300_000,
+            b"\r\n" * 20_000,
+            b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-T: " + b"a" * 600_000,
+            b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 600_000,
             b"\x16\x03\x01\x02\x00" + b"\x00" * 200,
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
             b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -173,6 +191,61 @@ def test_clients_that_misbehave_hold_nobody_up(path: Path, cache: Path) -> None:
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 0
     assert "Traceback" not in (cache / "log.txt").read_text()
+
+
+def test_hostile_bytes_leave_nothing_behind(path: Path, cache: Path) -> None:
+    """The memory after the tenth round of broken requests is that after the second."""
+    attacks = [
+        b"GET / HTTP/1.1\r\nX-Long: " + b"a" * 500_000,
+        b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 60_000,
+        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X-T: b\r\n" * 60_000,
+        b"POST /predict HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: 400000\r\n\r\n" + bytes(300_000),
+        b"POST /predict HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: 400000\r\n\r\n" + bytes(400_000),
+        b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 300000\r\n\r\n" + b"[" * 300_000,
+    ]
+    with process(f"m={path}", "--backend", "torch", "--body-timeout", "1", cache=cache) as (running, url):
+        memories: list[float] = []
+        for _ in range(10):
+            with ThreadPoolExecutor(len(attacks)) as pool:
+                list(pool.map(lambda attack: sent(url, attack), attacks * 2))
+            assert post(url, jpeg()).status_code == 200
+            memories.append(memory(running.pid))
+    assert memories[-1] < memories[1] + 8
+
+
+def test_requests_share_a_connection_in_any_pieces(path: Path, cache: Path) -> None:
+    """Pipelined, byte by byte, with a request to change the protocol as Java's client sends it: each is answered."""
+    body = jpeg()
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+    plain = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    asked = head + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunks = b"".join(b"1\r\n" + body[i : i + 1] + b"\r\n" for i in range(len(body))) + b"0\r\nX-Trailer: 1\r\n\r\n"
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    with (
+        process(f"m={path}", "--backend", "torch", cache=cache) as (_, url),
+        socket.create_connection(place(url), timeout=60) as connection,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answers = connection.makefile("rb")
+
+        def answer() -> dict[str, Any]:
+            assert b" 200 " in answers.readline()
+            fields = {}
+            while (line := answers.readline()) != b"\r\n":
+                name, _, value = line.decode().lower().partition(":")
+                fields[name] = value.strip()
+            return json.loads(answers.read(int(fields["content-length"])))
+
+        connection.sendall(plain * 3)
+        first = answer()
+        assert [answer(), answer()] == [first] * 2
+        for place_ in range(0, len(plain), 97):
+            connection.sendall(plain[place_ : place_ + 97])
+        assert answer() == first
+        for content in (asked, plain, chunked, asked, plain):
+            connection.sendall(content)
+            assert answer() == first
 
 
 def sent(url: str, content: bytes) -> bytes:

@@ -20,7 +20,7 @@ from resnetkit.serve.limits import Limits
 if TYPE_CHECKING:
     from resnetkit.infer.predictor import Predictor
 
-PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 KEY = "RESNETKIT_API_KEY"
 NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)", re.ASCII | re.DOTALL)
 LOCAL = ("127.0.0.1", "::1", "localhost")

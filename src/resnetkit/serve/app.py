@@ -168,6 +168,12 @@ def create_app(
     )
     guard = Guard(app, limits=limits, metrics=metrics, api_key=api_key)
 
+    def seconds_until_room() -> int | None:
+        seconds = [one.seconds_until_room for one in models.values()]
+        return None if None in seconds else min(one for one in seconds if one is not None)
+
+    guard.seconds_until_room = seconds_until_room
+
     def model_named(name: str | None) -> ServedModel:
         if name is None:
             return models[default]

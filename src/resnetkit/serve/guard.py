@@ -2,14 +2,15 @@
 
 import asyncio
 import hmac
+import itertools
 import json
 import logging
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from hashlib import sha256
-from secrets import token_hex
 from typing import Any, TypeAlias
 
 from resnetkit.serve.limits import Limits
@@ -43,11 +44,14 @@ log = logging.getLogger("resnetkit.serve")
 class RefusedError(Exception):
     """A request that is answered before it reaches a route."""
 
-    def __init__(self, status: int, message: str, *, reason: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, reason: str, headers: dict[str, str] | None = None, closes: bool = True
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.headers = headers or {}
+        self.closes = closes
 
 
 class Guard:
@@ -60,11 +64,16 @@ class Guard:
         """With `api_key`, every path but those in OPEN needs it, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
         self.draining = False
         """If it is set, each answer closes its connection, and readiness is over."""
+        self.seconds_until_room: Callable[[], int | None] = lambda: None
+        """Says when there should be room in the queues again if they are full. Then what a client posts is refused
+        before its body is read, which costs little; the connection stays open, and the body is dropped as it comes."""
         self._app = app
         self._limits = limits
         self._metrics = metrics
         self._key = None if api_key is None else sha256(api_key.encode()).digest()
         self._bodies = 0  # bytes in memory
+        self._first_id = secrets.randbits(64)
+        self._ids = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -74,12 +83,13 @@ class Guard:
         began = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else token_hex(8)
+        request_id = given if REQUEST_ID.fullmatch(given) else self._new_id()
         answer = _Answer(send, request_id)
         scope["state"] = dict(scope.get("state") or {}) | {"request_id": request_id}
         held = 0
         try:
             self._check_key(scope["path"], headers)
+            self._check_room(scope["method"])
             body, held = await self._body(headers, receive)
             seconds = time.monotonic() - began
             if body:
@@ -88,18 +98,24 @@ class Guard:
             await self._run(scope, body, receive, answer)
         except RefusedError as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
+            answer.closes = refusal.closes or self.draining
             await answer.refuse(refusal.status, str(refusal), refusal.headers)
         except _GoneError:
             answer.status = 499  # nginx's number for a client that closed its connection
         except Exception:
             log.exception("request %s failed", request_id)
             if not answer.status:
+                answer.closes = True
                 await answer.refuse(
                     500, "internal error; the log of the server has the reason under the request id", {}
                 )
         finally:
             self._bodies -= held
             self._note(scope, answer, time.monotonic() - began)
+
+    def _new_id(self) -> str:
+        # An odd factor makes each id another one. Asking the system for each would give up the interpreter each time.
+        return f"{(self._first_id + 0x9E3779B97F4A7C15 * next(self._ids)) % 2**64:016x}"
 
     def _check_key(self, path: str, headers: dict[str, str]) -> None:
         if self._key is None or path in OPEN or path.startswith(OPEN_FOLDER):
@@ -108,6 +124,16 @@ class Guard:
         key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not hmac.compare_digest(sha256(key.encode("latin-1")).digest(), self._key):
             raise RefusedError(401, "the key is missing or wrong", reason="key", headers={"www-authenticate": "Bearer"})
+
+    def _check_room(self, method: str) -> None:
+        if method == "POST" and (seconds := self.seconds_until_room()) is not None:
+            raise RefusedError(
+                503,
+                "too many requests wait; try again later",
+                reason="queue",
+                headers={"retry-after": str(seconds)},
+                closes=False,
+            )
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> tuple[bytes, int]:
         """Return the body, and the number of bytes that it adds to `_bodies`, which the caller takes off again."""
@@ -222,8 +248,7 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, status: int, message: str, headers: dict[str, str]) -> None:
-        """Answer with an error, and close the connection, on which the rest of a body may come."""
-        self.closes = True
+        """Answer with an error."""
         body = json.dumps({"error": message}).encode()
         headers = headers | {"content-type": "application/json", "content-length": str(len(body))}
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -90,6 +90,12 @@ class ServedModel:
         """The newest Predictor."""
         return self._loaded.predictor
 
+    @property
+    def seconds_until_room(self) -> int | None:
+        """If the queue is full, the seconds after which there should be room; else None."""
+        loaded = self._loaded
+        return self._retry_after(loaded) if loaded.in_flight >= self._limits.queue else None
+
     async def logits(
         self, pictures: Sequence[Given], *, timeout: float | None = None
     ) -> tuple[Predictor, list[Logits | Failure]]:
@@ -262,10 +268,13 @@ class ServedModel:
             loaded = self._loaded
             if loaded.in_flight + count > self._limits.queue:
                 self._metrics.refused.labels("queue").inc()
-                raise FullError(max(1, math.ceil(loaded.in_flight * self._seconds_per_picture)))
+                raise FullError(self._retry_after(loaded))
             loaded.in_flight += count
             self._metrics.in_flight.labels(self.name).set(loaded.in_flight)
         return loaded
+
+    def _retry_after(self, loaded: Loaded) -> int:
+        return max(1, math.ceil(loaded.in_flight * self._seconds_per_picture))
 
     def _leave(self, loaded: Loaded, work: Work) -> None:
         self._metrics.pictures.labels(self.name, _outcome(work.future)).inc()

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
@@ -22,17 +22,31 @@ WATCH_SECONDS = 1.0
 """Between two looks at the files of the models."""
 HEADER_BYTES = 16 * 1024
 """Largest header of a request."""
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection is kept without a request: longer than the 60 s for which proxies usually keep theirs. A
+request is lost if it is sent while its connection is closed."""
 ACCEPT_SECONDS, ASK_SECONDS = 0.2, 1.0
 """At the end: for connections that have begun to be accepted, and for their clients to send a first request."""
+UPGRADE = re.compile(rb"(\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
 log = logging.getLogger("resnetkit.serve")
 
 
-class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with a limit on the time that a header takes to arrive on an open connection."""
+class TimedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 by httptools, with limits on the size of a header and on the time that it takes to arrive.
+
+    httptools keeps what it has read of a header or a trailer, however long. So what it keeps is counted here.
+    """
 
     header_timeout = 10.0
     """Seconds."""
     _timer: asyncio.TimerHandle | None = None
+    _begun = False
+    """Whether a part of a header has come, but not all of it."""
+    _in_body = False
+    _ended = False
+    """Whether a request ended in what came last."""
+    _kept = 0
+    """Bytes since the last header or the last bytes of a body, at most."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a header."""
@@ -41,11 +55,50 @@ class TimedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the time goes on until a header is complete."""
+        if not self._in_body:
+            data = _without_upgrade(data)
+        self._kept += len(data)
+        self._ended = False
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._stop()
-        elif self._timer is None:
+        if self.transport.is_closing():
+            return
+        if self._kept > HEADER_BYTES:
+            self.send_400_response("Too long a header.")
+        elif self._begun or not (
+            self._answers or self._ended
+        ):  # also in a body that was refused, and after empty lines
             self._wait_for_header()
+        else:
+            self._stop()
+
+    def on_message_begin(self) -> None:
+        """Note that a header has begun."""
+        super().on_message_begin()
+        self._begun = True
+
+    def on_headers_complete(self) -> None:
+        """Start the request, if its header is not too long. httptools turns the error into its own."""
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEADER_BYTES:
+            raise ValueError("too long a header")
+        if self.parser.should_upgrade():  # a header that came in pieces: without its body, the answer would be wrong
+            raise ValueError("another protocol is asked for")
+        self._begun, self._in_body, self._kept = False, True, 0
+        super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of the header. Those after the body (trailers) are dropped."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body. A chunk may be of one byte, and has five bytes around it."""
+        self._kept = max(0, self._kept - 6 * len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request, of which the answer may have begun."""
+        self._in_body, self._ended, self._kept = False, True, 0
+        super().on_message_complete()
 
     @property
     def waits(self) -> bool:
@@ -57,13 +110,36 @@ class TimedProtocol(H11Protocol):
         self._stop()
         super().connection_lost(exc)
 
+    @property
+    def _answers(self) -> bool:
+        """Whether a request has come that is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _wait_for_header(self) -> None:
-        self._timer = self.loop.call_later(self.header_timeout, self.transport.abort)
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.header_timeout, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._answers:  # the next request began to come before the answer to this one
+            self._wait_for_header()
+        else:
+            self.transport.abort()
 
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Return the bytes with another name for the field Upgrade in the first header.
+
+    A server may ignore a wish for another protocol, such as Java's client has it for HTTP/2 in each first request. But
+    httptools then drops the body, as that would be in the other protocol.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(rb"\1x-upgrade", head) + end + rest
 
 
 class Server(uvicorn.Server):
@@ -118,7 +194,7 @@ def run(
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(limits.timeout + limits.body_timeout) + 1,
     )
     server = Server(config, guard, drain=limits.drain, ready=ready)
