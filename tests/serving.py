@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,10 +76,15 @@ def client(app: Guard, **headers: str) -> httpx.AsyncClient:
 
 
 @contextmanager
-def process(*arguments: str, cache: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(
+    *arguments: str,
+    cache: Path,
+    python: Sequence[str] = (sys.executable,),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`resnetkit serve` in a process of its own, and its address. It is killed at the end if it still runs."""
-    environment = os.environ | {"RESNETKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "resnetkit", "serve", *arguments, "--port", "0"]
+    environment = os.environ | {"RESNETKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | dict(environment or {})
+    command = [*python, "-m", "resnetkit", "serve", *arguments, "--port", "0"]
     with (cache / "log.txt").open("w") as log:
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert running.stdout is not None

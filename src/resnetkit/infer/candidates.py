@@ -42,7 +42,7 @@ def candidates(
 
     `stated` are the fields of Choice that the caller fixed. First comes the choice of tuning for `goal`, then OpenVINO
     in float32 if it is installed and has a graph for `output` in the cache (with `may_export`, the graph is made), then
-    torch in float32. On another device than the CPU, only torch is tried.
+    torch in float32 if it is installed. On another device than the CPU, only torch is tried.
 
     Warns about a result of tuning that is not used, or that comes from another machine. Raises UsageError if the fields
     in `stated` do not go together.
@@ -53,7 +53,8 @@ def candidates(
             rules.append(tuned)
         if (may_export or has_cached_graph(model, "openvino", output)) and installed("openvino"):
             rules.append(Choice("openvino", batch_size=BATCH_SIZE))
-    rules.append(Choice("torch", batch_size=BATCH_SIZE))
+    if installed("torch") or not rules:
+        rules.append(Choice("torch", batch_size=BATCH_SIZE))
     return choose(stated, rules)
 
 

@@ -9,8 +9,9 @@ from tempfile import mkdtemp
 
 from resnetkit.data.published.download import locked, say
 from resnetkit.data.transforms.resampling import prepare
+from resnetkit.errors import UsageError
 from resnetkit.files import can_write
-from resnetkit.infer.choice import BackendName, Output
+from resnetkit.infer.choice import BackendName, Output, installed
 from resnetkit.infer.unloaded import UnloadedModel
 from resnetkit.modelfile import Model
 
@@ -30,12 +31,18 @@ def cached_graph(model: UnloadedModel, *, backend: BackendName, output: Output =
 
     The graph takes pixels, uint8 (batch, size, size, channels), and computes `output`. It is kept in the cache, or in a
     temporary folder if the cache can't be written. Making it imports torch and takes up to half a minute.
-    Raises ExportError if the graph's outputs differ from the model's.
+    Raises ExportError if the graph's outputs differ from the model's, and UsageError if it must be made and torch is
+    not installed.
     """
     name = graph_name(backend, output)
     path = model.graph_cache / name
     if path.is_file():
         return path
+    if not installed("torch"):
+        raise UsageError(
+            f"{path} does not exist, and torch, which makes this graph of {model.name}, is not installed; make it "
+            "where torch is, by one prediction with the same RESNETKIT_CACHE, and bring that folder"
+        )
     if not can_write(path.parent):
         folder = mkdtemp(prefix="resnetkit-")
         register(_remove, folder, os.getpid())

@@ -17,7 +17,7 @@ from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.forked import apart, is_forked
 from resnetkit.infer.backends.backend import Backend
 from resnetkit.infer.backends.last_map import WithLastMap
-from resnetkit.infer.backends.opening import open_backend
+from resnetkit.infer.backends.opening import check_installed, open_backend
 from resnetkit.infer.choice import GRAPHS, Choice, Goal, Output
 from resnetkit.infer.graphs import cached_graph, compiled_folder, export_graph
 from resnetkit.infer.tuning.record import find_int8_graph
@@ -142,6 +142,7 @@ class Session:
         if output != "logits" and choice.precision == "int8":  # tuning checks the accuracy of int8 logits only
             choice = replace(choice, precision="float32")
         if choice.backend not in GRAPHS:
+            check_installed(choice.backend)  # else loading the model would say that a module is missing
             return open_backend(choice, self.model, output=output, device=self._device)
         if isinstance(self._given, Model):
             if choice.precision == "int8":

@@ -7,7 +7,7 @@ from resnetkit.errors import UsageError
 from resnetkit.infer.backends.backend import Backend
 from resnetkit.infer.backends.onnxruntime_backend import OnnxRuntime
 from resnetkit.infer.backends.openvino_backend import OpenVino
-from resnetkit.infer.choice import GRAPHS, PACKAGES, Choice, Output, installed
+from resnetkit.infer.choice import GRAPHS, PACKAGES, BackendName, Choice, Output, installed
 
 if TYPE_CHECKING:
     from resnetkit.modelfile import Model
@@ -27,11 +27,7 @@ def open_backend(
     torch it is a model; only torch uses `output` and `device`. `cache` is the folder for OpenVINO's compiled graphs.
     Raises UsageError for a backend that is not installed, ModelFileError for a graph that can't be read.
     """
-    if not installed(choice.backend):
-        extra = "torch" if PACKAGES[choice.backend] == "torch" else "'resnetkit[export]'"
-        raise UsageError(
-            f"`backend` is {choice.backend}, but {PACKAGES[choice.backend]} is not installed; pip install {extra}"
-        )
+    check_installed(choice.backend)
     if choice.backend not in GRAPHS:
         from resnetkit.infer.backends.torch_backend import TorchBackend
 
@@ -43,3 +39,10 @@ def open_backend(
     if choice.backend == "openvino":
         return OpenVino(choice, source, cache=cache)
     return OnnxRuntime(choice, source)
+
+
+def check_installed(backend: BackendName) -> None:
+    """Raise UsageError for a backend that is not installed."""
+    if not installed(backend):
+        extra = "torch" if PACKAGES[backend] == "torch" else "'resnetkit[export]'"
+        raise UsageError(f"`backend` is {backend}, but {PACKAGES[backend]} is not installed; pip install {extra}")
