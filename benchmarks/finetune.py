@@ -1,10 +1,19 @@
-"""The ladder against full fine-tuning as in PyTorch's transfer-learning tutorial, on the same pictures, in one run.
+"""The ladder against full fine-tuning as in PyTorch's transfer-learning tutorial and in timm's train.py, same pictures.
 
-    python benchmarks/finetune.py photos --init model.safetensors --peer-epochs 1
+    python benchmarks/finetune.py photos --init model.safetensors
+    python benchmarks/finetune.py photos --init model.safetensors --peer-epochs 1     # their time from one epoch
+    python benchmarks/finetune.py photos --init model.safetensors --peers timm --rungs --log timm.jsonl
 
-The peer is the tutorial's loop: SGD 0.001 with momentum 0.9, batches of 4, a tenth of the rate every 7 epochs, random
-resized crops and flips, 25 epochs. With fewer --peer-epochs, its time is extrapolated to 25, which is said, and its
-accuracy is that of the epochs that were run. Features of earlier runs are not used: the cache is a new folder.
+The peers, both with the weights of --init, 25 epochs, and the validation pictures that `resnetkit train` has, too:
+
+tutorial  SGD 0.001 with momentum 0.9, batches of 4, a tenth of the rate every 7 epochs, random resized crops and flips.
+timm      the defaults of train.py with --batch-size 32 --epochs 25: SGD with Nesterov momentum 0.9 and weight decay
+          2e-5, rate 0.1 for 256 pictures, here 0.0125, 5 epochs of warm-up, cosine, label smoothing 0.1, random resized
+          crops, flips, colour jitter 0.4. train.py is not in the package, so its loop is here, of the package's parts.
+
+With fewer --peer-epochs, the first of the 25 are run: their time is extrapolated, which is said, and the accuracy is
+that after so many. The best epoch counts, as in both. `--log` gets a line of JSON for each epoch. Features of earlier
+runs are not used: the cache of ours is a new folder.
 """
 
 import argparse
@@ -15,10 +24,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
+import torch
+from torch import nn
+
+import resnetkit as rk
+from resnetkit.modelfile import Model
+from resnetkit.models.spec import SPECS
+
 PEER_EPOCHS = 25
+WORKERS = 2
 
 
 def interval(error_percent: float, pictures: int) -> str:
@@ -29,9 +48,16 @@ def interval(error_percent: float, pictures: int) -> str:
     return f"{100 * p:.1f} % ({100 * (centre - half):.1f} to {100 * (centre + half):.1f})"
 
 
-def ours(data: str, init: str, rung: str, folder: Path) -> tuple[float, float, list[dict]]:
+def processor() -> str:
+    """Return the name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def ours(data: str, init: str, rung: str, folder: Path, more: list[str]) -> tuple[float, float, list[dict]]:
     """Train with the command line; return seconds of the whole command, error in percent, and the rungs."""
-    command = [sys.executable, "-m", "resnetkit", "train", data, "--init", init, "--rung", rung, "--json"]
+    command = [sys.executable, "-m", "resnetkit", "train", data, "--init", init, "--rung", rung, "--json", *more]
     environment = os.environ | {"RESNETKIT_CACHE": str(folder / f"cache-{rung}")}
     began = time.monotonic()
     done = subprocess.run(
@@ -41,80 +67,167 @@ def ours(data: str, init: str, rung: str, folder: Path) -> tuple[float, float, l
     return time.monotonic() - began, result["best"]["error_percent"], result["rungs"]
 
 
-def peer(data: str, init: str, epochs: int) -> tuple[float, float]:
-    """Train as the tutorial does; return the seconds of 25 epochs, and the lowest validation error in percent."""
-    import torch
-    from PIL import Image
-    from torch import nn
+class Pictures(torch.utils.data.Dataset):
+    """Samples as the peers' loaders want them."""
+
+    def __init__(self, samples: rk.Samples, transform: Callable | None = None) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        with Image.open(self.samples.path(index)) as picture:
+            converted = picture.convert("RGB")
+        assert self.transform is not None  # timm's create_loader sets it
+        return self.transform(converted), int(self.samples.labels[index])
+
+
+@dataclass
+class Peer:
+    """A way to fine-tune: a network, its batches, and what happens in a step and after an epoch."""
+
+    net: nn.Module
+    train: Iterable
+    val: Iterable
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    after_epoch: Callable[[int], object]
+    """Called with the number of finished epochs: sets the learning rate."""
+
+
+def tutorial(start: Model, dataset: rk.Dataset) -> Peer:
+    """Return the peer of https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html, `train_model`."""
     from torchvision import transforms
 
-    import resnetkit as rk
-
-    model = rk.load(init)
-    dataset = rk.open_dataset(data)
-    assert dataset.train is not None
-    assert dataset.val is not None
-    net = rk.build(model.net.spec)
-    net.load_state_dict(model.net.state_dict())
+    net = rk.build(start.net.spec)
+    net.load_state_dict(start.net.state_dict())
     net.fc = nn.Linear(net.fc.in_features, len(dataset.classes))
-    normal = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    training = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
-    plain = [transforms.Resize(256), transforms.CenterCrop(224)]
-
-    class Pictures(torch.utils.data.Dataset):
-        def __init__(self, samples: rk.Samples, steps: list) -> None:
-            self.samples, self.transform = samples, transforms.Compose([*steps, transforms.ToTensor(), normal])
-
-        def __len__(self) -> int:
-            return len(self.samples)
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            with Image.open(self.samples.path(index)) as picture:
-                return self.transform(picture.convert("RGB")), int(self.samples.labels[index])
-
-    loaders = {
-        "train": torch.utils.data.DataLoader(Pictures(dataset.train, training), 4, shuffle=True, num_workers=2),
-        "val": torch.utils.data.DataLoader(Pictures(dataset.val, plain), 4, num_workers=2),
-    }
+    last = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+    training = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *last])
+    plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *last])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
+    return Peer(
+        net=net,
+        train=torch.utils.data.DataLoader(Pictures(dataset.train, training), 4, shuffle=True, num_workers=WORKERS),
+        val=torch.utils.data.DataLoader(Pictures(dataset.val, plain), 4, num_workers=WORKERS),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=optimizer,
+        after_epoch=lambda _: schedule.step(),
+    )
+
+
+def timm(start: Model, dataset: rk.Dataset) -> Peer:
+    """Return timm's peer: network, loaders, loss, optimiser and schedule by the functions that train.py calls."""
+    from timm import create_model
+    from timm.data import create_loader, resolve_data_config
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    net = create_model(f"{name_of(start)}.tv_in1k", num_classes=len(dataset.classes))
+    weights = {name: value for name, value in start.net.state_dict().items() if not name.startswith("fc.")}
+    left = net.load_state_dict(weights, strict=False)
+    assert not left.unexpected_keys
+    assert {name.split(".")[0] for name in left.missing_keys} == {"fc"}
+    config = resolve_data_config({}, model=net)
+    common = {
+        "input_size": config["input_size"],
+        "batch_size": 32,
+        "mean": config["mean"],
+        "std": config["std"],
+        "use_prefetcher": False,
+        "device": torch.device("cpu"),
+        "num_workers": WORKERS,
+    }
+    optimizer = create_optimizer_v2(net, opt="sgd", lr=0.1 * 32 / 256, weight_decay=2e-5, momentum=0.9)
+    schedule, _ = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=PEER_EPOCHS, warmup_epochs=5, warmup_lr=1e-5, min_lr=0.0
+    )
+    schedule.step(0)
+    return Peer(
+        net=net,
+        train=create_loader(
+            Pictures(dataset.train), is_training=True, color_jitter=0.4, interpolation="random", **common
+        ),
+        val=create_loader(
+            Pictures(dataset.val), interpolation=config["interpolation"], crop_pct=config["crop_pct"], **common
+        ),
+        loss=LabelSmoothingCrossEntropy(0.1),
+        optimizer=optimizer,
+        after_epoch=schedule.step,
+    )
+
+
+def name_of(model: Model) -> str:
+    """Return the name of a network in the table of networks."""
+    spec = model.net.spec
+    return next(name for name in ("resnet18", "resnet50") if replace(SPECS[name], classes=spec.classes) == spec)
+
+
+PEERS = {"tutorial": tutorial, "timm": timm}
+
+
+def finetune(name: str, data: str, init: str, epochs: int, log: Path | None) -> tuple[float, float]:
+    """Fine-tune as the peer does; return the seconds of 25 epochs, and the lowest validation error in percent."""
+    torch.manual_seed(0)
+    dataset = rk.open_dataset(data)
+    assert dataset.val is not None
+    peer = PEERS[name](rk.load(init), dataset)
     best, began = 100.0, time.monotonic()
-    for _ in range(epochs):
-        net.train()
-        for images, labels in loaders["train"]:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images), labels).backward()
-            optimizer.step()
-        schedule.step()
-        net.eval()
+    for epoch in range(1, epochs + 1):
+        peer.net.train()
+        for images, labels in peer.train:
+            peer.optimizer.zero_grad()
+            peer.loss(peer.net(images), labels).backward()
+            peer.optimizer.step()
+        peer.after_epoch(epoch)
+        peer.net.eval()
         with torch.no_grad():
-            wrong = sum(int((net(images).argmax(1) != labels).sum()) for images, labels in loaders["val"])
-        best = min(best, 100 * wrong / len(dataset.val))
+            wrong = sum(int((peer.net(images).argmax(1) != labels).sum()) for images, labels in peer.val)
+        error, seconds = 100 * wrong / len(dataset.val), time.monotonic() - began
+        best = min(best, error)
+        if log:
+            line = {
+                "peer": name,
+                "data": data,
+                "epoch": epoch,
+                "top1_error_percent": error,
+                "seconds": round(seconds, 1),
+            }
+            with log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
     return (time.monotonic() - began) * PEER_EPOCHS / epochs, best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--init", required=True)
-    parser.add_argument("--peer-epochs", type=int, default=PEER_EPOCHS)
-    parser.add_argument("--rungs", nargs="+", default=["head", "auto"])
-    given = parser.parse_args()
-    import resnetkit as rk
-
+    parser.add_argument("--init", required=True, help="a model file with ImageNet weights")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peer-epochs", type=int, default=PEER_EPOCHS, help="epochs of each peer that are run")
+    parser.add_argument("--log", type=Path, help="a file that gets each epoch's error")
+    parser.add_argument("--rungs", nargs="*", default=["head", "auto"], help="values of resnetkit train --rung")
+    given, more = parser.parse_known_args()
     dataset = rk.open_dataset(given.data)
     pictures = len(dataset.val or ())
     print(f"{given.data}: {len(dataset.train or ()):,} training and {pictures:,} validation pictures")
-    print(f"on {platform.processor() or platform.machine()}, {os.cpu_count()} processors; accuracy with 95 % interval")
-    seconds, error = peer(given.data, given.init, given.peer_epochs)
-    how = "" if given.peer_epochs == PEER_EPOCHS else f", extrapolated from {given.peer_epochs}"
-    after = f"after {given.peer_epochs} epochs"
-    print(f"tutorial, 25 epochs: {seconds:,.0f} s{how}; {interval(error, pictures)} {after}", flush=True)
+    print(f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores; accuracy with 95 % interval")
+    peers: dict[str, float] = {}
+    for name in given.peers:
+        seconds, error = finetune(name, given.data, given.init, given.peer_epochs, given.log)
+        peers[name] = seconds
+        how = "" if given.peer_epochs == PEER_EPOCHS else f", extrapolated from {given.peer_epochs}"
+        after = f"after {given.peer_epochs} epochs"
+        print(f"{name}, {PEER_EPOCHS} epochs: {seconds:,.0f} s{how}; {interval(error, pictures)} {after}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for rung in given.rungs:
-            took, error, rungs = ours(given.data, given.init, rung, Path(folder))
-            ratio = seconds / took
-            print(f"ours, --rung {rung}: {took:,.0f} s, 1/{ratio:.1f} of it; {interval(error, pictures)}", flush=True)
+            took, error, rungs = ours(given.data, given.init, rung, Path(folder), more)
+            shares = "".join(f", 1/{seconds / took:.1f} of {name}" for name, seconds in peers.items())
+            print(f"ours, --rung {rung}: {took:,.0f} s{shares}; {interval(error, pictures)}", flush=True)
             for row in rungs:
                 print(f"    {row['rung']}: {row['top1_error_percent']} % error, {row['seconds']} s, kept {row['kept']}")
 

@@ -49,6 +49,19 @@ def test_equals_scikit_learn(penalty: float) -> None:
     assert (head.probabilities(features).argmax(1) == expected.argmax(1)).mean() > 0.995
 
 
+@pytest.mark.parametrize("penalty", [0.3, 0.01])
+def test_one_scale_for_all_features_equals_scikit_learn(penalty: float) -> None:
+    """Features that are all divided by the same number."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, labels = some_features()
+    scale = np.sqrt(np.square(features.std(axis=0)).mean())
+    other = linear_model.LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-9, max_iter=10_000)
+    other.fit(((features - features.mean(axis=0)) / scale).astype(np.float64), labels)
+    expected = other.predict_proba((features - features.mean(axis=0)) / scale)
+    (head,) = fit_path(features, labels, classes=4, penalties=[penalty], per_feature=False)
+    np.testing.assert_allclose(head.probabilities(features), expected, atol=2e-3)
+
+
 def test_no_change_makes_an_optimum_better() -> None:
     features, labels = some_features(classes=3)
     head = fit(features, labels, classes=3, penalty=0.02)

@@ -78,6 +78,13 @@ def test_alike_pictures_stay_in_one_part_and_contradictions_are_named(
     assert resume(run, quiet=True).best["images"] == len(again.val)
 
 
+@pytest.fixture
+def whole_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third rung follows also where it is not likely to help."""
+    monkeypatch.setattr(ladder, "why_no_whole", lambda *given, **more: None)
+
+
+@pytest.mark.usefixtures("whole_ladder")
 def test_the_ladder_keeps_the_best_rung(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     result = start(recipe, data, out=tmp_path / "run", quiet=True)
     assert [row["rung"] for row in result.rungs] == ["head", "stage", "all"]
@@ -131,6 +138,7 @@ def test_one_rung_can_be_asked_for_and_is_repeated_to_the_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_ladder")
 @pytest.mark.parametrize("stopped_in", ["head", "stage", "all"])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: str
@@ -250,6 +258,26 @@ def test_a_small_disk_leaves_the_stage_out(
     result = start(recipe.replace(cache_gb=1e-5, rung="stage"), data, out=tmp_path / "run", quiet=True)
     assert [row["rung"] for row in result.rungs] == ["head"]
     assert "`cache_gb`" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_rung_that_will_not_help_is_left_out_and_a_line_says_so(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "why_no_whole", lambda *given, **more: "no rung all: it would not help")
+    result = start(recipe, data, out=tmp_path / "run", quiet=True)
+    assert [row["rung"] for row in result.rungs] == ["head", "stage"]
+    assert "no rung all: it would not help" in (tmp_path / "run" / "log.txt").read_text()
+    asked = start(recipe.replace(rung="all"), data, out=tmp_path / "asked", quiet=True)
+    assert [row["rung"] for row in asked.rungs] == ["head", "all"]
+
+
+@pytest.mark.parametrize("rung", ["stage", "all"])
+def test_rungs_keep_the_statistics_of_batch_norm(data: Path, recipe: Recipe, tmp_path: Path, rung: str) -> None:
+    start(recipe.replace(rung=rung), data, out=tmp_path / "run", quiet=True)
+    first = load(recipe.init or "").net.state_dict()
+    trained = load(tmp_path / "run" / "last.safetensors").net.state_dict()
+    changed = {name.split(".")[-1] for name in first if name[:2] != "fc" and (first[name] != trained[name]).any()}
+    assert changed == {"weight", "bias"}
 
 
 def test_little_time_still_gives_a_head(data: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -77,15 +77,18 @@ def fit_path(
     penalties: Sequence[float] = PENALTIES,
     weights: NDArray[np.floating] | None = None,
     targets: Values | None = None,
+    per_feature: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> list[Head]:
     """Return a head for each penalty, in their order; each starts from the one before.
 
-    Arguments are those of `fit`. `stop` is asked before each penalty but the first; when it returns True, the heads so
+    Arguments are those of `fit`. Without `per_feature`, the deviation in the penalty is the quadratic mean over all
+    features, as in ridge regression on features as they are: those of a trained network have scales that mean
+    something. `stop` is asked before each penalty but the first; when it returns True, the heads so
     far are returned.
     """
     heads: list[Head] = []
-    problem = _Problem(features, labels, classes=classes, weights=weights, targets=targets)
+    problem = _Problem(features, labels, classes=classes, weights=weights, targets=targets, per_feature=per_feature)
     for penalty in penalties:
         if heads and stop and stop():
             break
@@ -167,6 +170,7 @@ class _Problem:
         classes: int,
         weights: NDArray[np.floating] | None,
         targets: Values | None,
+        per_feature: bool = True,
     ) -> None:
         share = np.ones(len(features)) if weights is None else np.asarray(weights, np.float64)
         kept = share > 0
@@ -181,6 +185,8 @@ class _Problem:
         self.share = (share / share.sum()).astype(np.float32)
         self.mean = self.share @ features
         self.deviation = np.sqrt(self.share @ np.square(features - self.mean))
+        if not per_feature:
+            self.deviation = np.full_like(self.deviation, np.sqrt(np.square(self.deviation).mean()))
         # A feature that is constant, or nearly, would get a huge weight; its part is then only rounding.
         self.deviation = np.maximum(self.deviation, 1e-6 * max(float(self.deviation.max()), 1e-12))
         self.rows = ((features - self.mean) / self.deviation).astype(np.float32)

@@ -21,6 +21,7 @@ from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageErro
 from resnetkit.files import write_whole
 from resnetkit.finetune import trust
 from resnetkit.finetune.features import FeatureCache
+from resnetkit.finetune.lengths import why_no_stage, why_no_whole
 from resnetkit.finetune.rungs import Climb, Rung, first_rung, second_rung, task_of, third_rung, write_state
 from resnetkit.finetune.views import PLAIN
 from resnetkit.modelfile import Model, load
@@ -277,9 +278,9 @@ def _climb(climb: Climb, task: Classification) -> TrainResult:
     try:
         if "head" not in done or "stage" in set(planned) - done:
             train, val = first_rung(climb, task, planned, done)
-            if "stage" in planned and "stage" not in done and train.with_maps and _goes_on(climb):
-                second_rung(climb, train, val)
-        if "all" in planned and "all" not in done and _goes_on(climb):
+            if "stage" in planned and "stage" not in done and train.with_maps and _goes_on(climb, "stage", task):
+                second_rung(climb, train, val, more="all" in planned)
+        if "all" in planned and "all" not in done and _goes_on(climb, "all", task):
             third_rung(climb)
     except InterruptedTrainingError as error:
         raise InterruptedTrainingError(
@@ -295,11 +296,25 @@ def _climb(climb: Climb, task: Classification) -> TrainResult:
     return _finish(climb, task)
 
 
-def _goes_on(climb: Climb) -> bool:
-    """Whether another rung can bring something: there are errors left, and time, and pictures that judge it."""
+def _goes_on(climb: Climb, rung: str, task: Classification) -> bool:
+    """Whether a rung can bring something: there are errors left, and time, and pictures that judge it.
+
+    A line says why not. A rung that was asked for is always taken.
+    """
     if climb.recipe.rung != "auto" or "longer" in climb.about:
         return True
-    return bool(climb.best.get("error_percent", 0.0)) and climb.left() > 0
+    if not climb.best.get("error_percent", 0.0) or climb.left() <= 0:
+        return False
+    if rung == "stage":
+        why = why_no_stage(climb.left(), climb.costs)
+    else:
+        rows, bounded = [vars(row) for row in climb.rungs], climb.end is not None
+        pictures = task.validation_pictures
+        why = why_no_whole(rows, climb.left(), climb.costs, pictures=pictures, bounded=bounded)
+    if why:
+        with Monitor(climb.run, quiet=climb.quiet) as monitor:
+            monitor.say(why)
+    return not why
 
 
 def _read_state(run: RunFolder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from resnetkit.errors import DataError
 from resnetkit.files import write_whole
 from resnetkit.finetune import heads, label_heads
 from resnetkit.finetune.features import FeatureCache, Features
+from resnetkit.finetune.lengths import EARLY_SCALE, EARLY_UNTIL, Costs, epochs, small_batches, stage_seconds
 from resnetkit.finetune.stage import StageTask, measured
 from resnetkit.finetune.views import training_views
 from resnetkit.location import short_name
@@ -28,7 +29,7 @@ from resnetkit.train.classification import Classification, calibration_in, prepa
 from resnetkit.train.lifecycle import TrainResult, train_task
 from resnetkit.train.loop import InterruptedTrainingError
 from resnetkit.train.monitor import Monitor
-from resnetkit.train.recipe import LENGTHS, Recipe
+from resnetkit.train.recipe import LENGTHS, Recipe, read_recipe
 from resnetkit.train.run import resume as resume_whole
 from resnetkit.train.run import start as start_whole
 from resnetkit.train.run_folder import RunFolder
@@ -37,18 +38,14 @@ from resnetkit.train.task import Measured
 
 VIEWS = 2
 """Views of each training picture: as in validation, and mirrored."""
-LEAST_EPOCHS, ENOUGH_PICTURES, MOST_EPOCHS = 3, 700, 20
-"""A rung takes 3 epochs, and with few pictures as many as it takes to see 700, at most 20."""
 EVALUATE_EVERY = 1.6
 """Epochs between two evaluations in the second and third rung: one costs a tenth of an epoch."""
-SMALL_SET = 1000
-"""With fewer training pictures, batches are small: more steps for the same work."""
 STAGE_RATE, WHOLE_RATE = 0.01, 0.01
 """Highest learning rates of the second and third rung, for batches of 16."""
-STAGE_SHARE = 0.35
-"""With `minutes`: the share of the time after the first rung that the second one gets."""
 CLOSING_SECONDS = 6.0
 """With `minutes`: kept for the report."""
+MEASURED_PICTURES = 32
+"""Features of so many pictures measure what the other rungs cost."""
 FOLDS = 5
 """Without validation pictures, the head's penalty is chosen on folds of the training pictures."""
 
@@ -94,6 +91,8 @@ class Climb:
     training_seconds: float = 0.0
     remarks: Sequence[str] = ()
     allow_other_arithmetic: bool = False
+    costs: Costs | None = None
+    """What the other rungs cost; None if the features were there already, so that nothing was measured."""
 
     @property
     def end(self) -> float | None:
@@ -150,13 +149,21 @@ def first_rung(
         total = len(dataset.train) * len(chosen) + task.validation_pictures
         monitor.say(f"{recipe.model}: features of {count(pictures, 'picture')} by {cache.computed_by.split()[0]}")
         advance = _Stopped(monitor.doing("features", total, "pictures"), signals)
-        val = None
+        val, tick = None, time.monotonic()
         if task.val is not None:
             val = cache.compute(task.val, maps=maps, strict=recipe.strict, advance=advance)
         until = None if climb.end is None else began + 0.5 * climb.left()
         train = cache.compute(
             dataset.train, views=chosen, maps=maps, strict=recipe.strict, until=until, advance=advance
         )
+        if cache.computed >= MEASURED_PICTURES:
+            climb.costs = Costs.estimate(
+                task.net.spec,
+                size=task.header.preprocess.size,
+                feature_seconds=(time.monotonic() - tick) / cache.computed,
+                train=len(train),
+                val=task.validation_pictures,
+            )
         if "head" not in done:
             monitor.doing("fitting the head")
             head = fit_head(train, val, classes=len(dataset.classes), balanced=recipe.balance != "off")
@@ -176,16 +183,17 @@ def fit_head(train: Features, val: Features | None, *, classes: int, balanced: b
         return label_heads.fit_head(features, labels, val, views=len(train.views), balanced=balanced)
     shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
     if val is not None:
-        path = heads.fit_path(features, labels, classes=classes, weights=shares)
+        path = heads.fit_path(features, labels, classes=classes, weights=shares, per_feature=False)
         return heads.choose(path, val.pool(), val.labels)
     fold = np.tile(heads.folds(train.labels, count=min(FOLDS, len(train))), len(train.views))
     losses = np.zeros(len(heads.PENALTIES))
     for number in range(int(fold.max()) + 1):
-        path = heads.fit_path(features, labels, classes=classes, weights=shares * (fold != number))
+        path = heads.fit_path(features, labels, classes=classes, weights=shares * (fold != number), per_feature=False)
         out = fold == number
         losses += [heads.score(head, features[out], labels[out]).loss for head in path]
     best = int(losses.argmin())
-    return heads.fit_path(features, labels, classes=classes, penalties=heads.PENALTIES[: best + 1], weights=shares)[-1]
+    penalties = heads.PENALTIES[: best + 1]
+    return heads.fit_path(features, labels, classes=classes, penalties=penalties, weights=shares, per_feature=False)[-1]
 
 
 def put_head(task: Classification, head: heads.Head) -> None:
@@ -195,32 +203,29 @@ def put_head(task: Classification, head: heads.Head) -> None:
         task.net.fc.bias.copy_(torch.from_numpy(head.bias))
 
 
-def _epochs(pictures: int) -> float:
-    return float(min(MOST_EPOCHS, max(LEAST_EPOCHS, ceil(ENOUGH_PICTURES / pictures))))
+def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bool) -> None:
+    """Train the last stage and the head from the kept maps, beginning with the head of the first rung.
 
-
-def _small_batches(recipe: Recipe, pictures: int, rate: float, asked: frozenset[str]) -> dict[str, Any]:
-    """Return batch size and learning rate for so many pictures, as far as a person did not give them."""
-    size = recipe.batch_size if "batch_size" in asked else 16 if pictures < SMALL_SET else 32
-    values = {"batch_size": min(size, pictures), "lr": rate * size / 16}
-    return {name: value for name, value in values.items() if name not in asked}
-
-
-def second_rung(climb: Climb, train: Features, val: Features | None) -> None:
-    """Train the last stage and the head from the kept maps, beginning with the head of the first rung."""
+    With `more`, a third rung is planned.
+    """
     began, folder = time.monotonic(), RunFolder(climb.run.path / "stage")
+    length: dict[str, float | None] = {"epochs": epochs(len(train))}
+    if folder.state.is_file():
+        length = read_recipe(folder.recipe, climb.recipe)[0].length
+    elif climb.end is not None:
+        length = {"minutes": stage_seconds(climb.left(), climb.costs, pictures=len(train), more=more) / 60}
     recipe = climb.recipe.replace(
-        epochs=_epochs(len(train)) if climb.end is None else None,
-        minutes=None if climb.end is None else STAGE_SHARE * climb.left() / 60,
+        **length,
         schedule="one-cycle",
         optimizer="sgd",
         label_smoothing=0.0,
         ema_decay=0.0,
+        keep_statistics=True,
         early_scale=1.0,
         evaluate_every=EVALUATE_EVERY,
         rung="off",
         init=str(climb.run.best),
-        **_small_batches(climb.recipe, len(train), STAGE_RATE, climb.asked),
+        **small_batches(climb.recipe, len(train), STAGE_RATE, climb.asked),
     )
     whole = task_of(recipe, climb.dataset)
     header = replace(whole.header, recipe=recipe.to_dict())
@@ -250,12 +255,13 @@ def third_rung(climb: Climb) -> None:
     fitted = {
         "schedule": "one-cycle",
         "label_smoothing": 0.0,
-        "layer_decay": 0.5,
-        "early_scale": 0.58,
-        "early_until": 0.8,
+        "keep_statistics": True,
+        "layer_decay": 0.7,
+        "early_scale": EARLY_SCALE,
+        "early_until": EARLY_UNTIL,
         "min_area": 0.5,
         "evaluate_every": EVALUATE_EVERY,
-        **_small_batches(climb.recipe, pictures, WHOLE_RATE, climb.asked),
+        **small_batches(climb.recipe, pictures, WHOLE_RATE, climb.asked),
     }
     if climb.recipe.size is not None and climb.recipe.size < 128:
         fitted["early_scale"] = 1.0
@@ -263,7 +269,7 @@ def third_rung(climb: Climb) -> None:
     if climb.end is not None:
         changes["minutes"] = max(climb.left() + CLOSING_SECONDS, 1.0) / 60
     elif not climb.asked & set(LENGTHS):
-        changes["epochs"] = _epochs(pictures)
+        changes["epochs"] = epochs(pictures)
     changes["group_alike"] = False  # the pictures were looked at, and divided, before the first rung
     recipe = climb.recipe.replace(rung="off", init=str(climb.run.best), **changes)
     if folder.state.is_file():

@@ -1,5 +1,7 @@
 """Freezing: the first parts of a network keep their weights while the other parts are trained."""
 
+from torch import nn
+
 from resnetkit.errors import UsageError
 from resnetkit.models.resnet import ResNet
 
@@ -17,3 +19,10 @@ def freeze(net: ResNet, parts: int) -> None:
     for module in (module for part in before_head[:parts] for module in part if module is not net.norm):
         module.requires_grad_(False)
         module.eval()
+
+
+def keep_statistics(net: ResNet) -> None:
+    """Let every batch norm use its running statistics, and not change them. Factors and offsets are still trained."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()

@@ -36,7 +36,7 @@ from resnetkit.evaluation.thresholds import fit_several
 from resnetkit.files import expanded
 from resnetkit.location import short_name
 from resnetkit.modelfile import MULTILABEL, Header, Model, load, save
-from resnetkit.models.freezing import freeze
+from resnetkit.models.freezing import freeze, keep_statistics
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.precision import exact_float32, unfolds_bfloat16
 from resnetkit.progress import Advance
@@ -126,9 +126,11 @@ class Classification:
         return (min(recipe.early_until, recipe.center_crop_from), cost) if cost < 1 else (0.0, 1.0)
 
     def train_mode(self) -> None:
-        """Set training mode: batch norm uses the statistics of the batch, except in frozen parts."""
+        """Set training mode: batch norm uses the statistics of the batch, except where they are kept."""
         self.net.train()
         freeze(self.net, self.recipe.freeze)
+        if self.recipe.keep_statistics:
+            keep_statistics(self.net)
 
     def step(self, batch: Batch, *, pictures: int) -> Step:
         """Return the cross-entropy in nats and the number of wrong top-1 predictions.
@@ -359,6 +361,8 @@ def prepare(
         with torch.no_grad():
             net.fc.bias.copy_(prior_logits(dataset.train.labels) if recipe.balance == "off" else torch.zeros(()))
     freeze(net, recipe.freeze)
+    if recipe.keep_statistics:
+        keep_statistics(net)
     precision = choose_precision(recipe.precision, device)
     actual_batch = min(recipe.batch_size, len(dataset.train))  # an incomplete last batch is dropped
     refuse_single_values(net, batch_size=actual_batch, size=augment.side(preprocess))

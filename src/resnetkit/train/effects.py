@@ -52,6 +52,9 @@ USES: dict[str, Use] = {
         lambda r, _: r.init is None, "with `init` the first weights are those of that model", off=False
     ),
     "freeze": Use(lambda r, _: r.init is not None, "it needs `init`, since random weights should not be frozen", off=0),
+    "keep_statistics": Use(
+        lambda r, _: r.init is not None, "it needs `init`: random weights have no statistics to keep", off=False
+    ),
     "rung": Use(_has_rungs, "it needs `init`: random weights are trained at once", off="off"),
     "cache_gb": Use(lambda r, p: r.rung != "off" and _has_rungs(r, p), "it needs a `rung`"),
     "batch_by_length": Use(

@@ -31,6 +31,9 @@ class Recipe:
     """Start every residual branch at zero (Goyal et al. 2017, Sec. 5.1)."""
     freeze: int = 0
     """Number of parts that keep their weights and running statistics: 1 the stem, 2 stem and first stage, and so on."""
+    keep_statistics: bool = False
+    """With `init`: batch norm normalises by the running statistics of the first weights, and does not change them. Its
+    factors and offsets are trained. Better for few pictures, or batches of few."""
 
     rung: Literal["auto", "head", "stage", "all", "off"] = "off"
     """With `init`: how much of the network is trained (docs/training.md). head: the last layer, on features that are

@@ -1,0 +1,104 @@
+"""How long a rung takes, whether there is time for it, and whether it is likely to help."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, sqrt
+from typing import Any
+
+from resnetkit.models.spec import ModelSpec
+from resnetkit.train.recipe import Recipe
+
+LEAST_EPOCHS, ENOUGH_PICTURES, MOST_EPOCHS = 3, 700, 20
+"""A rung takes 3 epochs, and with few pictures as many as it takes to see 700, at most 20."""
+SMALL_SET = 4000
+"""With fewer training pictures, batches are small: more steps for the same work."""
+STAGE_SHARE = 0.35
+"""With `minutes`: the share of the time after the first rung that the second one gets, if there is a third."""
+STEP_COST, VALIDATION_COST = 4.6, 1.4
+"""Times of a training step and of a validation for a picture, in times of its features: OpenVINO computes these, and
+torch the others. Measured for ResNet-18 on two cores with AVX2."""
+EARLY_SCALE, EARLY_UNTIL = 0.75, 0.6
+"""Crops of the third rung. Much smaller ones would not be what the head was fitted for."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Estimated seconds, from the time that the features of a picture took."""
+
+    stage_epoch: float
+    """An epoch of the last stage."""
+    whole_epoch: float
+    """An epoch of the whole network."""
+    validation: float
+    """A validation."""
+
+    @classmethod
+    def estimate(cls, spec: ModelSpec, *, size: int, feature_seconds: float, train: int, val: int) -> "Costs":
+        """Return the costs for so many pictures of `size` × `size`; `feature_seconds` is that of one picture."""
+        macs = spec.macs(size)
+        before = replace(spec, depths=spec.depths[:-1]).macs(size) if len(spec.depths) > 1 else 0
+        whole = STEP_COST * feature_seconds * train
+        small = 1 - EARLY_UNTIL * (1 - EARLY_SCALE**2)
+        return cls(whole * (1 - before / macs), whole * small, VALIDATION_COST * feature_seconds * val)
+
+
+def epochs(pictures: int) -> float:
+    """Return the epochs of a rung without `minutes`."""
+    return float(min(MOST_EPOCHS, max(LEAST_EPOCHS, ceil(ENOUGH_PICTURES / pictures))))
+
+
+def small_batches(recipe: Recipe, pictures: int, rate: float, asked: frozenset[str]) -> dict[str, Any]:
+    """Return batch size and learning rate for so many pictures, as far as a person did not give them.
+
+    `rate` is for batches of 16; it grows with the batch.
+    """
+    size = recipe.batch_size if "batch_size" in asked else 16 if pictures < SMALL_SET else 32
+    values = {"batch_size": min(size, pictures), "lr": rate * size / 16}
+    return {name: value for name, value in values.items() if name not in asked}
+
+
+def stage_seconds(left: float, costs: Costs | None, *, pictures: int, more: bool) -> float:
+    """Return the seconds for the second rung, of the `left` ones; with `more`, a third rung may follow.
+
+    If the time does not suffice for both, the second one gets all of it: it needs less for the same gain.
+    """
+    if costs is None:
+        return STAGE_SHARE * left if more else left
+    enough = epochs(pictures) * costs.stage_epoch
+    if more and left - enough >= costs.whole_epoch + 2 * costs.validation:
+        left = max(STAGE_SHARE * left, enough + costs.validation)
+    most = MOST_EPOCHS * costs.stage_epoch
+    return max(min(left - costs.validation, most), 1.0)
+
+
+def why_no_stage(left: float, costs: Costs | None) -> str | None:
+    """Return why the second rung can't help in the seconds that are left; None if it can."""
+    if costs is None or left >= costs.stage_epoch + costs.validation:
+        return None
+    return f"no rung stage: an epoch of it takes about {costs.stage_epoch:.0f} s, and {max(left, 0):.0f} s are left"
+
+
+def why_no_whole(
+    rungs: Sequence[Mapping[str, Any]], left: float, costs: Costs | None, *, pictures: int, bounded: bool
+) -> str | None:
+    """Return why the third rung is not likely to help; None if it is.
+
+    `rungs` are those that are done, `pictures` is the number of validation pictures, and `bounded` says that the run
+    has `minutes`. Where training the last stage hardly helped, training the parts before it rarely does, and it costs
+    more than all before; but a person who gave the time for it gets it.
+    """
+    if costs is not None and left < costs.whole_epoch + costs.validation:
+        return f"no rung all: an epoch of it takes about {costs.whole_epoch:.0f} s, and {max(left, 0):.0f} s are left"
+    if bounded and costs is not None and left >= LEAST_EPOCHS * costs.whole_epoch + 2 * costs.validation:
+        return None
+    errors = {row["rung"]: row["top1_error_percent"] for row in rungs}
+    head, stage = errors.get("head"), errors.get("stage")
+    if head is None or stage is None:
+        return None
+    wrong = [round(pictures * error / 100) for error in (head, stage)]
+    if wrong[0] - wrong[1] >= sqrt(wrong[0]):  # a standard deviation of so rare mistakes
+        return None
+    return (
+        f"no rung all: with the last stage trained, {wrong[1]} of {pictures} pictures are wrong, with the head alone "
+        f"{wrong[0]}. So the parts before it are not likely to help either; `rung` all trains them"
+    )
