@@ -1,7 +1,7 @@
 """The ladder against full fine-tuning as in PyTorch's transfer-learning tutorial and in timm's train.py, same pictures.
 
     python benchmarks/finetune.py photos --init model.safetensors
-    python benchmarks/finetune.py photos --init model.safetensors --peer-epochs 1     # their time from one epoch
+    python benchmarks/finetune.py photos --init model.safetensors --peer-epochs 0.2     # their time from a fifth of one
     python benchmarks/finetune.py photos --init model.safetensors --peers timm --rungs --log timm.jsonl
 
 The peers, both with the weights of --init, 25 epochs, and the validation pictures that `resnetkit train` has, too:
@@ -12,8 +12,9 @@ timm      the defaults of train.py with --batch-size 32 --epochs 25: SGD with Ne
           crops, flips, colour jitter 0.4. train.py is not in the package, so its loop is here, of the package's parts.
 
 With fewer --peer-epochs, the first of the 25 are run: their time is extrapolated, which is said, and the accuracy is
-that after so many. The best epoch counts, as in both. `--log` gets a line of JSON for each epoch. Features of earlier
-runs are not used: the cache of ours is a new folder.
+that after so many. Less than one is a share of an epoch's batches, for the time alone. The best epoch counts, as in
+both. `--log` gets a line of JSON for each epoch. Features of earlier runs are not used: the cache of ours is a new
+folder. Flags that are not known here go to `resnetkit train`.
 """
 
 import argparse
@@ -24,9 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import sqrt
+from itertools import islice
+from math import ceil, sqrt
 from pathlib import Path
 
 import torch
@@ -90,8 +92,8 @@ class Peer:
     """A way to fine-tune: a network, its batches, and what happens in a step and after an epoch."""
 
     net: nn.Module
-    train: Iterable
-    val: Iterable
+    train: torch.utils.data.DataLoader
+    val: torch.utils.data.DataLoader
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     after_epoch: Callable[[int], object]
@@ -171,36 +173,41 @@ def name_of(model: Model) -> str:
 PEERS = {"tutorial": tutorial, "timm": timm}
 
 
-def finetune(name: str, data: str, init: str, epochs: int, log: Path | None) -> tuple[float, float]:
-    """Fine-tune as the peer does; return the seconds of 25 epochs, and the lowest validation error in percent."""
+def finetune(name: str, data: str, init: str, epochs: float, log: Path | None) -> tuple[float, float | None]:
+    """Fine-tune as the peer does; return the seconds of 25 epochs, and the lowest validation error in percent.
+
+    Of less than an epoch, the first batches of training and of validation are computed; there is no error then.
+    """
     torch.manual_seed(0)
     dataset = rk.open_dataset(data)
     assert dataset.val is not None
     peer = PEERS[name](rk.load(init), dataset)
-    best, began = 100.0, time.monotonic()
-    for epoch in range(1, epochs + 1):
+    share = min(epochs, 1.0)
+    steps, validated = ceil(share * len(peer.train)), ceil(share * len(peer.val))
+    best, began = None, time.monotonic()
+    for epoch in range(1, max(int(epochs), 1) + 1):
         peer.net.train()
-        for images, labels in peer.train:
+        for images, labels in islice(peer.train, steps):
             peer.optimizer.zero_grad()
             peer.loss(peer.net(images), labels).backward()
             peer.optimizer.step()
+        trained = time.monotonic() - began
         peer.after_epoch(epoch)
         peer.net.eval()
         with torch.no_grad():
-            wrong = sum(int((peer.net(images).argmax(1) != labels).sum()) for images, labels in peer.val)
-        error, seconds = 100 * wrong / len(dataset.val), time.monotonic() - began
-        best = min(best, error)
+            batches = islice(peer.val, validated)
+            wrong = sum(int((peer.net(images).argmax(1) != labels).sum()) for images, labels in batches)
+        seconds = time.monotonic() - began
+        if share < 1:
+            of_validation = (seconds - trained) * len(peer.val) / validated
+            return PEER_EPOCHS * (trained * len(peer.train) / steps + of_validation), None
+        error = 100 * wrong / len(dataset.val)
+        best = error if best is None else min(best, error)
         if log:
-            line = {
-                "peer": name,
-                "data": data,
-                "epoch": epoch,
-                "top1_error_percent": error,
-                "seconds": round(seconds, 1),
-            }
+            line = {"peer": name, "data": data, "epoch": epoch, "top1_error_percent": error, "seconds": round(seconds)}
             with log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-    return (time.monotonic() - began) * PEER_EPOCHS / epochs, best
+    return (time.monotonic() - began) * PEER_EPOCHS / max(int(epochs), 1), best
 
 
 def main() -> None:
@@ -208,7 +215,12 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--init", required=True, help="a model file with ImageNet weights")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--peer-epochs", type=int, default=PEER_EPOCHS, help="epochs of each peer that are run")
+    parser.add_argument(
+        "--peer-epochs",
+        type=float,
+        default=PEER_EPOCHS,
+        help="epochs of each peer that are run; 0.1 for a tenth of one",
+    )
     parser.add_argument("--log", type=Path, help="a file that gets each epoch's error")
     parser.add_argument("--rungs", nargs="*", default=["head", "auto"], help="values of resnetkit train --rung")
     given, more = parser.parse_known_args()
@@ -220,9 +232,9 @@ def main() -> None:
     for name in given.peers:
         seconds, error = finetune(name, given.data, given.init, given.peer_epochs, given.log)
         peers[name] = seconds
-        how = "" if given.peer_epochs == PEER_EPOCHS else f", extrapolated from {given.peer_epochs}"
-        after = f"after {given.peer_epochs} epochs"
-        print(f"{name}, {PEER_EPOCHS} epochs: {seconds:,.0f} s{how}; {interval(error, pictures)} {after}", flush=True)
+        how = "" if given.peer_epochs == PEER_EPOCHS else f", extrapolated from {given.peer_epochs:g}"
+        after = "accuracy not measured" if error is None else f"{interval(error, pictures)} at the best epoch"
+        print(f"{name}, {PEER_EPOCHS} epochs: {seconds:,.0f} s{how}; {after}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for rung in given.rungs:
             took, error, rungs = ours(given.data, given.init, rung, Path(folder), more)

@@ -127,6 +127,13 @@ def test_recomputing_is_not_compiled(untouched_compile):
     assert not untouched_compile
 
 
+def test_kept_statistics_are_not_for_the_kernels(untouched_compile):
+    recipe = Recipe(iterations=1, keep_statistics=True)
+    assert chosen("resnet20", recipe) == "eager"
+    with pytest.raises(UsageError, match="its batch norm keeps its statistics"):
+        chosen("resnet20", recipe.replace(compile="kernels"))
+
+
 def test_kernels_that_cannot_serve_are_refused_with_the_reason():
     with pytest.raises(
         UsageError, match=r"^`compile` kernels does not support this network: .+\. Give `compile` auto$"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnetkit.errors import UsageError
-from resnetkit.models.freezing import freeze
+from resnetkit.models.freezing import freeze, keep_statistics
 from resnetkit.models.resnet import build
 
 POST = ["conv1", "bn1", "layer1", "layer2", "layer3", "fc"]
@@ -38,3 +38,15 @@ def test_the_head_is_never_frozen():
     with pytest.raises(UsageError, match="`freeze` is 5; this network has 4 parts before its head"):
         freeze(net, 5)
     assert all(p.requires_grad for p in net.parameters())
+
+
+def test_kept_statistics_normalise_and_do_not_change():
+    net = build("resnet20", depths=(1, 1, 1)).train()
+    keep_statistics(net)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    images = torch.randn(4, 3, 32, 32)
+    logits = net(images)
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    torch.testing.assert_close(logits[:1], net(images[:1]))  # a picture's logits do not depend on the others
+    logits.sum().backward()
+    assert all(p.grad is not None for p in net.parameters()), "factors and offsets are trained, too"

@@ -177,6 +177,7 @@ def _resume(
     climb.allow_other_arithmetic = allow_other_arithmetic
     climb.rungs = [Rung(**row) for row in state["rungs"]]
     climb.images, climb.training_seconds = state["images"], state["training_seconds"]
+    climb.penalty = state.get("penalty", 0.0)
     if any(rung.kept for rung in climb.rungs):
         climb.best = dict(load(run.best).header.metrics)
         errors = [rung.top1_error_percent for rung in climb.rungs if rung.top1_error_percent is not None]

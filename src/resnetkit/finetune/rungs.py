@@ -40,8 +40,12 @@ VIEWS = 2
 """Views of each training picture: as in validation, and mirrored."""
 EVALUATE_EVERY = 1.6
 """Epochs between two evaluations in the second and third rung: one costs a tenth of an epoch."""
-STAGE_RATE, WHOLE_RATE = 0.01, 0.01
+STAGE_RATE, WHOLE_RATE = 0.005, 0.005
 """Highest learning rates of the second and third rung, for batches of 16."""
+LONGEST_GRADIENT = 1.0
+"""Largest norm of a gradient: a head that was fitted to its end gives large ones for the few pictures it gets wrong."""
+SOFTER = 9.0
+"""The penalty with which the second rung begins, in times of the first rung's."""
 CLOSING_SECONDS = 6.0
 """With `minutes`: kept for the report."""
 MEASURED_PICTURES = 32
@@ -91,6 +95,8 @@ class Climb:
     training_seconds: float = 0.0
     remarks: Sequence[str] = ()
     allow_other_arithmetic: bool = False
+    penalty: float = 0.0
+    """The penalty of the first rung's head."""
     costs: Costs | None = None
     """What the other rungs cost; None if the features were there already, so that nothing was measured."""
 
@@ -168,6 +174,7 @@ def first_rung(
             monitor.doing("fitting the head")
             head = fit_head(train, val, classes=len(dataset.classes), balanced=recipe.balance != "off")
             put_head(task, head)
+            climb.penalty = head.penalty
             result = None if val is None else measured(torch.from_numpy(head.logits(val.pool())), val)
             _keep(climb, task, "head", time.monotonic() - began, result, row={"step": 0, "epoch": 0.0}, say=monitor.say)
     return train, val
@@ -203,6 +210,19 @@ def put_head(task: Classification, head: heads.Head) -> None:
         task.net.fc.bias.copy_(torch.from_numpy(head.bias))
 
 
+def _softer_head(climb: Climb, train: Features) -> heads.Head:
+    """Return the head of a stronger penalty than the first rung's, for training to begin with.
+
+    The head that is best on validation often makes no mistake on the views that it was fitted to, nor do these have any
+    loss, so they would teach the stage before it nothing.
+    """
+    features, labels = train.stacked()
+    classes, balanced = len(climb.dataset.classes), climb.recipe.balance != "off"
+    shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
+    penalties = [penalty for penalty in heads.PENALTIES if penalty >= SOFTER * climb.penalty] or heads.PENALTIES[:1]
+    return heads.fit_path(features, labels, classes=classes, penalties=penalties, weights=shares, per_feature=False)[-1]
+
+
 def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bool) -> None:
     """Train the last stage and the head from the kept maps, beginning with the head of the first rung.
 
@@ -221,6 +241,7 @@ def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bo
         label_smoothing=0.0,
         ema_decay=0.0,
         keep_statistics=True,
+        gradient_clip=climb.recipe.gradient_clip or LONGEST_GRADIENT,
         early_scale=1.0,
         evaluate_every=EVALUATE_EVERY,
         rung="off",
@@ -228,6 +249,7 @@ def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bo
         **small_batches(climb.recipe, len(train), STAGE_RATE, climb.asked),
     )
     whole = task_of(recipe, climb.dataset)
+    put_head(whole, _softer_head(climb, train))
     header = replace(whole.header, recipe=recipe.to_dict())
 
     def make(fitted: Recipe) -> StageTask:
@@ -256,6 +278,7 @@ def third_rung(climb: Climb) -> None:
         "schedule": "one-cycle",
         "label_smoothing": 0.0,
         "keep_statistics": True,
+        "gradient_clip": LONGEST_GRADIENT,
         "layer_decay": 0.7,
         "early_scale": EARLY_SCALE,
         "early_until": EARLY_UNTIL,
@@ -341,5 +364,6 @@ def write_state(climb: Climb) -> None:
         "seconds": time.monotonic() - climb.started,
         "images": climb.images,
         "training_seconds": climb.training_seconds,
+        "penalty": climb.penalty,
     }
     write_whole(climb.run.ladder, json.dumps(values, indent=1) + "\n")

@@ -40,7 +40,7 @@ def choose_forward(
     """
     reason = "it is not on a CPU" if device.type != "cpu" else why_not(net)
     if recipe.keep_statistics:  # the kernels' gain is the normalisation by the batch's statistics
-        reason = reason or "batch norm keeps its statistics"
+        reason = reason or "its batch norm keeps its statistics"
     if recipe.compile == "kernels" and reason:
         raise UsageError(f"`compile` kernels does not support this network: {reason}. Give `compile` auto")
     if recipe.compile == "inductor" and recompute:
