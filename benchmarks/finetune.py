@@ -25,10 +25,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import ceil, sqrt
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -176,38 +177,57 @@ PEERS = {"tutorial": tutorial, "timm": timm}
 def finetune(name: str, data: str, init: str, epochs: float, log: Path | None) -> tuple[float, float | None]:
     """Fine-tune as the peer does; return the seconds of 25 epochs, and the lowest validation error in percent.
 
-    Of less than an epoch, the first batches of training and of validation are computed; there is no error then.
+    Of less than an epoch, the first batches of training and of validation are computed; there is no error then, and the
+    first batch, for which the workers start, is not counted.
     """
     torch.manual_seed(0)
     dataset = rk.open_dataset(data)
     assert dataset.val is not None
     peer = PEERS[name](rk.load(init), dataset)
-    share = min(epochs, 1.0)
-    steps, validated = ceil(share * len(peer.train)), ceil(share * len(peer.val))
-    best, began = None, time.monotonic()
-    for epoch in range(1, max(int(epochs), 1) + 1):
-        peer.net.train()
-        for images, labels in islice(peer.train, steps):
-            peer.optimizer.zero_grad()
-            peer.loss(peer.net(images), labels).backward()
-            peer.optimizer.step()
-        trained = time.monotonic() - began
+    if epochs < 1:
+        steps = max(3, round(epochs * len(peer.train))), max(3, round(epochs * len(peer.val)))
+        trained = seconds_each(train_on, peer, steps[0]) * len(peer.train)
+        validated = seconds_each(count_wrong, peer, steps[1]) * len(peer.val)
+        return PEER_EPOCHS * (trained + validated), None
+    best, began = 100.0, time.monotonic()
+    for epoch in range(1, int(epochs) + 1):
+        deque(train_on(peer), maxlen=0)
         peer.after_epoch(epoch)
-        peer.net.eval()
-        with torch.no_grad():
-            batches = islice(peer.val, validated)
-            wrong = sum(int((peer.net(images).argmax(1) != labels).sum()) for images, labels in batches)
-        seconds = time.monotonic() - began
-        if share < 1:
-            of_validation = (seconds - trained) * len(peer.val) / validated
-            return PEER_EPOCHS * (trained * len(peer.train) / steps + of_validation), None
-        error = 100 * wrong / len(dataset.val)
-        best = error if best is None else min(best, error)
+        error = 100 * sum(count_wrong(peer)) / len(dataset.val)
+        best = min(best, error)
         if log:
-            line = {"peer": name, "data": data, "epoch": epoch, "top1_error_percent": error, "seconds": round(seconds)}
+            seconds = round(time.monotonic() - began)
+            line = {"peer": name, "data": data, "epoch": epoch, "top1_error_percent": error, "seconds": seconds}
             with log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-    return (time.monotonic() - began) * PEER_EPOCHS / max(int(epochs), 1), best
+    return (time.monotonic() - began) * PEER_EPOCHS / int(epochs), best
+
+
+def train_on(peer: Peer) -> Iterator[int]:
+    """Take the steps of an epoch, and yield the pictures of each."""
+    peer.net.train()
+    for images, labels in peer.train:
+        peer.optimizer.zero_grad()
+        peer.loss(peer.net(images), labels).backward()
+        peer.optimizer.step()
+        yield len(labels)
+
+
+def count_wrong(peer: Peer) -> Iterator[int]:
+    """Yield the wrong predictions in each validation batch."""
+    peer.net.eval()
+    for images, labels in peer.val:
+        with torch.no_grad():
+            yield int((peer.net(images).argmax(1) != labels).sum())
+
+
+def seconds_each(work: Callable[[Peer], Iterator[int]], peer: Peer, count: int) -> float:
+    """Return the mean seconds of the second to the last of `count` batches."""
+    batches = work(peer)
+    next(batches)
+    began = time.monotonic()
+    done = sum(1 for _ in islice(batches, count - 1))
+    return (time.monotonic() - began) / done
 
 
 def main() -> None:

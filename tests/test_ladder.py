@@ -16,6 +16,7 @@ from resnetkit.evaluation.evaluate import evaluate
 from resnetkit.finetune import ladder, rungs, trust
 from resnetkit.finetune.classes import open_changed
 from resnetkit.finetune.ladder import resume, start
+from resnetkit.finetune.stage import windows
 from resnetkit.modelfile import Header, load, save
 from resnetkit.models.resnet import build
 from resnetkit.train.computing.optim import make_optimizer
@@ -269,6 +270,29 @@ def test_a_rung_that_will_not_help_is_left_out_and_a_line_says_so(
     assert "no rung all: it would not help" in (tmp_path / "run" / "log.txt").read_text()
     asked = start(recipe.replace(rung="all"), data, out=tmp_path / "asked", quiet=True)
     assert [row["rung"] for row in asked.rungs] == ["head", "all"]
+
+
+def test_windows_of_maps_are_parts_of_them() -> None:
+    maps = np.arange(6 * 2 * 14 * 14, dtype=np.float16).reshape(6, 2, 14, 14) % 2048
+    sides, places = set(), set()
+    for seed in range(40):
+        some = windows(maps, np.random.default_rng(seed))
+        side = some.shape[-1]
+        assert some.shape == (6, 2, side, side)
+        sides.add(side)
+        for window, whole in zip(some, maps, strict=True):
+            found = [
+                (top, left)
+                for top in range(15 - side)
+                for left in range(15 - side)
+                if (whole[:, top : top + side, left : left + side] == window).all()
+            ]
+            places |= set(found)
+            assert found
+    assert sides == {11, 12, 13, 14}
+    assert len(places) == 16
+    assert (windows(maps, np.random.default_rng(3)) == windows(maps, np.random.default_rng(3))).all()
+    assert windows(maps[:, :, :1, :1], np.random.default_rng(0)).shape == (6, 2, 1, 1)
 
 
 @pytest.mark.parametrize("rung", ["stage", "all"])

@@ -47,9 +47,9 @@ def test_a_short_time_is_for_the_second_rung_alone() -> None:
 
 @pytest.mark.parametrize(
     ("head", "stage", "pictures", "goes_on"),
-    [(5.23, 4.58, 153, False), (6.3, 2.4, 411, True), (6.3, 5.8, 411, False), (10.0, 9.0, 10_000, True)],
+    [(5.23, 4.58, 153, False), (6.3, 6.3, 411, True), (3.0, 1.0, 411, True), (3.0, 2.7, 411, False)],
 )
-def test_the_third_rung_follows_where_the_second_one_clearly_helped(
+def test_the_third_rung_follows_where_a_gain_can_be_seen(
     head: float, stage: float, pictures: int, goes_on: bool
 ) -> None:
     why = why_no_whole(rungs(head, stage), float("inf"), COSTS, pictures=pictures, bounded=False)

@@ -17,6 +17,8 @@ STAGE_SHARE = 0.35
 STEP_COST, VALIDATION_COST = 4.6, 1.4
 """Times of a training step and of a validation for a picture, in times of its features: OpenVINO computes these, and
 torch the others. Measured for ResNet-18 on two cores with AVX2."""
+CLEARLY_HALVED = 16
+"""Mistakes of which half are fewer by two standard deviations."""
 EARLY_SCALE, EARLY_UNTIL = 0.75, 0.6
 """Crops of the third rung. Much smaller ones would not be what the head was fitted for."""
 
@@ -84,8 +86,8 @@ def why_no_whole(
     """Return why the third rung is not likely to help; None if it is.
 
     `rungs` are those that are done, `pictures` is the number of validation pictures, and `bounded` says that the run
-    has `minutes`. Where training the last stage hardly helped, training the parts before it rarely does, and it costs
-    more than all before; but a person who gave the time for it gets it.
+    has `minutes`. With few mistakes left, even half of them would be no clear gain, so it follows only where the second
+    rung gained much, or where a person gave the time for it.
     """
     if costs is not None and left < costs.whole_epoch + costs.validation:
         return f"no rung all: an epoch of it takes about {costs.whole_epoch:.0f} s, and {max(left, 0):.0f} s are left"
@@ -95,10 +97,12 @@ def why_no_whole(
     head, stage = errors.get("head"), errors.get("stage")
     if head is None or stage is None:
         return None
-    wrong = [round(pictures * error / 100) for error in (head, stage)]
-    if wrong[0] - wrong[1] >= sqrt(wrong[0]):  # a standard deviation of so rare mistakes
+    before, after = (round(pictures * error / 100) for error in (head, stage))
+    left_over = min(before, after)
+    # The standard deviation of n rare mistakes is √n: half of 16 or more is clear.
+    if left_over >= CLEARLY_HALVED or before - after >= sqrt(before):
         return None
     return (
-        f"no rung all: with the last stage trained, {wrong[1]} of {pictures} pictures are wrong, with the head alone "
-        f"{wrong[0]}. So the parts before it are not likely to help either; `rung` all trains them"
+        f"no rung all: {left_over} of {pictures} validation pictures are wrong, too few to show that it helps, and the "
+        "last stage did not help clearly; `rung` all trains the whole network"
     )

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnetkit.data.order import Order
@@ -22,6 +24,8 @@ from resnetkit.train.classification import Classification, measured_labels
 from resnetkit.train.task import Measured, Step
 
 VALIDATED_AT_ONCE = 64
+LEAST_SIDE = 0.78
+"""Smallest window of a map in training, as a share of its side."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class StageTask:
     ) -> None:
         """Freeze all parts of the network of `whole` before its last stage. `header` is that of the model files."""
         self.net: ResNet = whole.net
+        self.seed = seed
         freeze(self.net, len(self.net.parts) - 2)
         self.whole, self.train, self.val, self.header = whole, train, val, header
         self.counts: tuple[str, ...] = whole.counts
@@ -102,12 +107,17 @@ class StageTask:
         return VALIDATED_AT_ONCE
 
     def batches(self, epoch: int, first_batch: int, progress: Callable[[], float]) -> Generator[MapBatch]:
-        """Yield batches of maps. A picture's view changes from epoch to epoch, and pictures begin at different ones."""
+        """Yield batches of maps. A picture's view changes from epoch to epoch, and pictures begin at different ones.
+
+        Of each map, a random window is taken, in a batch of one size: a crop of the picture that costs nothing. The
+        head makes hardly a mistake on the whole maps, which it was fitted to, so they alone would teach little.
+        """
         views = len(self.train.views)
         for batch in self.order.batches(epoch, first_batch):
             view = (batch.indices + epoch) % views
             rows = [self.train.maps(v, batch.indices[[i]]) for i, v in enumerate(view.tolist())]
-            maps = torch.cat([torch.from_numpy(row) for row in rows])
+            rng = np.random.Generator(np.random.PCG64([self.seed, epoch, batch.number]))
+            maps = torch.from_numpy(windows(np.concatenate(rows), rng))
             yield MapBatch(maps, torch.from_numpy(self.train.labels[batch.indices]), batch.number)
 
     def train_mode(self) -> None:
@@ -169,6 +179,17 @@ class StageTask:
         """Compute logits for maps."""
         with torch.no_grad(), exact_float32():
             self.logits(self.net.eval(), self.example(pictures).maps).sum().item()
+
+
+def windows(maps: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
+    """Return a random window of each map, float16 (n, channels, h', w'): all of one size, down to 0.6 of the area."""
+    height, width = maps.shape[2:]
+    scale = rng.uniform(LEAST_SIDE, 1)
+    h, w = (min(side, round(scale * side + 0.5)) for side in (height, width))
+    tops, lefts = rng.integers(height - h + 1, size=len(maps)), rng.integers(width - w + 1, size=len(maps))
+    return np.stack(
+        [each[:, top : top + h, left : left + w] for each, top, left in zip(maps, tops, lefts, strict=True)]
+    )
 
 
 def measured(logits: Tensor, features: Features) -> Measured:
