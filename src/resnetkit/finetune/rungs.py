@@ -249,7 +249,8 @@ def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bo
         **small_batches(climb.recipe, len(train), STAGE_RATE, climb.asked),
     )
     whole = task_of(recipe, climb.dataset)
-    put_head(whole, _softer_head(climb, train))
+    if not train.samples.several:  # a head for several labels makes mistakes on its pictures, too
+        put_head(whole, _softer_head(climb, train))
     header = replace(whole.header, recipe=recipe.to_dict())
 
     def make(fitted: Recipe) -> StageTask:
