@@ -310,7 +310,8 @@ def _goes_on(climb: Climb, rung: str, task: Classification) -> bool:
         why = why_no_stage(climb.left(), climb.costs)
     else:
         # The error of several labels is no count of pictures, so it does not say what would be a clear gain.
-        rows, bounded = [] if task.header.multilabel else [vars(row) for row in climb.rungs], climb.end is not None
+        done = () if task.header.multilabel else climb.rungs
+        rows, bounded = [vars(row) for row in done], climb.end is not None
         pictures = task.validation_pictures
         why = why_no_whole(rows, climb.left(), climb.costs, pictures=pictures, bounded=bounded)
     if why:
