@@ -290,7 +290,7 @@ def test_windows_of_maps_are_parts_of_them() -> None:
             places |= set(found)
             assert found
     assert sides == {11, 12, 13, 14}
-    assert len(places) == 16
+    assert places >= {(top, left) for top in range(3) for left in range(3)}
     assert (windows(maps, np.random.default_rng(3)) == windows(maps, np.random.default_rng(3))).all()
     assert windows(maps[:, :, :1, :1], np.random.default_rng(0)).shape == (6, 2, 1, 1)
 
