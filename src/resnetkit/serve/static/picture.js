@@ -99,9 +99,9 @@ export class Picture {
       const model = this.page.model();
       const most = model.multilabel ? Math.max(this.page.top(), MOST_LABELS) : this.page.top(); // all that may be answered
       const asked = { model: model.name, top: Math.min(most, model.classes.length), reject: model.can_reject };
-      const { max_body: most } = this.page.limits();
-      if (this.file.size > most) {
-        throw new Trouble("picture", `This file has ${bytes(this.file.size)}; the server takes up to ${bytes(most)}. Make it smaller.`);
+      const { max_body: limit } = this.page.limits();
+      if (this.file.size > limit) {
+        throw new Trouble("picture", `This file has ${bytes(this.file.size)}; the server takes up to ${bytes(limit)}. Make it smaller.`);
       }
       const answer = await this.page.lane(controller.signal, () => this.patiently(controller.signal, asked));
       if (this.controller !== controller) return;
