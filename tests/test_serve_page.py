@@ -89,6 +89,7 @@ def opened(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         page = context.new_page()
         page.on("pageerror", lambda error: failed.append(str(error)))
         page.on("request", lambda one: one.url.startswith((address, "blob:", "data:")) or failed.append(one.url))
+        page.on("filechooser", lambda one: None)  # from now on choosers are caught, which takes a moment to begin
         page.on("console", lambda one: "Content Security" in one.text and failed.append(one.text))
         page.goto(address)
         if ready:
