@@ -140,7 +140,9 @@ def _classes(evaluated: Evaluation) -> str:
         cells += [f"{row[key]:.2f} %" for key in ("top1_error_percent", "top5_error_percent")[: 1 + top5]]
         rows.append(cells)
     more = (
-        f"<p>and {len(ordered) - MOST_ROWS:,} more classes; --json names them</p>" if len(ordered) > MOST_ROWS else ""
+        f"<p>and {len(ordered) - MOST_ROWS:,} more classes; the JSON result names them</p>"
+        if len(ordered) > MOST_ROWS
+        else ""
     )
     return (
         "<p>Recall: the share of the class's pictures that are recognised. Precision: the share of right ones among "

@@ -384,5 +384,5 @@ def _on_the_data(climb: Climb, task: Classification, monitor: Monitor) -> dict[s
     )
     too_long = seconds is None or (climb.end is not None and seconds > MOST_SECONDS)
     if too_long or cache.share(pictures, PLAIN) < KNOWN:
-        return sections | trust.left_out(shell(climb.run.path), shell(climb.about.get("data") or "DATA"))
+        return sections | trust.left_out(climb.run.path, climb.about.get("data") or "DATA")
     return sections | trust.feature_sections(cache.compute(pictures))

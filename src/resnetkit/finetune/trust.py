@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from resnetkit.data.duplicates import alike_numbers
 from resnetkit.data.first_look import FirstLook
 from resnetkit.data.samples import Dataset
 from resnetkit.data.shortcuts import MARGIN_PERCENT, Shortcut, find_shortcuts
-from resnetkit.display import printable, table
+from resnetkit.display import printable, shell, table
 from resnetkit.errors import DataError
 from resnetkit.finetune.features import Features
 from resnetkit.finetune.labels import label_errors
@@ -50,7 +51,7 @@ def leaks_section(remarks: Sequence[str]) -> str:
     if not remarks:
         return "<p>No picture is the same as, or alike to, one of another part or of another class.</p>"
     said = "".join(f"<li>{escape(printable(line[0].upper() + line[1:]))}.</li>" for line in remarks)
-    return f"<ul>{said}</ul><p><code>resnetkit data check</code> names them all, and <code>--fix</code> mends them.</p>"
+    return f"<ul>{said}</ul><p><code>resnetkit data check DATA --fix</code> names them all and mends them.</p>"
 
 
 def shortcuts_section(found: Sequence[Shortcut]) -> str:
@@ -75,9 +76,9 @@ def seconds_of(pictures: int, channels: int, classes: int) -> float | None:
     return None if work > MOST_WORK else work / WORK_PER_SECOND
 
 
-def left_out(run: str, data: str) -> dict[str, str]:
+def left_out(run: Path, data: str) -> dict[str, str]:
     """Return the parts of `feature_sections` where they were left out, with the command that makes them."""
-    command = f"resnetkit evaluate {run} {data} --report FILE --label-errors --learning-curve"
+    command = f"resnetkit evaluate {shell(run)} {shell(data)} --report FILE --label-errors --learning-curve"
     return {LABELS: f"<p>Not examined, for want of time: <code>{escape(printable(command))}</code> does it.</p>"}
 
 
