@@ -150,7 +150,7 @@ def assert_equal_to_source(model: Model, to: Format, folder: Path, pictures: lis
         for to in FORMATS
     ],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 def test_round_trip(family: str, to: Format, tmp_path: Path, pictures: list[Image.Image]) -> None:
     name, size = FAMILIES[family]
     assert_equal_to_source(make(name, Preprocess(size=size)), to, tmp_path, pictures)

@@ -103,6 +103,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["used", "unused", "gone"])
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+@pytest.mark.sampled(5)
 def test_a_forked_process_predicts(model: Path, picture: Path, backend: str, how: str) -> None:
     if backend == "onnxruntime":
         pytest.importorskip(backend)
@@ -119,6 +120,7 @@ def test_where_openvino_was_stated_a_forked_process_says_why_not(model: Path, pi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["used", "unused", "gone"])
+@pytest.mark.sampled(3)
 def test_else_torch_takes_its_place_and_that_is_said(model: Path, picture: Path, how: str) -> None:
     pytest.importorskip("openvino")
     lines = said(FORKED, model, "any", how, picture)

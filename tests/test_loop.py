@@ -754,7 +754,7 @@ def test_unreadable_pictures_are_named_and_skipped(picture_folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.usefixtures("compiled_once")
 def test_a_killed_run_resumes_to_the_same_bits(kill, split_folder, tmp_path):
     """A process that is killed several times at random moments ends like one that was not."""

@@ -211,7 +211,7 @@ def measured(program: str = STEP, **choices: object) -> tuple[int, int]:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compiled", ["auto", "off"])
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 def test_a_real_step_takes_what_is_said(precision, compiled, recompute):
     unfolds = precision == "bfloat16" and unfolds_bfloat16()
     said = need("resnet20", batch_size=256, precision=precision, unfolds=unfolds)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn import metrics
-from tests.tags import COLOURS, tag_list
 
 import resnetkit as rk
 from resnetkit.calibration import Calibration, sigmoid
@@ -30,6 +29,7 @@ from resnetkit.modelfile import MULTILABEL, inspect, load
 from resnetkit.train.classification import MultiLabel, prepare
 from resnetkit.train.loss import LabelLoss, label_weights, prior_logits
 from resnetkit.train.recipe import RECIPES
+from tags import COLOURS, tag_list
 
 RECIPE = RECIPES["folder"].replace(
     model="resnet20,depths=1-1-1",

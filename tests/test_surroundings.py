@@ -55,7 +55,7 @@ MODELS = "rk models"
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [MODELS, PREDICT, TRAIN])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_closed_streams(world: Path, command: str, closed: str) -> None:
     done = shell(world, f"{command} {closed}")
     lost = ">&-" in closed.split() and command is not TRAIN  # whose answer is a folder
@@ -90,7 +90,7 @@ ENCODINGS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", ENCODINGS, ids=lambda variables: " ".join(variables.values()))
 @pytest.mark.parametrize("command", [PREDICT, f"{PREDICT} --json", EVALUATE, TRAIN])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_names_are_escaped_where_an_encoding_lacks_them(world: Path, command: str, variables: dict[str, str]) -> None:
     done = shell(world, command, **variables)
     assert b"internal error" not in done.stderr
@@ -222,7 +222,7 @@ SURROUNDINGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [CHECK, PREDICT, TRAIN])
 @pytest.mark.parametrize("around", SURROUNDINGS)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 def test_an_internal_error_is_never_the_answer(world: Path, around: str, command: str) -> None:
     command = command.replace(" d ", f" {world}/d ").replace("m.safetensors", f"{world}/m.safetensors")
     done = shell(world, f"{SURROUNDINGS[around]}; {command}")

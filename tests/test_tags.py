@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tags import tag_list, tagged
 
 from resnetkit.data.check import check
 from resnetkit.data.dataset import open_dataset
 from resnetkit.data.lists.labels import separator_of
 from resnetkit.data.samples import Dataset, Samples
 from resnetkit.errors import DataError, UsageError
+from tags import tag_list, tagged
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 

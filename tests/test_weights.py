@@ -360,6 +360,7 @@ def put(model: torch.nn.Module, repository: str, cache: Path, **config: object) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.sampled(4)
 def test_tensors_are_those_of_timm(architecture: str) -> None:
     with torch.device("meta"):
         ours = build(ARCHITECTURES[architecture]).state_dict()
