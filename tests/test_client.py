@@ -1,6 +1,7 @@
 """The client of a server, and `verify --url`, which compares a server's answers with those of `predict`."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,10 @@ def test_addresses_that_nobody_answers_at() -> None:
         Client("localhost:8000")
     with pytest.raises(UsageError, match="`url` is file:///etc/passwd"):
         Client("file:///etc/passwd")
+    with socket.create_server(("127.0.0.1", 0)) as other:  # a server of another protocol
+        threading.Thread(target=lambda: other.accept()[0].sendall(b"220 mail\r\n"), daemon=True).start()
+        with pytest.raises(DataError, match=r"can't be asked \(220 mail.*\); start it: resnetkit serve"):
+            Client(f"http://127.0.0.1:{other.getsockname()[1]}").models()
     with pytest.raises(DataError, match=r"http://127.0.0.1:1 can't be asked \(.*refused\); start it: resnetkit serve"):
         Client("http://127.0.0.1:1").models()
 

@@ -264,3 +264,15 @@ def test_leaks_between_parts_and_copies(tmp_path: Path):
     assert len(found.leaks[0]) == 3
     assert not found.sound
     assert json.loads(json.dumps(found.to_dict()))["parts"]["val"]["pictures"] == 1
+
+
+def test_a_label_file_beside_pictures_that_lacks_its_own_is_named(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
+        yolo(tmp_path / f"{name}.txt", "0 0.5 0.5 0.5 0.5")
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "data.yaml").write_text("train: .\nnames: [cat]\n")
+    found = check_boxes(tmp_path / "data.yaml").findings
+    assert [(one.fault, str(one)) for one in found] == [
+        ("no picture", f"{tmp_path}/b.txt: its picture, b, is not there; left out")
+    ]

@@ -187,6 +187,18 @@ def test_data_without_boxes_is_refused(dataset, init):
         run.prepare(DetectionRecipe(init=init, **FAST), DetectionDataset("e", empty.classes, None, empty, None))
 
 
+def test_an_unreadable_picture_of_the_validation_is_fatal_only_if_asked(dataset, init, tmp_path):
+    assert dataset.val is not None
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with_broken = replace(dataset, val=replace(dataset.val, paths=(broken, *dataset.val.paths[1:])))
+    task = run.prepare(DetectionRecipe(init=init, **FAST), with_broken)
+    assert list(task.unreadable(task.validate(task.net, lambda _: None))) == [broken]
+    strict = run.prepare(DetectionRecipe(init=init, strict=True, **FAST), with_broken)
+    with pytest.raises(DataError, match=r"broken\.png"):
+        strict.validate(strict.net, lambda _: None)
+
+
 def test_another_trunk_is_refused(dataset, init):
     with pytest.raises(UsageError, match="does not contain a resnet34"):
         run.prepare(DetectionRecipe(init=init, **FAST | {"model": "resnet34"}), dataset)

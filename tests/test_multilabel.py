@@ -22,7 +22,7 @@ from resnetkit.errors import UsageError
 from resnetkit.evaluation.average_precision import average_precision, interval_of, resampled_means
 from resnetkit.evaluation.evaluate import evaluate_multilabel
 from resnetkit.evaluation.multilabel import MultiLabelEvaluation, mean_logits
-from resnetkit.evaluation.thresholds import best_threshold, fit_several, fit_temperature
+from resnetkit.evaluation.thresholds import best_threshold, fit_several, fit_temperature, supported_temperature
 from resnetkit.finetune.label_heads import fit_head, fit_path
 from resnetkit.infer.answers import Answer
 from resnetkit.modelfile import MULTILABEL, inspect, load
@@ -156,6 +156,19 @@ def test_the_temperature_is_found() -> None:
     logits = rng.normal(size=(4000, 5)) * 2
     labels = rng.random((4000, 5)) < 1 / (1 + np.exp(-logits))
     assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
+    assert supported_temperature(3 * logits, labels) == fit_temperature(3 * logits, labels)
+
+
+def test_a_temperature_without_evidence_is_one() -> None:
+    """Chance alone moves the best temperature away from 1; the rule keeps 1 then, most of the time."""
+    rng = np.random.default_rng(0)
+    kept = 0
+    for _ in range(20):
+        logits = rng.normal(size=(60, 3)) * 2
+        labels = rng.random((60, 3)) < 1 / (1 + np.exp(-logits))
+        assert fit_temperature(logits, labels) != 1
+        kept += supported_temperature(logits, labels) == 1
+    assert kept >= 14
 
 
 # Training

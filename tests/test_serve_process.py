@@ -171,7 +171,8 @@ def test_clients_that_misbehave_hold_nobody_up(path: Path, cache: Path, many_fil
             b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999999\r\n\r\n",
         ):
-            assert b" 4" in sent(url, hostile)[:12]
+            answer = sent(url, hostile)
+            assert b" 4" in answer[:12] or (answer == b"closed" and len(hostile) > 60_000)  # closed while it is sent
         half = socket.create_connection(place(url))
         half.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         half.shutdown(socket.SHUT_WR)
@@ -255,7 +256,7 @@ def sent(url: str, content: bytes) -> bytes:
             connection.sendall(content)
             return connection.recv(1000)
         except ConnectionError:
-            return b"closed 4"
+            return b"closed"
 
 
 HOSTILE = {

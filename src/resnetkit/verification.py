@@ -185,7 +185,12 @@ def verify(
         if client is not None:
             say(f"asking {client.url}")
             answers = _ask(client, find_model(model).fingerprint, paths, classes=len(loaded.header.classes))
-            ways["served"] = Way.of(expected, answers.probabilities, answers.card["choice"]["precision"])
+            ways["served"] = Way.of(
+                expected,
+                answers.probabilities,
+                answers.card["choice"]["precision"],
+                Answer.of(loaded.header).thresholds,
+            )
             if answers.errors:
                 left_out["served"] = f"{len(answers.errors):,} of the pictures were not answered; {answers.errors[0]}"
             try:

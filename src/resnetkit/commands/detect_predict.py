@@ -8,7 +8,7 @@ from typing import Any
 
 from resnetkit.commands.detect_evaluate import DETECTOR
 from resnetkit.commands.parser import Parser
-from resnetkit.commands.printing import as_is, as_json, on_one_line
+from resnetkit.commands.printing import as_is, on_one_line, print_list
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 
@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     failed: list[str] = []
     results = _noting_failures(predictor.predict_paths(given["paths"], workers=given["workers"], draw=draw), failed)
     if given["json"]:
-        _write_json(results)
+        print_list(results)
     elif given["csv"]:
         _write_csv(results)
     else:
@@ -102,12 +102,3 @@ def _write_csv(results: Results) -> None:
         for one in result.get("detections", ()):
             edges = dict(zip(("left", "top", "right", "bottom"), one["box"], strict=True))
             writer.writerow({"path": result["path"], **{n: one[n] for n in ("label", "index", "score")}, **edges})
-
-
-def _write_json(results: Results) -> None:
-    """Print the list one result at a time, since all results of a folder may not fit into memory."""
-    separator = "["
-    for result in results:
-        print(separator, as_json(result), sep="\n", end="", file=as_is(sys.stdout))
-        separator = ","
-    print("\n]" if separator == "," else "[]")

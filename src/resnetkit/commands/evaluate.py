@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnetkit.commands import evaluate_labels, labelling
-from resnetkit.commands.leaks import leaking_pictures
+from resnetkit.commands.leaks import leaking_pictures, sections_on_data
 from resnetkit.commands.parser import DATA, MODEL, Parser
 from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.data.folders.folder import UNLABELLED
@@ -126,12 +126,12 @@ def run(argv: Sequence[str]) -> int:
             f"--calibrate needs pictures that did not train the model, and {part.trained_on:,} of these did; leave out "
             "--split, or give other pictures"
         )
+    if left_out := _left_out(dataset):
+        _say(left_out)
     if model.header.multilabel:
         return evaluate_labels.run(model, dataset, part, given, files, argv)
     other = load(given["against"]) if given["against"] else None
     sample = LogitSample(len(part.samples), len(model.header.classes)) if "calibrate" in files else None
-    if left_out := _left_out(dataset):
-        _say(left_out)
     if numbers_imagenet(part.samples.classes, model.header.classes):
         _say("labels are numbers: they are taken in the order of the model's 1,000 classes, from 0")
     with bar("evaluating", len(part.samples)) as advance:
@@ -208,7 +208,7 @@ def run(argv: Sequence[str]) -> int:
             on=f"{part.name} pictures",
             mistakes=list(worst_mistakes(model, named, result.records)) if result.records else [],
             compared=_compared(document, given["against"]),
-            sections=_on_the_data(dataset, workers=given["workers"]) | (answers.sections if answers else {}),
+            sections=sections_on_data(dataset, workers=given["workers"]) | (answers.sections if answers else {}),
             made_by={
                 "command": shlex.join(["resnetkit", "evaluate", *argv]),
                 "data": f"{given['data']}, {part.name}, fingerprint {named.fingerprint()}",
@@ -288,15 +288,6 @@ def _leaks(
     kept = records.right[~leaks]
     error = round(100 * float((~kept).mean()), 4) if len(kept) else None
     return {"leaking": int(leaks.sum()), "top1_error_percent_without_leaks": error}
-
-
-def _on_the_data(dataset: Dataset, *, workers: int) -> dict[str, str]:
-    """Return the parts of the report on leaks and shortcuts: all parts of the data are looked at."""
-    from resnetkit.data.first_look import FirstLook
-    from resnetkit.finetune.trust import look_sections
-
-    with bar("looking for shortcuts", sum(map(len, dataset.parts.values()))) as advance:
-        return look_sections(dataset, FirstLook(workers=workers, advance=advance))
 
 
 def _shares(text: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetkit.commands.leaks import leaking_pictures
+from resnetkit.commands.leaks import leaking_pictures, sections_on_data
 from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.display import printable
 from resnetkit.errors import DataError, UsageError
@@ -42,6 +42,7 @@ def run(
     argv: Sequence[str],
 ) -> int:
     """Evaluate, and print or write the result; `given` are the flags of `evaluate`, `argv` as they were typed."""
+    from resnetkit.data.parts import recognise
     from resnetkit.evaluation.evaluate import evaluate_multilabel
     from resnetkit.evaluation.thresholds import fit_several
     from resnetkit.modelfile import load, save
@@ -76,6 +77,8 @@ def run(
         more["calibrated_model"] = str(file)
     more |= _leaks(dataset, part, model, result, workers=given["workers"])
     if other:
+        if known := int(recognise(part.samples, other.header.data).mask.sum()):
+            _say(f"{known:,} of these pictures trained {given['against']}: its AP on new pictures may be much lower")
         others = evaluated(other, "evaluating the other model", replace(part, trained_on=0))
         more["difference"] = _difference(result, others)
     document = result.to_dict() | more
@@ -89,7 +92,8 @@ def run(
     for note in result.notes:
         _say(note)
     if file := files.get("report"):
-        _write_report(file, model, result, part, document, given, argv, chose="calibrate" in files)
+        on_data = sections_on_data(dataset, workers=given["workers"])
+        _write_report(file, model, result, part, document, given, argv, chose="calibrate" in files, sections=on_data)
         _say(f"the report is {file}")
     if file := files.get("csv"):
         _write_csv(file, result, part)
@@ -172,6 +176,7 @@ def _write_report(
     argv: Sequence[str],
     *,
     chose: bool,
+    sections: Mapping[str, str],
 ) -> None:
     from resnetkit.evaluation.multilabel_section import labels_section
     from resnetkit.evaluation.report import versions, write_report
@@ -186,6 +191,7 @@ def _write_report(
             result, on=f"{part.name} pictures", chose=chose, compared=_compared(document, str(given["against"]))
         ),
         recipe=effective_fields(model.header.recipe, model.header.data.get("split", {})),
+        sections=sections,
         made_by={
             "command": shlex.join(["resnetkit", "evaluate", *argv]),
             "data": f"{given['data']}, {part.name}, fingerprint {part.samples.fingerprint()}",

@@ -32,3 +32,12 @@ def leaking_pictures(
         return None
     with bar("looking for leaks", len(train) + len(samples)) as advance:
         return leaking(samples, [train], workers=max(1, workers), advance=advance)
+
+
+def sections_on_data(dataset: "Dataset", *, workers: int) -> dict[str, str]:
+    """Return the parts of the report on leaks and shortcuts: all parts of the data are looked at."""
+    from resnetkit.data.first_look import FirstLook
+    from resnetkit.finetune.trust import look_sections
+
+    with bar("looking for shortcuts", sum(map(len, dataset.parts.values()))) as advance:
+        return look_sections(dataset, FirstLook(workers=workers, advance=advance))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnetkit.calibration import FALSE_REJECT_RATE
 from resnetkit.commands.parser import MODEL, Parser
-from resnetkit.commands.printing import as_is, as_json, free_file, on_one_line
+from resnetkit.commands.printing import as_is, as_json, free_file, on_one_line, print_list
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.choice import BackendName, Goal, Precision
@@ -182,7 +182,7 @@ def _predict(given: dict[str, Any], failed: list[str], advance: Advance) -> None
     results = (result | {"path": renamed.get(result["path"], result["path"])} for result in results)
     results = _noting_failures(results, failed, advance)
     if given["json"]:
-        _write_json(results)
+        print_list(results)
     elif given["csv"]:
         _write_csv(results, more=[name for name, flag in (("rejected", "reject"), ("set", "sets")) if given[flag]])
     else:
@@ -321,12 +321,3 @@ def _write_csv(results: Results, *, more: Sequence[str]) -> None:
 def _cell(value: Any) -> str:
     """Return a value for CSV: true or false, and the classes of a set as a JSON list."""
     return value if isinstance(value, str) else as_json(value)
-
-
-def _write_json(results: Results) -> None:
-    """Print the list one result at a time, since all results of a folder may not fit into memory."""
-    separator = "["
-    for result in results:
-        print(separator, as_json(result), sep="\n", end="", file=as_is(sys.stdout))
-        separator = ","
-    print("\n]" if separator == "," else "[]")

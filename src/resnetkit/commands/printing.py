@@ -136,6 +136,15 @@ def print_json(document: Any) -> None:
     print(as_json(document, indent=2), file=as_is(sys.stdout))
 
 
+def print_list(results: Iterable[Mapping[str, Any]]) -> None:
+    """Print a list as JSON, one result at a time, since all results of a folder may not fit into memory."""
+    separator = "["
+    for result in results:
+        print(separator, as_json(result), sep="\n", end="", file=as_is(sys.stdout))
+        separator = ","
+    print("\n]" if separator == "," else "[]")
+
+
 def as_json(document: Any, *, indent: int | None = None) -> str:
     """Return `document` as JSON, in ASCII if standard output is not UTF-8.
 

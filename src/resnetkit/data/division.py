@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,40 @@ def divided(
     classes = tuple(sorted({label for picture in known for label in picture.all_labels}))
     index = {label: i for i, label in enumerate(classes)}
     groups = _groups(parts, reading.group_by) if reading.group_by and keeping.for_folds else {}
+    said = list(understood)
     if any(picture.labels is not None for picture in known):
         split["labels"] = "several"
-        dataset = _with_several(name, parts, classes, split, skipped=skipped, understood=understood, missing=missing)
-        return replace(dataset, groups=groups)
+        labels, left_out = _several_numbers(parts, index)
+        said += left_out
+    else:
+        _refuse_other_classes(name, parts, index)
+        labels = {part: np.array([index[one.label] for one in pictures], np.int64) for part, pictures in parts.items()}
+    samples = {
+        part: Samples(classes, labels[part], paths=tuple(picture.path for picture in pictures))
+        for part, pictures in parts.items()
+        if pictures
+    }
+    dataset = Dataset(
+        name,
+        classes,
+        samples.get("train"),
+        samples.get("val"),
+        samples.get("test"),
+        split,
+        tuple(skipped),
+        tuple(said),
+        missing,
+        groups=groups,
+    )
+    dataset.refuse_unreadable_classes()
+    return dataset
+
+
+def _refuse_other_classes(name: str, parts: Mapping[str, Sequence[Labelled]], classes: Collection[str]) -> None:
+    """Raise DataError if a part has a class that is not in `classes`, those of train."""
     for part, pictures in parts.items():
         labels = sorted({picture.label for picture in pictures})
-        if only := [label for label in labels if label not in index]:
+        if only := [label for label in labels if label not in classes]:
             named = ", ".join(f'"{label}"' for label in only)
             example = next(picture for picture in pictures if picture.label == only[0])
             in_lower = {label.lower(): label for label in classes}
@@ -134,29 +161,6 @@ def divided(
                 f"{name} has {len(classes)} classes in train but {len(labels)} in {part} (only in {part}: {named}). "
                 f"Move or remove {example.source}, or add the class to train"
             )
-    samples = {
-        part: Samples(
-            classes,
-            np.array([index[picture.label] for picture in pictures], np.int64),
-            paths=tuple(picture.path for picture in pictures),
-        )
-        for part, pictures in parts.items()
-        if pictures
-    }
-    dataset = Dataset(
-        name,
-        classes,
-        samples.get("train"),
-        samples.get("val"),
-        samples.get("test"),
-        split,
-        tuple(skipped),
-        tuple(understood),
-        missing,
-        groups=groups,
-    )
-    dataset.refuse_unreadable_classes()
-    return dataset
 
 
 def _groups(parts: Mapping[str, Sequence[Labelled]], rule: str) -> dict[Path, int]:
@@ -166,43 +170,22 @@ def _groups(parts: Mapping[str, Sequence[Labelled]], rule: str) -> dict[Path, in
     return dict(zip(paths, group_by(rule, keys, paths, columns).tolist(), strict=True))
 
 
-def _with_several(
-    name: str,
-    parts: Mapping[str, Sequence[Labelled]],
-    classes: tuple[str, ...],
-    split: Mapping[str, Any],
-    *,
-    skipped: Sequence[tuple[Path, str]],
-    understood: Sequence[str],
-    missing: int,
-) -> Dataset:
-    """Return a Dataset whose pictures may have several labels; those that are not in `classes` are left out."""
-    index = {label: i for i, label in enumerate(classes)}
-    samples: dict[str, Samples] = {}
+def _several_numbers(
+    parts: Mapping[str, Sequence[Labelled]], index: Mapping[str, int]
+) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Return the labels of each part, 0 or 1 of shape (n, classes), and a phrase on labels that are not in `index`."""
+    numbers: dict[str, NDArray[np.int64]] = {}
     others: Counter[str] = Counter()
     for part, pictures in parts.items():
-        labels = np.zeros((len(pictures), len(classes)), np.int64)
-        for row, picture in zip(labels, pictures, strict=True):
+        numbers[part] = np.zeros((len(pictures), len(index)), np.int64)
+        for row, picture in zip(numbers[part], pictures, strict=True):
             row[[index[label] for label in picture.all_labels if label in index]] = 1
             others.update(picture.all_labels - index.keys())
-        if pictures:
-            samples[part] = Samples(classes, labels, paths=tuple(picture.path for picture in pictures))
-    said = [*understood]
-    if others:
-        named = ", ".join(f"{label!r} ({count})" for label, count in sorted(others.items())[:3])
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        said.append(f"labels that no training picture has are left out: {named}{more}")
-    return Dataset(
-        name,
-        classes,
-        samples.get("train"),
-        samples.get("val"),
-        samples.get("test"),
-        split,
-        tuple(skipped),
-        tuple(said),
-        missing,
-    )
+    if not others:
+        return numbers, []
+    named = ", ".join(f"{label!r} ({count})" for label, count in sorted(others.items())[:3])
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return numbers, [f"labels that no training picture has are left out: {named}{more}"]
 
 
 def _choose_val_of_several(pictures: Sequence[Labelled], fraction: float, seed: int) -> set[str]:

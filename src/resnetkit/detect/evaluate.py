@@ -74,16 +74,27 @@ def evaluate_detector(
     Raises DataError for classes that the model does not have and, with `strict`, for a picture that can't be read.
     """
     samples = as_classes(samples, model.header.classes)
+    found, unreadable = find_all(model.net, samples, workers=workers, strict=strict, advance=advance)
+    return measure(found, samples, coco=coco), unreadable
+
+
+def find_all(
+    net: Detector, samples: DetectionSamples, *, workers: int, strict: bool, advance: Advance
+) -> tuple[list[Detections], dict[Path, str]]:
+    """Return what is found in each picture, and the pictures that can't be read, in which nothing is found.
+
+    Raises DataError, with `strict`, for a picture that can't be read.
+    """
     found: list[Detections] = []
     unreadable: dict[Path, str] = {}
-    for path, one in find_in_files(model.net, samples.paths, workers=workers):
+    for path, one in find_in_files(net, samples.paths, workers=workers):
         if isinstance(one, Failure):
             if strict:
                 raise DataError(one.reason, name=str(path))
             unreadable[path] = one.reason
         found.append(nothing() if isinstance(one, Failure) else one)
         advance(1)
-    return measure(found, samples, coco=coco), unreadable
+    return found, unreadable
 
 
 def as_classes(samples: DetectionSamples, classes: tuple[str, ...]) -> DetectionSamples:

@@ -5,7 +5,7 @@ What happens to a picture depends only on the seed, the epoch and its position, 
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -141,10 +141,6 @@ class TrainingPictures:
             seed=self.recipe.seed,
             drop_last=len(self.samples) >= self.recipe.batch_size,
         )
-
-    def with_batch_size(self, batch_size: int) -> "TrainingPictures":
-        """Return the same pictures in batches of another size."""
-        return TrainingPictures(self.samples, replace(self.recipe, batch_size=batch_size), self.size, self.resized)
 
     def epoch(self, epoch: int, first_batch: int) -> Generator[DetectionBatch]:
         """Yield the batches of an epoch from `first_batch` on. Raises DataError with `strict` for a wrong picture."""

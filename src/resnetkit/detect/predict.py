@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.detection.samples import Detections
-from resnetkit.data.prefetch import Failure, prefetch
+from resnetkit.data.folders.listing import OnePath, each_path
+from resnetkit.data.prefetch import Failure
 from resnetkit.detect.drawing import draw_boxes
 from resnetkit.detect.evaluate import AHEAD, decoded, find
 from resnetkit.detect.files import DetectorModel, load_detector
@@ -18,6 +19,7 @@ from resnetkit.detect.tiles import find_in_tiles
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.explanation import drawing_path
 from resnetkit.files import whole_file
+from resnetkit.infer.decoding import decoded as decoded_pictures
 from resnetkit.infer.finding import find_pictures
 
 USUAL_THRESHOLD = 0.5
@@ -81,18 +83,16 @@ class DetectorPredictor:
         return found.subset(found.scores >= self.thresholds[found.labels])
 
     def predict_paths(
-        self, paths: Iterable[str | Path], *, workers: int = 1, draw: Path | None = None
+        self, paths: OnePath | Iterable[OnePath], *, workers: int = 1, draw: Path | None = None
     ) -> Iterator[dict[str, Any]]:
         """Yield the result for each picture of files, folders and globs, as `__call__` returns it.
 
         Pictures are decoded by `workers` threads. With `draw`, a picture with its boxes is written to this folder, and
         the result has its path as "drawing".
         """
-        found = list(find_pictures(list(map(str, paths))))
-        readable = [path for path, reason in found if reason is None]
-        with closing(prefetch(decoded, readable, workers=workers, ahead=AHEAD * workers)) as reading:
-            for path, reason in found:
-                pixels = Failure(path, reason) if reason is not None else next(reading)
+        found = find_pictures(each_path(paths))
+        with closing(decoded_pictures(found, decoded, workers=workers, ahead=AHEAD * workers)) as reading:
+            for path, pixels in reading:
                 if isinstance(pixels, Failure):
                     yield {"path": str(path), "error": pixels.reason}
                 else:

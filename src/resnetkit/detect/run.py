@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from resnetkit.data.detection.dataset import open_detection
 from resnetkit.data.detection.division import Kept
-from resnetkit.data.detection.samples import DetectionDataset, DetectionSamples
+from resnetkit.data.detection.samples import DetectionDataset
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.detect.files import DetectorModel, empty_detector, header_of, load_detector
 from resnetkit.detect.model import Detector
@@ -32,7 +31,7 @@ from resnetkit.train.checkpoint import load_state
 from resnetkit.train.lifecycle import TrainResult, arithmetic_of, train_task
 from resnetkit.train.network import trunk as body_of
 from resnetkit.train.recipe import Recipe, read_recipe
-from resnetkit.train.run import process_kept
+from resnetkit.train.run import default_folder, pictures_of, process_kept, remarks_on
 from resnetkit.train.run_folder import RunFolder
 from resnetkit.version import __version__
 
@@ -41,7 +40,6 @@ KIND = "detection"
 USUAL_SIZE = 320
 PREDICTOR = "roi_heads.box_predictor."
 """Begin of the names of the tensors that belong to the classes."""
-MOST_NAMED = 10  # at most this many of the files that are left out are named
 
 
 @process_kept()
@@ -71,7 +69,7 @@ def start(
     about: dict[str, Any] = {
         "version": __version__,
         **arithmetic_of(task),
-        **_pictures_of(dataset),
+        **pictures_of(dataset),
         "data": None if isinstance(data, DetectionDataset) else str(expanded(data).resolve()),
         KIND: recipe.to_dict(),
     }
@@ -79,7 +77,7 @@ def start(
     if run:
         run.create()
     else:
-        run = _default_folder(recipe, dataset.name).create_beside()
+        run = default_folder(f"{recipe.model}-{recipe.detector}", dataset.name).create_beside()
     return train_task(
         task,
         task.recipe,
@@ -117,7 +115,7 @@ def resume(
     if data is None:
         raise TrainingError(f"{run.recipe} does not name the run's data; give the data, too")
     dataset = data if isinstance(data, DetectionDataset) else open_for(recipe, str(data), split=about.get("split"))
-    now = _pictures_of(dataset)
+    now = pictures_of(dataset)
     if other := [name for name in now if about.get(name, now[name]) != now[name] and name.endswith("fingerprint")]:
         raise TrainingError(
             f"{run.path} can't go on: the pictures or boxes of {dataset.name} differ from those of its start "
@@ -252,30 +250,10 @@ def _from_classifier(recipe: DetectionRecipe, dataset: DetectionDataset, first: 
     return net
 
 
-def _pictures_of(dataset: DetectionDataset) -> dict[str, Any]:
-    """Return the fingerprints of a run's pictures and boxes. A resumed run compares them."""
-    train, val = dataset.train, dataset.val
-    return {
-        "name": dataset.name,
-        "fingerprint": train.fingerprint() if train is not None else None,
-        "validation_fingerprint": val.fingerprint() if val is not None and len(val) else None,
-        "split": dict(dataset.split),
-    }
-
-
 def _remarks_on(dataset: DetectionDataset) -> list[str]:
     """Return the lines to print about the data when a run begins."""
-    named = [f"left out: {path}: {reason}" for path, reason in dataset.skipped[:MOST_NAMED]]
-    more = len(dataset.skipped) - len(named)
-    rest = [f"left out: {more} more files; resnetkit data check names them"] if more else []
-    return [_counted(name, samples) for name, samples in dataset.parts.items()] + [*dataset.notes, *named, *rest]
-
-
-def _counted(name: str, samples: DetectionSamples) -> str:
-    return f"{name}: {sum(map(len, samples.objects)):,} boxes in {len(samples):,} pictures"
-
-
-def _default_folder(recipe: DetectionRecipe, data: str) -> RunFolder:
-    model = recipe.model.replace(",", "-").replace("=", "")
-    name = f"{model}-{recipe.detector}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    return RunFolder(Path("runs") / name)
+    counted = (
+        f"{name}: {sum(map(len, samples.objects)):,} boxes in {len(samples):,} pictures"
+        for name, samples in dataset.parts.items()
+    )
+    return [*counted, *remarks_on(dataset)]

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnetkit.data.detection.samples import Detections, DetectionSamples
-from resnetkit.data.prefetch import Failure
-from resnetkit.detect.evaluate import find_in_files, nothing
+from resnetkit.data.detection.samples import DetectionSamples
+from resnetkit.detect.evaluate import find_all
 from resnetkit.detect.files import THRESHOLDS, DetectorModel, load_detector, save_detector, with_thresholds
 from resnetkit.detect.model import Detector
 from resnetkit.detect.pictures import DetectionBatch, TrainingPictures
@@ -98,14 +97,13 @@ class DetectionTask:
         """Return AP at 0.5 in percent, as VOC measures it since 2010, and for each class the best threshold."""
         if self.val is None:
             return None
-        detector = _detector(net).eval()
-        found: list[Detections] = []
-        self.unread = {}
-        for path, one in find_in_files(detector, self.val.paths, workers=self.pictures.recipe.workers):
-            if isinstance(one, Failure):
-                self.unread[path] = one.reason
-            found.append(nothing() if isinstance(one, Failure) else one)
-            advance(1)
+        found, self.unread = find_all(
+            _detector(net).eval(),
+            self.val,
+            workers=self.pictures.recipe.workers,
+            strict=self.pictures.recipe.strict,
+            advance=advance,
+        )
         result = measure(found, self.val)
         ap50 = 0.0 if isnan(result.ap50_percent) else result.ap50_percent  # NaN without any object
         values = {SCORE: 100 - ap50, "ap50_percent": ap50, "images": len(self.val)}

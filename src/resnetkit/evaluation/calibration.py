@@ -1,5 +1,6 @@
 """Calibration: fitting a temperature and thresholds on validation pictures, and measuring what they are worth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,19 +48,33 @@ def fit(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Calibra
 
 
 def supported_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
-    """Return the temperature of `fit_temperature` if the pictures give evidence for it, else 1.
+    """Return the temperature of `fit_temperature` if the pictures give evidence for it, else 1."""
+    return supported(
+        logits, labels, fit_temperature, lambda some, theirs, t: _losses(some, theirs, t, pictures=len(labels))
+    )
 
-    Each of FOLDS folds is scored with the temperature that the others give. The rule: the mean cross-entropy must be
-    lower than at temperature 1 by more than the standard error of this difference (over pictures). With few mistakes a
-    single one decides the temperature, and the next validation would give another one.
+
+def supported(
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[Any],
+    fit: Callable[..., float],
+    losses: Callable[[NDArray[np.floating[Any]], NDArray[Any], float], NDArray[np.float64]],
+) -> float:
+    """Return the temperature that `fit` gives if the pictures give evidence for it, else 1.
+
+    `fit` takes logits, labels and `start`, a temperature to begin with; `losses` gives the cross-entropy of each
+    picture from logits, labels and a temperature. Each of FOLDS folds is scored with the temperature that the others
+    give. The rule: the mean cross-entropy must be lower than at temperature 1 by more than the standard error of this
+    difference (over pictures). With few mistakes a single one decides the temperature, and the next validation would
+    give another one.
     """
-    temperature = fit_temperature(logits, labels)
+    temperature = fit(logits, labels, start=1.0)
     fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
     saved = np.zeros(len(labels))
     for number in range(FOLDS):
         held = fold == number
-        own = fit_temperature(logits[~held], labels[~held], start=temperature)
-        without, scaled = (_losses(logits[held], labels[held], t, pictures=len(labels)) for t in (1.0, own))
+        own = fit(logits[~held], labels[~held], start=temperature)
+        without, scaled = (losses(logits[held], labels[held], t) for t in (1.0, own))
         saved[held] = without - scaled
     error = saved.std(ddof=1) / np.sqrt(len(saved))
     return temperature if saved.mean() > error else 1.0

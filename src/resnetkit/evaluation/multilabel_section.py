@@ -95,7 +95,12 @@ def _calibration(evaluated: MultiLabelEvaluation) -> list[str]:
         f"probabilities are off by {after.ece_percent:.1f} points on average ({low:.1f} to {high:.1f}; expected "
         "calibration error, bins of equally many pairs)."
     )
-    if calibration is not None:
+    if calibration is not None and calibration.temperature == 1:
+        text += (
+            f" A temperature was tried on {calibration.pictures:,} validation pictures. It is 1, because no other one "
+            "was better there by more than its standard error."
+        )
+    elif calibration is not None:
         text += (
             f" The logits are divided by the temperature {calibration.temperature:.3f}, one for all classes, which was "
             f"fitted on {calibration.pictures:,} validation pictures; without it, the error is "

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.calibration import UNDECIDED, Calibration, moments, scaled, sigmoid
-from resnetkit.evaluation.calibration import COLDEST, DOUBT, HOTTEST, LEAST_PICTURES
+from resnetkit.evaluation.calibration import COLDEST, DOUBT, HOTTEST, LEAST_PICTURES, supported
 
 LEAST_POSITIVES = 5
 """A class with fewer validation pictures with it, or without it, keeps the threshold UNDECIDED."""
@@ -17,12 +17,13 @@ MOST_NUMBERS = 2**22
 def fit_several(logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> Calibration | None:
     """Fit on validation pictures: logits and labels (n, classes). None for logits that are not finite.
 
-    One temperature for all classes, which is 1 for fewer than LEAST_PICTURES pictures. For each class, the threshold of
+    One temperature for all classes, which is 1 for fewer than LEAST_PICTURES pictures, and where they give no evidence
+    for another one. For each class, the threshold of
     the scaled probability with the highest F1 on these pictures.
     """
     if not len(logits) or not np.isfinite(logits).all():
         return None
-    temperature = fit_temperature(logits, labels) if len(logits) >= LEAST_PICTURES else 1.0
+    temperature = supported_temperature(logits, labels) if len(logits) >= LEAST_PICTURES else 1.0
     probabilities = sigmoid(scaled(logits, Calibration(temperature, len(logits))))
     thresholds = [best_threshold(probabilities[:, i], labels[:, i]) for i in range(labels.shape[1])]
     means, deviations = moments(logits)
@@ -36,22 +37,44 @@ def fit_several(logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> Calib
     )
 
 
-def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
+def supported_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
+    """Return the temperature of `fit_temperature` if the pictures give evidence for it, else 1; see `supported`."""
+    some = slice(None, None, max(1, -(-logits.size // MOST_NUMBERS)))
+    logits, labels = logits[some], labels[some]
+
+    def losses(some: NDArray[np.floating[Any]], theirs: NDArray[np.bool_], temperature: float) -> NDArray[np.float64]:
+        values = some.astype(np.float64) / temperature
+        return (np.logaddexp(0, values) - _targets(theirs, pictures=len(labels)) * values).sum(axis=1)
+
+    return supported(logits, labels, fit_temperature, losses)
+
+
+def _targets(labels: NDArray[np.bool_], *, pictures: int) -> NDArray[np.float64]:
+    doubt = DOUBT / (pictures + 2)
+    return np.where(labels, 1 - doubt, doubt)
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.bool_], *, start: float = 1.0) -> float:
     """Return the temperature with the lowest binary cross-entropy of sigmoid(logits / temperature), in float64.
 
     A label counts 1 - DOUBT/(n + 2) and none DOUBT/(n + 2), so that a validation without an error does not end in
-    certainty. The cross-entropy is convex in 1 / temperature; the zero of its derivative is found by bisection.
+    certainty. The cross-entropy is convex in 1 / temperature; the zero of its derivative is found by Newton's steps
+    within a bracket, from `start`.
     """
-    some = slice(None, None, max(1, -(-logits.size // MOST_NUMBERS)))
-    values = logits[some].astype(np.float64)
-    doubt = DOUBT / (len(values) + 2)
-    targets = np.where(labels[some], 1 - doubt, doubt)
-    low, high = 1 / HOTTEST, 1 / COLDEST
-    for _ in range(40):
-        inverse = np.sqrt(low * high)
-        slope = (values * (1 / (1 + np.exp(-np.clip(inverse * values, -500, 500))) - targets)).sum()
+    values = logits.astype(np.float64)
+    targets = _targets(labels, pictures=len(values))
+    low, high, inverse = 1 / HOTTEST, 1 / COLDEST, 1 / start
+    for _ in range(100):
+        probabilities = 1 / (1 + np.exp(-np.clip(inverse * values, -500, 500)))
+        slope = (values * (probabilities - targets)).sum()
+        curvature = (values**2 * probabilities * (1 - probabilities)).sum()
         low, high = (low, inverse) if slope > 0 else (inverse, high)
-    return float(f"{1 / np.sqrt(low * high):.6g}")
+        newton = inverse - slope / curvature if curvature > 0 else high
+        step = newton if low < newton < high else (low + high) / 2
+        if abs(step - inverse) <= 1e-9 * inverse:
+            break
+        inverse = step
+    return float(f"{1 / inverse:.6g}")
 
 
 def best_threshold(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> float | None:

@@ -14,6 +14,7 @@ from resnetkit.errors import DataError
 from resnetkit.evaluation.average_precision import average_precisions, mean_of
 from resnetkit.finetune.features import Features
 from resnetkit.finetune.heads import MOST_STEPS, PENALTIES, TOLERANCE, Head, folds, minimise
+from resnetkit.train.loss import MOST_WEIGHT
 
 FOLDS = 5
 """Without validation pictures, the penalty is chosen on folds of the training pictures."""
@@ -97,7 +98,8 @@ class _Problem:
         if balanced:
             both = (having > 0) & (having < total)
             for row, count in enumerate((total - having, having)):
-                self.weights[row] = np.where(both, 1 / (2 * np.maximum(count, 1)), 1 / total)
+                factors = np.minimum(total / (2 * np.maximum(count, 1)), MOST_WEIGHT)
+                self.weights[row] = np.where(both, factors, 1) / total
 
     def fit(self, penalty: float, start: Head | None) -> Head:
         classes, channels = self.targets.shape[1], self.rows.shape[1]

@@ -111,7 +111,7 @@ def start(
     if run:
         run.create()
     else:
-        run = default_folder(recipe, dataset.name).create_beside()
+        run = default_folder(recipe.model, dataset.name).create_beside()
     climb = Climb(recipe, dataset, run, about, given, began, quiet, remarks=(*remarks, *seen))
     write_recipe(run.recipe, recipe, about)
     write_state(climb)

@@ -124,7 +124,7 @@ def train_repeatedly(
     if folder:
         folder.create()
     else:
-        folder = default_folder(recipe, f"{dataset.name}-{count}-{kind}").create_beside()
+        folder = default_folder(recipe.model, f"{dataset.name}-{count}-{kind}").create_beside()
     place = None if isinstance(data, Dataset) else str(data if dataset.name == data else expanded(data).resolve())
     about = {"version": __version__, "kind": kind, "count": count, "data": place, "read_as": reading.given()}
     write_recipe(folder.path / PLAN, recipe, about | {"asked": sorted(asked)})

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from math import ceil
@@ -205,7 +205,7 @@ def decoded(
     *,
     workers: int,
     ahead: int,
-) -> Iterator[Decoded]:
+) -> Generator[Decoded]:
     """Yield the decoded pictures of `found` (see finding.find_pictures) in their order.
 
     `workers` threads decode up to `ahead` pictures before they are needed.

@@ -271,6 +271,11 @@ class Predictor:
             )
         return apart(lambda: explain(self.model, picture, label=label, stage=stage, device=self.device))
 
+    def keep_for_explanations(self) -> None:
+        """Read what `explain` needs of the model file now, so that a file that replaces it later changes nothing."""
+        if self._session.has_last_map:
+            self._session.last_layer()
+
     def predict_paths(
         self,
         paths: OnePath | Iterable[OnePath],

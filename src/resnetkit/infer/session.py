@@ -34,6 +34,7 @@ class _Opened:
     """Held by the thread that opens a backend; others wait for it."""
     backends: dict[Output, Backend] = field(default_factory=dict)
     last_map: WithLastMap | None = None
+    last_layer: NDArray[np.float32] | None = None
 
 
 class Session:
@@ -110,13 +111,19 @@ class Session:
             return self._here.last_map
 
     def last_layer(self) -> NDArray[np.float32]:
-        """Return the weights of the last layer, float32 (classes, channels), from the model file. Imports no torch."""
+        """Return the weights of the last layer, float32 (classes, channels), from the model file. Imports no torch.
+
+        The first call reads them. A file that is replaced later does not change them.
+        """
         from safetensors import safe_open
 
         assert isinstance(self._given, UnloadedModel)
         assert isinstance(self._given.located, LocalFile)
-        with safe_open(self._given.located.path, framework="numpy") as file:
-            return file.get_tensor("fc.weight").astype(np.float32)
+        with self._here.lock:
+            if self._here.last_layer is None:
+                with safe_open(self._given.located.path, framework="numpy") as file:
+                    self._here.last_layer = file.get_tensor("fc.weight").astype(np.float32)
+            return self._here.last_layer
 
     @property
     def _here(self) -> _Opened:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
@@ -69,18 +70,27 @@ class Client:
                 with urlopen(Request(address, body, headers), timeout=self.timeout) as answer:
                     return self._read(answer.read())
             except HTTPError as error:
-                with error:
-                    content = error.read()
+                content = self._content_of(error)
                 if error.code == 422 and body is not None:  # the picture can't be read, and the result says why
                     return self._read(content)
                 if error.code == 503 and tries < MOST_TRIES:
                     time.sleep(_seconds(error.headers.get("Retry-After")))
                     continue
                 raise DataError(self._refusal(error.code, content)) from error
-            except (URLError, OSError, ValueError) as error:
-                reason = getattr(error, "reason", error)
-                raise DataError(f"{self.url} can't be asked ({reason}); start it: resnetkit serve MODEL") from error
+            except (URLError, HTTPException, OSError, ValueError) as error:
+                raise self._not_asked(error) from error
         raise AssertionError("the last try returns or raises")
+
+    def _content_of(self, error: HTTPError) -> bytes:
+        try:
+            with error:
+                return error.read()
+        except (HTTPException, OSError) as broken:
+            raise self._not_asked(broken) from broken
+
+    def _not_asked(self, error: Exception) -> DataError:
+        reason = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+        return DataError(f"{self.url} can't be asked ({reason}); start it: resnetkit serve MODEL")
 
     def _read(self, content: bytes) -> dict[str, Any]:
         try:

@@ -126,7 +126,8 @@ class Guard:
             raise RefusedError(401, "the key is missing or wrong", reason="key", headers={"www-authenticate": "Bearer"})
 
     def _check_room(self, method: str) -> None:
-        if method == "POST" and (seconds := self.seconds_until_room()) is not None:
+        # While it drains, the connection closes after the answer; a body must be read first, or its answer is lost.
+        if method == "POST" and not self.draining and (seconds := self.seconds_until_room()) is not None:
             raise RefusedError(
                 503,
                 "too many requests wait; try again later",

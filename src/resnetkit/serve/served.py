@@ -201,6 +201,7 @@ class ServedModel:
         with ThreadPoolExecutor(streams) as pool:
             list(pool.map(predictor.compute, [np.zeros((1, size, size, channels), np.uint8)] * streams))
         prepare()  # compiles or loads the kernel that resizes
+        predictor.keep_for_explanations()
         self._metrics.loads.labels(self.name, "done").inc()
         loaded: list[Loaded] = []
         batcher = Batcher(

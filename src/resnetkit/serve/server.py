@@ -46,7 +46,7 @@ class TimedProtocol(HttpToolsProtocol):
     _ended = False
     """Whether a request ended in what came last."""
     _kept = 0
-    """Bytes since the last header or the last bytes of a body, at most."""
+    """Bytes since the last header or the last bytes of a body, without those that came with its end."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a header."""
@@ -70,6 +70,10 @@ class TimedProtocol(HttpToolsProtocol):
             self._wait_for_header()
         else:
             self._stop()
+            if not self._answers and self.timeout_keep_alive_task is None:  # a body that was refused has ended
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def on_message_begin(self) -> None:
         """Note that a header has begun."""
@@ -102,7 +106,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     @property
     def waits(self) -> bool:
-        """Whether the client has not yet sent the header of its first request."""
+        """Whether a header, or the rest of a body that was refused, is awaited."""
         return self._timer is not None
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from resnetkit.data.dataset import open_read
+from resnetkit.data.detection.samples import DetectionDataset
 from resnetkit.data.division import NOT_KEPT, Keeping
 from resnetkit.data.first_look import FirstLook
 from resnetkit.data.published.cifar import CIFARS
@@ -86,7 +87,7 @@ def start(
     if run:
         run.create()
     else:
-        run = default_folder(recipe, dataset.name).create_beside()
+        run = default_folder(recipe.model, dataset.name).create_beside()
     return train_task(
         task,
         fitted,
@@ -199,9 +200,9 @@ def refuse_other_pictures(run: RunFolder, recipe: Recipe, about: Mapping[str, An
             )
 
 
-def default_folder(recipe: Recipe, data: str) -> RunFolder:
+def default_folder(model: str, data: str) -> RunFolder:
     """Return the default run folder: runs/<model>-<data>-<time>."""
-    model = recipe.model.replace(",", "-").replace("=", "")
+    model = model.replace(",", "-").replace("=", "")
     return RunFolder(Path("runs") / f"{model}-{expanded(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
@@ -261,7 +262,7 @@ def place_of(data: str | Path | Dataset) -> str | None:
     return str(expanded(data).resolve())
 
 
-def pictures_of(dataset: Dataset) -> dict[str, Any]:
+def pictures_of(dataset: Dataset | DetectionDataset) -> dict[str, Any]:
     """Return the fingerprints and the split of a run's pictures. A resumed run compares them."""
     train, val = dataset.train, dataset.val
     return {
@@ -272,7 +273,7 @@ def pictures_of(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def remarks_on(dataset: Dataset) -> list[str]:
+def remarks_on(dataset: Dataset | DetectionDataset) -> list[str]:
     """Return the lines to print about a data set when a run begins: its notes, and the files that are left out."""
     named = [f"left out: {path}: {reason}" for path, reason in dataset.skipped[:MOST_NAMED]]
     more = len(dataset.skipped) - len(named)

@@ -109,7 +109,7 @@ def _find_orphans(files: Files, used: set[Path], stems: set[str], result: Annota
     for sheet in files.others:
         if sheet.suffix != ".txt" or sheet in used or sheet.name.lower() in NOT_LABELS:
             continue
-        if ("labels" in sheet.parts or sheet.stem in stems) and _begins_as_labels(sheet) and sheet.stem not in stems:
+        if sheet.stem not in stems and _begins_as_labels(sheet):
             result.found("no picture", sheet, f"its picture, {sheet.stem}, is not there; left out")
 
 
