@@ -91,6 +91,13 @@ def test_addresses_that_nobody_answers_at() -> None:
         Client("http://127.0.0.1:1").models()
 
 
+def test_a_server_that_cannot_be_asked_is_said_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "resnet20:cifar10", "--url", "http://127.0.0.1:1"]) == 1
+    said = capsys.readouterr().err
+    assert "http://127.0.0.1:1 can't be asked" in said
+    assert "comparing" not in said
+
+
 class NotInstalled:
     """An export that takes seconds and is not what is tested here."""
 

@@ -163,6 +163,8 @@ def verify(
     errors of `load`.
     """
     client = None if url is None else Client(url, key)
+    if client is not None:
+        client.models()  # a server that can't be asked is said before minutes of work
     loaded = load(model)
     with TemporaryDirectory(prefix="resnetkit-verify-") as folder:
         paths, of = _pictures(model, loaded, data, Path(folder))
