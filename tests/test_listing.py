@@ -19,7 +19,6 @@ from resnetkit.errors import DataError, UsageError
 from resnetkit.infer.comparison import _sources
 from resnetkit.infer.finding import find_pictures
 from resnetkit.train.monitor import Monitor
-from resnetkit.train.recipe import Recipe
 from resnetkit.train.run import default_folder
 from resnetkit.train.run_folder import RunFolder
 
@@ -187,7 +186,7 @@ def test_a_run_folder_is_known_by_the_files_that_training_writes() -> None:
     run = RunFolder(Path("x"))
     assert run.recipe.name == RECIPE
     assert {run.state.name, run.metrics.name, run.best.name, run.last.name} == set(KEPT)
-    assert default_folder(Recipe(), "cifar10").path.parts[0] == RUNS
+    assert default_folder("resnet20", "cifar10").path.parts[0] == RUNS
 
 
 @pytest.mark.parametrize("split", [False, True])
