@@ -238,7 +238,7 @@ def test_a_name_never_leaves_the_folder(tmp_path: Path):
     coco(root / "a.json", [image(number, name) for number, name in enumerate(names)], [])
     opened = read_detection(root)
     assert [one.path for one in opened.parts["train"]] == [root / "a.jpg"]
-    assert opened.orphans == 2
+    assert [finding.fault for finding in opened.findings] == ["no picture"] * 2
 
 
 def test_data_that_are_mostly_wrong_are_refused(tmp_path: Path):

@@ -1,16 +1,20 @@
 """Readers of PASCAL VOC, COCO and YOLO, in the layouts of the tools that write them."""
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from annotated import box, coco, image, picture, voc, voc_folder, yolo
-from resnetkit.data.detection.dataset import form_of, open_detection
+from resnetkit.data.dataset import open_dataset
+from resnetkit.data.detection.dataset import open_detection
 from resnetkit.data.detection.division import Kept
 from resnetkit.data.detection.outlines import area_of, box_of, run_lengths
 from resnetkit.data.detection.samples import DetectionSamples, Objects
+from resnetkit.data.detection.sources import forms_of
 from resnetkit.errors import DataError, UsageError
 
 CAT = ("cat", 11, 5, 30, 20)
@@ -298,11 +302,11 @@ def test_no_annotations_or_several_forms(tmp_path: Path):
     (tmp_path / "meta.json").write_text('{"categories": ["cat"], "images": 1}')
     (tmp_path / "cat" / "a.txt").write_text("a caption of 3 words\n")
     (tmp_path / "settings.yaml").write_text("names: [cat]\nlr: 0.1\n")
-    assert form_of(tmp_path) is None
+    assert forms_of(tmp_path) == ()
     with pytest.raises(DataError, match="has no annotations of boxes; expected PASCAL VOC"):
         open_detection(tmp_path)
     yolo(tmp_path / "cat" / "a.txt", "0 0.5 0.5 0.5 0.5")
-    assert form_of(tmp_path) == "yolo"
+    assert forms_of(tmp_path) == ("yolo",)
     voc(tmp_path / "cat" / "a.xml", [CAT])
     with pytest.raises(DataError, match="several forms, voc and yolo; choose one with `annotations`"):
         open_detection(tmp_path)
@@ -316,6 +320,83 @@ def test_no_annotations_or_several_forms(tmp_path: Path):
         open_detection(tmp_path, val_fraction=1)
     with pytest.raises(DataError, match="no such data"):
         open_detection(tmp_path / "nowhere")
+
+
+def voc_of_2012(root: Path) -> None:
+    voc_folder(root / "VOCdevkit/VOC2012", {"a": [CAT], "b": [CAT]}, lists={"train": "a", "val": "b"})
+    for name in ("SegmentationClass", "SegmentationObject"):
+        picture(root / f"VOCdevkit/VOC2012/{name}/a.png")
+
+
+def coco_of_2017(root: Path) -> None:
+    for part, name in (("train2017", "a"), ("val2017", "b")):
+        picture(root / part / f"{name}.jpg")
+        sheet = root / f"annotations/instances_{part}.json"
+        coco(sheet, [image(1, f"{name}.jpg")], [box(1, 1, 1, 1, 1, 9, 9)])
+
+
+def coco_of_roboflow(root: Path) -> None:
+    for part in ("train", "valid"):
+        picture(root / part / f"{part}.jpg")
+        coco(root / part / "_annotations.coco.json", [image(1, f"{part}.jpg")], [box(1, 1, 1, 1, 1, 9, 9)])
+
+
+def yolo_of_ultralytics(root: Path) -> None:
+    for part in ("train", "val"):
+        picture(root / f"images/{part}/{part}.jpg")
+        yolo(root / f"labels/{part}/{part}.txt", "0 0.5 0.5 0.2 0.2")
+    (root / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [cat]\n")
+
+
+def yolo_of_roboflow(root: Path) -> None:
+    for part in ("train", "valid"):
+        picture(root / f"{part}/images/{part}.jpg")
+        yolo(root / f"{part}/labels/{part}.txt", "0 0.5 0.5 0.2 0.2")
+
+
+def labelimg(root: Path) -> None:
+    picture(root / "a.jpg")
+    voc(root / "a.xml", [CAT])
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        (voc_of_2012, "PASCAL VOC"),
+        (labelimg, "PASCAL VOC"),
+        (coco_of_2017, "COCO"),
+        (coco_of_roboflow, "COCO"),
+        (yolo_of_ultralytics, "YOLO"),
+        (yolo_of_roboflow, "YOLO"),
+    ],
+)
+def test_boxes_are_no_class_folders(tmp_path: Path, write: Callable[[Path], None], kind: str) -> None:
+    root = tmp_path / "my set"
+    write(root)
+    wanted = f"my set has boxes ({kind}) and no class folders; train a detector: resnetkit detect train '{root}'"
+    for data in (root, *root.glob("*.yaml"), *root.glob("*/*.json")):
+        with pytest.raises(DataError, match=re.escape(wanted) if data == root else "resnetkit detect train"):
+            open_dataset(data)
+
+
+def test_class_folders_are_no_boxes(tmp_path: Path) -> None:
+    """A data.yaml of class folders names no boxes; boxes in class folders are named, and the folders read."""
+    root = tmp_path / "set"
+    for part, name in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "dog")):
+        picture(root / part / name / "a.jpg")
+    (root / "data.yaml").write_text("train: train\nval: val\nnames: [cat, dog]\n")
+    assert forms_of(root) == ()
+    assert open_dataset(root).understood == ()
+    with pytest.raises(DataError, match=f"it is class folders, for a classifier: resnetkit train {root}"):
+        open_detection(root)
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\nset/train/cat/a.jpg,cat\nset/train/dog/a.jpg,dog\n")
+    with pytest.raises(DataError, match=f"a list of pictures with their classes, .* resnetkit train {listed}"):
+        open_detection(listed)
+    voc(root / "train/cat/a.xml", [CAT])
+    dataset = open_dataset(root)
+    assert dataset.classes == ("cat", "dog")
+    assert "boxes (PASCAL VOC)" in dataset.understood[0]
 
 
 def test_blood_cells(shared: Path):

@@ -109,8 +109,8 @@ def check(argv: Sequence[str]) -> int:
         return 0
     if not given["data"]:
         raise UsageError(f"DATA missing: {DATA}")
-    if data_boxes.are_given(given):
-        return data_boxes.check(given)
+    if (found := data_boxes.check(given)) is not None:
+        return found
     overview = free_file(given["page"], "--page", force=given["force"]) if given["page"] else None
     root = expanded(given["data"])
     if given["fix"] and not root.is_dir() and not (root.is_file() and root.suffix.lower() in LISTS):

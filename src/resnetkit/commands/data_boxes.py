@@ -7,7 +7,8 @@ from typing import Any, Literal
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.data.detection.check import BoxFindings, check_boxes, lines
-from resnetkit.data.detection.dataset import form_of, open_detection
+from resnetkit.data.detection.dataset import open_detection
+from resnetkit.data.detection.sources import find_sources
 from resnetkit.data.detection.writing import write_detection
 from resnetkit.data.published.cifar import CIFARS
 from resnetkit.data.reading import reading_of
@@ -21,21 +22,30 @@ MOST_PLACES = 20
 DATA = "a folder of pictures with PASCAL VOC, COCO or YOLO annotations, a COCO file or a data.yaml"
 
 
-def are_given(given: Mapping[str, Any]) -> bool:
-    """Whether `data check` is about boxes: DATA has annotations, or --annotations names their form."""
-    if given["annotations"]:
-        return given["annotations"] != "none"
-    return given["data"] not in CIFARS and not reading_of(given).given() and form_of(given["data"]) is not None
+def check(given: Mapping[str, Any]) -> int | None:
+    """Print what is wrong with the annotations; return 1 if there is something to fix, else 0.
 
-
-def check(given: Mapping[str, Any]) -> int:
-    """Print what is wrong with the annotations; return 1 if there is something to fix."""
+    None, and nothing is done, if class folders or a list are to be checked: DATA has no boxes, or --annotations is
+    none.
+    """
+    stated = given["annotations"]
+    if stated == "none" or (not stated and (given["data"] in CIFARS or reading_of(given).given())):
+        return None
+    sources = find_sources(given["data"])
+    if not stated and not (sources and sources.forms):
+        return None
     if given["page"] or given["fix"]:
         flag = "--page" if given["page"] else "--fix"
         raise UsageError(f"{flag} is for class folders, and {given['data']} has boxes; --json has every finding")
     reading_of(given).refuse(*reading_of(given).given(), why=f"{given['data']} has boxes")
     with bar("checking", None) as advance:
-        found = check_boxes(given["data"], annotations=given["annotations"], workers=given["workers"], advance=advance)
+        found = check_boxes(
+            given["data"],
+            annotations=stated,
+            sources=sources,
+            workers=given["workers"],
+            advance=advance,
+        )
     if given["json"]:
         print_json(found.to_dict())
     else:

@@ -1,25 +1,32 @@
 """Open any kind of data, a name, a folder or a list, as a Dataset."""
 
 import os
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from resnetkit.data.corrections import corrected
+from resnetkit.data.detection.sources import NAMES, forms_of
 from resnetkit.data.division import NOT_KEPT, Keeping
 from resnetkit.data.folders.archives import is_archive, is_spreadsheet, of_archive
-from resnetkit.data.folders.folder import load_folder
+from resnetkit.data.folders.folder import NO_CLASS, load_folder
 from resnetkit.data.folders.listing import decoded, is_utf8
 from resnetkit.data.lists.beside import refuse_lists_beside
 from resnetkit.data.lists.lists import load_list
 from resnetkit.data.published.cifar import CIFARS, find_cifar, load_cifar
 from resnetkit.data.reading import LISTS, Reading
 from resnetkit.data.samples import Dataset
-from resnetkit.display import wrong_name
+from resnetkit.display import shell, wrong_name
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 
 ACCEPTED = f"{', '.join(CIFARS)}, a folder or a .csv file, or another list of pictures (.tsv, .txt, .jsonl)"
+
+OF_BOXES = {*NO_CLASS, "jpegimages", "annotations", "annotation", "labels", "segmentationclass", "segmentationobject"}
+"""Names of folders in data with boxes, in lower case, that are no classes there."""
+BESIDE = (".xml", ".txt", ".json")
+"""Suffixes of files in class folders that may be boxes."""
 
 
 def open_dataset(
@@ -117,15 +124,23 @@ def _open(
         reading.refuse(*reading.given(), why=f"{data} contains {name}, whose layout is known")
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():
-        dataset = load_folder(
-            path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping
-        )
+        try:
+            dataset = load_folder(
+                path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping
+            )
+        except DataError:
+            if reading.parts is None:
+                _refuse_boxes(data)
+            raise
         if reading.parts is None:
+            if len(dataset.classes) < 2 or {name.lower() for name in dataset.classes} & OF_BOXES:
+                _refuse_boxes(data)
             refuse_lists_beside(dataset, path)
-        return dataset
+        return _with_boxes_named(dataset, data)
     if path.suffix.lower() in LISTS:
         return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping)
     if _is_there(path):
+        _refuse_boxes(data)
         if is_spreadsheet(path):
             raise DataError(f"{data} is a spreadsheet; save it as CSV, and give the CSV file")
         if is_archive(path):
@@ -135,6 +150,26 @@ def _open(
         raise DataError(f"{data} is a file of another kind; give {ACCEPTED}")
     near = get_close_matches(str(data).lower(), CIFARS, n=1) if os.sep not in str(data) else []
     raise DataError(f"{data}: no such data{f' (did you mean {near[0]}?)' if near else ''}; give {ACCEPTED}")
+
+
+def _refuse_boxes(data: str | Path) -> None:
+    """Raise DataError if `data`, which is no set of class folders, has boxes."""
+    if not (forms := forms_of(data)):
+        return
+    kind = " and ".join(NAMES[form] for form in forms)
+    reason = f"{data} has boxes ({kind}) and no class folders; train a detector: resnetkit detect train {shell(data)}"
+    if expanded(data).is_dir():
+        reason += "; or, if its folders are classes, give `parts` none"
+    raise DataError(reason)
+
+
+def _with_boxes_named(dataset: Dataset, data: str | Path) -> Dataset:
+    """Return class folders with a note if there are boxes in them, too, which nothing reads here."""
+    if not any(path.suffix.lower() in BESIDE for path, _ in dataset.skipped) or not (forms := forms_of(data)):
+        return dataset
+    kind = " and ".join(NAMES[form] for form in forms)
+    note = f"beside the pictures are boxes ({kind}), which class folders do not need: resnetkit detect train reads them"
+    return replace(dataset, understood=(*dataset.understood, note))
 
 
 def _is_there(path: Path) -> bool:

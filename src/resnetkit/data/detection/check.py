@@ -12,6 +12,7 @@ import numpy as np
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.detection.annotations import Finding, Form
 from resnetkit.data.detection.dataset import Boxed, described, notes_on_classes, read_detection
+from resnetkit.data.detection.sources import Sources
 from resnetkit.data.duplicates import groups_of
 from resnetkit.data.looks import Look, Looks, look_of_file
 from resnetkit.data.prefetch import Failure, prefetch
@@ -82,17 +83,22 @@ class BoxFindings:
 
 
 def check_boxes(
-    data: str | Path, *, annotations: str | None = None, workers: int = 4, advance: Advance = ignore
+    data: str | Path,
+    *,
+    annotations: str | None = None,
+    sources: Sources | None = None,
+    workers: int = 4,
+    advance: Advance = ignore,
 ) -> BoxFindings:
     """Read all annotations of a data set, decode all its pictures, and return everything that is wrong.
 
-    `annotations` is voc, coco or yolo if there are several forms. `workers` threads decode; 0 decodes in the calling
-    thread. `advance` is called with 1 after each picture. Memory contains the annotations, and some 1,100 bytes
-    for each picture.
+    `annotations` is voc, coco or yolo if there are several forms; `sources` is what `find_sources` found, if it was
+    asked already. `workers` threads decode; 0 decodes in the calling thread. `advance` is called with 1 after each
+    picture. Memory contains the annotations, and some 1,100 bytes for each picture.
 
     Raises DataError and UsageError as `open_detection` does, but not for wrong annotations or pictures.
     """
-    opened = read_detection(data, annotations=annotations)
+    opened = read_detection(data, annotations=annotations, sources=sources)
     pictures = [(part, one) for part, of in opened.parts.items() for one in of]
     looks = Looks(len(pictures))
     findings = list(opened.findings)

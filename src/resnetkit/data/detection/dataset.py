@@ -7,25 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from resnetkit.data.detection.annotations import FORMS, Annotations, Finding, Form
-from resnetkit.data.detection.coco import is_coco, read_coco
+from resnetkit.data.detection.coco import read_coco
 from resnetkit.data.detection.division import Kept, draw_val
 from resnetkit.data.detection.faults import RULES, settle
-from resnetkit.data.detection.pictures import Files, upright_size
+from resnetkit.data.detection.pictures import upright_size
 from resnetkit.data.detection.samples import DetectionDataset, DetectionSamples, Objects
-from resnetkit.data.detection.voc import is_voc, read_voc
-from resnetkit.data.detection.yolo import is_yolo, read_yolo
+from resnetkit.data.detection.sources import EXPECTED, Sources, find_sources, instead
+from resnetkit.data.detection.voc import read_voc
+from resnetkit.data.detection.yolo import read_yolo
 from resnetkit.data.reading import PARTS
 from resnetkit.display import count
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import Advance, ignore
 
-EXPECTED = (
-    "expected PASCAL VOC (XML files), COCO (a JSON file with images and annotations) or YOLO (data.yaml, or images/ "
-    "and labels/ with a text file per picture)"
-)
-SHEETS = (".json", ".yaml", ".yml")
-"""Suffixes of files that stand for a whole data set."""
 MOST_WRONG = 0.5
 """If more than this share of the pictures is left out, the data are refused."""
 SERIOUS = ("unit", "number", "class", "unreadable", "picture", "no picture", "no annotation")
@@ -53,50 +48,6 @@ class Opened:
     findings: tuple[Finding, ...]
     understood: tuple[str, ...]
     skipped: tuple[tuple[Path, str], ...]
-    orphans: int
-    """Number of annotations without a picture."""
-
-
-def form_of(data: str | Path) -> Form | None:
-    """Return the form of the annotations below a folder, or of an annotation file; None if there are none.
-
-    Raises DataError if there are several forms, or the folder can't be read.
-    """
-    path = expanded(data)
-    try:
-        if not path.is_dir() and path.suffix.lower() not in SHEETS:
-            return None
-        if not path.exists():
-            return None
-    except OSError:  # no permission, or a name that a file can't have
-        return None
-    files = Files(_root(path))
-    forms = _forms(files, path)
-    if len(forms) > 1:
-        raise DataError(
-            f"{data} has annotations of several forms, {' and '.join(forms)}; choose one with `annotations`"
-        )
-    return forms[0] if forms else None
-
-
-def _root(path: Path) -> Path:
-    """Return the folder that contains pictures and annotations: for a file, its folder or the one above."""
-    if path.is_dir():
-        return path
-    folder = path.parent
-    return folder.parent if folder.name.lower() in ("annotations", "labels") else folder
-
-
-def _forms(files: Files, path: Path) -> list[Form]:
-    others = [path] if path.is_file() else files.others
-    found: list[Form] = []
-    if any(one.suffix.lower() == ".xml" and is_voc(one) for one in others):
-        found.append("voc")
-    if any(one.suffix.lower() == ".json" and is_coco(one) for one in others):
-        found.append("coco")
-    if is_yolo(files, path):
-        found.append("yolo")
-    return found
 
 
 def open_detection(
@@ -163,28 +114,29 @@ def open_detection(
     )
 
 
-def read_detection(data: str | Path, *, annotations: str | None = None, advance: Advance = ignore) -> Opened:
+def read_detection(
+    data: str | Path, *, annotations: str | None = None, sources: Sources | None = None, advance: Advance = ignore
+) -> Opened:
     """Read annotations and the sizes of their pictures, and apply the rule for wrong boxes; val is not drawn.
 
-    Raises DataError and UsageError as `open_detection` does, but not for wrong annotations: `findings` has them all.
+    `sources` is what `find_sources` found in `data`, if it was asked already. Raises DataError and UsageError as
+    `open_detection` does, but not for wrong annotations: `findings` has them all.
     """
-    path = expanded(data)
     if annotations is not None and annotations not in FORMS:
         raise UsageError(f"`annotations` is {annotations!r}; give {', '.join(FORMS)}")
-    if not path.exists():
+    if not expanded(data).exists():
         raise DataError(f"{data}: no such data; give a folder of pictures with annotations")
-    files = Files(_root(path))
-    forms = _forms(files, path)
-    form: Form | None = next((one for one in forms if one == annotations), None) if annotations else None
-    if form is None:
-        if not forms or annotations:
-            wanted = f" of the form {annotations}" if annotations else ""
-            raise DataError(f"{data} has no annotations of boxes{wanted}; {EXPECTED}")
-        if len(forms) > 1:
-            raise DataError(
-                f"{data} has annotations of several forms, {' and '.join(forms)}; choose one with `annotations`"
-            )
-        form = forms[0]
+    sources = sources or find_sources(data)
+    forms = sources.forms if sources else ()
+    if sources is None or not forms or (annotations and annotations not in forms):
+        wanted = f" of the form {annotations}" if annotations else ""
+        raise DataError(f"{data} has no annotations of boxes{wanted}; {instead(data, forms)}")
+    if len(forms) > 1 and not annotations:
+        raise DataError(
+            f"{data} has annotations of several forms, {' and '.join(forms)}; choose one with `annotations`"
+        )
+    form = next(one for one in forms if annotations in (None, one))
+    path, files = sources.path, sources.files
     readers: dict[Form, Callable[[], Annotations]] = {
         "voc": lambda: read_voc(files),
         "coco": lambda: read_coco(files, path),
@@ -221,8 +173,7 @@ def _settled(name: str, read: Annotations, classes: tuple[str, ...], advance: Ad
                 skipped.append((one.path, settled.findings[0].what))
                 continue
             parts.setdefault(part, []).append(Boxed(one.key, one.path, size, settled.objects))
-    orphans = sum(finding.fault == "no picture" for finding in findings)
-    return Opened(name, read.form, classes, parts, tuple(findings), tuple(read.understood), tuple(skipped), orphans)
+    return Opened(name, read.form, classes, parts, tuple(findings), tuple(read.understood), tuple(skipped))
 
 
 def refuse_if_mostly_wrong(opened: Opened) -> None:

@@ -23,14 +23,18 @@ NAN = float("nan")
 
 
 def is_yolo(files: Files, path: Path) -> bool:
-    """Whether a folder has a data.yaml, or labels in text files; or whether `path` is such a data.yaml."""
+    """Whether a folder has labels in text files, or `path` is a data.yaml.
+
+    A data.yaml beside class folders has no label files. Beside a data.yaml, empty ones are labels: of background.
+    """
     if path.is_file():
         return path.suffix.lower() in YAML and "names" in _config(path)
-    if _configs(files):
-        return True
     stems = {picture.stem for picture in files.pictures}
-    sheets = [one for one in files.others if one.suffix == ".txt" and one.stem in stems and one.name not in NOT_LABELS]
-    return any(map(_begins_as_labels, sheets[:1000]))
+    sheets = [one for one in files.others if one.suffix == ".txt" and one.stem in stems]
+    sheets = [one for one in sheets if one.name not in NOT_LABELS or "labels" in one.relative_to(files.root).parts]
+    if any(map(_begins_as_labels, sheets[:1000])):
+        return True
+    return bool(sheets or not files.pictures) and bool(_configs(files))  # its pictures may be elsewhere
 
 
 def _begins_as_labels(path: Path) -> bool:
