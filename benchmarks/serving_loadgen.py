@@ -2,7 +2,7 @@
 
 For each line of standard input, a mode, it measures and prints a JSON object:
 - `bare SECONDS`: the tuned backend alone, in a loop on batches of prepared pixels: images per second;
-- `offline SECONDS`: scenario Offline, all samples at once, each a request of one picture for `ServedModel.logits`;
+- `offline SECONDS`: scenario Offline, all samples at once, each a request of one picture for `ServedModel.find`;
 - `server SECONDS RATE BOUND`: scenario Server, requests of one picture at random moments (Poisson arrivals) at RATE per
   second, with the latency of the 99th percentile, in seconds; loadgen's verdict is for BOUND.
 
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.infer.predictor import Predictor
+from resnetkit.serve.classifier import OpenedClassifier
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
 from resnetkit.serve.served import ServedModel
@@ -81,7 +82,7 @@ class Tested:
 
     async def _answer(self, identity: int, index: int) -> None:
         async with self._room:
-            await self._model.logits([self._pixels[index]])
+            await self._model.find([self._pixels[index]])
         loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(identity, 0, 0)])
 
 
@@ -101,11 +102,11 @@ def bare(predictor: Predictor, pixels: NDArray[np.uint8], seconds: float) -> flo
     return done / (time.monotonic() - began)
 
 
-def measure(model: ServedModel, tested: Tested, pixels: NDArray[np.uint8], task: list[str]) -> dict[str, Any]:
+def measure(predictor: Predictor, tested: Tested, pixels: NDArray[np.uint8], task: list[str]) -> dict[str, Any]:
     """Return the result of a mode."""
     mode, seconds = task[0], float(task[1])
     if mode == "bare":
-        return {"rate": bare(model.predictor, pixels, seconds)}
+        return {"rate": bare(predictor, pixels, seconds)}
     if mode == "offline":
         expected = float(task[2])
         found = tested.run(
@@ -134,15 +135,14 @@ def measure(model: ServedModel, tested: Tested, pixels: NDArray[np.uint8], task:
 def main() -> None:
     """Open the model, and measure what standard input asks for."""
     path, pixels = Path(sys.argv[1]), np.load(sys.argv[2])
-    limits = Limits()
+    limits, predictor = Limits(), Predictor(path, goal="throughput")
+    opened = OpenedClassifier(predictor)
     with ThreadPoolExecutor(1) as decoders:
-        model = ServedModel(
-            "m", lambda: Predictor(path, goal="throughput"), limits=limits, metrics=Metrics(), decoders=decoders
-        )
-        print(json.dumps({"choice": str(model.predictor.choice)}), flush=True)
+        model = ServedModel("m", lambda: opened, limits=limits, metrics=Metrics(), decoders=decoders)
+        print(json.dumps({"choice": str(predictor.choice)}), flush=True)
         tested = Tested(model, pixels, at_a_time=limits.queue // 2)
         for line in sys.stdin:
-            print(json.dumps(measure(model, tested, pixels, line.split())), flush=True)
+            print(json.dumps(measure(predictor, tested, pixels, line.split())), flush=True)
         model.close()
 
 

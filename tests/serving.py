@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,13 +18,21 @@ from PIL import Image
 
 from resnetkit.calibration import Calibration
 from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.detect.files import header_of, save_detector, with_thresholds
+from resnetkit.detect.model import Detector
+from resnetkit.detect.predict import DetectorPredictor
+from resnetkit.detect.spec import DETECTORS
 from resnetkit.infer.predictor import Predictor
-from resnetkit.modelfile import Header, save
+from resnetkit.modelfile import Header, inspect, save
 from resnetkit.models.resnet import build
+from resnetkit.models.spec import parse_spec
 from resnetkit.serve.app import create_app
+from resnetkit.serve.classifier import OpenedClassifier
+from resnetkit.serve.detector import OpenedDetector
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
+from resnetkit.serve.opened import Opened
 from resnetkit.serve.served import ServedModel
 
 CLASSES = ("cat", "frog", "Größe")
@@ -40,6 +49,16 @@ def write_model(path: Path, *, seed: int = 0, size: int = 32, calibration: Calib
         net.fc.weight.mul_(5)
     preprocess = Preprocess(size=size, resize=size + 4)
     save(path, net.eval(), Header(net.spec, preprocess, CLASSES, calibration=calibration))
+    return path
+
+
+def write_detector(path: Path, *, seed: int = 0, thresholds: Mapping[str, float] | None = None) -> Path:
+    """Write a small detector of three classes, which finds much in any picture, by chance."""
+    torch.manual_seed(seed)
+    spec = replace(DETECTORS["fpn-small"], width=16, hidden=32, proposals=(50, 30))
+    net = Detector(parse_spec("resnet18,width=8,norm=frozen"), spec, Preprocess(64), classes=3).eval()
+    header = header_of(net, CLASSES, data={"name": "pets", "shorter_side": 48}, metrics={"ap50_percent": 12.5})
+    save_detector(path, net, with_thresholds(header, thresholds or {}))
     return path
 
 
@@ -60,7 +79,7 @@ def served(
     with ThreadPoolExecutor(2) as decoders:
         model = ServedModel(
             "m",
-            lambda: Predictor(path, backend="torch", batch_size=batch_size),
+            lambda: opened(path, batch_size),
             limits=limits,
             metrics=metrics,
             decoders=decoders,
@@ -68,6 +87,13 @@ def served(
         )
         yield create_app({"m": model}, limits=limits, metrics=metrics, api_key=key), model
         model.close()
+
+
+def opened(path: Path, batch_size: int) -> Opened:
+    """A model file, opened as the server opens it."""
+    if inspect(path).kind == "detector":
+        return OpenedDetector(DetectorPredictor(path))
+    return OpenedClassifier(Predictor(path, backend="torch", batch_size=batch_size))
 
 
 def client(app: Guard, **headers: str) -> httpx.AsyncClient:

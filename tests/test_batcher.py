@@ -24,8 +24,8 @@ class Network:
         self.began = Event()
         self._lock = Lock()
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        first = pixels[:, 0, 0, 0].tolist()
+    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
+        first = [int(one[0, 0, 0]) for one in pictures]
         with self._lock:
             self.batches.append(first)
         self.began.set()

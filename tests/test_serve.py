@@ -421,8 +421,9 @@ def test_the_models_and_the_document_name_what_there_is(path: Path) -> None:
     assert (card["name"], card["classes"], card["size"]) == ("m", list(CLASSES), 32)
     assert card["choice"]["backend"] == "torch"
     assert {"/predict", "/metrics", "/health/ready", "/v2/models/{model}/infer"} <= document["paths"].keys()
-    example = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
-    assert set(example["results"][0]) == {"name", "predictions"}
+    examples = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["examples"]
+    assert set(examples["classifier"]["value"]["results"][0]) == {"name", "predictions"}
+    assert set(examples["detector"]["value"]["results"][0]) == {"name", "width", "height", "detections"}
     assert "HTTPValidationError" not in json.dumps(document)
 
 

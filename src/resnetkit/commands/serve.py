@@ -18,7 +18,7 @@ from resnetkit.infer.choice import BackendName, Goal, Precision
 from resnetkit.serve.limits import Limits
 
 if TYPE_CHECKING:
-    from resnetkit.infer.predictor import Predictor
+    from resnetkit.serve.opened import Opened
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 KEY = "RESNETKIT_API_KEY"
@@ -120,14 +120,34 @@ def _import_server() -> tuple[Any, Any]:
     return create_app, server
 
 
-def _opener(model: str, given: dict[str, Any]) -> "Callable[[], Predictor]":
-    def open_predictor() -> "Predictor":
+def _opener(model: str, given: dict[str, Any]) -> "Callable[[], Opened]":
+    def open_model() -> "Opened":
+        from resnetkit.location import LocalFile, locate
+        from resnetkit.modelfile import inspect
+
+        located = locate(model)
+        if isinstance(located, LocalFile) and inspect(located).kind == "detector":
+            return _open_detector(model, given)
         from resnetkit.infer.predictor import Predictor
+        from resnetkit.serve.classifier import OpenedClassifier
 
         stated = {name: given[name] for name in ("backend", "precision", "threads", "streams", "batch_size")}
-        return Predictor(model, goal=given["goal"], **stated)
+        return OpenedClassifier(Predictor(model, goal=given["goal"], **stated))
 
-    return open_predictor
+    return open_model
+
+
+def _open_detector(model: str, given: dict[str, Any]) -> "Opened":
+    if given["backend"] not in (None, "torch") or given["precision"] not in (None, "float32"):
+        raise UsageError(f"{model} is a detector, which torch computes in float32; leave out --backend and --precision")
+    import torch
+
+    from resnetkit.detect.predict import DetectorPredictor
+    from resnetkit.serve.detector import OpenedDetector
+
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    return OpenedDetector(DetectorPredictor(model))
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:

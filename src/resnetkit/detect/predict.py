@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.detection.samples import Detections
 from resnetkit.data.folders.listing import OnePath, each_path
-from resnetkit.data.prefetch import Failure
+from resnetkit.data.prefetch import Failure, own_path
 from resnetkit.detect.drawing import draw_boxes
 from resnetkit.detect.evaluate import AHEAD, decoded, find
 from resnetkit.detect.files import DetectorModel, load_detector
@@ -19,8 +20,11 @@ from resnetkit.detect.tiles import find_in_tiles
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.explanation import drawing_path
 from resnetkit.files import whole_file
+from resnetkit.infer.choice import Choice
 from resnetkit.infer.decoding import decoded as decoded_pictures
 from resnetkit.infer.finding import find_pictures
+from resnetkit.infer.unloaded import find_model
+from resnetkit.modelfile import Header
 
 USUAL_THRESHOLD = 0.5
 """Least probability of a detection, for classes of which validation found no better one."""
@@ -54,6 +58,9 @@ class DetectorPredictor:
         if tile_size is not None and tile_size < 32:
             raise UsageError(f"`tile_size` is {tile_size}; it must be at least 32")
         self.model = model if isinstance(model, DetectorModel) else load_detector(model)
+        self.fingerprint = None if isinstance(model, DetectorModel) else find_model(model).fingerprint
+        """SHA-256 in hex of the model file; None for a model in memory."""
+        self.choice = Choice("torch")
         self.classes = self.model.header.classes
         best = self.model.thresholds
         self.thresholds = np.array(
@@ -70,17 +77,40 @@ class DetectorPredictor:
         (result,) = self.predict_paths([path])
         return result
 
+    @property
+    def header(self) -> Header:
+        """The header of the model file."""
+        return self.model.header
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(one.numel() for one in self.model.net.parameters())
+
+    def decode(self, picture: bytes | Path) -> NDArray[np.uint8] | Failure:
+        """Return a picture, upright, uint8 (h, w, 3), or why it can't be read. Several threads may call it."""
+        try:
+            return np.array(open_picture(picture))
+        except DataError as error:
+            return Failure(own_path(picture), error.reason)
+
     def find(self, pixels: NDArray[np.uint8]) -> Detections:
         """Return the detections in a picture, uint8 (h, w, 3), the most probable first."""
+        return self.kept(self.compute(pixels))
+
+    def kept(self, found: Detections, threshold: float | None = None) -> Detections:
+        """Return the detections that reach `threshold`; for None, the thresholds of their classes."""
+        return found.subset(found.scores >= (self.thresholds[found.labels] if threshold is None else threshold))
+
+    def compute(self, pixels: NDArray[np.uint8]) -> Detections:
+        """Like `find`, with the detections below the thresholds. Several threads may call it."""
         net = self.model.net
         if self.tile_size is None:
-            found = find(net, pixels)
-        else:
-            spec = net.spec
-            found = find_in_tiles(
-                partial(find, net), pixels, side=self.tile_size, nms_iou=spec.nms_iou, most=spec.most_detections
-            )
-        return found.subset(found.scores >= self.thresholds[found.labels])
+            return find(net, pixels)
+        spec = net.spec
+        return find_in_tiles(
+            partial(find, net), pixels, side=self.tile_size, nms_iou=spec.nms_iou, most=spec.most_detections
+        )
 
     def predict_paths(
         self, paths: OnePath | Iterable[OnePath], *, workers: int = 1, draw: Path | None = None
@@ -104,13 +134,15 @@ class DetectorPredictor:
             "path": str(path),
             "width": pixels.shape[1],
             "height": pixels.shape[0],
-            "detections": self._plain(found),
+            "detections": self.name(found),
         }
         if draw is not None:
             result["drawing"] = str(_write_drawing(draw, path, pixels, found, self.classes))
         return result
 
-    def _plain(self, found: Detections) -> list[dict[str, Any]]:
+    def name(self, found: Detections, *, threshold: float | None = None) -> list[dict[str, Any]]:
+        """Return the detections that `kept` returns as plain values, {"label", "index", "score", "box"}."""
+        kept = self.kept(found, threshold)
         return [
             {
                 "label": self.classes[label],
@@ -118,9 +150,7 @@ class DetectorPredictor:
                 "score": round(score, 6),
                 "box": [round(edge, 2) for edge in box],
             }
-            for box, label, score in zip(
-                found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-            )
+            for box, label, score in zip(kept.boxes.tolist(), kept.labels.tolist(), kept.scores.tolist(), strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""POST /predict: pictures in the body of a request to labelled probabilities in JSON."""
+"""POST /predict: pictures in the body of a request to labelled probabilities, or boxes, in JSON."""
 
 import asyncio
 import base64
@@ -12,6 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from resnetkit.data.prefetch import Failure
 from resnetkit.display import cut, printable
 from resnetkit.errors import DataError
+from resnetkit.serve.classifier import OpenedClassifier
+from resnetkit.serve.detector import OpenedDetector
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.served import ServedModel
 
@@ -83,35 +85,31 @@ async def predict(
     model: ServedModel,
     pictures: Sequence[Upload],
     *,
-    top: int | None,
+    top: int | None = None,
     reject: bool = False,
     explain: str | None = None,
+    threshold: float | None = None,
     timeout: float | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Return the status and the answer for pictures.
 
     With `reject`, each result says whether the picture seems to be of no known class. `explain` is the class whose
-    evidence is drawn over each picture: a name, an index, or "true" for the most probable.
+    evidence is drawn over each picture: a name, an index, or "true" for the most probable. They and `top` are for
+    classifiers. `threshold` is for detectors: the least score of a detection, in place of the model file's.
 
-    Raises what `ServedModel.logits` and `ServedModel.explain` raise, and RequestError for `reject` without a
-    threshold and `explain` where nothing can explain.
+    Raises what `ServedModel.find` and `ServedModel.explain` raise, and RequestError for what the model can't do.
     """
-    if reject and not model.predictor.can_reject:
-        if model.predictor.answer.multilabel:
-            raise RequestError(400, f"model {model.name} gives no label where none applies; leave out `reject`")
-        raise RequestError(400, f"model {model.name} has no threshold to reject pictures by")
-    if explain is not None and not model.predictor.can_explain:
-        raise RequestError(501, "this server can't explain predictions: it computes without OpenVINO and torch")
-    predictor, found = await model.logits([picture.content for picture in pictures], timeout=timeout)
+    _refuse_misfit(model, top=top, reject=reject, explain=explain, threshold=threshold)
+    opened, found = await model.find([picture.content for picture in pictures], timeout=timeout)
     results: list[dict[str, Any]] = []
-    for picture, logits in zip(pictures, found, strict=True):
-        if isinstance(logits, Failure):
-            results.append({"name": picture.name, "error": reason(logits)})
-            continue
-        (best,) = predictor.name(logits[None], top=top)
-        result: dict[str, Any] = {"name": picture.name, "predictions": [one._asdict() for one in best]}
-        if reject and predictor.can_reject:
-            result["rejected"] = bool(predictor.reject(logits[None])[0])
+    for picture, one in zip(pictures, found, strict=True):
+        result: dict[str, Any] = {"name": picture.name}
+        if isinstance(one, Failure):
+            result["error"] = reason(one)
+        elif isinstance(opened, OpenedDetector):
+            result |= opened.answer(one, threshold)
+        elif isinstance(opened, OpenedClassifier):
+            result |= opened.answer(one, top=top, reject=reject)
         results.append(result)
     if explain is not None:
         for picture, result in zip(pictures, results, strict=True):
@@ -119,8 +117,30 @@ async def predict(
                 best = result["predictions"][0]["index"] if result["predictions"] else None
                 label = best if explain == "true" else explain
                 result["explanation"] = await _explained(model, picture.content, label, timeout)
-    answered = any("predictions" in result for result in results)
+    answered = any("error" not in result for result in results)
     return 200 if answered else 422, {"model": model.name, "results": results}
+
+
+def _refuse_misfit(
+    model: ServedModel, *, top: int | None, reject: bool, explain: str | None, threshold: float | None
+) -> None:
+    """Raise RequestError for a wish that the model can't fulfil."""
+    opened = model.opened
+    if isinstance(opened, OpenedDetector):
+        for name, given in (("top", top is not None), ("reject", reject), ("explain", explain is not None)):
+            if given:
+                raise RequestError(400, f"model {model.name} is a detector; leave out `{name}`")
+    if not isinstance(opened, OpenedClassifier):
+        return
+    predictor = opened.predictor
+    if threshold is not None:
+        raise RequestError(400, f"model {model.name} is a classifier; leave out `threshold`")
+    if reject and not predictor.can_reject:
+        if predictor.answer.multilabel:
+            raise RequestError(400, f"model {model.name} gives no label where none applies; leave out `reject`")
+        raise RequestError(400, f"model {model.name} has no threshold to reject pictures by")
+    if explain is not None and not predictor.can_explain:
+        raise RequestError(501, "this server can't explain predictions: it computes without OpenVINO and torch")
 
 
 async def _explained(

@@ -5,25 +5,22 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from resnetkit.data.prefetch import Failure
 from resnetkit.display import printable
 from resnetkit.errors import UsageError
-from resnetkit.infer.backends.backend import most_probable
-from resnetkit.infer.predictor import Predictor
 from resnetkit.serve import protocol
-from resnetkit.serve.answers import RequestError, predict, reason, uploads
-from resnetkit.serve.batcher import ExpiredError, Logits
+from resnetkit.serve.answers import RequestError, predict, uploads
+from resnetkit.serve.batcher import ExpiredError
 from resnetkit.serve.card import cards
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
+from resnetkit.serve.outputs import outputs
 from resnetkit.serve.page import add_page
 from resnetkit.serve.served import FullError, ServedModel
 from resnetkit.version import __version__
@@ -51,11 +48,25 @@ class Explanation(BaseModel):
     error: str = ""
 
 
+class OneObject(BaseModel):
+    """An object that a detector found."""
+
+    label: str
+    index: int
+    score: float = Field(ge=0, le=1.000001)
+    box: list[float] = Field(
+        min_length=4, max_length=4, description="Left, top, right and bottom in pixels of the upright picture."
+    )
+
+
 class Result(BaseModel):
-    """The answer for one picture: predictions or an error."""
+    """The answer for one picture: predictions of a classifier, detections of a detector, or an error."""
 
     name: str
     predictions: list[OneClass] | None = None
+    width: int | None = Field(None, description="Of the upright picture in pixels, where there are detections.")
+    height: int | None = None
+    detections: list[OneObject] | None = None
     rejected: bool | None = Field(None, description="Whether the picture seems to be of no known class.")
     error: str | None = None
     explanation: Explanation | None = None
@@ -74,12 +85,27 @@ class Wrong(BaseModel):
     error: str
 
 
-EXAMPLE = {
+CLASSES_EXAMPLE = {
     "model": "photos",
     "results": [
         {"name": "cat.jpg", "predictions": [{"label": "cat", "index": 3, "probability": 0.93}]},
         {"name": "notes.txt", "error": "not a picture of a known kind, or broken at its beginning"},
     ],
+}
+BOXES_EXAMPLE = {
+    "model": "cells",
+    "results": [
+        {
+            "name": "blood.jpg",
+            "width": 640,
+            "height": 480,
+            "detections": [{"label": "RBC", "index": 1, "score": 0.98, "box": [204.5, 61.25, 306.0, 158.75]}],
+        }
+    ],
+}
+EXAMPLES = {
+    "classifier": {"summary": "Classes, and a picture that can't be read", "value": CLASSES_EXAMPLE},
+    "detector": {"summary": "Objects", "value": BOXES_EXAMPLE},
 }
 PICTURES = {
     "requestBody": {
@@ -161,7 +187,7 @@ def create_app(
     app = _Api(
         title="resnetkit",
         version=__version__,
-        description="Predicts the classes of pictures.",
+        description="Predicts the classes of pictures, and finds objects in them.",
         docs_url=None,  # these pages load scripts from other addresses
         redoc_url=None,
         redirect_slashes=False,
@@ -184,7 +210,7 @@ def create_app(
     @app.post(
         "/predict",
         responses={
-            200: {"model": Answer, "content": {"application/json": {"example": EXAMPLE}}},
+            200: {"model": Answer, "content": {"application/json": {"examples": EXAMPLES}}},
             422: {"model": Answer, "description": "None of the pictures could be read."},
             **WRONG,
         },
@@ -198,8 +224,8 @@ def create_app(
             Query(
                 ge=1,
                 le=100_000,
-                description="Number of classes, the best first; by default 5, and of a multi-label model all that "
-                "reach their thresholds, which may be none.",
+                description="Of a classifier: number of classes, the best first; by default 5, and of a multi-label "
+                "model all that reach their thresholds, which may be none.",
             ),
         ] = None,
         explain: Annotated[
@@ -207,14 +233,28 @@ def create_app(
         ] = None,
         reject: Annotated[bool, Query(description="Say whether a picture seems to be of no known class.")] = False,
         name: Annotated[str, Query(description="Name of a picture that has none.")] = "picture",
+        threshold: Annotated[
+            float | None,
+            Query(
+                ge=0,
+                le=1,
+                description="Of a detector: the least score of a detection; by default, for each class, the best one "
+                "of its validation.",
+            ),
+        ] = None,
         timeout_ms: Annotated[float | None, Query(ge=1, le=1e9, description="Deadline of this request.")] = None,
     ) -> Response:
-        """Return the most probable classes of each picture. A picture that can't be read fails alone."""
+        """Return the most probable classes of each picture, or, by a detector, the objects in it.
+
+        A picture that can't be read fails alone.
+        """
         served = model_named(model)
         pictures = await uploads(request.headers, await request.body(), name=name, limits=limits)
         timeout = None if timeout_ms is None else timeout_ms / 1000
         wanted = None if explain in (None, "", "false") else explain
-        status, answer = await predict(served, pictures, top=top, reject=reject, explain=wanted, timeout=timeout)
+        status, answer = await predict(
+            served, pictures, top=top, reject=reject, explain=wanted, threshold=threshold, timeout=timeout
+        )
         return _json(answer, status)
 
     @app.get("/health/live", response_class=JSONResponse)
@@ -282,7 +322,7 @@ def create_app(
 
     async def model_metadata(request: Request, served: ServedModel) -> Response:
         """Return the inputs and outputs of a model."""
-        return _json(protocol.model_metadata(served.name, served.predictor.signature))
+        return _json(protocol.model_metadata(served.name, served.opened.signature))
 
     async def model_ready(request: Request, served: ServedModel) -> Response:
         """Whether a model answers requests."""
@@ -290,8 +330,8 @@ def create_app(
 
     async def model_config(request: Request, served: ServedModel) -> Response:
         """Return the parts of Triton's model configuration that hold here."""
-        predictor = served.predictor
-        return _json(protocol.model_configuration(served.name, predictor.signature, predictor.batch_size))
+        opened = served.opened
+        return _json(protocol.model_configuration(served.name, opened.signature, opened.batch_size))
 
     async def infer(request: Request, served: ServedModel) -> Response:
         """Compute a model for pictures: files in the input `image`, or pixels in the input `pixels`."""
@@ -300,13 +340,13 @@ def create_app(
         body, header_length = await request.body(), request.headers.get(protocol.HEADER_LENGTH)
 
         def read() -> protocol.InferRequest:
-            return protocol.read_request(body, header_length, served.predictor.signature, most=limits.max_pictures)
+            return protocol.read_request(body, header_length, served.opened.signature, most=limits.max_pictures)
 
         # Numbers and base64 in JSON may take long; tensors after the JSON do not.
         long = header_length is None and len(body) > LONG_JSON
         given = await asyncio.to_thread(read) if long else read()
-        predictor, found = await served.logits(given.pictures, timeout=given.timeout)
-        content, length = protocol.write_answer(served.name, given.id, _outputs(predictor, given, found))
+        opened, found = await served.find(given.pictures, timeout=given.timeout)
+        content, length = protocol.write_answer(served.name, given.id, outputs(opened, given, found))
         if length is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={protocol.HEADER_LENGTH: str(length)})
@@ -318,37 +358,6 @@ def create_app(
     add_page(app)
     _answer_errors(app)
     return guard
-
-
-def _outputs(
-    predictor: Predictor, given: protocol.InferRequest, found: list[Logits | Failure]
-) -> list[tuple[protocol.Requested, protocol.Tensor]]:
-    """Return the values of the outputs that were asked for.
-
-    The protocol has no place for the error of one picture. So a request with a picture that can't be read fails, unless
-    it asks for the output `errors`; then the values of such a picture are zeros.
-    """
-    failures = {place: one for place, one in enumerate(found) if isinstance(one, Failure)}
-    if failures and all(one.name != protocol.ERRORS for one in given.outputs):
-        place, failure = next(iter(failures.items()))
-        raise RequestError(400, f"picture {place} can't be read: {reason(failure)}")
-    empty = np.zeros(len(predictor.classes), np.float32)
-    logits = np.stack([empty if isinstance(one, Failure) else one for one in found])
-    probabilities = predictor.answer.probabilities(logits)
-    best = most_probable(probabilities, len(predictor.classes))
-    outputs: list[tuple[protocol.Requested, protocol.Tensor]] = []
-    for requested in given.outputs:
-        if requested.name == protocol.ERRORS:
-            outputs.append((requested, [reason(failures[i]) if i in failures else "" for i in range(len(found))]))
-            continue
-        values = logits if requested.name == "logits" else probabilities
-        values[list(failures)] = 0
-        if requested.classes:
-            labels = [printable(label) for label in predictor.classes]
-            outputs.append((requested, protocol.classified(values, best[:, : requested.classes], labels)))
-        else:
-            outputs.append((requested, values))
-    return outputs
 
 
 def _json(content: Any, status: int = 200) -> Response:

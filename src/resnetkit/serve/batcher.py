@@ -6,15 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Condition, Thread
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from resnetkit.errors import ResnetkitError
-
-Logits: TypeAlias = NDArray[np.float32]
-"""The output for one picture, (classes,)."""
 
 
 class ExpiredError(ResnetkitError):
@@ -29,13 +23,13 @@ class ClosedError(ResnetkitError):
 class Work:
     """One picture on its way through the network."""
 
-    pixels: NDArray[np.uint8]
-    """(size, size, channels)."""
+    picture: Any
+    """What `compute` takes, such as decoded pixels."""
     deadline: float
     """On the clock time.monotonic."""
     future: "Future[Any]" = field(default_factory=Future)
-    """Its result is Logits. It fails with ExpiredError, ClosedError, or what the network raised. If it is cancelled
-    while the picture waits, the picture is not computed."""
+    """Its result is what was found in the picture. It fails with ExpiredError, ClosedError, or what the network raised.
+    If it is cancelled while the picture waits, the picture is not computed."""
     queued_at: float = field(default_factory=time.monotonic)
 
     def start(self) -> bool:
@@ -69,7 +63,7 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        compute: Callable[[list[Any]], Sequence[Any]],
         *,
         batch_size: int,
         streams: int = 1,
@@ -79,8 +73,8 @@ class Batcher:
     ) -> None:
         """Start the threads.
 
-        `compute` takes (n, size, size, channels) and returns (n, classes). `observe` is called after each batch.
-        `dropped` is called for each picture that leaves the queue, computed or not.
+        `compute` takes the pictures of a batch, and returns as many results in their order. `observe` is called after
+        each batch. `dropped` is called for each picture that leaves the queue, computed or not.
         """
         self.batch_size = batch_size
         self._compute = compute
@@ -162,13 +156,13 @@ class Batcher:
     def _finish(self, batch: list[Work]) -> None:
         began = time.monotonic()
         try:
-            logits = self._compute(np.stack([work.pixels for work in batch]))
+            found = self._compute([work.picture for work in batch])
         except Exception as error:  # of any kind: the thread must go on, and others are waiting
             for work in batch:
                 self._finish_alone(work, error if len(batch) == 1 else None)
         else:
-            for work, row in zip(batch, logits, strict=True):
-                work.future.set_result(row)
+            for work, one in zip(batch, found, strict=True):
+                work.future.set_result(one)
         ended = time.monotonic()
         for work in batch:
             self._dropped(work)
@@ -178,6 +172,6 @@ class Batcher:
         try:
             if error is not None:
                 raise error
-            work.future.set_result(self._compute(work.pixels[None])[0])
+            work.future.set_result(self._compute([work.picture])[0])
         except Exception as reason:
             work.future.set_exception(reason)

@@ -5,6 +5,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
+OBJECTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -56,6 +57,19 @@ class Metrics:
             "resnetkit_rejected_pictures",
             "Answered pictures that seem to be of no known class; only of models with a calibration.",
             ("model",),
+            registry=registry,
+        )
+        self.detections = Counter(
+            "resnetkit_detections",
+            "Objects in answered pictures by class, by the thresholds of the model file; only of detectors.",
+            ("model", "label"),
+            registry=registry,
+        )
+        self.detections_per_picture = Histogram(
+            "resnetkit_detections_per_picture",
+            "Objects in an answered picture, by the thresholds of the model file; only of detectors.",
+            ("model",),
+            buckets=OBJECTS,
             registry=registry,
         )
         self.drift = Gauge(

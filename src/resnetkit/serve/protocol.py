@@ -20,13 +20,13 @@ from resnetkit.serve.answers import RequestError
 from resnetkit.serve.served import Given
 from resnetkit.version import __version__
 
-DATATYPES = {"bytes": "BYTES", "uint8": "UINT8", "float32": "FP32"}
+DATATYPES = {"bytes": "BYTES", "uint8": "UINT8", "float32": "FP32", "int64": "INT64"}
 VERSION = "1"
 """The version of every model: a file that replaces another takes its place."""
 ERRORS = "errors"
 """The output that says for each picture why it can't be read, and is empty for the others."""
 HEADER_LENGTH = "inference-header-content-length"
-Tensor: TypeAlias = NDArray[np.float32] | Sequence[Sequence[str]] | Sequence[str]
+Tensor: TypeAlias = NDArray[np.float32] | NDArray[np.int64] | Sequence[Sequence[str]] | Sequence[str]
 """Numbers, or text for BYTES."""
 
 
@@ -50,6 +50,8 @@ class InferRequest:
     outputs: Sequence[Requested]
     timeout: float | None
     """Seconds."""
+    threshold: float | None = None
+    """The least score of a detection; None for the thresholds of the model file."""
 
 
 def server_metadata() -> dict[str, Any]:
@@ -76,8 +78,12 @@ def model_configuration(name: str, signature: Signature, batch_size: int) -> dic
     """Return the answer to GET /v2/models/NAME/config: the parts of Triton's configuration that hold here."""
 
     def tensor(one: Array) -> dict[str, Any]:
-        kind = {"bytes": "TYPE_STRING", "uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[one.dtype]
-        return {"name": one.name, "data_type": kind, "dims": [-1 if side is None else side for side in one.shape]}
+        kind = "STRING" if one.dtype == "bytes" else DATATYPES[one.dtype]
+        return {
+            "name": one.name,
+            "data_type": f"TYPE_{kind}",
+            "dims": [-1 if side is None else side for side in one.shape],
+        }
 
     return {
         "name": name,
@@ -120,7 +126,19 @@ def read_request(body: bytes, header_length: str | None, signature: Signature, *
         pictures,
         _requested(message, signature, binary=_flag(parameters, "binary_data_output")),
         None if timeout is None else timeout / 1e6,
+        _threshold(parameters, signature),
     )
+
+
+def _threshold(parameters: Mapping[str, Any], signature: Signature) -> float | None:
+    value = parameters.get("threshold")
+    if value is None:
+        return None
+    if all(one.name != "boxes" for one in signature.outputs):
+        raise _wrong("threshold is for detectors, and this model is a classifier")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise _wrong("threshold must be a number from 0 to 1")
+    return float(value)
 
 
 def _divided(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
@@ -150,7 +168,8 @@ def _pictures(given: dict[str, Any], rest: bytes, signature: Signature, most: in
     datatype = DATATYPES[spec.dtype]
     if given.get("datatype") != datatype:
         raise _wrong(f"input {spec.name} has datatype {datatype}, not {quoted(given.get('datatype'))}")
-    count = _count(given.get("shape"), spec)
+    shape = _shape(given.get("shape"), spec)
+    count = shape[0]
     if not 1 <= count <= most:
         raise _wrong(f"input {spec.name} has {count} pictures; a request may have 1 to {most}")
     parameters = _object(given, "parameters")
@@ -163,20 +182,25 @@ def _pictures(given: dict[str, Any], rest: bytes, signature: Signature, most: in
     if spec.dtype == "bytes":
         found: list[Given] = list(_elements(content, count) if content is not None else _decoded(given["data"], count))
     else:
-        shape = (count, *(side for side in spec.shape if side is not None))
         found = list(_pixels(content, shape) if content is not None else _listed(given["data"], shape))
     return found, size or 0
 
 
-def _count(shape: object, spec: Array) -> int:
-    """Return the number of pictures of a shape; a file may be [n] or [n, 1]."""
+def _shape(shape: object, spec: Array) -> tuple[int, ...]:
+    """Return the shape of an input, with the number of pictures first; a file may be [n] or [n, 1]."""
     if not isinstance(shape, list) or not all(_is_whole(side) and 0 <= side < 2**31 for side in shape):
         raise _wrong(f"the shape of input {spec.name} is not a list of whole numbers")
-    expected = [side for side in spec.shape if side is not None]
-    if not shape or (shape[1:] != expected and not (spec.dtype == "bytes" and shape[1:] == [1])):
-        full = str([-1, *expected])
-        raise _wrong(f"input {spec.name} has shape {full}, where -1 is the number of pictures, not {quoted(shape)}")
-    return shape[0]
+    expected = spec.shape
+    as_column = spec.dtype == "bytes" and shape[1:] == [1]
+    fits = len(shape) == len(expected) and all(
+        side == wanted or (wanted is None and side > 0) for side, wanted in zip(shape[1:], expected[1:], strict=True)
+    )
+    if not (fits or as_column):
+        full = str([-1 if side is None else side for side in expected])
+        raise _wrong(
+            f"input {spec.name} has shape {full}, where -1 is any number, first that of pictures, not {quoted(shape)}"
+        )
+    return tuple(shape)
 
 
 def _elements(content: bytes, count: int) -> list[bytes]:
@@ -230,6 +254,7 @@ def _flat(data: object) -> list[Any]:
 
 def _requested(message: dict[str, Any], signature: Signature, *, binary: bool) -> list[Requested]:
     names = [*(one.name for one in signature.outputs), ERRORS]
+    of_classes = [one.name for one in signature.outputs if one.dtype == "float32" and None not in one.shape[1:]]
     if "outputs" not in message or message["outputs"] == []:
         return [Requested(one.name, binary) for one in signature.outputs]
     found: list[Requested] = []
@@ -239,8 +264,8 @@ def _requested(message: dict[str, Any], signature: Signature, *, binary: bool) -
             raise _wrong(f"there is no output {quoted(name)}; there are {', '.join(names)}")
         parameters = _object(given, "parameters")
         classes = parameters.get("classification", 0)
-        if not _is_whole(classes) or classes < 0 or (classes and name == ERRORS):
-            raise _wrong("classification must be a number of classes, of an output with numbers")
+        if not _is_whole(classes) or classes < 0 or (classes and name not in of_classes):
+            raise _wrong("classification must be a number of classes, of an output with a number for each class")
         own = _flag(parameters, "binary_data") if "binary_data" in parameters else binary
         found.append(Requested(str(name), own, classes))
     if len({one.name for one in found}) < len(found):
@@ -255,11 +280,11 @@ def write_answer(
     described: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for requested, values in outputs:
-        numbers = isinstance(values, np.ndarray)
+        kind = str(values.dtype) if isinstance(values, np.ndarray) else "bytes"
         shape = list(values.shape) if isinstance(values, np.ndarray) else _shape_of(values)
-        one: dict[str, Any] = {"name": requested.name, "datatype": "FP32" if numbers else "BYTES", "shape": shape}
+        one: dict[str, Any] = {"name": requested.name, "datatype": DATATYPES[kind], "shape": shape}
         if requested.binary:
-            content = values.astype("<f4").tobytes() if isinstance(values, np.ndarray) else _framed(_flat([*values]))
+            content = _little(values) if isinstance(values, np.ndarray) else _framed(_flat([*values]))
             one["parameters"] = {"binary_data_size": len(content)}
             tail.append(content)
         else:
@@ -280,6 +305,11 @@ def classified(values: NDArray[np.float32], best: NDArray[np.int64], labels: Seq
 def _shape_of(values: Sequence[Sequence[str]] | Sequence[str]) -> list[int]:
     first = values[0]
     return [len(values)] if isinstance(first, str) else [len(values), len(first)]
+
+
+def _little(values: NDArray[Any]) -> bytes:
+    """Return the bytes of numbers, the lowest first."""
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
 def _framed(texts: Sequence[str]) -> bytes:

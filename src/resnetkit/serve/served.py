@@ -1,4 +1,7 @@
-"""A model that is served: its queue, its deadlines, and its replacement by a newer file while requests go on."""
+"""A model that is served: its queue, its deadlines, and its replacement by a newer file while requests go on.
+
+It knows nothing of what is computed: see `Opened`.
+"""
 
 import asyncio
 import logging
@@ -6,30 +9,27 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnetkit.data.prefetch import Failure
-from resnetkit.data.transforms.resampling import prepare
 from resnetkit.errors import ResnetkitError
-from resnetkit.infer.predictor import Predictor
-from resnetkit.serve.batcher import Batcher, Computed, ExpiredError, Logits, Work
-from resnetkit.serve.drift import Moments, Scores
+from resnetkit.serve.batcher import Batcher, Computed, ExpiredError, Work
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
+from resnetkit.serve.opened import Opened, Pixels
 
 if TYPE_CHECKING:
     from resnetkit.infer.explain import Explanation
 
-Given: TypeAlias = bytes | NDArray[np.uint8]
-"""The content of a picture file, or decoded pixels, uint8 (size, size, channels)."""
-NOTHING = np.zeros((0, 0, 0), np.uint8)
+Given: TypeAlias = bytes | Pixels
+"""The content of a picture file, or a decoded picture."""
+MOST_DECODED = 256 * 2**20
+"""Bytes of a model's decoded pictures that wait. Beyond them, a picture waits as its file, which its stream decodes."""
 log = logging.getLogger("resnetkit.serve")
 
 
@@ -46,14 +46,12 @@ class FullError(ResnetkitError):
 class Loaded:
     """One state of a model's file, with its own queue. It is closed when its last picture is answered."""
 
-    predictor: Predictor
+    opened: Opened
     batcher: Batcher
-    scores: Scores | None
-    """Confidences of the pictures that were answered; None without a calibration to compare them with."""
-    moments: Moments | None
-    """Moments of their logits; None without those of the validation."""
     in_flight: int = 0
     """Pictures that are decoded, wait or are computed."""
+    decoded: int = 0
+    """Bytes of those that are decoded."""
 
 
 class ServedModel:
@@ -62,33 +60,33 @@ class ServedModel:
     def __init__(
         self,
         name: str,
-        open_predictor: Callable[[], Predictor],
+        open_model: Callable[[], Opened],
         *,
         limits: Limits,
         metrics: Metrics,
         decoders: ThreadPoolExecutor,
         files: Sequence[Path] = (),
     ) -> None:
-        """Open the model and warm it up. Raises what `open_predictor` raises.
+        """Open the model and warm it up. Raises what `open_model` raises.
 
         `decoders` decode pictures. `files` are watched by `reload_if_changed`.
         """
         self.name = name
-        self._open = open_predictor
+        self._open = open_model
         self._limits = limits
         self._metrics = metrics
         self._decoders = decoders
         self._explainer = ThreadPoolExecutor(1, "resnetkit-explain")
         self._files = files
         self._changed = Condition()
-        self._seconds_per_picture = 0.01
+        self._seconds_per_picture, self._batches = 0.01, 0
         self._stamp = self._seen = self._stamp_of_files()
         self._loaded = self._load()
 
     @property
-    def predictor(self) -> Predictor:
-        """The newest Predictor."""
-        return self._loaded.predictor
+    def opened(self) -> Opened:
+        """The newest state of the model."""
+        return self._loaded.opened
 
     @property
     def seconds_until_room(self) -> int | None:
@@ -96,43 +94,44 @@ class ServedModel:
         loaded = self._loaded
         return self._retry_after(loaded) if loaded.in_flight >= self._limits.queue else None
 
-    async def logits(
-        self, pictures: Sequence[Given], *, timeout: float | None = None
-    ) -> tuple[Predictor, list[Logits | Failure]]:
-        """Return for each picture, in order, its logits or why it can't be read, and the Predictor that names them.
+    async def find(self, pictures: Sequence[Given], *, timeout: float | None = None) -> tuple[Opened, list[Any]]:
+        """Return for each picture, in order, what the model finds or a Failure, and the state of the model that did.
 
         `timeout` is in seconds; None is the limit of the server, and so is more than that. If the caller is cancelled,
         pictures that are not being computed are dropped.
 
-        Raises FullError if there is no room for all of them, ExpiredError after `timeout`.
+        Raises FullError if there is no room for all of them, or they would wait longer than `timeout`; ExpiredError
+        after `timeout`.
         """
-        loaded = self._enter(len(pictures))
-        deadline = self._deadline(timeout)
-        works = [Work(NOTHING, deadline) for _ in pictures]
-        for work, picture in zip(works, pictures, strict=True):
-            if isinstance(picture, bytes):
-                self._decoders.submit(self._decode, loaded, picture, work)
+        seconds = self._seconds(timeout)
+        loaded = self._enter(len(pictures), seconds)
+        deadline = time.monotonic() + seconds
+        works = [Work(picture, deadline) for picture in pictures]
+        for work in works:
+            if isinstance(work.picture, bytes):
+                self._decoders.submit(self._decode, loaded, work)
             else:
-                work.pixels = picture
-                loaded.batcher.put([work])
+                self._put(loaded, work, work.picture)
         found = await self._until(deadline, works)
-        self._note_scores(loaded, found)
-        return loaded.predictor, found
+        if answered := [one for one in found if not isinstance(one, Failure)]:
+            loaded.opened.note(answered, self._metrics, self.name)
+        return loaded.opened, found
 
     async def explain(self, picture: bytes, *, label: str | int | None, timeout: float | None = None) -> "Explanation":
         """Return where the evidence for a class is, the most probable one for None: see `Predictor.explain`.
 
-        One picture at a time is explained. Without OpenVINO, the first time imports torch. Raises what `logits` raises,
+        One picture at a time is explained. Without OpenVINO, the first time imports torch. Raises what `find` raises,
         DataError for a picture that can't be read, and UsageError for an unknown class.
         """
-        loaded = self._enter(1)
-        deadline = self._deadline(timeout)
-        work = Work(NOTHING, deadline)
+        seconds = self._seconds(timeout)
+        loaded = self._enter(1, seconds)
+        deadline = time.monotonic() + seconds
+        work = Work(picture, deadline)
 
         def run() -> None:
             try:
                 if work.start():
-                    work.future.set_result(loaded.predictor.explain(picture, label=label))
+                    work.future.set_result(loaded.opened.explain(picture, label=label))
             except Exception as error:
                 work.future.set_exception(error)
             finally:
@@ -144,20 +143,7 @@ class ServedModel:
 
     def note_drift(self) -> None:
         """Set the metrics of drift; a model without the values of its validation has none."""
-        loaded, metrics = self._loaded, self._metrics
-        scores = None if loaded.scores is None else loaded.scores.distance()
-        found = None if loaded.moments is None else loaded.moments.distance()
-        for gauge, value in (
-            (metrics.drift, scores),
-            (metrics.drift_shift, found.shift if found else None),
-            (metrics.drift_frechet, found.frechet if found else None),
-            (metrics.drift_pictures, found.pictures if found else None),
-        ):
-            if value is not None:
-                gauge.labels(self.name).set(value)
-            else:
-                with suppress(KeyError):  # the model of before may have had one
-                    gauge.remove(self.name)
+        self._loaded.opened.note_drift(self._metrics, self.name)
 
     def close(self) -> None:
         """Compute what was accepted, and end the threads."""
@@ -189,46 +175,48 @@ class ServedModel:
         return True
 
     def _load(self) -> Loaded:
-        predictor = self._open()
-        known = predictor.calibration
-        scores = Scores(known.confidences) if known and predictor.can_reject else None
-        comparable = known and len(known.logit_means) == len(predictor.classes)
-        moments = Moments(known.logit_means, known.logit_deviations) if known and comparable else None
-        streams = max(1, predictor.choice.streams)
-        size, channels = predictor.preprocess.size, predictor.preprocess.channels
-        # The first computation of a stream takes longest. The first of a larger batch takes a fifth longer, too, but
-        # computing one now would cost more time until the server is ready than it saves.
-        with ThreadPoolExecutor(streams) as pool:
-            list(pool.map(predictor.compute, [np.zeros((1, size, size, channels), np.uint8)] * streams))
-        prepare()  # compiles or loads the kernel that resizes
-        predictor.keep_for_explanations()
+        opened = self._open()
+        opened.warm_up()
         self._metrics.loads.labels(self.name, "done").inc()
         loaded: list[Loaded] = []
         batcher = Batcher(
-            predictor.compute,
-            batch_size=predictor.batch_size,
-            streams=streams,
+            lambda pictures: self._compute(opened, pictures),
+            batch_size=opened.batch_size,
+            streams=opened.streams,
             wait=self._limits.wait_ms / 1000,
-            observe=lambda computed: self._observe(computed, streams),
+            observe=lambda computed: self._observe(computed, opened.streams),
             dropped=lambda work: self._leave(loaded[0], work),
         )
-        loaded.append(Loaded(predictor, batcher, scores, moments))
+        loaded.append(Loaded(opened, batcher))
         return loaded[0]
 
-    def _decode(self, loaded: Loaded, picture: bytes, work: Work) -> None:
+    def _compute(self, opened: Opened, pictures: Sequence[Given]) -> list[Any]:
+        """Compute a batch; pictures that waited as files are decoded first, and one that can't be read is a Failure."""
+        decoded = [self._decoded(opened, one) if isinstance(one, bytes) else one for one in pictures]
+        pixels = [one for one in decoded if not isinstance(one, Failure)]
+        found = iter(opened.compute(pixels) if pixels else ())
+        return [one if isinstance(one, Failure) else next(found) for one in decoded]
+
+    def _decoded(self, opened: Opened, picture: bytes) -> Pixels | Failure:
+        began = time.monotonic()
+        try:
+            return opened.decode(picture)
+        finally:
+            self._metrics.stage_seconds.labels(self.name, "decode").observe(time.monotonic() - began)
+
+    def _decode(self, loaded: Loaded, work: Work) -> None:
+        """Decode the file of a picture and put it into the queue; where too much is decoded, the file itself."""
         if work.future.cancelled() or time.monotonic() > work.deadline:
             work.start()
             self._leave(loaded, work)
             return
-        began = time.monotonic()
         try:
-            decoded = loaded.predictor.decode(picture)
+            full = loaded.decoded > MOST_DECODED
+            decoded = work.picture if full else self._decoded(loaded.opened, work.picture)
         except Exception as error:
             decoded = error
-        self._metrics.stage_seconds.labels(self.name, "decode").observe(time.monotonic() - began)
-        if isinstance(decoded, np.ndarray):
-            work.pixels, work.queued_at = decoded, time.monotonic()
-            loaded.batcher.put([work])
+        if isinstance(decoded, bytes | np.ndarray):
+            self._put(loaded, work, decoded)
             return
         if work.future.set_running_or_notify_cancel():
             if isinstance(decoded, Failure):
@@ -236,6 +224,12 @@ class ServedModel:
             else:
                 work.future.set_exception(decoded)
         self._leave(loaded, work)
+
+    def _put(self, loaded: Loaded, work: Work, picture: Given) -> None:
+        work.picture, work.queued_at = picture, time.monotonic()
+        with self._changed:
+            loaded.decoded += _decoded_bytes(work)
+        loaded.batcher.put([work])
 
     async def _until(self, deadline: float, works: Sequence[Work]) -> list[Any]:
         """Wait for the results. The event loop's clock is time.monotonic."""
@@ -248,26 +242,16 @@ class ServedModel:
             for work in works:  # if one of them failed, the others are not wanted any more
                 work.future.cancel()
 
-    def _note_scores(self, loaded: Loaded, found: Sequence[Logits | Failure]) -> None:
-        rows = [one for one in found if not isinstance(one, Failure)]
-        if not rows or (loaded.scores is None and loaded.moments is None):
-            return
-        logits = np.stack(rows)
-        if loaded.moments is not None:
-            loaded.moments.add(logits)
-        if loaded.scores is not None:
-            loaded.scores.add(loaded.predictor.answer.probabilities(logits).max(axis=1))
-            self._metrics.rejected.labels(self.name).inc(int(loaded.predictor.reject(logits).sum()))
-
-    def _deadline(self, timeout: float | None) -> float:
+    def _seconds(self, timeout: float | None) -> float:
         limit = self._limits.timeout
-        return time.monotonic() + (limit if timeout is None else min(timeout, limit))
+        return limit if timeout is None else min(timeout, limit)
 
-    def _enter(self, count: int) -> Loaded:
-        """Take room for `count` pictures, all or none."""
+    def _enter(self, count: int, seconds: float) -> Loaded:
+        """Take room for `count` pictures, all or none; none if those before them take longer than `seconds`."""
         with self._changed:
             loaded = self._loaded
-            if loaded.in_flight + count > self._limits.queue:
+            late = loaded.in_flight * self._seconds_per_picture > seconds
+            if late or loaded.in_flight + count > self._limits.queue:
                 self._metrics.refused.labels("queue").inc()
                 raise FullError(self._retry_after(loaded))
             loaded.in_flight += count
@@ -281,6 +265,7 @@ class ServedModel:
         self._metrics.pictures.labels(self.name, _outcome(work.future)).inc()
         with self._changed:
             loaded.in_flight -= 1
+            loaded.decoded -= _decoded_bytes(work)
             self._metrics.in_flight.labels(self.name).set(loaded.in_flight)
             if not loaded.in_flight:
                 self._changed.notify_all()
@@ -293,7 +278,8 @@ class ServedModel:
 
     def _observe(self, computed: Computed, streams: int) -> None:
         pace = computed.seconds / computed.pictures / streams
-        self._seconds_per_picture += 0.1 * (pace - self._seconds_per_picture)
+        self._batches += 1
+        self._seconds_per_picture += max(0.1, 1 / self._batches) * (pace - self._seconds_per_picture)
         self._metrics.batch_pictures.labels(self.name).observe(computed.pictures)
         self._metrics.stage_seconds.labels(self.name, "compute").observe(computed.seconds)
         for waited in computed.waited:
@@ -311,6 +297,10 @@ class ServedModel:
                     return None
                 stamps.append(None)
         return tuple(stamps)
+
+
+def _decoded_bytes(work: Work) -> int:
+    return work.picture.nbytes if isinstance(work.picture, np.ndarray) else 0
 
 
 def _outcome(future: "Future[Any]") -> str:
