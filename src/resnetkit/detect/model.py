@@ -16,10 +16,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.detect.computing import RegionPool, with_kernels
 from resnetkit.detect.spec import DetectorSpec
 from resnetkit.detect.trunk import make_trunk
 from resnetkit.errors import UsageError
@@ -101,10 +102,9 @@ class Detector(nn.Module):
             nms_thresh=0.7,
         )
         pooled, head, features = _region_head(self.backbone.body, spec)
-        pyramid = 1 if spec.head == "c4" else len(spec.anchor_sizes) - 1
-        names = [str(place) for place in range(pyramid)]
+        strides = map_strides(trunk, spec)
         self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(names, output_size=pooled, sampling_ratio=2),
+            RegionPool(strides if spec.head == "c4" else strides[:-1], output_size=pooled, sampling_ratio=2),
             head,
             FastRCNNPredictor(features, classes + 1),
             fg_iou_thresh=0.5,
@@ -116,6 +116,8 @@ class Detector(nn.Module):
             nms_thresh=spec.nms_iou,
             detections_per_img=spec.most_detections,
         )
+        for part in (self.backbone, self.rpn.head, self.roi_heads.box_head):
+            with_kernels(part)
 
     @property
     def body(self) -> ResNet:
@@ -185,6 +187,14 @@ class Detector(nn.Module):
         proposals, of_proposals = self.rpn(batch, maps, targets)
         _, of_regions = self.roi_heads(maps, proposals, batch.image_sizes, targets)
         return {**of_proposals, **of_regions}
+
+
+def map_strides(trunk: ModelSpec, spec: DetectorSpec) -> tuple[int, ...]:
+    """Return the distance of positions, in pixels of the resized picture, for each map that has proposals."""
+    strides = [4 * 2**stage for stage in range(len(trunk.depths))]
+    if spec.head == "c4":
+        return (strides[-2],)
+    return (*strides[spec.first_level - 2 :], 2 * strides[-1])
 
 
 def make_anchors(spec: DetectorSpec) -> AnchorGenerator:

@@ -6,6 +6,7 @@ What happens to a picture depends only on the seed, the epoch and its position, 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,8 @@ from resnetkit.errors import DataError
 
 AHEAD = 8  # prepared pictures per worker that wait in memory
 LEAST_SIDE = 1.0  # pixels of a resized picture; a box with a smaller side is not trained on
+Job = tuple[int, int, int]  # the epoch, the position in it, and the index of the picture
+Changed = tuple[Tensor, Tensor, Tensor]  # a picture, its boxes and their labels
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 
@@ -130,6 +133,9 @@ class TrainingPictures:
     resized: Callable[[Tensor, int], Tensor]
     """Resizes a picture, uint8 (3, h, w), to a shorter side; returns float32 (3, h', w'), 0 to 1."""
     unreadable: dict[Path, str] = field(default_factory=dict)
+    workers_change: bool = False
+    """Whether workers change pictures, too, and not only decode them. On a CPU, the many threads of torch's operations in
+    a worker would wait for the cores of the training, and take ten times the time."""
 
     def __post_init__(self) -> None:
         largest = ceil(self.size * self.recipe.jitter[1])
@@ -148,7 +154,7 @@ class TrainingPictures:
         jobs = ((epoch, position, int(index)) for batch in planned for position, index in _pictures(batch))
         workers = self.recipe.workers
         prepared = prefetch(
-            self._prepare,
+            self._prepared if self.workers_change else self._decoded,
             jobs,
             workers=workers,
             ahead=AHEAD * workers,
@@ -161,15 +167,24 @@ class TrainingPictures:
                     if self.recipe.strict:
                         raise DataError(failure.reason, name=str(failure.path))
                     self.unreadable[cast("Path", failure.path)] = failure.reason
-                good = [one for one in ready if not isinstance(one, Failure)]
+                good = [one() for one in ready if not isinstance(one, Failure)]
                 if good:
                     images, boxes, labels = (list(column) for column in zip(*good, strict=True))
                     yield DetectionBatch(images, boxes, labels, batch.number)
 
-    def _prepare(self, job: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _decoded(self, job: Job) -> Callable[[], Changed]:
+        """Decode a picture; return a function that changes it."""
+        return partial(self._changed, job, self.cache.pixels(job[2]))
+
+    def _prepared(self, job: Job) -> Callable[[], Changed]:
+        """Decode and change a picture; return a function that returns it."""
+        changed = self._changed(job, self.cache.pixels(job[2]))
+        return lambda: changed
+
+    def _changed(self, job: Job, decoded: NDArray[np.uint8]) -> Changed:
         epoch, position, index = job
         change = Change.drawn(self.recipe, self.order.picture_rng(epoch, position))
-        pixels = torch.from_numpy(self.cache.pixels(index)).permute(2, 0, 1)
+        pixels = torch.from_numpy(decoded).permute(2, 0, 1)
         objects = self.samples.objects[index]
         objects = objects.subset(objects.trained)
         width, height = self.samples.sizes[index]

@@ -13,6 +13,7 @@ from resnetkit.data.detection.dataset import open_detection
 from resnetkit.data.detection.division import Kept
 from resnetkit.data.detection.samples import DetectionDataset
 from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.detect.computing import use_kernels
 from resnetkit.detect.files import DetectorModel, empty_detector, header_of, load_detector
 from resnetkit.detect.model import Detector
 from resnetkit.detect.pictures import TrainingPictures
@@ -123,7 +124,7 @@ def resume(
             "start a new run"
         )
     state = load_state(run.state) if run.state.is_file() else None
-    task = prepare(recipe, dataset, state.header if state else None)
+    task = prepare(recipe, dataset, state.header if state else None, computed_by=about.get("computed_by"))
     arithmetic = arithmetic_of(task)
     if changed := [name for name in arithmetic if about.get(name, arithmetic[name]) != arithmetic[name]]:
         raise TrainingError(
@@ -164,8 +165,12 @@ def open_as_trained(data: str, header: Header) -> DetectionDataset:
     return open_detection(data, **used, kept=Kept(drawn=split.get("drawn")))
 
 
-def prepare(recipe: DetectionRecipe, dataset: DetectionDataset, header: Header | None = None) -> DetectionTask:
+def prepare(
+    recipe: DetectionRecipe, dataset: DetectionDataset, header: Header | None = None, *, computed_by: str | None = None
+) -> DetectionTask:
     """Build the task of `recipe` on `dataset`. With the `header` of a run's state, no first weights are read.
+
+    `computed_by` is the way in which a resumed run was computed until now: kernels or eager.
 
     Raises UsageError and DataError if recipe, first weights and data do not fit together.
     """
@@ -195,11 +200,15 @@ def prepare(recipe: DetectionRecipe, dataset: DetectionDataset, header: Header |
         header = replace(header, recipe={**recipe.to_dict(), "init": header.recipe.get("init")})
     freeze(net.body, recipe.freeze)
     net = net.to(memory_format=torch.channels_last).to(device)
+    by_kernels = device.type == "cpu" and computed_by in (None, "kernels") and use_kernels(net)
     return DetectionTask(
         net=net,
+        computed_by="kernels" if by_kernels else "eager",
         header=header,
         recipe=recipe.for_loop(),
-        pictures=TrainingPictures(dataset.train, recipe, net.preprocess.size, net.resized),
+        pictures=TrainingPictures(
+            dataset.train, recipe, net.preprocess.size, net.resized, workers_change=device.type != "cpu"
+        ),
         val=dataset.val if dataset.val is not None and len(dataset.val) else None,
         device=device,
         frozen=recipe.freeze,

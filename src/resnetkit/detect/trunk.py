@@ -3,15 +3,15 @@
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from resnetkit.detect.computing import KernelConv2d
 from resnetkit.infer.network import normalised_convolutions
 from resnetkit.models.layers import FrozenBatchNorm2d
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import ModelSpec
 
 
-class ScaledConv2d(nn.Conv2d):
+class ScaledConv2d(KernelConv2d):
     """A convolution with the fixed normalisation after it, as one convolution whose weights are trained.
 
     The weight is that of the plain convolution, and is multiplied by the normalisation's gain at every call. So the map
@@ -19,33 +19,14 @@ class ScaledConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            cast("tuple[int, int]", conv.kernel_size),
-            cast("tuple[int, int]", conv.stride),
-            padding=cast("tuple[int, int]", conv.padding),
-            dilation=cast("tuple[int, int]", conv.dilation),
-            groups=conv.groups,
-            bias=False,
-            device="meta",
-        )
-        self.weight = conv.weight
+        super().__init__(conv, bias=False)
         self._norm = (norm,)  # in a tuple, so that its tensors are not also those of this module
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, the name in torch
         """(n, in_channels, h, w) to (n, out_channels, h / stride, w / stride), normalised."""
         (norm,) = self._norm
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return functional.conv2d(
-            input,
-            self.weight * gain[:, None, None, None],
-            norm.bias - norm.running_mean * gain,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        return self.convolve(input, self.weight * gain[:, None, None, None], norm.bias - norm.running_mean * gain)
 
 
 class FoldedNorm2d(FrozenBatchNorm2d):

@@ -1,9 +1,11 @@
 // The functions that Python calls. Pointers are to whole maps; the work is divided between `threads` threads.
 #include <algorithm>
 #include <atomic>
+#include <memory>
 
 #include "normalization.h"
 #include "newton_schulz.h"
+#include "roi_align.h"
 #include "strided.h"
 #include "winograd.h"
 #include "winograd_float32.h"
@@ -95,7 +97,7 @@ extern "C" void unit_forward_float32(const winograd_float32::Input* in, const fl
     std::vector<float> weights(s.weight_points());
     parallel(threads, [&](Team team) {
         Span mine = team.span(images);
-        w::transform_weights(weight, weights.data(), inputs, outputs, false, team.span(outputs / w::PANEL));
+        w::transform_weights(weight, weights.data(), s, false, team.span(outputs / w::PANEL));
         long at_once = s.images_at_once(), places = height * width;
         float* products = scratch<float>(w::BLOCK + w::BLOCK * inputs / w::PANEL + s.padded(inputs));
         float* points = products + w::BLOCK;
@@ -138,7 +140,7 @@ extern "C" void unit_backward_float32(const float* grad_out, const winograd_floa
     parallel(threads, [&](Team team) {
         Span mine = team.span(images);
         if (grad_in)
-            w::transform_weights(weight, weights.data(), outputs, inputs, true, team.span(inputs / w::PANEL));
+            w::transform_weights(weight, weights.data(), turned, true, team.span(inputs / w::PANEL));
         if (!products)
             normalization::add_products(norm, grad_out, y, out, grad_beside, &partial[2 * team.thread * outputs],
                                         {mine.first * places, mine.last * places});
@@ -172,7 +174,7 @@ extern "C" void unit_backward_float32(const float* grad_out, const winograd_floa
                 }
                 w::transform_input(padded, points, s, inputs, now, first, count);
                 w::transform_gradient(padded_grad, grad_points, s, outputs, now, first, count);
-                w::add_weight_gradient(points, grad_points, own, count, s);
+                w::add_weight_gradient(points, grad_points, own, count, s, false);
             }
         }
         team.once([&] {
@@ -184,6 +186,111 @@ extern "C" void unit_backward_float32(const float* grad_out, const winograd_floa
             }
         });
         w::to_weight_gradient(sums.data(), threads, grad_weight, s, team.span(inputs));
+    });
+}
+
+// A plain convolution of float32 maps of any size. `bias` may be null. Threads divide the tiles, so that one image is work
+// for all of them.
+extern "C" void convolution_forward_float32(const float* in, const float* weight, const float* bias, float* out,
+                                            long images, long height, long width, long inputs, long outputs,
+                                            int threads) {
+    namespace w = winograd_float32;
+    w::Shape s = {images, height, width, inputs, outputs};
+    std::unique_ptr<float[]> weights(new float[s.weight_points()]);
+    parallel(threads, [&](Team team) {
+        w::transform_weights(weight, weights.get(), s, false, team.span(outputs / w::PANEL));
+        float* products = scratch<float>(w::BLOCK + w::BLOCK * inputs / w::PANEL + s.padded(inputs));
+        float* points = products + w::BLOCK;
+        float* padded = points + w::BLOCK * inputs / w::PANEL;
+        team.wait();
+        w::in_groups(s, team.span(images * s.tiles()), [&](long image, long now, Span tiles) {
+            w::pad(padded, s, inputs, image, now, w::Plain{in});
+            for (long first = tiles.first; first < tiles.last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, tiles.last - first);
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::convolve(points, weights.get(), products, out + image * height * width * outputs, s, first, count,
+                            w::Biased{bias});
+            }
+        });
+    });
+}
+
+// The gradients of convolution_forward's input and weight. grad_in may be null.
+extern "C" void convolution_backward_float32(const float* grad_out, const float* in, const float* weight,
+                                             float* grad_in, float* grad_weight, long images, long height, long width,
+                                             long inputs, long outputs, int threads) {
+    namespace w = winograd_float32;
+    w::Shape s = {images, height, width, inputs, outputs}, turned = {images, height, width, outputs, inputs};
+    std::unique_ptr<float[]> weights(new float[grad_in ? s.weight_points() : 0]);
+    std::unique_ptr<float[]> sums(new float[s.weight_points() * threads]);
+    int size = 1;
+    parallel(threads, [&](Team team) {
+        if (team.thread == 0) size = team.size;
+        if (grad_in)
+            w::transform_weights(weight, weights.get(), turned, true, team.span(inputs / w::PANEL));
+        long block = w::BLOCK * std::max(inputs, outputs) / w::PANEL;
+        float* spare = scratch<float>(w::BLOCK + 2 * block + s.padded(inputs) + s.padded(outputs));
+        float* points = spare + w::BLOCK;
+        float* grad_points = points + block;
+        float* padded = grad_points + block;
+        float* padded_grad = padded + s.padded(inputs);
+        float* own = &sums[s.weight_points() * team.thread];
+        bool begin = true;  // a thread without tiles leaves zeros
+        if (Span mine = team.span(images * s.tiles()); mine.first == mine.last) std::fill(own, own + s.weight_points(), 0.0f);
+        team.wait();
+        w::in_groups(s, team.span(images * s.tiles()), [&](long image, long now, Span tiles) {
+            w::pad(padded, s, inputs, image, now, w::Plain{in});
+            w::pad(padded_grad, s, outputs, image, now, w::Plain{grad_out});
+            for (long first = tiles.first; first < tiles.last; first += w::MOST_TILES) {
+                long count = std::min(w::MOST_TILES, tiles.last - first);
+                if (grad_in) {
+                    w::transform_input(padded_grad, points, s, outputs, now, first, count);
+                    w::convolve(points, weights.get(), spare, grad_in + image * height * width * inputs, turned, first,
+                                count, w::Biased{nullptr});
+                }
+                w::transform_input(padded, points, s, inputs, now, first, count);
+                w::transform_gradient(padded_grad, grad_points, s, outputs, now, first, count);
+                w::add_weight_gradient(points, grad_points, own, count, s, begin);
+                begin = false;
+            }
+        });
+        team.wait();
+        w::to_weight_gradient(sums.get(), size, grad_weight, s, team.span(inputs));
+    });
+}
+
+// Values of `count` regions, [count][bins * bins][channels]. Region i, {image, left, top, right, bottom}, is in the map
+// of levels[i].
+extern "C" void roi_align_forward(const float* const* maps, const long* heights, const long* widths,
+                                  const float* scales, long channels, const float* regions, const long* levels,
+                                  long count, long bins, long samples, float* out, int threads) {
+    roi_align::Levels<const float*> all = {maps, heights, widths, scales, channels};
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(count);
+        for (long i = mine.first; i < mine.last; i++) {
+            float* to = out + i * bins * bins * channels;
+            std::fill(to, to + bins * bins * channels, 0.0f);
+            roi_align::visit(all, regions + 5 * i, levels[i], bins, samples, [&](long bin, long place, float share) {
+                roi_align::add(to + bin * channels, maps[levels[i]] + place, share, 0, channels);
+            });
+        }
+    });
+}
+
+// Adds the gradients of the maps to grad_maps. Threads divide the channels, so that each sum has one order.
+extern "C" void roi_align_backward(const float* grad_out, float* const* grad_maps, const long* heights,
+                                   const long* widths, const float* scales, long channels, const float* regions,
+                                   const long* levels, long count, long bins, long samples, int threads) {
+    roi_align::Levels<float*> all = {grad_maps, heights, widths, scales, channels};
+    parallel(threads, [&](Team team) {
+        Span mine = team.span(channels / LANES);
+        for (long i = 0; i < count; i++) {
+            const float* from = grad_out + i * bins * bins * channels;
+            roi_align::visit(all, regions + 5 * i, levels[i], bins, samples, [&](long bin, long place, float share) {
+                roi_align::add(grad_maps[levels[i]] + place, from + bin * channels, share, mine.first * LANES,
+                               mine.last * LANES);
+            });
+        }
     });
 }
 

@@ -28,6 +28,10 @@ _ARGUMENTS = {
     "unit_forward": [*[_POINTER] * 5, *[_LONG] * 5, *[_POINTER] * 7, _FLOAT, _FLOAT, _INT, _INT],
     "strided_gradients": [*[_POINTER] * 5, *[_LONG] * 5, _INT],
     "unit_backward": [*[_POINTER] * 9, *[_LONG] * 5, *[_POINTER] * 8, _INT, _INT],
+    "convolution_forward": [*[_POINTER] * 4, *[_LONG] * 5, _INT],
+    "convolution_backward": [*[_POINTER] * 5, *[_LONG] * 5, _INT],
+    "roi_align_forward": [*[_POINTER] * 4, _LONG, *[_POINTER] * 2, *[_LONG] * 3, _POINTER, _INT],
+    "roi_align_backward": [*[_POINTER] * 5, _LONG, *[_POINTER] * 2, *[_LONG] * 3, _INT],
     "orthogonal": [*[_POINTER] * 3, _LONG, *[_FLOAT] * 3, _INT, _INT],
 }
 _SUFFIXES = {torch.float32: "_float32", torch.bfloat16: "_bfloat16"}
@@ -291,6 +295,109 @@ def unit_backward(
         torch.get_num_threads(),
     )
     return grad_x, grad_beside, grad_weight, grad_gain, grad_bias, in_products
+
+
+def convolution_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the 3×3 convolution of stride 1 and padding 1, by Winograd's F(4×4, 3×3), plus `bias` per channel.
+
+    `x` is float32 (n, inputs, h, w), `weight` float32 (outputs, inputs, 3, 3). Call it only if winograd_serves.
+    """
+    x, weight = (one.contiguous(memory_format=torch.channels_last) for one in (x, weight))
+    images, inputs, height, width = x.shape
+    y = torch.empty((images, len(weight), height, width), memory_format=torch.channels_last)
+    _kernel("convolution_forward", x.dtype)(
+        x.data_ptr(),
+        weight.data_ptr(),
+        _pointer(bias),
+        y.data_ptr(),
+        *(images, height, width, inputs, len(weight)),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *, input_too: bool) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of convolution_forward's `x` and `weight`, from the gradient `grad` of its result.
+
+    The gradient of `x` is None without `input_too`.
+    """
+    grad, x, weight = (one.contiguous(memory_format=torch.channels_last) for one in (grad, x, weight))
+    images, inputs, height, width = x.shape
+    grad_x = torch.empty_like(x) if input_too else None
+    grad_weight = torch.empty_like(weight)
+    _kernel("convolution_backward", x.dtype)(
+        grad.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        _pointer(grad_x),
+        grad_weight.data_ptr(),
+        *(images, height, width, inputs, len(weight)),
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_weight
+
+
+class Pyramid(NamedTuple):
+    """Where regions lie in the maps of a pyramid."""
+
+    regions: Tensor
+    """float32 (count, 5): the index of the image, then left, top, right and bottom in its pixels."""
+    levels: Tensor
+    """int64 (count,): the index of each region's map."""
+    scales: tuple[float, ...]
+    """For each map, its size / the size of the image."""
+
+
+def roi_align_forward(maps: Sequence[Tensor], where: Pyramid, *, bins: int, samples: int) -> Tensor:
+    """Return the regions' values, float32 (count, channels, bins, bins), in channels_last memory.
+
+    It is torchvision.ops.roi_align with aligned=False. `maps` are float32 (n, channels, h, w), whose channels are a
+    multiple of LANES. A bin is the mean over `samples` × `samples` points.
+    """
+    maps = [one.contiguous(memory_format=torch.channels_last) for one in maps]
+    channels = maps[0].shape[1]
+    regions, levels = where.regions.contiguous(), where.levels.contiguous()
+    out = torch.empty((len(regions), channels, bins, bins), memory_format=torch.channels_last)
+    _kernel("roi_align_forward")(
+        *_pyramid(maps, where),
+        channels,
+        regions.data_ptr(),
+        levels.data_ptr(),
+        *(len(regions), bins, samples),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def roi_align_backward(
+    grad: Tensor, shapes: Sequence[torch.Size], where: Pyramid, *, bins: int, samples: int
+) -> list[Tensor]:
+    """Return the gradients of roi_align_forward's `maps`, which have these shapes, from the gradient of its result."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    gradients = [torch.empty(shape, memory_format=torch.channels_last).zero_() for shape in shapes]
+    regions, levels = where.regions.contiguous(), where.levels.contiguous()
+    _kernel("roi_align_backward")(
+        grad.data_ptr(),
+        *_pyramid(gradients, where),
+        shapes[0][1],
+        regions.data_ptr(),
+        levels.data_ptr(),
+        *(len(regions), bins, samples),
+        torch.get_num_threads(),
+    )
+    return gradients
+
+
+def _pyramid(maps: Sequence[Tensor], where: Pyramid) -> tuple[Any, Any, Any, Any]:
+    """Return the arrays of the maps' addresses, heights, widths and scales."""
+    longs = _LONG * len(maps)
+    return (
+        (_POINTER * len(maps))(*(one.data_ptr() for one in maps)),
+        longs(*(one.shape[2] for one in maps)),
+        longs(*(one.shape[3] for one in maps)),
+        (_FLOAT * len(maps))(*where.scales),
+    )
 
 
 def strided_serves(conv: nn.Conv2d, x: Tensor) -> bool:

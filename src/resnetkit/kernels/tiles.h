@@ -43,7 +43,10 @@ struct Shape {
     long down() const { return (height + PLACES - 1) / PLACES; }
     long across() const { return (width + PLACES - 1) / PLACES; }
     long tiles() const { return down() * across(); }  // of an image
-    long weight_points() const { return POINTS * inputs * outputs; }
+    // Of transformed weights [outputs / 16][POINTS][weight_plane], and of their sums [POINTS][sum_plane], for both directions.
+    long weight_points() const { return POINTS * (inputs * outputs + GAP * std::max(inputs, outputs) / PANEL); }
+    long weight_plane() const { return inputs * PANEL + GAP; }
+    long sum_plane() const { return inputs * outputs + GAP; }
 
     // A padded image has a border of zeros around its tiles, one place on each side. It is one panel of the channels.
     long padded_row() const { return (PLACES * across() + 2) * PANEL; }
@@ -53,6 +56,17 @@ struct Shape {
     // Images that a thread computes before it goes on to the next ones: enough for MOST_TILES tiles, but one at least.
     long images_at_once() const { return std::max(1L, MOST_TILES / tiles()); }
 };
+
+// Calls work(image, images, tiles) for groups of images that are computed together. `mine` are tiles of all images, and
+// `tiles` those of them in the group, counted from its first image on.
+template <class Work>
+void in_groups(const Shape& s, Span mine, Work work) {
+    long end = (mine.last + s.tiles() - 1) / s.tiles();
+    for (long image = mine.first / s.tiles(); image < end; image += s.images_at_once()) {
+        long images = std::min(s.images_at_once(), end - image), before = image * s.tiles();
+        work(image, images, Span{std::max(mine.first - before, 0L), std::min(mine.last - before, images * s.tiles())});
+    }
+}
 
 // The first place of a tile.
 struct Tile {

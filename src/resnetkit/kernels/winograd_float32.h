@@ -6,25 +6,27 @@
 
 namespace winograd_float32 {
 
-// Transforms weights to [outputs / 16][POINTS][inputs][16 outputs]. For the backward pass, inputs and outputs are
-// exchanged, and the kernel is rotated by 180 degrees.
-inline void transform_weights(const float* weight, float* points, long inputs, long outputs, bool backwards,
-                              Span panels) {
+// Transforms weights to [outputs / 16][POINTS][inputs][16 outputs], where points are s.weight_plane() apart. For the
+// backward pass, `s` has inputs and outputs exchanged, and the kernel is rotated by 180 degrees.
+inline void transform_weights(const float* weight, float* points, const Shape& s, bool backwards, Span panels) {
     constexpr long TAPS = KERNEL * KERNEL;
     for (long panel = panels.first; panel < panels.last; panel++)
-        for (long i = 0; i < inputs; i++) {
-            float taps[TAPS][PANEL];
-            for (long tap = 0; tap < TAPS; tap++)
-                for (long lane = 0; lane < PANEL; lane++)
-                    taps[tap][lane] = backwards ? weight[(i * TAPS + TAPS - 1 - tap) * outputs + panel * PANEL + lane]
-                                                : weight[((panel * PANEL + lane) * TAPS + tap) * inputs + i];
-            for (long v = 0; v < VECTORS; v++) {
-                float* to = points + (panel * POINTS * inputs + i) * PANEL + v * LANES;
-                in_both_directions<KERNEL, SIDE>(
-                    [](const floats* w, floats* u) { F::weights(w[0], w[1], w[2], u); },
-                    [&](long y, long x) { return load(taps[y * KERNEL + x] + v * LANES); },
-                    [&](long, long, floats u) { store(to, u), to += inputs * PANEL; });
-            }
+        for (long first = 0; first < s.inputs; first += PANEL) {
+            float taps[PANEL][TAPS][PANEL];  // of inputs that are neighbours in memory
+            for (long lane = 0; lane < PANEL; lane++)
+                for (long tap = 0; tap < TAPS; tap++)
+                    for (long i = 0; i < PANEL; i++)
+                        taps[i][tap][lane] =
+                            backwards ? weight[((first + i) * TAPS + TAPS - 1 - tap) * s.outputs + panel * PANEL + lane]
+                                      : weight[((panel * PANEL + lane) * TAPS + tap) * s.inputs + first + i];
+            for (long i = 0; i < PANEL; i++)
+                for (long v = 0; v < VECTORS; v++) {
+                    float* to = points + panel * POINTS * s.weight_plane() + (first + i) * PANEL + v * LANES;
+                    in_both_directions<KERNEL, SIDE>(
+                        [](const floats* w, floats* u) { F::weights(w[0], w[1], w[2], u); },
+                        [&](long y, long x) { return load(taps[i][y * KERNEL + x] + v * LANES); },
+                        [&](long, long, floats u) { store(to, u), to += s.weight_plane(); });
+                }
         }
 }
 
@@ -84,6 +86,16 @@ struct Added {
     void end(long, const Sums&) {}
 };
 
+// Adds a number to each channel, if there are any.
+struct Biased {
+    const float* bias;
+    floats added = {};
+
+    void begin(long c) { added = bias ? load(bias + c) : floats{}; }
+    floats use(floats x, long, Sums&) { return x + added; }
+    void end(long, const Sums&) {}
+};
+
 // The output is the gradient of a batch norm with ReLU, whose input is `in` from the index `start` on. Sums up what
 // normalization::add_products does; [channels] each.
 struct Products {
@@ -113,10 +125,10 @@ template <class Use>
 void convolve(const float* points, const float* weights, float* products, float* out, const Shape& s, long first,
               long count, Use use) {
     long row = s.width * s.outputs;
-    for (long o = 0; o < s.outputs; o += PANEL, weights += POINTS * s.inputs * PANEL) {
+    for (long o = 0; o < s.outputs; o += PANEL, weights += POINTS * s.weight_plane()) {
         for (long p = 0; p < POINTS; p++)
             for (long t = 0; t < count; t += ROWS)
-                multiply(points + p * PLANE + t * PANEL, weights + p * s.inputs * PANEL,
+                multiply(points + p * PLANE + t * PANEL, weights + p * s.weight_plane(),
                          products + p * PLANE + t * PANEL, s.inputs);
         for (long v = 0; v < PANEL; v += LANES) {
             use.begin(o + v);
@@ -149,9 +161,10 @@ void convolve(const float* points, const float* weights, float* products, float*
     }
 }
 
-// Adds the products of INPUTS inputs and 16 outputs over `count` tiles to sums [inputs][outputs].
+// Adds the products of INPUTS inputs and 16 outputs over `count` tiles to sums [inputs][outputs]. With `begin`, the sums
+// have no values yet.
 template <long INPUTS>
-inline void add_products(const float* in, const float* grad, float* sums, long count, long outputs) {
+inline void add_products(const float* in, const float* grad, float* sums, long count, long outputs, bool begin) {
     floats total[INPUTS][VECTORS] = {};
     for (long t = 0; t < count; t++, in += PANEL, grad += PANEL) {
         floats g[VECTORS];
@@ -167,28 +180,30 @@ inline void add_products(const float* in, const float* grad, float* sums, long c
 #pragma GCC unroll 4
         for (long v = 0; v < VECTORS; v++) {
             float* to = sums + i * outputs + v * LANES;
-            store(to, load(to) + total[i][v]);
+            store(to, begin ? total[i][v] : load(to) + total[i][v]);
         }
 }
 
-// Adds the products of `count` tiles of the input and of the gradient to sums [POINTS][inputs][outputs].
-inline void add_weight_gradient(const float* in, const float* grad, float* sums, long count, const Shape& s) {
+// Adds the products of `count` tiles of the input and of the gradient to sums [POINTS][inputs][outputs], where points are
+// s.sum_plane() apart. With `begin`, the sums have no values yet.
+inline void add_weight_gradient(const float* in, const float* grad, float* sums, long count, const Shape& s,
+                                bool begin) {
     for (long p = 0; p < POINTS; p++, in += PLANE, grad += PLANE)
         for (long o = 0; o < s.outputs; o += PANEL)
             for (long i = 0; i < s.inputs; i += PANEL) {
                 const float *x = in + i / PANEL * BLOCK, *g = grad + o / PANEL * BLOCK;
-                float* to = sums + (p * s.inputs + i) * s.outputs + o;
+                float* to = sums + p * s.sum_plane() + i * s.outputs + o;
                 if constexpr (LANES == 16) {
-                    add_products<16>(x, g, to, count, s.outputs);
+                    add_products<16>(x, g, to, count, s.outputs, begin);
                 } else {  // as many as registers hold
-                    add_products<6>(x, g, to, count, s.outputs);
-                    add_products<6>(x + 6, g, to + 6 * s.outputs, count, s.outputs);
-                    add_products<4>(x + 12, g, to + 12 * s.outputs, count, s.outputs);
+                    add_products<6>(x, g, to, count, s.outputs, begin);
+                    add_products<6>(x + 6, g, to + 6 * s.outputs, count, s.outputs, begin);
+                    add_products<4>(x + 12, g, to + 12 * s.outputs, count, s.outputs, begin);
                 }
             }
 }
 
-// Adds up the threads' sums, one [POINTS][inputs][outputs] after another, and transforms them into the kernels' gradient.
+// Adds up the threads' sums, which are s.weight_points() apart, and transforms them into the kernels' gradient.
 inline void to_weight_gradient(const float* sums, int threads, float* grad_weight, const Shape& s, Span inputs) {
     for (long i = inputs.first; i < inputs.last; i++)
         for (long o = 0; o < s.outputs; o += LANES) {
@@ -197,7 +212,8 @@ inline void to_weight_gradient(const float* sums, int threads, float* grad_weigh
                 [&](long y, long x) {
                     floats sum = {};
                     for (int thread = 0; thread < threads; thread++)
-                        sum += load(sums + ((thread * POINTS + x * SIDE + y) * s.inputs + i) * s.outputs + o);
+                        sum += load(sums + thread * s.weight_points() + (x * SIDE + y) * s.sum_plane() +
+                                    i * s.outputs + o);
                     return sum;
                 },
                 [&](long y, long x, floats w) {
