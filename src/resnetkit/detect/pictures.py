@@ -134,8 +134,8 @@ class TrainingPictures:
     """Resizes a picture, uint8 (3, h, w), to a shorter side; returns float32 (3, h', w'), 0 to 1."""
     unreadable: dict[Path, str] = field(default_factory=dict)
     workers_change: bool = False
-    """Whether workers change pictures, too, and not only decode them. On a CPU, the many threads of torch's operations in
-    a worker would wait for the cores of the training, and take ten times the time."""
+    """Whether workers change pictures, too, and not only decode them. On a CPU, the threads of torch's operations in a
+    worker would wait for the cores of the training, and take ten times the time."""
 
     def __post_init__(self) -> None:
         largest = ceil(self.size * self.recipe.jitter[1])
