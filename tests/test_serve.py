@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -188,11 +188,61 @@ def test_a_full_queue_refuses_before_the_body_is_read(path: Path) -> None:
         gate = Gate(model)
         gate.open.clear()
         start, body = ask(app, run)
+        text = ask(app, lambda c: c.get("/metrics")).text
     headers = dict(start["headers"])
     assert start["status"] == 503
     assert int(headers[b"retry-after"]) >= 1
     assert b"connection" not in headers  # it stays open
     assert json.loads(body["body"]) == {"error": "too many requests wait; try again later"}
+    assert 'resnetkit_requests_total{route="/predict",status="503"} 1.0' in text
+
+
+def test_while_it_drains_a_full_queue_refuses_after_the_body(path: Path) -> None:
+    """The connection closes after the answer: with a part of the body unread, the client would not see the answer."""
+
+    async def run(c: httpx.AsyncClient) -> httpx.Response:
+        waiting = asyncio.ensure_future(c.post("/predict", files=[("file", ("a", jpeg(i))) for i in range(4)]))
+        while model._loaded.in_flight < 4:
+            await asyncio.sleep(0.01)
+        app.draining = True
+
+        async def body() -> AsyncIterator[bytes]:
+            for part in (jpeg()[:500], jpeg()[500:]):
+                read.append(len(part))
+                yield part
+
+        refused = await c.post("/predict", content=body(), headers=IMAGE)
+        gate.open.set()
+        assert (await waiting).status_code == 200
+        return refused
+
+    read: list[int] = []
+    with served(path, limits=Limits(queue=4, max_pictures=4)) as (app, model):
+        gate = Gate(model)
+        gate.open.clear()
+        refused = ask(app, run)
+    assert sum(read) == len(jpeg())
+    assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_what_is_refused_before_its_route_counts_for_it(path: Path) -> None:
+    with served(path, key="s3cret", limits=Limits(max_body=1999)) as (app, _):
+        for call in (
+            lambda c: c.post("/v2/models/a/infer", content=b""),
+            lambda c: c.post("/v2/models/b/versions/1/infer", content=b""),
+            lambda c: c.post("/nothing/of/this", content=b""),
+            lambda c: c.post("/predict", content=b"x" * 2000, headers={"x-api-key": "s3cret"}),
+        ):
+            ask(app, call)
+        text = ask(app, lambda c: c.get("/metrics"), **{"x-api-key": "s3cret"}).text
+    for route, status in (
+        ("/v2/models/{model}/infer", 401),
+        ("/v2/models/{model}/versions/{version}/infer", 401),
+        ("other", 401),
+        ("/predict", 413),
+    ):
+        assert f'resnetkit_requests_total{{route="{route}",status="{status}"}} 1.0' in text
 
 
 def test_a_late_request_is_answered_and_its_waiting_pictures_are_dropped(path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from resnetkit.calibration import Calibration
+from resnetkit.detect.predict import DetectorPredictor
 from resnetkit.infer.predictor import Predictor
-from serving import jpeg, process, write_model
+from serving import jpeg, process, write_detector, write_model
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -39,7 +40,7 @@ KEY = "a key: 100%"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, kernel_folder: Path) -> Path:
-    """Pictures, model a, which is calibrated and rejects one of them or two, and model b."""
+    """Pictures, model a, which is calibrated and rejects one of them or two, model b, and a detector."""
     folder = tmp_path_factory.mktemp("page")
     for place in range(3):
         (folder / f"it's {place}.jpg").write_bytes(jpeg(place, size=(320, 240)))
@@ -51,21 +52,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory, kernel_folder: Path) -> Pat
     ranks = (least, least, *np.linspace(least, 1, 38).tolist())
     write_model(folder / "a.safetensors", calibration=Calibration(2.5, 40, ranks))
     write_model(folder / "b.safetensors", seed=1)
+    write_detector(folder / "finds.safetensors", thresholds={"cat": 0.42, "frog": 0.3, "Größe": 0.3})
     (folder / "notes.txt").write_text("no picture")
     (folder / "kernels").symlink_to(kernel_folder)
     return folder
 
 
 @contextmanager
-def server(folder: Path, *arguments: str) -> Iterator[str]:
-    models = [f"{name}={folder / name}.safetensors" for name in "ab"]
+def server(folder: Path, *arguments: str, names: Sequence[str] = ("a", "b")) -> Iterator[str]:
+    models = [f"{name}={folder / name}.safetensors" for name in names]
     with process(*models, "--backend", "torch", *arguments, cache=folder) as (_, url):
         yield url + "/"
 
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    with server(folder) as url:
+    with server(folder, names=("a", "b", "finds")) as url:
         yield url
 
 
@@ -158,6 +160,78 @@ def test_the_evidence_for_any_class_is_drawn_over_the_picture(opened: Any, url: 
     page.get_by_label("Another class").fill("dog")
     page.get_by_role("button", name="Show where").click()
     expect(page.locator(".explain-state")).to_have_text("The model has no class “dog”.")
+
+
+def test_boxes_are_drawn_and_listed_and_code_finds_the_same(opened: Any, url: str, folder: Path) -> None:
+    page = opened(url)
+    page.select_option("#model", "finds")
+    expect(page.locator("#lead")).to_have_text("finds finds objects of 3 classes: cat, frog and Größe.")
+    page.set_input_files("#files", pictures(folder, 0))
+    expect(page.locator(".verdict:visible")).to_have_count(1)
+    predictor = DetectorPredictor(folder / "finds.safetensors")
+    expected = predictor(folder / "it's 0.jpg")["detections"]
+    assert len({one["label"] for one in expected}) > 1
+    rows, drawn = page.locator(".object"), page.locator(".boxes .line")
+    expect(rows).to_have_count(len(expected))
+    expect(page.locator(".object .bar-label")).to_have_text([one["label"] for one in expected])
+    expect(page.locator(".object .percent")).to_have_text([f"{100 * one['score']:.1f} %" for one in expected])
+    expect(drawn).to_have_count(len(expected))
+    left, top, right, bottom = expected[0]["box"]  # it is drawn last, in the picture's pixels
+    scale = page.locator(".boxes").bounding_box()["width"] / 320
+    frame = drawn.last.evaluate("one => (({x, y, width, height}) => [x, y, width, height])(one.getBBox())")
+    assert frame == pytest.approx([left, top, right - left, bottom - top], abs=0.01)
+    on_screen = drawn.last.bounding_box()
+    picture = page.locator(".picture").bounding_box()
+    assert on_screen["x"] - picture["x"] == pytest.approx(scale * left, abs=4)
+    assert on_screen["y"] - picture["y"] == pytest.approx(scale * top, abs=4)
+    # By keyboard: one stop for the list, arrows within it, Enter holds an object.
+    rows.first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(rows.nth(1)).to_have_attribute("aria-pressed", "true")
+    assert page.locator(".object[tabindex='0']").count() == 1
+    expect(page.locator(".boxes.dimmed .lit .line")).to_have_count(1)
+    expect(page.locator("#status")).to_have_text(re.compile(r"it's 0.jpg: \w+, [a-z ]+, is shown alone"))
+    cats = page.locator(".legend").get_by_role("button", name="cat")
+    cats.click()
+    others = [one["label"] for one in expected if one["label"] != "cat"]
+    expect(page.locator(".object .bar-label")).to_have_text(others)
+    cats.click()
+    # Another threshold is that of the request, too.
+    page.get_by_label("Least score").fill("40")
+    least = DetectorPredictor(folder / "finds.safetensors", threshold=0.4)(folder / "it's 0.jpg")["detections"]
+    assert 0 < len(least) != len(expected)
+    expect(rows).to_have_count(len(least))
+    environment = os.environ | {"NO_PROXY": "127.0.0.1"}
+    command = ["sh", "-c", page.locator("#snippet").inner_text()]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True, env=environment).stdout
+    assert json.loads(found)["results"][0]["detections"] == least
+    page.get_by_label("Python", exact=True).check(force=True)
+    command = [sys.executable, "-c", page.locator("#snippet").inner_text()]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True, env=environment).stdout
+    assert len(found.splitlines()) == len(least)
+    page.get_by_role("button", name="Reset to the model").click()
+    expect(rows).to_have_count(len(expected))
+    page.get_by_label("Least score").fill("100")
+    expect(page.locator(".best")).to_have_text("Nothing found")
+    page.select_option("#model", "a")  # a classifier again
+    expect(page.locator(".bar")).to_have_count(3)
+    expect(page.locator(".boxes")).to_be_hidden()
+    expect(page.get_by_label("Least score")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone", "desk"])
+def test_boxes_fit_and_have_no_serious_findings(
+    opened: Any, url: str, folder: Path, scheme: str, size: dict[str, int]
+) -> None:
+    page = opened(url, viewport=size, color_scheme=scheme, has_touch=size is PHONE, is_mobile=size is PHONE)
+    page.select_option("#model", "finds")
+    page.set_input_files("#files", pictures(folder, 0, 1))
+    expect(page.locator(".verdict:visible")).to_have_count(2)
+    page.locator(".object").first.click()
+    page.locator("#about-details").evaluate("one => { one.open = true; }")
+    no_serious_findings(page)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= size["width"]
 
 
 def test_what_it_shows_as_code_does_the_same(opened: Any, url: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from resnetkit.display import printable
 from resnetkit.errors import UsageError
@@ -17,7 +18,7 @@ from resnetkit.serve import protocol
 from resnetkit.serve.answers import RequestError, predict, uploads
 from resnetkit.serve.batcher import ExpiredError
 from resnetkit.serve.card import cards
-from resnetkit.serve.guard import Guard
+from resnetkit.serve.guard import OTHER, Guard, Scope
 from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
 from resnetkit.serve.outputs import outputs
@@ -199,6 +200,7 @@ def create_app(
         return None if None in seconds else min(one for one in seconds if one is not None)
 
     guard.seconds_until_room = seconds_until_room
+    guard.route_of = lambda scope: _route_of(app, scope)
 
     def model_named(name: str | None) -> ServedModel:
         if name is None:
@@ -358,6 +360,12 @@ def create_app(
     add_page(app)
     _answer_errors(app)
     return guard
+
+
+def _route_of(app: FastAPI, scope: Scope) -> str:
+    """Return the path of the route that takes a request, with its parameters unnamed as in /v2/models/{model}."""
+    found = (route for route in app.routes if route.matches(scope)[0] is Match.FULL)
+    return getattr(next(found, None), "path", OTHER)
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -36,6 +36,8 @@ HEADERS = {
     "cache-control": "no-store",
 }
 REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+OTHER = "other"
+"""The route, in the metrics, of requests for what there is not."""
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read and dropped, so that the client reads the answer before the close."""
 log = logging.getLogger("resnetkit.serve")
@@ -67,6 +69,8 @@ class Guard:
         self.seconds_until_room: Callable[[], int | None] = lambda: None
         """Says when there should be room in the queues again if they are full. Then what a client posts is refused
         before its body is read, which costs little; the connection stays open, and the body is dropped as it comes."""
+        self.route_of: Callable[[Scope], str] = lambda scope: OTHER
+        """Names the route of a request that was refused before it reached one."""
         self._app = app
         self._limits = limits
         self._metrics = metrics
@@ -209,7 +213,7 @@ class Guard:
                 await running
 
     def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
+        route = getattr(scope.get("route"), "path", None) or self.route_of(scope)
         status = str(answer.status or 500)
         self._metrics.requests.labels(route, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)

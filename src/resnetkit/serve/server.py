@@ -39,6 +39,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     header_timeout = 10.0
     """Seconds."""
+    body_timeout = 30.0
+    """Seconds for the rest of a body whose request was refused before it came; the guard has the time of the others."""
     _timer: asyncio.TimerHandle | None = None
     _begun = False
     """Whether a part of a header has come, but not all of it."""
@@ -51,7 +53,7 @@ class TimedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a header."""
         super().connection_made(transport)
-        self._wait_for_header()
+        self._wait(self.header_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the time goes on until a header is complete."""
@@ -64,10 +66,8 @@ class TimedProtocol(HttpToolsProtocol):
             return
         if self._kept > HEADER_BYTES:
             self.send_400_response("Too long a header.")
-        elif self._begun or not (
-            self._answers or self._ended
-        ):  # also in a body that was refused, and after empty lines
-            self._wait_for_header()
+        elif self._begun or not (self._answers or self._ended):  # also after empty lines
+            self._wait(self.body_timeout if self._in_body else self.header_timeout)
         else:
             self._stop()
             if not self._answers and self.timeout_keep_alive_task is None:  # a body that was refused has ended
@@ -102,6 +102,7 @@ class TimedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the request, of which the answer may have begun."""
         self._in_body, self._ended, self._kept = False, True, 0
+        self._stop()  # the next header has its own time
         super().on_message_complete()
 
     @property
@@ -119,14 +120,14 @@ class TimedProtocol(HttpToolsProtocol):
         """Whether a request has come that is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _wait_for_header(self) -> None:
+    def _wait(self, seconds: float) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(self.header_timeout, self._expire)
+            self._timer = self.loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         if self._answers:  # the next request began to come before the answer to this one
-            self._wait_for_header()
+            self._wait(self.header_timeout)
         else:
             self.transport.abort()
 
@@ -188,20 +189,7 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then answer what was accepted. `ready` is called when requests are answered."""
     _allow_connections()
-    protocol = type("Protocol", (TimedProtocol,), {"header_timeout": limits.header_timeout})
-    config = uvicorn.Config(
-        guard,
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(limits.timeout + limits.body_timeout) + 1,
-    )
-    server = Server(config, guard, drain=limits.drain, ready=ready)
+    server = Server(configuration(guard, limits), guard, drain=limits.drain, ready=ready)
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(models, stopped), name="resnetkit-watch", daemon=True)
     watcher.start()
@@ -211,6 +199,23 @@ def run(
     watcher.join()
     for model in models:
         model.close()
+
+
+def configuration(app: Any, limits: Limits) -> uvicorn.Config:
+    """Return uvicorn's configuration for an ASGI application with these limits."""
+    times = {"header_timeout": limits.header_timeout, "body_timeout": limits.body_timeout}
+    return uvicorn.Config(
+        app,
+        http=type("Protocol", (TimedProtocol,), times),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(limits.timeout + limits.body_timeout) + 1,
+    )
 
 
 def _watch(models: Sequence[ServedModel], stopped: threading.Event) -> None:

@@ -34,11 +34,16 @@ function showClasses(classes, wanted) {
 
 function* known(model) {
   yield ["Name", model.name];
-  yield ["Network", `${model.network}, ${(model.parameters / 1e6).toFixed(1)} million parameters`];
+  const around = { fpn: "Faster R-CNN with a pyramid (FPN) on ", c4: "Faster R-CNN (C4) on " }[model.head] || "";
+  yield ["Network", `${around}${model.network}, ${(model.parameters / 1e6).toFixed(1)} million parameters`];
   if (model.data) yield ["Trained on", model.data];
-  yield ["Error", errorOf(model.metrics)];
+  if (model.kind === "detector") yield ["Average precision", precisionOf(model.metrics)];
+  else yield ["Error", errorOf(model.metrics)];
   yield ["Pictures", model.pictures];
-  if (model.calibration) {
+  if (model.kind === "detector") {
+    yield ["Least scores", model.classes.slice(0, 6).map((label, index) => `${label} ${percent(model.thresholds[index])}`).join(", ")];
+    yield ["Objects", `${model.most_detections} in a picture at most`];
+  } else if (model.calibration) {
     const { temperature, pictures, reject_below: least } = model.calibration;
     yield ["Probabilities", `calibrated on ${counted(pictures, "validation picture")}, temperature ${temperature.toPrecision(3)}`];
     if (!model.multilabel) yield ["None of these", least > 0 ? `said if the best class has less than ${percent(least)}` : "never said: the validation had too few pictures"];
@@ -51,10 +56,18 @@ function* known(model) {
   yield ["Computed by", model.computed_by];
 }
 
+function precisionOf(metrics) {
+  const found = metrics.ap50_percent;
+  return typeof found === "number" ? `AP50 ${Number(found.toFixed(1))} %${measuredOn(metrics)}` : "not stated";
+}
+
 function errorOf(metrics) {
   const top1 = metrics.error_percent ?? metrics.top1_error_percent;
   if (typeof top1 !== "number") return "not stated";
+  return `${Number(top1.toFixed(2))} %${measuredOn(metrics)}`;
+}
+
+function measuredOn(metrics) {
   const part = { val: "validation pictures", test: "test pictures", train: "training pictures" }[metrics.part];
-  const of = metrics.images ? ` of ${metrics.images.toLocaleString("en")} ${part || "pictures"}` : "";
-  return `${Number(top1.toFixed(2))} %${of}`;
+  return metrics.images ? ` of ${metrics.images.toLocaleString("en")} ${part || "pictures"}` : "";
 }

@@ -6,7 +6,9 @@ export function quoted(text) {
 }
 
 function query(asked) {
-  const values = { model: asked.model, top: String(asked.top) };
+  const values = { model: asked.model };
+  if (asked.finds && asked.threshold !== null) values.threshold = String(asked.threshold);
+  if (!asked.finds) values.top = String(asked.top);
   if (asked.reject) values.reject = "true";
   if (asked.explain !== null) values.explain = String(asked.explain);
   if (values.model === null) delete values.model;
@@ -19,12 +21,14 @@ function pathOf(name) {
 }
 
 /**
- * The command for `asked`: {url, names, type, model, top, reject, explain, key}.
+ * The command for `asked`: {url, names, type, model, top, reject, explain, finds, threshold, key}; `finds` is whether
+ * the model is a detector.
  *
  * One picture is the body itself; several are fields of a form.
  */
 export function curl(asked) {
-  const address = `${asked.url}predict?${new URLSearchParams(query(asked))}`;
+  const values = new URLSearchParams(query(asked)).toString();
+  const address = `${asked.url}predict${values ? `?${values}` : ""}`;
   const lines = ["curl"];
   if (asked.names.length === 1) {
     lines.push(`--data-binary ${quoted(`@${pathOf(asked.names[0])}`)}`, `-H ${quoted(`Content-Type: ${asked.type}`)}`);
@@ -39,6 +43,16 @@ export function curl(asked) {
   return lines.join(" \\\n  ");
 }
 
+const EACH_CLASS = [
+  '    for one in result["predictions"]:',
+  '        print(result["name"], one["label"], f"{one[\'probability\']:.1%}")',
+];
+const EACH_OBJECT = [
+  '    for one in result["detections"]:',
+  '        left, top, right, bottom = one["box"]',
+  '        print(result["name"], one["label"], f"{one[\'score\']:.1%}", left, top, right, bottom)',
+];
+
 /** The program for `asked`, with the library requests. */
 export function python(asked) {
   const text = JSON.stringify;
@@ -48,7 +62,7 @@ export function python(asked) {
   const values = Object.entries(query(asked)).map(([name, value]) => `${text(name)}: ${text(value)}`);
   const options = [
     `    ${text(`${asked.url}predict`)},`,
-    `    params={${values.join(", ")}},`,
+    ...(values.length ? [`    params={${values.join(", ")}},`] : []),
     '    files=[("file", open(path, "rb")) for path in paths],',
   ];
   if (asked.key) options.push('    headers={"X-API-Key": os.environ["RESNETKIT_API_KEY"]},');
@@ -67,8 +81,7 @@ export function python(asked) {
     '    if "error" in result:',
     '        print(result["name"], result["error"])',
     "        continue",
-    '    for one in result["predictions"]:',
-    '        print(result["name"], one["label"], f"{one[\'probability\']:.1%}")',
+    ...(asked.finds ? EACH_OBJECT : EACH_CLASS),
   ];
   if (asked.reject) lines.push('    print(result["name"], "none of these" if result["rejected"] else "a known class")');
   if (asked.explain !== null) {

@@ -9,11 +9,12 @@ import { bytes, counted } from "./words.js";
 const LANES = 3; // pictures that are sent at the same time
 const find = (id) => document.getElementById(id);
 
-const state = { models: [], limits: null, model: null, pictures: [], last: [], language: "curl" };
+const state = { models: [], limits: null, model: null, pictures: [], last: [], least: null, language: "curl" };
 
 const page = {
   model: () => state.model,
   top: () => Number(find("top").value),
+  least: () => state.least,
   limits: () => state.limits,
   say,
   lane,
@@ -120,13 +121,39 @@ function useModel(model) {
   const lead = find("lead");
   const strong = document.createElement("strong");
   strong.textContent = model.name;
+  const finds = model.kind === "detector";
   const few = model.classes.length <= 6 ? `: ${list(model.classes)}.` : `, such as ${list(model.classes.slice(0, 3))}.`;
-  lead.replaceChildren(strong, ` tells ${counted(model.classes.length, "class", "classes")} apart${few}`);
+  const classes = counted(model.classes.length, "class", "classes");
+  lead.replaceChildren(strong, finds ? ` finds objects of ${classes}${few}` : ` tells ${classes} apart${few}`);
   find("drop-limits").textContent = `Any number of pictures, up to ${bytes(state.limits.max_body)} each`;
-  find("explain-hint").textContent = model.can_explain
-    ? "Choose a class to see where in the picture the evidence for it is."
-    : "This server can’t show where in a picture the evidence is.";
+  find("explain-hint").textContent = hint(model);
+  find("top-tool").hidden = finds;
+  find("least-tool").hidden = !finds;
+  if (finds) find("least").min = Math.ceil(100 * model.least_score);
+  setLeast(null);
   showAbout(model);
+}
+
+function hint(model) {
+  if (model.kind === "detector") return "Choose an object in the list or in the picture to see it alone.";
+  if (model.can_explain) return "Choose a class to see where in the picture the evidence for it is.";
+  return "This server can’t show where in a picture the evidence is.";
+}
+
+/** Show the objects from this score on; null: the thresholds that the model has for each class. */
+function setLeast(least) {
+  state.least = least;
+  if (state.model.kind !== "detector") return;
+  const { thresholds } = state.model;
+  const [low, high] = [Math.min(...thresholds), Math.max(...thresholds)].map((one) => Math.round(100 * one));
+  const own = low === high ? `${low} %` : `${low} to ${high} %, by class`;
+  const text = least === null ? own : `${Math.round(100 * least)} %`;
+  if (least === null) find("least").value = (low + high) / 2;
+  find("least-value").textContent = text;
+  find("least").setAttribute("aria-valuetext", least === null ? `as the model has it, ${own}` : text);
+  find("least-reset").disabled = least === null;
+  for (const one of state.pictures) one.filterBoxes(least);
+  showCode();
 }
 
 function list(names) {
@@ -165,6 +192,8 @@ function showCode() {
     model: state.models.length > 1 ? shown[0].asked.model : null,
     top: shown[0].asked.top,
     reject: shown[0].asked.reject,
+    finds: shown[0].result.detections !== undefined,
+    threshold: state.least,
     explain: explained ? explained.explained : null,
     key: hasKey(),
   };
@@ -217,6 +246,16 @@ find("model").onchange = () => {
 find("top").onchange = () => {
   state.last = [...state.pictures];
   for (const one of state.pictures) one.ask();
+};
+find("least").oninput = () => setLeast(Number(find("least").value) / 100);
+find("least").onchange = () => {
+  const shown = state.pictures.filter((one) => one.result?.detections);
+  if (shown.length) say(shown.map((one) => `${one.name}: ${one.boxes.inWords}`).slice(0, 3).join(". "));
+};
+find("least-reset").onclick = () => {
+  setLeast(null);
+  find("least").focus();
+  say("The model’s own thresholds are used");
 };
 find("clear").onclick = () => {
   for (const one of [...state.pictures]) one.remove();

@@ -1,6 +1,7 @@
 // One picture: its way to the server, its answer, and where in it the evidence for a class is.
 
 import { Trouble, request } from "./api.js";
+import { Boxes } from "./boxes.js";
 import { bytes, element, percent } from "./words.js";
 
 const MOST_TRIES = 4; // of a request that a busy server refused
@@ -13,7 +14,7 @@ const inMemory = (file) => (file.type.startsWith("image/") ? file.type : "applic
 /** A picture with its card on the page. */
 export class Picture {
   /**
-   * `page` is what the card needs of the page: model(), top(), limits(), say(text), lane(work), needsKey(),
+   * `page` is what the card needs of the page: model(), top(), least(), limits(), say(text), lane(work), needsKey(),
    * changed(picture) and removed(picture).
    */
   constructor(file, page) {
@@ -23,13 +24,14 @@ export class Picture {
     this.page = page;
     this.result = null;
     this.explained = null; // index of the class whose evidence is shown
-    this.asked = null; // what was asked for: model, top, reject
+    this.asked = null; // what was asked for: model, and top and reject of a classifier
     this.controller = null;
     this.explaining = null;
     this.evidence = new Map(); // index of a class to its explanation
     this.address = URL.createObjectURL(file);
     this.node = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.part = (name) => this.node.querySelector(`.${name}`);
+    this.boxes = new Boxes(this.part, (text) => this.page.say(`${this.name}: ${text}`));
     this.dress();
   }
 
@@ -93,12 +95,12 @@ export class Picture {
     this.result = null;
     this.evidence.clear();
     this.hideEvidence();
+    this.boxes.hide();
     this.show("progress");
     this.step("Waiting for its turn");
     try {
       const model = this.page.model();
-      const most = model.multilabel ? Math.max(this.page.top(), MOST_LABELS) : this.page.top(); // all that may be answered
-      const asked = { model: model.name, top: Math.min(most, model.classes.length), reject: model.can_reject };
+      const asked = this.wish(model);
       const { max_body: limit } = this.page.limits();
       if (this.file.size > limit) {
         throw new Trouble("picture", `This file has ${bytes(this.file.size)}; the server takes up to ${bytes(limit)}. Make it smaller.`);
@@ -113,6 +115,13 @@ export class Picture {
     } catch (trouble) {
       if (this.controller === controller) this.fail(trouble);
     }
+  }
+
+  /** What is asked of a model for this picture. */
+  wish(model) {
+    if (model.kind === "detector") return { model: model.name, threshold: model.least_score }; // the page leaves out the rest
+    const most = model.multilabel ? Math.max(this.page.top(), MOST_LABELS) : this.page.top(); // all that may be answered
+    return { model: model.name, top: Math.min(most, model.classes.length), reject: model.can_reject };
   }
 
   /** Send, and send again while the server is busy, as late as it says. */
@@ -133,7 +142,8 @@ export class Picture {
   }
 
   async send(signal, asked) {
-    const values = { model: asked.model, top: String(asked.top), name: this.name };
+    const values = { model: asked.model, name: this.name };
+    for (const name of ["top", "threshold"]) if (asked[name] !== undefined) values[name] = String(asked[name]);
     if (asked.reject) values.reject = "true";
     if (asked.explain !== undefined) values.explain = String(asked.explain);
     await this.checkReadable();
@@ -186,8 +196,39 @@ export class Picture {
   }
 
   showResult(result, model) {
-    const [best] = result.predictions;
     this.show("verdict");
+    const finds = result.detections !== undefined;
+    this.node.classList.toggle("boxed", finds);
+    this.part("bars").hidden = finds;
+    if (finds) this.showBoxes(result, model);
+    else this.showClasses(result, model);
+  }
+
+  showBoxes(result, model) {
+    for (const name of ["rejected", "other"]) this.part(name).hidden = true;
+    this.part("verdict").classList.remove("doubtful");
+    this.boxes.show(result, model, this.page.least());
+    this.tellBoxes();
+    this.page.say(`${this.name}: ${this.boxes.inWords}`);
+  }
+
+  /** Show the objects with another least score; null: the thresholds of the model. */
+  filterBoxes(least) {
+    if (!this.result?.detections) return;
+    this.boxes.filter(least);
+    this.tellBoxes();
+  }
+
+  tellBoxes() {
+    this.part("best-label").textContent = this.boxes.inWords;
+    this.part("best-percent").textContent = "";
+    this.part("picture").alt = `${this.name}: ${this.boxes.inWords}`;
+    this.part("objects").setAttribute("aria-label", `Objects in ${this.name}`);
+  }
+
+  showClasses(result, model) {
+    const [best] = result.predictions;
+    this.part("picture").alt = this.name;
     this.part("verdict").classList.toggle("doubtful", result.rejected === true);
     const reached = (one) => one.probability >= model.thresholds[one.index];
     const answered = model.multilabel ? result.predictions.filter(reached) : [best];
