@@ -105,17 +105,20 @@ def fit(
     weights: NDArray[np.floating] | None = None,
     targets: Values | None = None,
     start: Head | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Head:
     """Return the head that minimises mean cross-entropy + penalty / 2 · Σ (weight · deviation)².
 
     The deviation is that of each feature over the rows, so the penalty does not depend on the features' scales; the
     bias has no penalty. `features` is float32 (n, channels), `labels` int64 (n,) from 0 to classes - 1. `weights`,
     (n,), counts a row so many times: class weights, or 0 for a row that is left out. `targets`, float32 (n, classes),
-    replaces the labels by shares, for soft labels. `start` is a head near the answer, which makes it faster.
+    replaces the labels by shares, for soft labels. `start` is a head near the answer, which makes it faster. The fit ends
+    when no derivative is larger than `tolerance`.
 
     Raises DataError without rows of a positive weight, and for features that are not finite.
     """
-    return _Problem(features, labels, classes=classes, weights=weights, targets=targets).fit(penalty, start)
+    problem = _Problem(features, labels, classes=classes, weights=weights, targets=targets)
+    return problem.fit(penalty, start, tolerance=tolerance)
 
 
 def choose(heads: Sequence[Head], features: Values, labels: NDArray[np.int64]) -> Head:
@@ -191,7 +194,7 @@ class _Problem:
         self.deviation = np.maximum(self.deviation, 1e-6 * max(float(self.deviation.max()), 1e-12))
         self.rows = ((features - self.mean) / self.deviation).astype(np.float32)
 
-    def fit(self, penalty: float, start: Head | None) -> Head:
+    def fit(self, penalty: float, start: Head | None, *, tolerance: float = TOLERANCE) -> Head:
         channels = self.rows.shape[1]
         first = np.zeros((self.classes, channels + 1))
         if start is not None:
@@ -202,7 +205,7 @@ class _Problem:
             return self.value(flat.reshape(self.classes, channels + 1), penalty)
 
         most = max(LEAST_STEPS, min(MOST_STEPS, int(MOST_WORK / (self.rows.size * self.classes))))
-        found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=TOLERANCE)
+        found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=tolerance)
         solution = found.reshape(self.classes, channels + 1)
         weight = solution[:, :-1] / self.deviation
         bias = solution[:, -1] - weight @ self.mean

@@ -16,6 +16,10 @@ LEAST = 4
 TOO_WEAK = 1.02
 """The path of penalties ends when the loss on the held-out pictures is this many times the lowest one."""
 
+NEAR_ENOUGH = 1e-4
+"""A fit ends at derivatives of this size. On 2,062 pictures, smaller ones took twice the time and changed no loss by
+1 %."""
+
 
 @dataclass(frozen=True)
 class OutOfSample:
@@ -65,7 +69,10 @@ def out_of_sample(
         found: list[float] = []
         for penalty in penalties:
             start = heads[-1] if heads else None
-            heads.append(fit(features[rows], labels[rows], classes=classes, penalty=penalty, start=start))
+            fitted = fit(
+                features[rows], labels[rows], classes=classes, penalty=penalty, start=start, tolerance=NEAR_ENOUGH
+            )
+            heads.append(fitted)
             found.append(score(heads[-1], features[held_out], labels[held_out]).loss * int(held_out.sum()))
             if found[-1] > TOO_WEAK * min(found):
                 break
