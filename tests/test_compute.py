@@ -30,9 +30,16 @@ def network(name: str) -> ResNet:
     return build(parse_spec(name, classes=10)).to(memory_format=torch.channels_last).train()
 
 
-def chosen(name: str, recipe: Recipe, *, device: torch.device = CPU, recompute: bool = False) -> str:
+def chosen(
+    name: str,
+    recipe: Recipe,
+    *,
+    device: torch.device = CPU,
+    recompute: bool = False,
+    precision: str = "float32",
+) -> str:
     steps = recipe.total_steps(BATCHES)
-    return choose_forward(network(name), recipe, device, "float32", size=32, recompute=recompute, steps=steps)[1]
+    return choose_forward(network(name), recipe, device, precision, size=32, recompute=recompute, steps=steps)[1]
 
 
 @pytest.fixture
@@ -127,11 +134,12 @@ def test_recomputing_is_not_compiled(untouched_compile):
     assert not untouched_compile
 
 
-def test_kept_statistics_are_not_for_the_kernels(untouched_compile):
+def test_kept_statistics_are_for_the_kernels_in_float32_with_all_maps(untouched_compile):
     recipe = Recipe(iterations=1, keep_statistics=True)
-    assert chosen("resnet20", recipe) == "eager"
+    assert chosen("resnet20", recipe.replace(compile="kernels")) == "kernels"
+    assert chosen("resnet20", recipe, precision="bfloat16") == chosen("resnet20", recipe, recompute=True) == "eager"
     with pytest.raises(UsageError, match="its batch norm keeps its statistics"):
-        chosen("resnet20", recipe.replace(compile="kernels"))
+        chosen("resnet20", recipe.replace(compile="kernels"), recompute=True)
 
 
 def test_kernels_that_cannot_serve_are_refused_with_the_reason():

@@ -15,7 +15,7 @@ from resnetkit import modelfile, resume, train
 from resnetkit.data.samples import Dataset
 from resnetkit.errors import TrainingError
 from resnetkit.kernels.library import library, status
-from resnetkit.models.freezing import freeze
+from resnetkit.models.freezing import freeze, keep_statistics
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
 from resnetkit.train.computing.fused import FusedNet, why_not
@@ -165,6 +165,21 @@ def test_recomputing_keeps_a_map_for_each_block(recompute):
     # Stem 2 and image; then 3 maps a block (the first ReLU is left to the second convolution), or one; the second and
     # third stages' are a half and a quarter.
     assert maps == pytest.approx(2 + 3 / 16 + (5 + 0.5 + 0.25 if recompute else 3 * (5 + 0.5 + 0.25)), abs=0.6)
+
+
+@pytest.mark.parametrize(("name", "size", "count"), [NETS[0], NETS[1], NETS[5], NETS[8]])
+def test_kept_statistics_give_the_gradients_of_float64(name, size, count):
+    """As in test_float32_step_is_the_networks_own, every ReLU passes its input."""
+    net = network(name)
+    net(pictures(net, size, count))  # running statistics that differ from the first ones
+    keep_statistics(net)
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.constant_(norm.bias, 6.0)
+    images = pictures(net, size, count)
+    wanted, got = exact_step(net, images), fused_step(net, images, torch.float32)
+    assert error(got[0], wanted[0]) < 1e-5
+    assert gradient_error(got, wanted) < 1e-5
+    assert all(torch.equal(got[2][buffer], before) for buffer, before in net.named_buffers())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

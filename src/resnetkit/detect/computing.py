@@ -13,6 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from resnetkit.kernels import operations as kernels
+from resnetkit.kernels.convolution import convolve
 from resnetkit.kernels.library import library
 
 CANONICAL_SCALE, CANONICAL_LEVEL = 224, 4  # arXiv:1612.03144, Sec. 4.2
@@ -57,25 +58,8 @@ class KernelConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution with another weight and bias of the same shape."""
         if self.by_kernels and torch.is_grad_enabled() and kernels.winograd_serves(self, x):
-            return cast("Tensor", _Convolution.apply(x, weight, bias))
+            return convolve(x, weight, bias)
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class _Convolution(torch.autograd.Function):
-    """A 3×3 convolution by our kernels."""
-
-    @staticmethod
-    # pyrefly: ignore[bad-override]
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return kernels.convolution_forward(x, weight, bias)
-
-    @staticmethod
-    # pyrefly: ignore[bad-override]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        grad_x, grad_weight = kernels.convolution_backward(grad, x, weight, input_too=ctx.needs_input_grad[0])
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def with_kernels(module: nn.Module) -> None:

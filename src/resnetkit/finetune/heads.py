@@ -112,8 +112,8 @@ def fit(
     The deviation is that of each feature over the rows, so the penalty does not depend on the features' scales; the
     bias has no penalty. `features` is float32 (n, channels), `labels` int64 (n,) from 0 to classes - 1. `weights`,
     (n,), counts a row so many times: class weights, or 0 for a row that is left out. `targets`, float32 (n, classes),
-    replaces the labels by shares, for soft labels. `start` is a head near the answer, which makes it faster. The fit ends
-    when no derivative is larger than `tolerance`.
+    replaces the labels by shares, for soft labels. `start` is a head near the answer, which makes it faster. The fit
+    ends when no derivative is larger than `tolerance`.
 
     Raises DataError without rows of a positive weight, and for features that are not finite.
     """

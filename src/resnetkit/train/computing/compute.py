@@ -39,8 +39,9 @@ def choose_forward(
     UsageError if the recipe's `compile` does not support this network.
     """
     reason = "it is not on a CPU" if device.type != "cpu" else why_not(net)
-    if recipe.keep_statistics:  # the kernels' gain is the normalisation by the batch's statistics
-        reason = reason or "its batch norm keeps its statistics"
+    if recipe.keep_statistics and (precision != "float32" or recompute):
+        # In bfloat16 the kernels' gain is the normalisation by the batch's statistics.
+        reason = reason or "its batch norm keeps its statistics, and it is not in float32 with all maps kept"
     if recipe.compile == "kernels" and reason:
         raise UsageError(f"`compile` kernels does not support this network: {reason}. Give `compile` auto")
     if recipe.compile == "inductor" and recompute:

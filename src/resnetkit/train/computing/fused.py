@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetkit.kernels import operations as kernels
+from resnetkit.kernels.convolution import convolve
 from resnetkit.kernels.library import library
 from resnetkit.models.blocks import BasicBlock, Bottleneck, PadShortcut, PlainBasicBlock, PlainBottleneck
 from resnetkit.models.resnet import ResNet
@@ -100,9 +101,9 @@ class FusedUnits:
         return _Units.apply(self, x, beside, *parameters)
 
     def frozen(self, x: Tensor, beside: Tensor | None) -> Tensor:
-        """Compute the output of frozen units, which normalise by their running statistics."""
+        """Compute the output of units that normalise by their running statistics, with all gradients."""
         for number, (conv, norm, relu) in enumerate(self.units):
-            x = norm(_convolve(conv, x).float()).to(x.dtype)
+            x = _normalised(conv, norm, x)
             if beside is not None and number == len(self.units) - 1:
                 x = x + beside
             x = F.relu(x) if relu else x
@@ -277,6 +278,18 @@ def _unit(conv: nn.Module, norm: nn.Module, *, relu: bool = True) -> Unit:
     if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
         raise TypeError(f"{type(conv).__name__} and {type(norm).__name__} are not a convolution with batch norm")
     return Unit(conv, norm, relu)
+
+
+def _normalised(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Return norm(conv(x)), where `norm` uses its running statistics.
+
+    The normalisation is then an affine function, and is multiplied into the convolution, so no map is kept for it.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    if not kernels.winograd_serves(conv, x) or x.dtype != torch.float32 or mean is None or variance is None:
+        return norm(_convolve(conv, x).float()).to(x.dtype)
+    gain = norm.weight * (variance + norm.eps).rsqrt()
+    return convolve(x, conv.weight * gain[:, None, None, None], norm.bias - mean * gain)
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
