@@ -4,7 +4,7 @@ Predictions, validation and exports are computed by torch and torchvision, whose
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,46 @@ class RegionPool(MultiScaleRoIAlign):
         levels = cast("LevelMapper", self.map_levels)(boxes)
         where = kernels.Pyramid(regions, levels, tuple(cast("list[float]", self.scales)))
         return cast("Tensor", _Regions.apply(where, self.output_size[0], self.sampling_ratio, *maps))
+
+
+class Pooled(NamedTuple):
+    """Values of regions and of whole pictures, each float32 (n, channels, output_size, output_size)."""
+
+    regions: Tensor
+    wholes: Tensor
+    """One for each picture."""
+    images: Tensor
+    """int64 (regions,): the index of each region's picture."""
+
+
+class ContextPool(RegionPool):
+    """A pooling of regions, and of the whole pictures as regions of their own."""
+
+    # pyrefly: ignore[bad-override]
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Pooled:
+        """Return the values; `boxes` are in pixels of the images."""
+        wholes = [
+            one.new_tensor([[0, 0, width, height]]) for one, (height, width) in zip(boxes, image_shapes, strict=True)
+        ]
+        values = super().forward(x, [torch.cat(pair) for pair in zip(boxes, wholes, strict=True)], image_shapes)
+        counts = torch.tensor([len(one) for one in boxes], device=values.device)
+        last = (counts + 1).cumsum(0) - 1
+        regions = torch.ones(len(values), dtype=torch.bool, device=values.device).index_fill(0, last, False)
+        return Pooled(
+            values[regions], values[last], torch.arange(len(boxes), device=counts.device).repeat_interleave(counts)
+        )
+
+
+class ContextHead(nn.Module):
+    """A head of regions whose features are followed by those of the region's whole picture (appendix B)."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, pooled: Pooled) -> Tensor:
+        """Return features (regions, 2 * features of the head)."""
+        return torch.cat((self.head(pooled.regions), self.head(pooled.wholes)[pooled.images]), 1)
 
 
 class _Regions(torch.autograd.Function):

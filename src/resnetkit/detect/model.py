@@ -20,7 +20,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.detect.computing import RegionPool, with_kernels
+from resnetkit.detect.computing import ContextHead, ContextPool, RegionPool, with_kernels
 from resnetkit.detect.spec import DetectorSpec
 from resnetkit.detect.trunk import make_trunk
 from resnetkit.errors import UsageError
@@ -103,10 +103,11 @@ class Detector(nn.Module):
         )
         pooled, head, features = _region_head(self.backbone.body, spec)
         strides = map_strides(trunk, spec)
+        pool = ContextPool if spec.context else RegionPool
         self.roi_heads = RoIHeads(
-            RegionPool(strides if spec.head == "c4" else strides[:-1], output_size=pooled, sampling_ratio=2),
-            head,
-            FastRCNNPredictor(features, classes + 1),
+            pool(strides if spec.head == "c4" else strides[:-1], output_size=pooled, sampling_ratio=2),
+            ContextHead(head) if spec.context else head,
+            FastRCNNPredictor((1 + spec.context) * features, classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=spec.regions_sampled,
@@ -124,16 +125,16 @@ class Detector(nn.Module):
         """The trunk."""
         return self.backbone.body
 
-    def resized(self, image: Tensor, shorter_side: int | None = None) -> Tensor:
-        """Resize a picture, uint8 or float (3, h, w), so that no side is longer than `spec.longest`.
+    def resized(self, image: Tensor, shorter_side: int | None = None, *, longest: int | None = None) -> Tensor:
+        """Resize a picture, uint8 or float (3, h, w), so that no side is longer than `longest`.
 
-        `shorter_side` is by default the size of the preprocessing. Returns float32 (3, h', w'), with uint8 values
-        scaled to 0 to 1. Sizes are rounded as in torchvision's detectors.
+        `shorter_side` is by default the size of the preprocessing, `longest` that of the spec. Returns float32
+        (3, h', w'), with uint8 values scaled to 0 to 1. Sizes are rounded as in torchvision's detectors.
         """
         shorter = self.preprocess.size if shorter_side is None else shorter_side
         pixels = image.float() / 255 if image.dtype == torch.uint8 else image
         sides = image.shape[-2:]
-        scale = min(shorter / min(sides), self.spec.longest / max(sides))
+        scale = min(shorter / min(sides), (longest or self.spec.longest) / max(sides))
         size = [max(1, floor(side * scale)) for side in sides]
         if size == list(sides):
             return pixels
@@ -191,10 +192,9 @@ class Detector(nn.Module):
 
 def map_strides(trunk: ModelSpec, spec: DetectorSpec) -> tuple[int, ...]:
     """Return the distance of positions, in pixels of the resized picture, for each map that has proposals."""
-    strides = [4 * 2**stage for stage in range(len(trunk.depths))]
     if spec.head == "c4":
-        return (strides[-2],)
-    return (*strides[spec.first_level - 2 :], 2 * strides[-1])
+        return trunk.strides[-2:-1]
+    return (*trunk.strides[spec.first_level - 2 :], 2 * trunk.strides[-1])
 
 
 def make_anchors(spec: DetectorSpec) -> AnchorGenerator:

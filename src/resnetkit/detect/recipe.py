@@ -23,6 +23,10 @@ class DetectionRecipe:
     """Number of the trunk's parts that keep their weights: 1 the stem, 2 the stem and the first stage, and so on."""
     size: int | None = None
     """Shorter side of a picture after resizing, in pixels; unset: as for `init` if it is a detector, else 320."""
+    context: bool = False
+    """Join the features of the whole picture to those of each region (the paper's global context)."""
+    fit_anchors: bool = False
+    """Fit the sizes and shapes of the anchors to the boxes of the training pictures."""
 
     epochs: float | None = None
     """Length of the run, in passes over the training pictures; 30 if no length is given."""

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnetkit.data.detection.anchors import Anchors, fit_anchors
 from resnetkit.data.detection.dataset import open_detection
 from resnetkit.data.detection.division import Kept
-from resnetkit.data.detection.samples import DetectionDataset
+from resnetkit.data.detection.samples import DetectionDataset, DetectionSamples
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.detect.computing import use_kernels
 from resnetkit.detect.files import DetectorModel, empty_detector, header_of, load_detector
-from resnetkit.detect.model import Detector
+from resnetkit.detect.model import Detector, map_strides
 from resnetkit.detect.pictures import TrainingPictures
 from resnetkit.detect.recipe import DetectionRecipe
-from resnetkit.detect.spec import find_detector
+from resnetkit.detect.spec import DetectorSpec, find_detector
 from resnetkit.detect.task import DetectionTask
 from resnetkit.device import choose_device
 from resnetkit.display import shell
@@ -27,7 +28,7 @@ from resnetkit.files import expanded
 from resnetkit.location import short_name
 from resnetkit.modelfile import Header, Model, inspect, load
 from resnetkit.models.freezing import freeze
-from resnetkit.models.spec import parse_spec
+from resnetkit.models.spec import ModelSpec, parse_spec
 from resnetkit.train.checkpoint import load_state
 from resnetkit.train.lifecycle import TrainResult, arithmetic_of, train_task
 from resnetkit.train.network import trunk as body_of
@@ -39,6 +40,8 @@ from resnetkit.version import __version__
 KIND = "detection"
 """The entry of recipe.yaml's `run` with the settings of a detector's training; other runs do not have it."""
 USUAL_SIZE = 320
+ANCHORS = "anchors"
+"""Entry of `Header.data`: what fitted anchors reach, as `fit` returns it."""
 PREDICTOR = "roi_heads.box_predictor."
 """Begin of the names of the tensors that belong to the classes."""
 
@@ -84,7 +87,7 @@ def start(
         task.recipe,
         run,
         about=about,
-        remarks=_remarks_on(dataset),
+        remarks=_remarks_on(dataset, task.header),
         started=started,
         quiet=quiet,
         fresh=True,
@@ -137,7 +140,7 @@ def resume(
         run,
         about=about | {KIND: recipe.to_dict()},
         state=state,
-        remarks=_remarks_on(dataset),
+        remarks=_remarks_on(dataset, task.header),
         started=started,
         quiet=quiet,
     )
@@ -183,7 +186,7 @@ def prepare(
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     if header is None:
-        net, origin = _first(recipe, dataset)
+        net, origin, anchors = _first(recipe, dataset)
         header = header_of(
             net,
             dataset.classes,
@@ -193,6 +196,7 @@ def prepare(
                 "fingerprint": dataset.train.fingerprint(),
                 "split": dict(dataset.split),
                 "shorter_side": round(float(np.median([min(size) for size in dataset.train.sizes]))),
+                **({ANCHORS: anchors} if anchors else {}),
             },
         )
     else:
@@ -215,8 +219,8 @@ def prepare(
     )
 
 
-def _first(recipe: DetectionRecipe, dataset: DetectionDataset) -> tuple[Detector, str]:
-    """Return the detector with its first weights, and where these are from."""
+def _first(recipe: DetectionRecipe, dataset: DetectionDataset) -> tuple[Detector, str, dict[str, float]]:
+    """Return the detector with its first weights, where these are from, and what its fitted anchors reach."""
     init = recipe.init or recipe.model
     try:
         kind = inspect(init).kind
@@ -227,8 +231,16 @@ def _first(recipe: DetectionRecipe, dataset: DetectionDataset) -> tuple[Detector
             f"{error}. A detector begins with the weights of a classifier; give them with `init`"
         ) from error
     if kind == "detector":
-        return _from_detector(recipe, dataset, load_detector(init)), init
-    return _from_classifier(recipe, dataset, load(init), init), init
+        if recipe.fit_anchors:
+            raise UsageError(
+                f"{init} is a detector, whose weights are for its own anchors; leave out `fit_anchors`, or give a "
+                "classifier as `init`"
+            )
+        if recipe.context and not load_detector(init).net.spec.context:
+            raise UsageError(f"{init} is a detector without `context`; leave it out, or give a classifier as `init`")
+        return _from_detector(recipe, dataset, load_detector(init)), init, {}
+    net, anchors = _from_classifier(recipe, dataset, load(init), init)
+    return net, init, anchors
 
 
 def _from_detector(recipe: DetectionRecipe, dataset: DetectionDataset, first: DetectorModel) -> Detector:
@@ -243,8 +255,10 @@ def _from_detector(recipe: DetectionRecipe, dataset: DetectionDataset, first: De
     return net
 
 
-def _from_classifier(recipe: DetectionRecipe, dataset: DetectionDataset, first: Model, init: str) -> Detector:
-    """Return a detector on the trunk of a classifier."""
+def _from_classifier(
+    recipe: DetectionRecipe, dataset: DetectionDataset, first: Model, init: str
+) -> tuple[Detector, dict[str, float]]:
+    """Return a detector on the trunk of a classifier, and what its anchors reach if they are fitted."""
     asked = parse_spec(recipe.model)
     if body_of(asked) != body_of(first.header.spec):
         raise UsageError(f"{init} does not contain a {recipe.model}; give its network as `model`")
@@ -253,16 +267,43 @@ def _from_classifier(recipe: DetectionRecipe, dataset: DetectionDataset, first: 
         raise UsageError(f"{init} subtracts a mean per pixel, which fits one picture size only; give another `init`")
     preprocess = Preprocess(recipe.size or USUAL_SIZE, mean=given.mean, std=given.std, mode=given.mode)
     trunk = replace(asked, norm="frozen", classes=len(dataset.classes))
-    net = Detector(trunk, find_detector(recipe.detector), preprocess, classes=len(dataset.classes))
+    spec, anchors = replace(find_detector(recipe.detector), context=recipe.context), {}
+    if recipe.fit_anchors and dataset.train is not None:
+        spec, anchors = fit(spec, trunk, dataset.train, shorter_side=preprocess.size)
+    net = Detector(trunk, spec, preprocess, classes=len(dataset.classes))
     weights = {name: tensor for name, tensor in first.net.state_dict().items() if not name.startswith("fc.")}
     net.body.load_state_dict(weights)
-    return net
+    return net, anchors
 
 
-def _remarks_on(dataset: DetectionDataset) -> list[str]:
+def fit(
+    spec: DetectorSpec, trunk: ModelSpec, samples: DetectionSamples, *, shorter_side: int
+) -> tuple[DetectorSpec, dict[str, float]]:
+    """Return the detector with anchors that fit the boxes of `samples`, and which share of the boxes they reach.
+
+    The shares, in percent, are before_percent and after_percent; boxes is the number of boxes. `shorter_side` is that
+    of a resized picture, in pixels.
+    """
+    given = Anchors(spec.anchor_sizes, spec.anchor_ratios)
+    fitted = fit_anchors(samples, given, map_strides(trunk, spec), shorter_side=shorter_side, longest_side=spec.longest)
+    reached = {
+        "before_percent": 100 * fitted.recall_before,
+        "after_percent": 100 * fitted.recall,
+        "boxes": fitted.boxes,
+    }
+    return replace(spec, anchor_sizes=fitted.anchors.sizes, anchor_ratios=fitted.anchors.ratios), reached
+
+
+def _remarks_on(dataset: DetectionDataset, header: Header) -> list[str]:
     """Return the lines to print about the data when a run begins."""
     counted = (
         f"{name}: {sum(map(len, samples.objects)):,} boxes in {len(samples):,} pictures"
         for name, samples in dataset.parts.items()
     )
-    return [*counted, *remarks_on(dataset)]
+    lines = [*counted, *remarks_on(dataset)]
+    if anchors := header.data.get(ANCHORS):
+        lines.append(
+            f"anchors: at their places they overlap {anchors['after_percent']:.1f} % of {anchors['boxes']:,} boxes by "
+            f"half or more, fitted to them; {anchors['before_percent']:.1f} % before"
+        )
+    return lines

@@ -31,6 +31,9 @@ class DetectorSpec:
     """fpn: 3×3 convolutions before the fully connected layers, of which there is then one (torchvision's v2: 4)."""
     rpn_convolutions: int = 1
     """3×3 convolutions of the region proposal network (torchvision's v2: 2)."""
+    context: bool = False
+    """Whether the features of the whole picture are joined to those of each region, before class and box are
+    predicted (arXiv:1512.03385, appendix B, "global context")."""
     norm: Literal["none", "frozen"] = "none"
     """Normalisation in the pyramid and the convolutions of the head: none, or the fixed affine layer that
     torchvision's v2 has in evaluation."""
