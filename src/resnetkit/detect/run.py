@@ -267,7 +267,8 @@ def _from_classifier(
         raise UsageError(f"{init} subtracts a mean per pixel, which fits one picture size only; give another `init`")
     preprocess = Preprocess(recipe.size or USUAL_SIZE, mean=given.mean, std=given.std, mode=given.mode)
     trunk = replace(asked, norm="frozen", classes=len(dataset.classes))
-    spec, anchors = replace(find_detector(recipe.detector), context=recipe.context), {}
+    spec = replace(find_detector(recipe.detector), context=recipe.context)
+    anchors: dict[str, float] = {}
     if recipe.fit_anchors and dataset.train is not None:
         spec, anchors = fit(spec, trunk, dataset.train, shorter_side=preprocess.size)
     net = Detector(trunk, spec, preprocess, classes=len(dataset.classes))
