@@ -265,9 +265,11 @@ def test_a_rung_that_will_not_help_is_left_out_and_a_line_says_so(
     data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ladder, "why_no_whole", lambda *given, **more: "no rung all: it would not help")
+    monkeypatch.setattr(rungs, "epochs", lambda pictures: 1)
     result = start(recipe, data, out=tmp_path / "run", quiet=True)
     assert [row["rung"] for row in result.rungs] == ["head", "stage"]
     assert "no rung all: it would not help" in (tmp_path / "run" / "log.txt").read_text()
+    assert "too short" not in (tmp_path / "run" / "stage" / "log.txt").read_text(), "the head is fitted already"
     asked = start(recipe.replace(rung="all"), data, out=tmp_path / "asked", quiet=True)
     assert [row["rung"] for row in asked.rungs] == ["head", "all"]
 

@@ -111,10 +111,14 @@ def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
 def test_merging_is_the_same_as_at_once() -> None:
     logits, labels = scores(3)
     whole = evaluation(logits, labels)
-    parts = [replace(whole, logits=logits[s], labels=labels[s], indices=np.arange(200)[s])
-             for s in (slice(1, None, 2), slice(0, None, 2))]  # fmt: skip
+    whole = replace(whole, part="val", of="tags.csv", why="asked for by name", trained_on=3)
+    parts = [replace(whole, logits=logits[s], labels=labels[s], indices=np.arange(200)[s], trained_on=n)
+             for n, s in enumerate ((slice(1, None, 2), slice(0, None, 2)), 1)]  # fmt: skip
     merged = MultiLabelEvaluation.merge(parts)
     assert merged.to_dict() == whole.to_dict()
+    assert (merged.part, merged.of, merged.why) == ("val", "tags.csv", "asked for by name")
+    other = MultiLabelEvaluation.merge([parts[0], replace(parts[1], part="test", why="it is there")])
+    assert (other.part, other.of, other.why) == ("", "tags.csv", "")
     again = MultiLabelEvaluation.from_state(whole.to_state())
     assert again.to_dict() == whole.to_dict()
     with pytest.raises(UsageError, match="different models"):

@@ -31,6 +31,8 @@ FEW = 5
 """A class with fewer training pictures than this is named in a note."""
 IMBALANCE = 10
 """If the largest class has so many times the pictures of the smallest one, a note says so."""
+PAIRS_AT_ONCE = 2**24
+"""Labels, of pictures with several, whose pairs are counted together."""
 MOST_PAIRS = 20
 """Number of pairs of labels that are listed."""
 ORDER = ("train", "val", "test")
@@ -318,13 +320,34 @@ def _examples(dataset: Dataset, unreadable: set[Path]) -> dict[str, Path]:
 
 def _together(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[Together, ...]:
     """Return the most frequent pairs of labels; labels are int64 (pictures, classes), 0 or 1."""
-    counts = np.triu(labels.T @ labels, 1)
-    order = np.argsort(-counts, axis=None, kind="stable")[:MOST_PAIRS]
+    first, second, counts = pairs_of(labels)
+    totals = labels.sum(axis=0)
     return tuple(
-        Together((names[i], names[j]), int(counts[i, j]), int(labels[:, i].sum()), int(labels[:, j].sum()))
-        for i, j in zip(*np.unravel_index(order, counts.shape), strict=True)
-        if counts[i, j]
+        Together((names[i], names[j]), int(counts[place]), int(totals[i]), int(totals[j]))
+        for place in np.argsort(-counts, kind="stable")[:MOST_PAIRS]
+        for i, j in [(first[place], second[place])]
     )
+
+
+def pairs_of(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs of labels that pictures have, and how many have both: three int64 (pairs,), first < second.
+
+    Only pairs that occur are counted: a table of all of them is too large for thousands of labels.
+    """
+    classes = labels.shape[1]
+    codes, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    size = max(1, PAIRS_AT_ONCE // max(1, classes))
+    for start in range(0, len(labels), size):
+        rows, columns = np.nonzero(labels[start : start + size])
+        ends = np.searchsorted(rows, rows, side="right")
+        more = ends - np.arange(len(rows)) - 1  # labels of the same picture after this one
+        before = np.cumsum(more) - more
+        place = np.arange(more.sum()) - np.repeat(before, more) + np.repeat(np.arange(len(rows)) + 1, more)
+        codes, inverse = np.unique(
+            np.concatenate([codes, np.repeat(columns, more) * classes + columns[place]]), return_inverse=True
+        )
+        counts = np.bincount(inverse, np.concatenate([counts, np.ones(len(place))])).astype(np.int64)
+    return codes // classes, codes % classes, counts
 
 
 def _always(dataset: Dataset) -> list[str]:
@@ -332,15 +355,17 @@ def _always(dataset: Dataset) -> list[str]:
     if dataset.train is None or not len(dataset.train):
         return []
     labels, names = dataset.train.labels, dataset.classes
-    totals, both = labels.sum(axis=0), labels.T @ labels
+    totals = labels.sum(axis=0)
     notes = [
         f"all training pictures have the label {names[i]!r}, so nothing can be learnt about it"
         for i in np.flatnonzero(totals == len(labels))
     ]
+    first, second, both = pairs_of(labels)
+    ways = [*zip(first, second, both, strict=True), *zip(second, first, both, strict=True)]
     never = [
         f"{names[i]!r} without {names[j]!r}"
-        for i, j in zip(*np.nonzero(both == totals[:, None]), strict=True)
-        if i != j and totals[i] >= FEW and totals[j] < len(labels)
+        for i, j in sorted((i, j) for i, j, number in ways if number == totals[i])
+        if totals[i] >= FEW and totals[j] < len(labels)
     ]
     if never:
         more = f" and {len(never) - 3} more pairs" if len(never) > 3 else ""

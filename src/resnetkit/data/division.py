@@ -23,6 +23,8 @@ SEVERAL_RULE = (
 """The rule if pictures may have several labels: iterative stratification (Sechidis et al. 2011), with two parts."""
 TOGETHER = "; pictures that belong together stay in one part: those in `moved` changed theirs"
 """The end of the rule if groups of pictures are kept together."""
+MOST_NAMED = 5
+"""Largest number of classes in an error."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,16 @@ def _refuse_other_classes(name: str, parts: Mapping[str, Sequence[Labelled]], cl
     for part, pictures in parts.items():
         labels = sorted({picture.label for picture in pictures})
         if only := [label for label in labels if label not in classes]:
-            named = ", ".join(f'"{label}"' for label in only)
+            more = f" and {len(only) - MOST_NAMED:,} more" if len(only) > MOST_NAMED else ""
+            named = ", ".join(f'"{label}"' for label in only[:MOST_NAMED]) + more
             example = next(picture for picture in pictures if picture.label == only[0])
             in_lower = {label.lower(): label for label in classes}
             if all(label.lower() in in_lower for label in only):
-                pairs = ", ".join(f'"{in_lower[label.lower()]}" in train, "{label}" in {part}' for label in only)
+                pairs = ", ".join(
+                    f'"{in_lower[label.lower()]}" in train, "{label}" in {part}' for label in only[:MOST_NAMED]
+                )
                 raise DataError(
-                    f"{name} has the same class names in another case: {pairs}. Write them "
+                    f"{name} has the same class names in another case: {pairs}{more}. Write them "
                     f"alike, first {example.source}"
                 )
             raise DataError(

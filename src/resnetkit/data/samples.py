@@ -263,8 +263,12 @@ class Dataset:
                 f"only one picture of {_some(alone)}, which can be used for training or for the error, but not for both"
             )
         for part in ("val", "test"):
-            there = [name for name, total in zip(self.classes, counts.get(part, ()), strict=False) if total]
-            if part in counts and (lacking := [name for name in self.classes if name not in there]):
+            if part not in counts:
+                continue
+            there, lacking = (
+                [self.classes[i] for i in np.flatnonzero(found)] for found in (counts[part], counts[part] == 0)
+            )
+            if lacking:
                 only = f", only of {there[0]!r}" if len(there) == 1 else ""
                 notes.append(
                     f"{part} has no picture of {_some(lacking)}{only}; its error does not include the missing classes"
@@ -286,10 +290,14 @@ class Dataset:
         """Raise DataError if all pictures of a class are HEIC and pillow-heif, which reads them, is not installed."""
         if can_read_heif() or not self.parts or self.several:
             return
+        if not (found := self._heif_of_classes()):
+            return
         all_of = joined(list(self.parts.values()))
-        for name, (heif, total) in self._heif_of_classes().items():
-            paths = [path for path, i in zip(all_of.paths or (), all_of.labels, strict=True) if self.classes[i] == name]
-            if heif == total and all(map(_begins_as_heif, paths)):
+        paths: dict[str, list[Path]] = {}
+        for path, label in zip(all_of.paths or (), all_of.labels.tolist(), strict=True):
+            paths.setdefault(self.classes[label], []).append(path)
+        for name, (heif, total) in found.items():
+            if heif == total and all(map(_begins_as_heif, paths[name])):
                 raise DataError(
                     f"{self.name}: all {total:,} pictures of {name!r} are HEIC, which needs pillow-heif; "
                     "pip install 'resnetkit[heic]'"

@@ -22,6 +22,8 @@ MOST_LABELS = 20
 """Of pictures with several labels, so many labels are told from the facts, the most frequent ones."""
 BINS = 8
 """Number of quantile bins of a numeric fact."""
+SCORES_AT_ONCE = 2**22
+"""Scores of classes that are computed together; with many classes, that is few pictures."""
 GRID = 8
 """Height and width of the colour thumbnail, in pixels."""
 
@@ -155,28 +157,24 @@ def _cross_validated(classify: Classify, table: Table, labels: NDArray[np.int64]
 
 def bayes(table: Table, labels: NDArray[np.int64], others: Table, classes: int) -> NDArray[np.int64]:
     """Naive Bayes on BINS quantile bins of each fact, with one picture added to each count (Laplace)."""
-    scores = _priors(labels, classes)[None].repeat(len(others), axis=0)
+    found: list[tuple[Table, NDArray[np.int64]]] = []
     for column, other in zip(table.T, others.T, strict=True):
         edges = np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1]))
         # A value that many pictures share is a bin of its own, on both sides of which other bins begin.
         edges = np.unique(np.concatenate([edges, np.nextafter(edges, np.inf)]))
-        scores += _likelihoods(
-            np.searchsorted(edges, column, side="right"),
-            labels,
-            np.searchsorted(edges, other, side="right"),
-            classes=classes,
-            values=len(edges) + 1,
-        )
-    return scores.argmax(axis=1)
+        binned = np.searchsorted(edges, column, side="right")
+        shares = _shares(binned, labels, classes=classes, values=len(edges) + 1)
+        found.append((shares, np.searchsorted(edges, other, side="right")))
+    return _most_likely(found, labels, classes)
 
 
 def kinds(table: Table, labels: NDArray[np.int64], others: Table, classes: int) -> NDArray[np.int64]:
     """Naive Bayes on facts without an order, which are whole numbers."""
-    scores = _priors(labels, classes)[None].repeat(len(others), axis=0)
+    found: list[tuple[Table, NDArray[np.int64]]] = []
     for column, other in zip(table.T.astype(np.int64), others.T.astype(np.int64), strict=True):
         values = int(max(column.max(), other.max())) + 1
-        scores += _likelihoods(column, labels, other, classes=classes, values=values)
-    return scores.argmax(axis=1)
+        found.append((_shares(column, labels, classes=classes, values=values), other))
+    return _most_likely(found, labels, classes)
 
 
 def ridge(table: Table, labels: NDArray[np.int64], others: Table, classes: int) -> NDArray[np.int64]:
@@ -188,23 +186,40 @@ def ridge(table: Table, labels: NDArray[np.int64], others: Table, classes: int) 
         return np.concatenate([scaled, scaled**2, np.ones((len(values), 1))], axis=1)
 
     mine = features(table)
-    targets = np.zeros((len(labels), classes))
-    targets[np.arange(len(labels)), labels] = 1
+    of_class = np.zeros((classes, mine.shape[1]))
+    np.add.at(of_class, labels, mine)
     products = mine.T @ mine + 0.05 * len(labels) * np.eye(mine.shape[1])
-    return (features(others) @ np.linalg.solve(products, mine.T @ targets)).argmax(axis=1)
+    weights, theirs = np.linalg.solve(products, of_class.T), features(others)
+    return _best(len(others), classes, lambda rows: theirs[rows] @ weights)
 
 
-def _priors(labels: NDArray[np.int64], classes: int) -> Table:
-    return np.log(np.bincount(labels, minlength=classes) + 1e-3)
+def _shares(column: NDArray[np.int64], labels: NDArray[np.int64], *, classes: int, values: int) -> Table:
+    """Return the logarithm of the share of each value in each class: float64 (values, classes)."""
+    counts = np.zeros((values, classes))
+    np.add.at(counts, (column, labels), 1)
+    return np.log((counts + 1) / (counts.sum(axis=0) + values))
 
 
-def _likelihoods(
-    column: NDArray[np.int64], labels: NDArray[np.int64], other: NDArray[np.int64], *, classes: int, values: int
-) -> Table:
-    """Return the logarithm of the share of each value in each class, for the values `other`: (m, classes)."""
-    counts = np.zeros((classes, values))
-    np.add.at(counts, (labels, column), 1)
-    return np.log((counts + 1) / (counts.sum(axis=1, keepdims=True) + values))[:, other].T
+def _most_likely(
+    found: Sequence[tuple[Table, NDArray[np.int64]]], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Return the class with the highest score, int64 (m,). `found` has, for each fact, its `_shares` and m values."""
+    priors = np.log(np.bincount(labels, minlength=classes) + 1e-3)
+
+    def scores(rows: slice) -> Table:
+        result = np.repeat(priors[None], len(found[0][1][rows]), axis=0)
+        for shares, values in found:
+            result += shares[values[rows]]
+        return result
+
+    return _best(len(found[0][1]), classes, scores)
+
+
+def _best(pictures: int, classes: int, scores: Callable[[slice], Table]) -> NDArray[np.int64]:
+    """Return the place of the highest of the scores, int64 (pictures,), which are computed for some rows at a time."""
+    size = max(1, SCORES_AT_ONCE // classes)
+    parts = [scores(slice(first, first + size)).argmax(axis=1) for first in range(0, pictures, size)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def describe(shortcuts: Sequence[Shortcut]) -> list[str]:

@@ -45,11 +45,10 @@ def resampled_means(
     """
     pictures, classes = labels.shape
     resamples = int(max(LEAST_RESAMPLES, min(RESAMPLES, MOST_DRAWS // max(1, pictures * classes * len(scores)))))
-    ranked = [[_Ranked(one[:, i], labels[:, i]) for i in range(classes)] for one in scores]
     means: list[list[NDArray[np.float64]]] = [[] for _ in scores]
     for weights in _weights(pictures, resamples):
-        for model, of_classes in enumerate(ranked):
-            found = np.stack([one.resampled(weights) for one in of_classes])
+        for model, one in enumerate(scores):  # ranked again for each block: all ranks would be gigabytes
+            found = np.stack([_Ranked(one[:, i], labels[:, i]).resampled(weights) for i in range(classes)])
             counted = ~np.isnan(found)
             means[model].append(np.where(counted, found, 0).sum(axis=0) / np.maximum(counted.sum(axis=0), 1))
     return tuple(np.concatenate(one) for one in means)

@@ -154,9 +154,9 @@ class Evaluation:
             confusion=np.sum([part.confusion for part in parts], axis=0),
             top5_right=np.sum([part.top5_right for part in parts], axis=0),
             unreadable=dict(sorted(item for part in parts for item in part.unreadable.items())),
-            part=_common(part.part for part in parts),
-            of=_common(part.of for part in parts),
-            why=_common(part.why for part in parts),
+            part=common(part.part for part in parts),
+            of=common(part.of for part in parts),
+            why=common(part.why for part in parts),
             trained_on=sum(part.trained_on for part in parts),
             records=joined(records) if records else None,
             calibration=parts[0].calibration
@@ -312,7 +312,7 @@ class Evaluation:
         )
 
 
-def _common(texts: Iterable[str]) -> str:
+def common(texts: Iterable[str]) -> str:
     """Return the text if all texts are equal, else an empty text."""
     found = set(texts)
     return found.pop() if len(found) == 1 else ""

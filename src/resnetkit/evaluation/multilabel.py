@@ -17,6 +17,7 @@ from resnetkit.display import MOST_ROWS, count, line, table
 from resnetkit.errors import UsageError
 from resnetkit.evaluation.average_precision import average_precisions, interval_of, mean_of, resampled_means
 from resnetkit.evaluation.calibration import Reliability
+from resnetkit.evaluation.metrics import common
 from resnetkit.evaluation.thresholds import LEAST_POSITIVES
 
 
@@ -67,6 +68,7 @@ class MultiLabelEvaluation:
     def merge(cls, parts: Iterable["MultiLabelEvaluation"]) -> "MultiLabelEvaluation":
         """Return one evaluation of all the pictures in `parts`, each of which is in one part only.
 
+        `trained_on` is the sum. `part`, `of` and `why` are kept if they are equal in all parts, else they are empty.
         Raises UsageError if there are no parts, or if they have different classes, temperatures or thresholds.
         """
         parts = list(parts)
@@ -83,6 +85,9 @@ class MultiLabelEvaluation:
             labels=np.concatenate([part.labels for part in parts])[order],
             indices=indices[order],
             unreadable=dict(sorted(item for part in parts for item in part.unreadable.items())),
+            part=common(part.part for part in parts),
+            of=common(part.of for part in parts),
+            why=common(part.why for part in parts),
             trained_on=sum(part.trained_on for part in parts),
         )
 
@@ -166,8 +171,9 @@ class MultiLabelEvaluation:
         They are in percent, the last three at the `threshold` of the class. Average precision and recall are None for a
         class that no picture has, and the precision of one that is never answered.
         """
-        answers, hits = self.answers.sum(axis=0), (self.answers & self.labels).sum(axis=0)
-        totals, areas = self.labels.sum(axis=0), self.average_precisions
+        answered = self.answers
+        answers, hits = answered.sum(axis=0), (answered & self.labels).sum(axis=0)
+        totals, areas, thresholds = self.labels.sum(axis=0), self.average_precisions, self.thresholds
         return {
             name: {
                 "images": int(totals[i]),
@@ -175,7 +181,7 @@ class MultiLabelEvaluation:
                 "precision_percent": _percent(int(hits[i]), int(answers[i])) if answers[i] else None,
                 "recall_percent": _percent(int(hits[i]), int(totals[i])) if totals[i] else None,
                 "f1_percent": _percent(2 * int(hits[i]), int(answers[i] + totals[i])),
-                "threshold": float(f"{self.thresholds[i]:.6g}"),
+                "threshold": float(f"{thresholds[i]:.6g}"),
             }
             for i, name in enumerate(self.classes)
         }

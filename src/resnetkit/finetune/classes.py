@@ -256,7 +256,7 @@ def _fitted(
     weights = {name: tensor for name, tensor in model.net.state_dict().items() if not name.startswith("fc.")}
     weights |= {"fc.weight": torch.from_numpy(head.weight), "fc.bias": torch.from_numpy(head.bias)}
     net.load_state_dict(weights)
-    found = None if val is None else measured(torch.from_numpy(head.logits(val.pool())), val)
+    found = None if val is None else measured(head.batches(val.pool()), val)
     evaluation = Evaluation.from_state(found.details) if found else None
     header = replace(
         model.header,

@@ -8,7 +8,7 @@ The same arrays on the same machine give the same head, bit for bit.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,11 @@ class Head:
     def probabilities(self, features: Values) -> NDArray[np.float64]:
         """Map features, float32 (n, channels), to probabilities, float64 (n, classes)."""
         return np.exp(log_softmax(self.logits(features)))
+
+    def batches(self, features: Values) -> Iterator[Values]:
+        """Yield the logits of features, float32 (n, channels), in batches: of many classes, all would be gigabytes."""
+        for rows in chunks(len(features), len(self.bias)):
+            yield self.logits(features[rows])
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def choose(heads: Sequence[Head], features: Values, labels: NDArray[np.int64]) -
 def score(head: Head, features: Values, labels: NDArray[np.int64]) -> Score:
     """Return error and loss of a head on labelled features."""
     wrong, loss = 0, 0.0
-    for rows in _chunks(len(labels), len(head.bias)):
+    for rows in chunks(len(labels), len(head.bias)):
         logs = log_softmax(head.logits(features[rows]))
         wrong += int((logs.argmax(axis=1) != labels[rows]).sum())
         loss -= float(logs[np.arange(len(logs)), labels[rows]].sum())
@@ -204,7 +209,7 @@ class _Problem:
         def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             return self.value(flat.reshape(self.classes, channels + 1), penalty)
 
-        most = max(LEAST_STEPS, min(MOST_STEPS, int(MOST_WORK / (self.rows.size * self.classes))))
+        most = most_steps(len(self.rows), self.classes, channels)
         found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=tolerance)
         solution = found.reshape(self.classes, channels + 1)
         weight = solution[:, :-1] / self.deviation
@@ -217,7 +222,7 @@ class _Problem:
         loss = 0.5 * penalty * float(np.square(solution[:, :-1]).sum())
         gradient = np.zeros_like(solution)
         gradient[:, :-1] = penalty * solution[:, :-1]
-        for rows in _chunks(len(self.rows), self.classes):
+        for rows in chunks(len(self.rows), self.classes):
             x, share = self.rows[rows], self.share[rows]
             logs = x @ weight.T + bias
             logs -= logs.max(axis=1, keepdims=True)
@@ -302,7 +307,12 @@ def _direction(
     return direction
 
 
-def _chunks(rows: int, classes: int) -> list[slice]:
-    """Return slices of the rows whose logits are computed together."""
-    size = max(1, min(ROWS_AT_ONCE, LOGITS_AT_ONCE // classes))
+def most_steps(rows: int, classes: int, channels: int) -> int:
+    """Return how many steps of L-BFGS one penalty gets, so that many classes don't take hours; see MOST_WORK."""
+    return max(LEAST_STEPS, min(MOST_STEPS, int(MOST_WORK / (rows * classes * channels))))
+
+
+def chunks(rows: int, classes: int, *, logits: int | None = None) -> list[slice]:
+    """Return slices of the rows whose logits are computed together, at most `logits` of them (LOGITS_AT_ONCE)."""
+    size = max(1, min(ROWS_AT_ONCE, (logits or LOGITS_AT_ONCE) // classes))
     return [slice(first, first + size) for first in range(0, rows, size)]

@@ -4,20 +4,24 @@ They are fitted together, because their objectives add up, and share one penalty
 class, a penalty of its own would be chosen by chance. NumPy only, no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.calibration import sigmoid
 from resnetkit.errors import DataError
 from resnetkit.evaluation.average_precision import average_precisions, mean_of
 from resnetkit.finetune.features import Features
-from resnetkit.finetune.heads import MOST_STEPS, PENALTIES, TOLERANCE, Head, folds, minimise
+from resnetkit.finetune.heads import PENALTIES, TOLERANCE, Head, chunks, folds, minimise, most_steps
 from resnetkit.train.loss import MOST_WEIGHT
 
 FOLDS = 5
 """Without validation pictures, the penalty is chosen on folds of the training pictures."""
+LOGITS_AT_ONCE = 2**20
+"""Logits that are computed together: few, because there are several arrays of them, and these stay in the caches."""
+AS_CHANNELS = 64
+"""The logistic function of a logit costs as much as so many products."""
 
 
 def fit_path(
@@ -26,8 +30,11 @@ def fit_path(
     *,
     penalties: Sequence[float] = PENALTIES,
     balanced: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> list[Head]:
     """Return a head for each penalty, in their order; each starts from the one before.
+
+    `stop` is asked before each penalty but the first; when it returns True, the heads so far are returned.
 
     It minimises, for each class, mean binary cross-entropy + penalty / 2 · Σ (weight · deviation)², as `heads.fit` does
     for one label. `features` is float32 (n, channels), `labels` (n, classes), 0 or 1. With `balanced`, the pictures
@@ -38,6 +45,8 @@ def fit_path(
     problem = _Problem(features, labels, balanced=balanced)
     found: list[Head] = []
     for penalty in penalties:
+        if found and stop and stop():
+            break
         found.append(problem.fit(penalty, found[-1] if found else None))
     return found
 
@@ -49,14 +58,15 @@ def fit_head(
     *,
     views: int = 1,
     balanced: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> Head:
     """Return the head of the path with the highest mean average precision on `val`, of equal ones the lowest loss.
 
     Without `val`, the penalty is that with the lowest loss on folds of the training pictures. `features` and `labels`
-    have the views of all pictures, one view after another.
+    have the views of all pictures, one view after another. `stop` ends the path early, see `fit_path`.
     """
     if val is not None:
-        path = fit_path(features, labels, balanced=balanced)
+        path = fit_path(features, labels, balanced=balanced, stop=stop)
         scores = [_score(head, val.pool(), val.labels) for head in path]
         return path[min(range(len(path)), key=lambda place: scores[place])]
     pictures = len(labels) // views
@@ -74,9 +84,17 @@ def _score(head: Head, features: NDArray[np.float32], labels: NDArray[np.int64])
     """Return minus the mean average precision, and the loss, of a head."""
     logits = head.logits(features)
     area = mean_of(average_precisions(logits, labels > 0)) or 0.0
-    wide = logits.astype(np.float64)
-    losses = np.maximum(wide, 0) - wide * labels + np.log1p(np.exp(-np.abs(wide)))
-    return -round(area, 6), float(losses.sum() / max(len(labels), 1))
+    loss = 0.0
+    for rows in chunks(len(logits), logits.shape[1], logits=LOGITS_AT_ONCE):
+        loss += float(_losses(logits[rows].astype(np.float64), labels[rows] > 0)[0].sum())
+    return -round(area, 6), loss / max(len(labels), 1)
+
+
+def _losses(logits: NDArray[Any], having: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the binary cross-entropies in nats, and their derivatives by the logits, both (n, classes)."""
+    small = np.exp(-np.abs(logits))
+    losses = np.log1p(small) + np.maximum(np.where(having, -logits, logits), 0)
+    return losses, np.where(logits >= 0, 1, small) / (1 + small) - having
 
 
 class _Problem:
@@ -87,7 +105,7 @@ class _Problem:
             raise DataError("there are no features to fit a head to")
         if not np.isfinite(features).all():
             raise DataError("the features have values that are not finite")
-        self.targets = labels.astype(np.float32)
+        self.labels = labels
         self.mean = features.mean(axis=0)
         self.deviation = features.std(axis=0)
         # A feature that is constant, or nearly, would get a huge weight; its part is then only rounding.
@@ -102,7 +120,7 @@ class _Problem:
                 self.weights[row] = np.where(both, factors, 1) / total
 
     def fit(self, penalty: float, start: Head | None) -> Head:
-        classes, channels = self.targets.shape[1], self.rows.shape[1]
+        classes, channels = self.labels.shape[1], self.rows.shape[1]
         first = np.zeros((classes, channels + 1))
         if start is not None:
             first[:, :-1] = start.weight * self.deviation
@@ -111,7 +129,8 @@ class _Problem:
         def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             return self.value(flat.reshape(classes, channels + 1), penalty)
 
-        found, steps = minimise(value, first.ravel(), most_steps=MOST_STEPS, tolerance=TOLERANCE)
+        most = most_steps(len(self.rows), classes, channels + AS_CHANNELS)
+        found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=TOLERANCE)
         solution = found.reshape(classes, channels + 1)
         weight = solution[:, :-1] / self.deviation
         bias = solution[:, -1] - weight @ self.mean
@@ -120,12 +139,15 @@ class _Problem:
     def value(self, solution: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
         """Return the objective and its gradient, float64 (classes · (channels + 1),), at weights and biases."""
         weight, bias = solution[:, :-1].astype(np.float32), solution[:, -1].astype(np.float32)
-        logits = self.rows @ weight.T + bias
-        shares = np.where(self.targets > 0, self.weights[1], self.weights[0])
-        losses = np.maximum(logits, 0) - logits * self.targets + np.log1p(np.exp(-np.abs(logits)))
-        loss = float((shares * losses).sum(dtype=np.float64)) + 0.5 * penalty * float(np.square(solution[:, :-1]).sum())
-        slopes = shares * (sigmoid(logits) - self.targets)
-        gradient = np.empty_like(solution)
-        gradient[:, :-1] = slopes.T @ self.rows + penalty * solution[:, :-1]
-        gradient[:, -1] = slopes.sum(axis=0)
+        loss = 0.5 * penalty * float(np.square(solution[:, :-1]).sum())
+        gradient = np.zeros_like(solution)
+        gradient[:, :-1] = penalty * solution[:, :-1]
+        for rows in chunks(len(self.rows), len(weight), logits=LOGITS_AT_ONCE):
+            x, having = self.rows[rows], self.labels[rows] > 0
+            losses, slopes = _losses(x @ weight.T + bias, having)
+            shares = np.where(having, self.weights[1], self.weights[0])
+            loss += float((shares * losses).sum(dtype=np.float64))
+            slopes *= shares
+            gradient[:, :-1] += slopes.T @ x
+            gradient[:, -1] += slopes.sum(axis=0)
         return loss, gradient.ravel()

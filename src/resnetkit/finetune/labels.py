@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.errors import DataError
 from resnetkit.finetune.features import Features
+from resnetkit.finetune.heads import chunks
 from resnetkit.finetune.out_of_sample import FOLDS, LEAST, out_of_sample
 from resnetkit.progress import Advance, ignore
 
@@ -39,8 +41,8 @@ class LabelErrors:
     """Classes whose pictures were not judged, because there are fewer than LEAST of them."""
     indices: NDArray[np.int64]
     """int64 (n,): the indices of the readable pictures in the samples."""
-    probabilities: NDArray[np.float32]
-    """float32 (n, classes): their out-of-sample probabilities."""
+    own: NDArray[np.float32]
+    """float32 (n,): the out-of-sample probabilities of their labels."""
 
 
 def label_errors(features: Features, *, folds: int = FOLDS, seed: int = 0, advance: Advance = ignore) -> LabelErrors:
@@ -59,7 +61,7 @@ def label_errors(features: Features, *, folds: int = FOLDS, seed: int = 0, advan
     judged = np.flatnonzero(totals[labels] >= LEAST)
     known = np.flatnonzero(totals[present] >= LEAST)
     places, suggested, scores = confident_errors(
-        found.probabilities[judged][:, known], np.searchsorted(known, own[judged])
+        found.probabilities[np.ix_(judged, known)], np.searchsorted(known, own[judged])
     )
     errors = [
         LabelError(
@@ -71,10 +73,9 @@ def label_errors(features: Features, *, folds: int = FOLDS, seed: int = 0, advan
         )
         for place, other, score in zip(places, suggested, scores, strict=True)
     ]
-    probabilities = np.zeros((len(labels), len(samples.classes)), np.float32)
-    probabilities[:, present] = found.probabilities
+    certain = found.probabilities[np.arange(len(own)), own]
     too_few = tuple(samples.classes[label] for label in present if totals[label] < LEAST)
-    return LabelErrors(tuple(errors), len(judged), too_few, features.indices, probabilities)
+    return LabelErrors(tuple(errors), len(judged), too_few, features.indices, certain)
 
 
 def confident_errors(
@@ -86,37 +87,40 @@ def confident_errors(
     a label belongs to other classes. So many of them are likely errors: those with the lowest probability of their
     label ("prune by class", Sec. 3.2), but none whose label is the most probable class.
     """
-    joint = confident_joint(probabilities, labels)
-    totals = np.bincount(labels, minlength=len(joint))
-    others = 1 - joint.diagonal() / np.maximum(joint.sum(axis=1), 1)
+    counted = counted_as(probabilities, labels)
+    totals = np.bincount(labels, minlength=probabilities.shape[1])
+    known = np.bincount(labels[counted >= 0], minlength=len(totals))
+    others = 1 - np.bincount(labels[counted == labels], minlength=len(totals)) / np.maximum(known, 1)
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     best = probabilities.argmax(axis=1)
     found: list[int] = []
-    for label in np.flatnonzero(totals):
-        rows = np.flatnonzero(labels == label)
+    by_label = np.split(np.argsort(labels, kind="stable"), np.cumsum(totals)[:-1])
+    for label, rows in enumerate(by_label):
         lowest = rows[np.argsort(own[rows], kind="stable")][: round(totals[label] * others[label])]
         found += [row for row in lowest.tolist() if best[row] != label]
     ordered = np.array(sorted(found, key=lambda row: (own[row], row)), np.int64)
     return ordered, best[ordered], own[ordered]
 
 
-def confident_joint(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many pictures of each label (rows) count for each class (columns): int64 (classes, classes).
+def counted_as(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class that each picture counts for in the confident joint, int64 (n,); -1 for none (Sec. 3.1).
 
     A picture counts for a class when the class's probability is at least the mean one of the pictures with this label;
-    of several such classes, for the most probable one. Pictures that count for no class are left out (Sec. 3.1).
+    of several such classes, for the most probable one. The joint itself is not made: of 10,000 classes, it is 800 MB.
     """
-    classes = probabilities.shape[1]
-    p = probabilities.astype(np.float64)
-    confident = np.where(p >= thresholds(p, labels) - 1e-6, p, -1.0)
-    counts = confident.max(axis=1) >= 0
-    pairs = labels[counts] * classes + confident[counts].argmax(axis=1)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    least = thresholds(probabilities, labels) - 1e-6
+    result = np.empty(len(labels), np.int64)
+    for rows in chunks(len(labels), probabilities.shape[1]):
+        p = probabilities[rows].astype(np.float64)
+        confident = np.where(p >= least, p, -1.0)
+        result[rows] = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), -1)
+    return result
 
 
-def thresholds(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def thresholds(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the mean probability of each class for the pictures with this label, float64 (classes,); inf for none."""
     classes = probabilities.shape[1]
-    own = np.bincount(labels, probabilities[np.arange(len(labels)), labels], minlength=classes)
+    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    own = np.bincount(labels, own, minlength=classes)
     totals = np.bincount(labels, minlength=classes)
     return np.where(totals > 0, own / np.maximum(totals, 1), np.inf)

@@ -346,10 +346,9 @@ def _finish(climb: Climb, task: Classification) -> TrainResult:
         if climb.best_measured is None and task.val is not None:
             advance = monitor.doing("validating the best model", task.validation_pictures, "pictures")
             climb.best_measured = task.validate(model.net, advance)
-        about = dict(climb.about) | {"rungs": [vars(rung) for rung in climb.rungs]}
         sections = _on_the_data(climb, task, monitor)
         task.report(
-            run.report, model, climb.best_measured, curves=run.curves.read_bytes(), about=about, sections=sections
+            run.report, model, climb.best_measured, curves=run.curves.read_bytes(), about=climb.about, sections=sections
         )
         if found := task.unreadable(climb.best_measured):
             monitor.say(f"{len(found)} pictures could not be read; their names are in {run.log}")

@@ -158,10 +158,12 @@ def _curve(
     extrapolated = [_point(at[place], estimate[place], spread[:, place]) for place in range(first, len(at))]
     gain = 100 * np.quantile(spread[:, first] - spread[:, first + 1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     exponents = np.concatenate([law[:, 1], laws[:, 1]])
+    totals = np.bincount(labels, minlength=len(classes))
+    rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(totals)[:-1])
     per_class = {
-        name: _class_curve(wrong[labels == label], sizes, exponents, at[first : first + 2], rng)
-        for label, name in enumerate(classes)
-        if (labels == label).sum() >= LEAST
+        name: _class_curve(wrong[of], sizes, exponents, at[first : first + 2], rng)
+        for name, of in zip(classes, rows, strict=True)
+        if len(of) >= LEAST
     }
     saved = 100 * float(estimate[first] - estimate[first + 1])
     return LearningCurve(

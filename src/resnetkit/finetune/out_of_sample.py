@@ -93,9 +93,7 @@ def _share_of(rows: NDArray[np.int64], labels: NDArray[np.int64], *, share: floa
         return rows
     drawn = np.random.Generator(np.random.PCG64([seed, 1])).permutation(len(labels))
     rows = rows[np.argsort(drawn[rows])]
-    kept = [
-        of[: max(1, round(share * len(of)))]
-        for label in np.unique(labels[rows])
-        for of in [rows[labels[rows] == label]]
-    ]
+    ordered = rows[np.argsort(labels[rows], kind="stable")]
+    _, counts = np.unique(labels[rows], return_counts=True)
+    kept = [of[: max(1, round(share * len(of)))] for of in np.split(ordered, np.cumsum(counts)[:-1])]
     return np.sort(np.concatenate(kept))

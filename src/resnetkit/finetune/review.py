@@ -213,11 +213,10 @@ def _examples(found: LabelErrors, samples: Samples, names: set[str]) -> dict[str
     """Return pictures of each class as HTML: those of which the class is the most certain and that are not listed."""
     listed = {error.index for error in found.errors}
     labels = samples.labels[found.indices]
-    certain = found.probabilities[np.arange(len(labels)), labels]
     examples: dict[str, list[str]] = {}
     for name in sorted(names):
         places = np.flatnonzero(labels == samples.classes.index(name))
-        best = _first(found.indices[places[np.argsort(-certain[places], kind="stable")]], listed)
+        best = _first(found.indices[places[np.argsort(-found.own[places], kind="stable")]], listed)
         examples[name] = [f'<img alt="" src="{_thumbnail(samples, index, EXAMPLE_SIDE)}"> ' for index in best]
     return examples
 

@@ -172,25 +172,39 @@ def first_rung(
             )
         if "head" not in done:
             monitor.doing("fitting the head")
-            head = fit_head(train, val, classes=len(dataset.classes), balanced=recipe.balance != "off")
+            head = fit_head(
+                train,
+                val,
+                classes=len(dataset.classes),
+                balanced=recipe.balance != "off",
+                stop=lambda: climb.left() <= 0,
+            )
             put_head(task, head)
             climb.penalty = head.penalty
-            result = None if val is None else measured(torch.from_numpy(head.logits(val.pool())), val)
+            result = None if val is None else measured(head.batches(val.pool()), val)
             _keep(climb, task, "head", time.monotonic() - began, result, row={"step": 0, "epoch": 0.0}, say=monitor.say)
     return train, val
 
 
-def fit_head(train: Features, val: Features | None, *, classes: int, balanced: bool = False) -> heads.Head:
+def fit_head(
+    train: Features,
+    val: Features | None,
+    *,
+    classes: int,
+    balanced: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> heads.Head:
     """Return the head of the path that is best on validation; without validation, on folds of the training pictures.
 
-    With `balanced`, every class counts the same in the fit.
+    With `balanced`, every class counts the same in the fit. `stop` ends the path early: of many classes, a penalty
+    takes a minute and more. It is not asked without validation.
     """
     features, labels = train.stacked()
     if train.samples.several:
-        return label_heads.fit_head(features, labels, val, views=len(train.views), balanced=balanced)
+        return label_heads.fit_head(features, labels, val, views=len(train.views), balanced=balanced, stop=stop)
     shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
     if val is not None:
-        path = heads.fit_path(features, labels, classes=classes, weights=shares, per_feature=False)
+        path = heads.fit_path(features, labels, classes=classes, weights=shares, per_feature=False, stop=stop)
         return heads.choose(path, val.pool(), val.labels)
     fold = np.tile(heads.folds(train.labels, count=min(FOLDS, len(train))), len(train.views))
     losses = np.zeros(len(heads.PENALTIES))
@@ -260,7 +274,15 @@ def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bo
     folder.create()
     task = make(recipe)
     result = train_task(
-        task, recipe, folder, about=climb.about, started=began, prepare=make, state=state, quiet=climb.quiet
+        task,
+        recipe,
+        folder,
+        about=climb.about,
+        started=began,
+        prepare=make,
+        state=state,
+        quiet=climb.quiet,
+        fitted_before=True,
     )
     model = load(result.model)
     found = None

@@ -1,6 +1,6 @@
 """The task of a network's last stage: it learns from kept inputs of that stage, and the parts before it are frozen."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet
 from resnetkit.precision import exact_float32
 from resnetkit.progress import Advance
-from resnetkit.train.classification import Classification, measured_labels
+from resnetkit.train.classification import Classification, measured_classes, measured_labels
 from resnetkit.train.task import Measured, Step
 
 VALIDATED_AT_ONCE = 64
@@ -143,13 +143,16 @@ class StageTask:
         assert isinstance(net, ResNet)
         net.eval()
         places = torch.arange(len(self.val)).numpy()
-        logits: list[Tensor] = []
-        with torch.no_grad(), exact_float32():
+        kept = self.val
+
+        def batches() -> Iterator[NDArray[np.float32]]:
             for first in range(0, len(places), VALIDATED_AT_ONCE):
                 some = places[first : first + VALIDATED_AT_ONCE]
-                logits.append(self.logits(net, torch.from_numpy(self.val.maps(0, some))).cpu())
+                yield self.logits(net, torch.from_numpy(kept.maps(0, some))).numpy(force=True)
                 advance(len(some))
-        return measured(torch.cat(logits), self.val)
+
+        with torch.no_grad(), exact_float32():
+            return measured(batches(), kept)
 
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
         """Write a model file with the weights of `net`."""
@@ -192,28 +195,20 @@ def windows(maps: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.f
     )
 
 
-def measured(logits: Tensor, features: Features) -> Measured:
-    """Return the same values as the task's `validate`, from logits float32 (n, classes) of features."""
-    if features.samples.several:
+def measured(batches: Iterable[NDArray[np.float32]], features: Features) -> Measured:
+    """Return the same values as the task's `validate`, from batches of logits, float32 (n, classes), of features."""
+    samples, unreadable = features.samples, dict(features.unreadable)
+    if samples.several:
+        logits, having = np.concatenate(list(batches)), features.labels > 0
         return measured_labels(
-            MultiLabelEvaluation(
-                features.samples.classes,
-                logits.numpy(),
-                features.labels > 0,
-                features.indices,
-                unreadable=dict(features.unreadable),
-            )
+            MultiLabelEvaluation(samples.classes, logits, having, features.indices, unreadable=unreadable)
         )
+    evaluation = Evaluation(samples.classes, unreadable=unreadable)
+    sample = LogitSample(len(features), len(samples.classes))
     labels, indices = torch.from_numpy(features.labels), torch.from_numpy(features.indices)
-    evaluation = Evaluation(features.samples.classes, unreadable=dict(features.unreadable))
-    evaluation.add(logits.log_softmax(dim=1), labels)
-    sample = LogitSample(len(features), logits.shape[1])
-    sample.add(logits, labels, indices)
-    evaluation.calibration = sample.fit()
-    evaluation.records = sample.records(evaluation.calibration)
-    values = {
-        "loss": round(evaluation.loss, 6),
-        "error_percent": evaluation.top1_error_percent,
-        "images": evaluation.images,
-    }
-    return Measured(values, evaluation.to_state())
+    first = 0
+    for some in map(torch.from_numpy, batches):
+        of = slice(first, first := first + len(some))
+        evaluation.add(some.log_softmax(dim=1), labels[of])
+        sample.add(some, labels[of], indices[of])
+    return measured_classes(evaluation, sample)

@@ -162,14 +162,7 @@ class Classification:
             see=sample.add,
             advance=advance,
         )
-        evaluation.calibration = sample.fit()
-        evaluation.records = sample.records(evaluation.calibration)
-        values = {
-            "loss": round(evaluation.loss, 6),
-            "error_percent": evaluation.top1_error_percent,
-            "images": evaluation.images,
-        }
-        return Measured(values, evaluation.to_state())
+        return measured_classes(evaluation, sample)
 
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
         """Write a model file with the weights of `net`, and the calibration that its validation gave."""
@@ -302,6 +295,18 @@ class MultiLabel(Classification):
             sections=sections,
             made_by=self.made_by(path, header, about),
         )
+
+
+def measured_classes(evaluation: Evaluation, sample: LogitSample) -> Measured:
+    """Return the result of a validation with one label; its calibration is fitted to its own logits, the `sample`."""
+    evaluation.calibration = sample.fit()
+    evaluation.records = sample.records(evaluation.calibration)
+    values = {
+        "loss": round(evaluation.loss, 6),
+        "error_percent": evaluation.top1_error_percent,
+        "images": evaluation.images,
+    }
+    return Measured(values, evaluation.to_state())
 
 
 def measured_labels(evaluation: MultiLabelEvaluation) -> Measured:

@@ -63,12 +63,14 @@ def train_task(
     remarks: Sequence[str] = (),
     quiet: bool = False,
     fresh: bool = False,
+    fitted_before: bool = False,
 ) -> TrainResult:
     """Train `task` from the beginning, or from `state`, to the end, and write the report.
 
     `about` describes the run's data and machine; recipe.yaml stores it with the recipe. `prepare` makes the task again
     for a recipe with a smaller batch size, when `minutes` requires one. `remarks` are printed before the first
-    step. With `fresh`, a run folder that is not empty is refused. `started` is the time.monotonic() from which the
+    step. With `fresh`, a run folder that is not empty is refused. With `fitted_before`, the network knows its classes
+    already, so that a few steps are no reason for a warning. `started` is the time.monotonic() from which the
     recipe's minutes count.
 
     Raises InterruptedTrainingError, after the state is saved, when the run must stop; TrainingError when the loss is no
@@ -94,7 +96,7 @@ def train_task(
             for remark in remarks:
                 monitor.say(remark)
             training.go_on(signals)
-            return finish(training, signals, about)
+            return finish(training, signals, about, fitted_before=fitted_before)
     except KeyboardInterrupt:
         raise InterruptedTrainingError(
             f"stopped immediately; the last saved state is intact. "
@@ -171,7 +173,9 @@ def arithmetic_of(task: Task[Any]) -> dict[str, str]:
     return {"precision": task.precision, "computed_by": task.computed_by, "device": task.device.type}
 
 
-def finish(training: Training, signals: Signals, about: Mapping[str, Any]) -> TrainResult:
+def finish(
+    training: Training, signals: Signals, about: Mapping[str, Any], *, fitted_before: bool = False
+) -> TrainResult:
     """Draw the curves, write the report of the best model file, and return the result of the run."""
     run, task, here = training.run, training.task, training.position
     training.monitor.doing("drawing the curves")
@@ -180,7 +184,8 @@ def finish(training: Training, signals: Signals, about: Mapping[str, Any]) -> Tr
     task.report(run.report, task.load(run.best), measured, curves=run.curves.read_bytes(), about=about)
     if unreadable := task.unreadable(measured):
         training.monitor.say(f"{len(unreadable)} pictures could not be read; their names are in {run.log}")
-    if warning := too_short(training.recipe, here.step, training.epochs()):
+    warning = None if fitted_before else too_short(training.recipe, here.step, training.epochs())
+    if warning:
         training.monitor.say(warning)
     return TrainResult(
         run=run.path,
