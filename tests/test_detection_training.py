@@ -204,6 +204,28 @@ def test_another_trunk_is_refused(dataset, init):
         run.prepare(DetectionRecipe(init=init, **FAST | {"model": "resnet34"}), dataset)
 
 
+def test_anchors_are_fitted_to_the_boxes_and_kept(dataset, init, tmp_path, monkeypatch):
+    far = replace(DETECTORS["tiny"], anchor_sizes=((100.0, 140.0), (120.0, 160.0), (200.0, 280.0), (300.0, 400.0)))
+    monkeypatch.setitem(DETECTORS, "tiny", far)
+    recipe = DetectionRecipe(init=init, fit_anchors=True, context=True, **FAST)
+    task = run.prepare(recipe, dataset)
+    before, now = DETECTORS["tiny"].anchor_sizes, task.net.spec.anchor_sizes
+    assert before != now
+    assert [len(sizes) for sizes in before] == [len(sizes) for sizes in now]
+    reached = task.header.data[run.ANCHORS]
+    assert reached["before_percent"] < reached["after_percent"] <= 100
+    assert reached["boxes"] == sum(map(len, dataset.train.objects))
+    path = tmp_path / "d.safetensors"
+    task.save(path, task.net, {}, None)
+    kept = load_detector(path)
+    assert kept.net.spec == task.net.spec
+    assert kept.net.rpn.anchor_generator.sizes == now
+    assert kept.net.spec.context
+    with pytest.raises(UsageError, match="is a detector, whose weights are for its own anchors"):
+        run.prepare(replace(recipe, init=str(path)), dataset)
+    assert run.prepare(replace(recipe, init=str(path), fit_anchors=False), dataset).net.spec == task.net.spec
+
+
 def test_frozen_parts_keep_their_weights(dataset, init):
     task = run.prepare(DetectionRecipe(init=init, **FAST | {"freeze": 3}), dataset)
     task.train_mode()
