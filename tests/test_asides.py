@@ -71,3 +71,36 @@ def test_what_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a list of moved files"):
         put_back(tmp_path / "other.json")
     assert tree(data).keys() == {"cat/1.png", "cat/deep/1.png", "dog/1.png"}
+
+
+def test_a_folder_that_is_read_only_keeps_all_its_files(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that can't be moved: those before it go back, and there is no list and no folder of a half-done fix."""
+    before, rename = tree(data), Path.rename
+
+    def fails_in_dog(path: Path, goal: Path) -> Path:
+        if path.parent.name == "dog" and "set-aside" not in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return rename(path, goal)
+
+    monkeypatch.setattr(Path, "rename", fails_in_dog)
+    with pytest.raises(DataError, match=r"dog/1.png can't be moved or written: Permission denied. Nothing was moved;"):
+        set_aside(data, {data / "cat/1.png": "x", data / "dog/1.png": "x"})
+    assert tree(data) == before
+    assert not data.with_name("photos-set-aside").exists()
+    listed = set_aside(data, {data / "cat/1.png": "x"})
+    with pytest.raises(DataError, match="Nothing was moved"):
+        set_aside(data, {data / "cat/deep/1.png": "x", data / "dog/1.png": "x"})
+    assert set(tree(listed.parent)) == {"cat/1.png", listed.name}, "what was moved before stays, with its list"
+
+    def goes_one_way(path: Path, goal: Path) -> Path:
+        if "set-aside" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        return fails_in_dog(path, goal)
+
+    monkeypatch.setattr(Path, "rename", goes_one_way)
+    with pytest.raises(DataError, match=r"To move back: resnetkit data check --undo .*undo-.*\.json") as error:
+        set_aside(data, {data / "cat/deep/1.png": "x", data / "dog/1.png": "x"})
+    monkeypatch.setattr(Path, "rename", rename)
+    assert put_back(Path(str(error.value).split()[-1])) == 1
+    assert put_back(listed) == 1
+    assert tree(data) == before

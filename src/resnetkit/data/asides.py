@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from resnetkit.display import count
+from resnetkit.display import count, shell
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import write_whole
 
@@ -19,8 +19,8 @@ def set_aside(root: Path, files: Mapping[Path, str]) -> Path:
 
     `files` maps each file to the reason. A file keeps its path within the folder; nothing is replaced or deleted. The
     list is a JSON file in the same folder, which `put_back` reads. It is written before the first file moves, so a
-    stop in between loses nothing. Raises DataError if a file can't be moved, and UsageError for a file that is not
-    below `root`.
+    stop in between loses nothing. If a file can't be moved, because its folder is read-only for example, those that
+    were moved go back, and DataError is raised. Raises UsageError for a file that is not below `root`.
     """
     root = root.absolute()
     aside = root.with_name(root.name + SUFFIX)
@@ -31,13 +31,24 @@ def set_aside(root: Path, files: Mapping[Path, str]) -> Path:
         goal = _free(aside / path.absolute().relative_to(root))
         moves.append({"from": os.fspath(path.absolute()), "to": os.fspath(goal), "reason": reason})
     listed = _free(aside / f"undo-{datetime.now():%Y%m%d-%H%M%S}.json")
+    done: list[dict[str, str]] = []
     try:
         aside.mkdir(exist_ok=True)
         write_whole(listed, json.dumps({"moved": moves}, indent=1) + "\n")
         for move in moves:
             _move(Path(move["from"]), Path(move["to"]))
+            done.append(move)
     except OSError as error:
-        raise DataError(f"{error.filename or aside} can't be moved or written: {error.strerror or error}") from error
+        reason = f"{error.filename or aside} can't be moved or written: {error.strerror or error}"
+        try:
+            for move in reversed(done):
+                _move(Path(move["to"]), Path(move["from"]))
+            listed.unlink(missing_ok=True)
+            if aside.is_dir():
+                _remove_empty(aside)
+        except OSError:
+            raise DataError(f"{reason}. To move back: resnetkit data check --undo {shell(listed)}") from error
+        raise DataError(f"{reason}. Nothing was moved; make {root} and {root.parent} writable, or copy it") from error
     return listed
 
 
