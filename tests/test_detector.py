@@ -196,6 +196,7 @@ def test_a_classifier_is_no_detector(tmp_path: Path):
         ({"anchor_ratios": ()}, "anchors need a size over 0"),
         ({"nms_iou": 2.0}, "`nms_iou` is 2.0; it must be from 0 to 1"),
         ({"width": 0}, "`width` is 0"),
+        ({"rpn_iou": (0.3, 0.5)}, r"`rpn_iou` is \[0.3, 0.5\]"),
         ({"head": "yolo"}, "choose fpn or c4"),
     ],
 )

@@ -93,8 +93,8 @@ class Detector(nn.Module):
         self.rpn = RegionProposalNetwork(
             make_anchors(spec),
             RPNHead(channels, spec.anchors_per_position, conv_depth=spec.rpn_convolutions),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
+            fg_iou_thresh=spec.rpn_iou[0],
+            bg_iou_thresh=spec.rpn_iou[1],
             batch_size_per_image=spec.rpn_sampled,
             positive_fraction=0.5,
             pre_nms_top_n=dict(zip(("training", "testing"), spec.candidates, strict=True)),

@@ -52,6 +52,9 @@ class DetectorSpec:
     """Regions per picture that go to the head at most, in training (before sampling) and in prediction."""
     candidates: tuple[int, int] = (2000, 1000)
     """Best anchors of each map before non-maximum suppression, in training and in prediction."""
+    rpn_iou: tuple[float, float] = (0.7, 0.3)
+    """An anchor learns that there is an object if it overlaps one by the first value or more, or more than every other
+    anchor does; that there is none, below the second; and nothing in between. The paper has 0.7 and 0.3."""
     rpn_sampled: int = 256
     """Anchors per picture in the loss of the region proposal network."""
     regions_sampled: int = 512
@@ -65,7 +68,7 @@ class DetectorSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "anchor_sizes", tuple(tuple(map(float, sizes)) for sizes in self.anchor_sizes))
-        for name in ("anchor_ratios", "proposals", "candidates"):
+        for name in ("anchor_ratios", "proposals", "candidates", "rpn_iou"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.head not in ("fpn", "c4"):
             raise UsageError(f"`head` is {self.head!r}; choose fpn or c4")
@@ -80,6 +83,10 @@ class DetectorSpec:
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
             raise UsageError(
                 "`anchor_sizes` must have the same number of sizes for every map, since one head reads all"
+            )
+        if len(self.rpn_iou) != 2 or not 0 < self.rpn_iou[1] <= self.rpn_iou[0] < 1:
+            raise UsageError(
+                f"`rpn_iou` is {list(self.rpn_iou)}; give the overlap of an object, and a lower one of background"
             )
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
@@ -116,17 +123,21 @@ DETECTORS: dict[str, DetectorSpec] = {
     "fpn": replace(_FPN, antialias=True),
     "fpn-v2": replace(_FPN, antialias=True, head_convolutions=4, rpn_convolutions=2, norm="frozen"),
     # For CPUs: a pyramid from stride 8 of half the width has a tenth of the multiplications of `fpn` around the trunk.
+    # Anchors are 3.5 to 5 strides wide, and those that overlap an object by half learn it: with fewer strides and the
+    # paper's 0.7, a small object has one anchor, and a rare kind of small objects is not proposed for hundreds of steps.
     "fpn-small": replace(
         _FPN,
         antialias=True,
         first_level=3,
         width=128,
         hidden=512,
-        anchor_sizes=((20.0, 28.0), (40.0, 57.0), (80.0, 113.0), (160.0, 226.0)),
+        anchor_sizes=((28.0, 40.0), (57.0, 80.0), (113.0, 160.0), (226.0, 320.0)),
+        rpn_iou=(0.5, 0.3),
         longest=800,
         proposals=(500, 300),
         candidates=(1000, 600),
         regions_sampled=128,
+        score_threshold=0.01,
     ),
     # Appendix A: conv1 to conv4 are shared, 300 proposals, conv5 is the head of each region.
     "c4": replace(
