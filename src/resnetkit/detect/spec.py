@@ -124,7 +124,7 @@ DETECTORS: dict[str, DetectorSpec] = {
     "fpn-v2": replace(_FPN, antialias=True, head_convolutions=4, rpn_convolutions=2, norm="frozen"),
     # For CPUs: a pyramid from stride 8 of half the width has a tenth of the multiplications of `fpn` around the trunk.
     # Anchors are 3.5 to 5 strides wide, and those that overlap an object by half learn it: with fewer strides and the
-    # paper's 0.7, a small object has one anchor, and a rare kind of small objects is not proposed for hundreds of steps.
+    # paper's 0.7, a small object has one anchor, and small objects of a rare class are not proposed for many steps.
     "fpn-small": replace(
         _FPN,
         antialias=True,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from resnetkit.detect.model import Detector
 from resnetkit.detect.pictures import DetectionBatch, TrainingPictures
 from resnetkit.detect.report import write_detection_report
 from resnetkit.evaluation.detection.measures import measure
+from resnetkit.evaluation.detection.worst import as_plain, precision_curve, worst_pictures
 from resnetkit.modelfile import Header
 from resnetkit.models.freezing import freeze
 from resnetkit.precision import exact_float32
@@ -24,6 +26,8 @@ from resnetkit.progress import Advance
 from resnetkit.train.recipe import Recipe
 from resnetkit.train.task import Measured, Step
 
+WORST = 8
+"""Pictures with errors in the report."""
 SCORE = "ap50_gap_percent"
 """100 minus AP at an intersection over union of 0.5, in percent; lower is better."""
 
@@ -104,11 +108,18 @@ class DetectionTask:
             strict=self.pictures.recipe.strict,
             advance=advance,
         )
-        result = measure(found, self.val)
+        result = measure(found, self.val, coco=find_spec("faster_coco_eval") is not None)
         ap50 = 0.0 if isnan(result.ap50_percent) else result.ap50_percent  # NaN without any object
         values = {SCORE: 100 - ap50, "ap50_percent": ap50, "images": len(self.val)}
         thresholds = {name: threshold.score for name, threshold in result.thresholds.items()}
-        return Measured(values, {"evaluation": result.to_dict(), THRESHOLDS: thresholds})
+        worst = worst_pictures(found, self.val, thresholds, most=WORST)
+        details = {
+            "evaluation": result.to_dict(),
+            THRESHOLDS: thresholds,
+            "curves": {name: precision_curve(one) for name, one in zip(result.classes, result.matches, strict=True)},
+            "worst": [as_plain(one, self.val) for one in worst],
+        }
+        return Measured(values, details)
 
     def save(self, path: Path, net: nn.Module, metrics: Mapping[str, Any], measured: Measured | None) -> None:
         """Write a model file with the weights of `net`, and the thresholds that its validation gave."""
@@ -129,7 +140,7 @@ class DetectionTask:
             path,
             model.header,
             title=self.title,
-            evaluation=measured.details["evaluation"] if measured else None,
+            measured=measured.details if measured else None,
             curves=curves,
             about=about,
         )
