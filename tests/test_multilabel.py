@@ -25,7 +25,7 @@ from resnetkit.evaluation.multilabel import MultiLabelEvaluation, mean_logits
 from resnetkit.evaluation.thresholds import best_threshold, fit_several, fit_temperature, supported_temperature
 from resnetkit.finetune.label_heads import fit_head, fit_path
 from resnetkit.infer.answers import Answer
-from resnetkit.modelfile import MULTILABEL, inspect, load
+from resnetkit.modelfile import MULTILABEL, inspect, load, save
 from resnetkit.train.classification import MultiLabel, prepare
 from resnetkit.train.loss import LabelLoss, label_weights, prior_logits
 from resnetkit.train.recipe import RECIPES
@@ -229,7 +229,6 @@ def test_a_run(trained: tuple[Path, Path]) -> None:
     assert len(header.calibration.thresholds) == 3
     assert header.metrics["error_percent"] < 20
     assert "several for a picture" in repr(header)
-    assert "label_smoothing" not in rk.load(run).header.recipe or header.recipe["label_smoothing"] == 0
     found = evaluate_multilabel(run, str(path), workers=0)
     assert found.part == "val"
     assert found.error_percent == header.metrics["error_percent"]  # one number
@@ -275,11 +274,15 @@ def test_heads_are_logistic_regressions() -> None:
 
 
 def test_the_ladder(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """The head alone from a network that knows colours, and all rungs."""
+    """The head, and the last stage, from a network that knows colours; the better one is kept."""
     run, path = trained
-    recipe = RECIPE.replace(init=str(run), rung="auto", epochs=2, size=None)
+    recipe = RECIPE.replace(init=str(run), rung="stage", epochs=2, size=None)
     result = rk.train(recipe, str(path), out=tmp_path / "ladder", quiet=True)
-    assert result.rungs[0]["rung"] == "head"
+    assert [row["rung"] for row in result.rungs] == ["head", "stage"]
+    errors = [row["error_percent"] for row in result.rungs]
+    assert result.rungs[1]["kept"] == (errors[1] < errors[0])
+    assert result.best["error_percent"] == min(errors)
+    assert inspect(tmp_path / "ladder" / "stage").metrics["error_percent"] <= errors[1] + 0.5
     header = inspect(result.model)
     assert header.multilabel
     assert header.metrics["error_percent"] <= inspect(run).metrics["error_percent"] + 5
@@ -380,10 +383,18 @@ def test_evaluate(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.Cap
     run, path = trained
     files = ["--report", str(tmp_path / "r.html"), "--csv", str(tmp_path / "r.csv"),
              "--calibrate", str(tmp_path / "c.safetensors")]  # fmt: skip
-    assert main(["evaluate", str(run), str(path), "--json", "--against", str(run), *files]) == 0
+    model, worse = load(run), tmp_path / "worse.safetensors"
+    with torch.no_grad():
+        model.net.fc.weight.copy_(torch.randn(model.net.fc.weight.shape, generator=torch.Generator().manual_seed(0)))
+    save(worse, model.net, model.header)
+    assert main(["evaluate", str(run), str(path), "--json", "--against", str(worse), *files]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["error_percent"] == pytest.approx(100 - document["map_percent"])
-    assert document["difference"]["verdict"] == "can't be told apart"
+    difference = document["map_percent"] - evaluate_multilabel(worse, str(path), workers=0).map_percent
+    assert document["difference"]["map_percent"] == pytest.approx(difference, abs=1e-3)
+    low, high = document["difference"]["interval_percent"]
+    assert 0 < low < difference < high
+    assert document["difference"]["verdict"] == "better"
     assert document["leaking"] == 0
     low, high = document["map_interval_percent"]
     assert low <= document["map_percent"] <= high
@@ -398,7 +409,10 @@ def test_evaluate(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.Cap
     assert "threshold" in out
     assert main(["evaluate", str(run), str(path), "--label-errors"]) == 2
     assert "--label-errors judges one label for each picture" in capsys.readouterr().err
-    assert main(["evaluate", str(run), str(path), "--views", "ten-crop"]) in (0, 2)
+    assert main(["evaluate", str(run), str(path), "--views", "ten-crop", "--json"]) == 0
+    ten = json.loads(capsys.readouterr().out)
+    assert ten["images"] == document["images"]
+    assert ten["loss"] != document["loss"]
     with pytest.raises(UsageError, match="use `evaluate_multilabel`"):
         rk.evaluate(run, str(path))
 
