@@ -211,6 +211,28 @@ def test_every_wrong_yolo_line_is_named(tmp_path: Path):
     assert found.background == {"train": 5}
 
 
+def test_broken_lists_and_yaml_files_of_yolo_are_named(tmp_path: Path):
+    for number in range(2):
+        picture(tmp_path / "images" / f"{number}.jpg")
+        yolo(tmp_path / "labels" / f"{number}.txt", "0 0.5 0.5 0.5 0.5")
+    good, bad = tmp_path / "good.yaml", tmp_path / "data.yaml"
+    good.write_text("train: train.txt\nval: val.txt\ntest: nowhere\nnames: [cat]\n")
+    bad.write_text("train: images\nnames: [cat\nval: x\n")
+    (tmp_path / "train.txt").write_text("images/0.jpg\n\nimages/1.jpg\nimages/gone.jpg\nnotes.md\n")
+    (tmp_path / "val.txt").write_bytes(b"\xff\xfe")
+    found = check_boxes(good)
+    said = sorted(str(one).removeprefix(f"{tmp_path}/") for one in found.findings)
+    assert said[0].startswith("data.yaml: is not YAML (")
+    assert said[0].endswith("line 3); it is not used")
+    assert said[1:] == [
+        "train.txt, line 4: images/gone.jpg is not there; left out",
+        "train.txt, line 5: notes.md is no name of a picture; left out",
+        "val.txt: is not text in UTF-8; its pictures are left out",
+    ]
+    with pytest.raises(DataError, match=r"data.yaml: is not YAML \("):
+        check_boxes(bad)
+
+
 @pytest.mark.parametrize(
     "text",
     [

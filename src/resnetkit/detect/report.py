@@ -28,7 +28,7 @@ CHART = """
 .precision { max-width: 34rem; width: 100%; font-size: 12px; }
 .precision text { fill: var(--ink); } .precision .rule { stroke: var(--rule); stroke-width: .5; }
 .worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
-.worst img { max-width: 100%; height: auto; }
+.worst img { max-width: 100%; height: auto; aspect-ratio: auto; }
 """
 COLUMNS = {
     "objects": "objects",

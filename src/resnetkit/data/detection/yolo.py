@@ -14,6 +14,8 @@ from resnetkit.data.reading import PARTS
 from resnetkit.errors import DataError
 
 YAML = (".yaml", ".yml")
+DATA = ("data", "dataset")
+"""Names of the files, without their suffixes, that tools write for the classes and the parts."""
 NAMES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "names.txt", "predefined_classes.txt")
 """Files of class names, one a line, as labelImg, CVAT, Roboflow and Darknet name them."""
 NOT_LABELS = (*NAMES, "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt", "notes.txt", "requirements.txt")
@@ -26,8 +28,11 @@ def is_yolo(files: Files, path: Path) -> bool:
     """Whether a folder has labels in text files, or `path` is a data.yaml.
 
     A data.yaml beside class folders has no label files. Beside a data.yaml, empty ones are labels: of background.
+    Raises DataError if `path` is a YAML file that can't be read.
     """
     if path.is_file():
+        if path.suffix.lower() in YAML and (reason := _fault(path)):
+            raise DataError(reason, name=str(path))
         return path.suffix.lower() in YAML and "names" in _config(path)
     stems = {picture.stem for picture in files.pictures}
     sheets = [one for one in files.others if one.suffix == ".txt" and one.stem in stems]
@@ -55,12 +60,38 @@ def _configs(files: Files) -> list[Path]:
 def _config(path: Path) -> dict[str, Any]:
     """Return the values in a YAML file; none if it is no mapping or can't be read."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            return {}
-        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return _parse(path)
+    except DataError:
         return {}
-    return config if isinstance(config, dict) else {}
+
+
+def _fault(path: Path) -> str | None:
+    """Return why a YAML file can't be read, without its name; None if it can."""
+    try:
+        _parse(path)
+    except DataError as error:
+        return error.reason
+    return None
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """Return the values in a YAML file. Raises DataError if it is no mapping or can't be read."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"is larger than {MOST_BYTES // 2**20} MiB", name=str(path))
+        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"can't be read: {error.strerror or error}", name=str(path)) from error
+    except UnicodeError as error:
+        raise DataError("is not text in UTF-8", name=str(path)) from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise DataError(f"is not YAML ({error.problem or error.context}{line})", name=str(path)) from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DataError("is not YAML", name=str(path)) from error
+    if not isinstance(config, dict):
+        raise DataError("has no names and values", name=str(path))
+    return config
 
 
 def read_yolo(files: Files, path: Path) -> Annotations:
@@ -74,7 +105,10 @@ def read_yolo(files: Files, path: Path) -> Annotations:
     sheets = [path] if path.is_file() else _configs(files)
     config = _config(sheets[0]) if sheets else {}
     names = _names(config.get("names")) if config else _listed_names(files)
-    of_parts = _parts(config, sheets[0], files) if sheets else {}
+    for sheet in files.others:
+        if sheet.suffix.lower() in YAML and sheet.stem.lower() in DATA and (reason := _fault(sheet)):
+            result.found("unreadable", sheet, f"{reason}; it is not used")
+    of_parts = _parts(config, sheets[0], files, result) if sheets else {}
     if not of_parts:
         for picture in files.pictures:
             of_parts.setdefault(files.part(picture) or "train", []).append(picture)
@@ -138,8 +172,11 @@ def _listed_names(files: Files) -> list[str]:
     return []
 
 
-def _parts(config: dict[str, Any], sheet: Path, files: Files) -> dict[str, list[Path]]:
-    """Return the pictures of each part that data.yaml names; none if it names no folder that is there."""
+def _parts(config: dict[str, Any], sheet: Path, files: Files, result: Annotations) -> dict[str, list[Path]]:
+    """Return the pictures of each part that data.yaml names; none if it names no folder that is there.
+
+    What it names and is not there is added to `result`.
+    """
     found: dict[str, list[Path]] = {}
     bases = [sheet.parent]
     if isinstance(base := config.get("path"), str) and base:
@@ -148,12 +185,18 @@ def _parts(config: dict[str, Any], sheet: Path, files: Files) -> dict[str, list[
         entries = config.get(key)
         for entry in entries if isinstance(entries, list) else [entries]:
             if isinstance(entry, str) and entry:
-                found.setdefault(part, []).extend(_pictures_of(entry, bases, files))
+                pictures = _pictures_of(entry, bases, files, result)
+                if pictures is None:
+                    result.understood.append(f"{key} of {sheet.name}, {entry}, is not there")
+                found.setdefault(part, []).extend(pictures or [])
     return {part: list(dict.fromkeys(pictures)) for part, pictures in found.items() if pictures}
 
 
-def _pictures_of(entry: str, bases: Sequence[Path], files: Files) -> list[Path]:
-    """Return the pictures of a folder or a list of paths. Roboflow writes ../train/images for train/images."""
+def _pictures_of(entry: str, bases: Sequence[Path], files: Files, result: Annotations) -> list[Path] | None:
+    """Return the pictures of a folder or a list of paths; None if it is not there.
+
+    Roboflow writes ../train/images for train/images.
+    """
     entry = entry.replace("\\", "/")
     spelled = [entry, re.sub(r"^(\.\./)+", "", entry)]
     for base in bases:
@@ -162,13 +205,31 @@ def _pictures_of(entry: str, bases: Sequence[Path], files: Files) -> list[Path]:
             if place.is_dir():
                 return [one.path for one in find_below(place) if one.kind == "picture"]
             if place.is_file() and place.suffix == ".txt":
-                try:
-                    lines = place.read_text(encoding="utf-8-sig").splitlines()
-                except (OSError, UnicodeError):
-                    return []
-                named = [files.find(line.strip(), place) for line in lines if is_picture_name(line.strip())]
-                return [path for path in named if path is not None]
-    return []
+                return _listed_pictures(place, files, result)
+    return None
+
+
+def _listed_pictures(sheet: Path, files: Files, result: Annotations) -> list[Path]:
+    """Return the pictures that a list names, one a line; those that are not there are added to `result`."""
+    try:
+        lines = sheet.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        result.found("unreadable", sheet, f"can't be read: {error.strerror or error}; its pictures are left out")
+        return []
+    except UnicodeError:
+        result.found("unreadable", sheet, "is not text in UTF-8; its pictures are left out")
+        return []
+    found: list[Path] = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line:
+            continue
+        path = files.find(line, sheet) if is_picture_name(line) else None
+        if path is None:
+            what = "is not there" if is_picture_name(line) else "is no name of a picture"
+            result.found("no picture", f"{sheet}, line {number}", f"{line[:100]} {what}; left out")
+        else:
+            found.append(path)
+    return found
 
 
 def _label_file(picture: Path) -> Path | None:
