@@ -1,5 +1,6 @@
 """A small model, its server in this process or in another, and pictures to send."""
 
+import asyncio
 import io
 import os
 import re
@@ -10,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import numpy as np
 import torch
+import uvicorn
 from PIL import Image
 
 from resnetkit.calibration import Calibration
@@ -31,9 +34,11 @@ from resnetkit.serve.classifier import OpenedClassifier
 from resnetkit.serve.detector import OpenedDetector
 from resnetkit.serve.guard import Guard
 from resnetkit.serve.limits import Limits
+from resnetkit.serve.listener import address_of, listen
 from resnetkit.serve.metrics import Metrics
 from resnetkit.serve.opened import Opened
 from resnetkit.serve.served import ServedModel
+from resnetkit.serve.server import configuration
 
 CLASSES = ("cat", "frog", "Größe")
 READY = re.compile(r"serving ([\w., -]+) at (http://\S+)\n")
@@ -99,6 +104,18 @@ def opened(path: Path, batch_size: int) -> Opened:
 def client(app: Guard, **headers: str) -> httpx.AsyncClient:
     """A client of a server in this process."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)  # type: ignore[arg-type]
+
+
+@contextmanager
+def listening(app: Guard) -> Iterator[str]:
+    """A server in this process that listens on a socket, and its address."""
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(configuration(app, Limits()))
+    thread = Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    yield address_of(listener)
+    server.should_exit = True
+    thread.join()
 
 
 @contextmanager

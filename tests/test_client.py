@@ -110,7 +110,9 @@ def served_folder(tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.Monke
     (tmp_path / "kernels").symlink_to(kernel_folder)
     monkeypatch.setenv("RESNETKIT_CACHE", str(tmp_path))
     monkeypatch.setenv("RESNETKIT_API_KEY", "s3cret")
-    monkeypatch.setattr("resnetkit.verification.FILE_FORMATS", dict.fromkeys(("onnx", "openvino"), NotInstalled))
+    monkeypatch.setattr(
+        "resnetkit.verification.classifiers.FILE_FORMATS", dict.fromkeys(("onnx", "openvino"), NotInstalled)
+    )
     (tmp_path / "pictures").mkdir()
     for place in range(9):
         (tmp_path / "pictures" / f"{place}.jpg").write_bytes(jpeg(place))
@@ -169,5 +171,5 @@ def test_the_url_is_checked_before_anything_is_computed(
 @pytest.fixture
 def count_of_loads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     loads: list[object] = []
-    monkeypatch.setattr("resnetkit.verification.load", loads.append)
+    monkeypatch.setattr("resnetkit.verification.classifiers.load", loads.append)
     return lambda: len(loads)

@@ -364,7 +364,7 @@ def test_an_exported_file_gives_sigmoids(trained: tuple[Path, Path], tmp_path: P
 
 @pytest.mark.slow
 def test_verify(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    from resnetkit.verification import Way
+    from resnetkit.verification.classifiers import Way
 
     run, path = trained
     assert main(["verify", str(run), str(path), "--json"]) == 0

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetkit.cli import main
 from resnetkit.detect.predict import DetectorPredictor
 from resnetkit.serve import served as queue
 from resnetkit.serve.app import create_app
@@ -22,7 +23,9 @@ from resnetkit.serve.limits import Limits
 from resnetkit.serve.metrics import Metrics
 from resnetkit.serve.protocol import HEADER_LENGTH
 from resnetkit.serve.served import ServedModel
-from serving import CLASSES, client, jpeg, opened, served, write_detector, write_model
+from resnetkit.verification.detectors import Way
+from resnetkit.verification.receipt import verify
+from serving import CLASSES, client, jpeg, listening, opened, served, write_detector, write_model
 
 IMAGE = {"content-type": "image/jpeg"}
 LEAST = 0.35
@@ -291,3 +294,56 @@ def test_the_metadata_of_a_detector(app: Guard) -> None:
     ]
     config = ask(app, lambda c: c.get("/v2/models/m/config")).json()
     assert config["output"][1] == {"name": "labels", "data_type": "TYPE_INT64", "dims": [-1, -1]}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(3):
+        (folder / f"{place}.jpg").write_bytes(jpeg(place, (90, 60)))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_the_boxes_of_a_server_join_the_receipt(
+    path: Path, app: Guard, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listening(app) as url:
+        assert main(["verify", str(path), str(pictures), "--url", url, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert main(["verify", str(path), str(pictures), "--url", url]) == 0
+        assert "all ways agree" in capsys.readouterr().out
+        another = write_detector(tmp_path / "other.safetensors", seed=1, thresholds=dict.fromkeys(CLASSES, 0.2))
+        assert main(["verify", str(another), str(pictures), "--url", url]) == 1
+        out = capsys.readouterr().out
+    assert (found["agrees"], found["pictures"]) == (True, 3)
+    assert found["ways"]["served"]["objects"] > 10
+    assert found["ways"]["served"]["other_objects"] == 0
+    assert found["served"]["same_file"]
+    assert found["served"]["way"]["largest_score_difference"] <= 1e-6
+    assert "its model file is ANOTHER one" in out
+    assert "the ways do NOT agree" in out
+
+
+def test_a_receipt_without_a_server_or_pictures_draws_its_own(path: Path) -> None:
+    found = verify(path)
+    assert (found.pictures, found.agrees) == (24, True)
+    assert list(found.ways) == ["detect predict"]
+
+
+def test_what_boxes_agree() -> None:
+    def objects(*rows: tuple[float, list[float]]) -> list[dict[str, Any]]:
+        return [{"index": 0, "score": score, "box": box} for score, box in rows]
+
+    box, moved = [10.0, 10.0, 50.0, 50.0], [10.0, 10.05, 50.0, 50.0]
+    expected = [objects((0.9, box), (0.5003, [100.0, 0.0, 120.0, 20.0]))]
+    near = Way.of(expected, [objects((0.9005, moved))], [0.5])  # the other one is just below its threshold
+    assert (near.agrees, near.objects, near.other_objects) == (True, 2, 0)
+    assert near.largest_edge_difference == pytest.approx(0.05)
+    assert not Way.of(expected, [objects((0.9005, moved))], [0.5], close=(1e-6, 0.01)).agrees
+    assert Way.of(expected, [objects((0.9, [200.0, 10.0, 240.0, 50.0]))], [0.5]).other_objects == 2
+    many = [objects(*((0.9, [40.0 * place, 0.0, 40.0 * place + 30, 30.0]) for place in range(20)))]
+    assert Way.of(many, [many[0][:18]], [0.5], precision="int8").agrees
+    assert not Way.of(many, [many[0][:10]], [0.5], precision="int8").agrees
+    assert not Way.of(many, [many[0][:19]], [0.5]).agrees

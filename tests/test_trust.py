@@ -19,7 +19,9 @@ from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.finetune.trust import LABELS, LEAKS, SHORTCUTS, WORK_PER_SECOND, left_out, look_sections, seconds_of
 from resnetkit.modelfile import Header, load, save
 from resnetkit.models.resnet import build
-from resnetkit.verification import GENERATED, Way, verify
+from resnetkit.verification.classifiers import Way
+from resnetkit.verification.pictures import GENERATED
+from resnetkit.verification.receipt import verify
 
 Shell = pytest.CaptureFixture[str]
 CLASSES = ("cat", "frog", "ship")
@@ -172,7 +174,7 @@ def test_a_way_that_gives_something_else_fails(
 
     right = Predictor.probabilities
     monkeypatch.setattr(Predictor, "probabilities", lambda self, pictures: np.roll(right(self, pictures), 1, axis=1))
-    monkeypatch.setattr("resnetkit.verification.FILE_FORMATS", {"onnx": Nothing, "openvino": Nothing})
+    monkeypatch.setattr("resnetkit.verification.classifiers.FILE_FORMATS", {"onnx": Nothing, "openvino": Nothing})
     found = answer(capsys, "verify", model, "pictures", code=1)
     assert not found["agrees"]
     assert found["ways"]["predict"]["other_best_class"] > 0

@@ -3,10 +3,15 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.commands.serve import KEY
+
+if TYPE_CHECKING:
+    from resnetkit.verification.classifiers import Verification
+    from resnetkit.verification.detectors import DetectorVerification
 
 
 def run(argv: Sequence[str]) -> int:
@@ -34,7 +39,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
 
-    from resnetkit.verification import verify
+    from resnetkit.verification.detectors import DetectorVerification
+    from resnetkit.verification.receipt import verify
 
     def say(text: str) -> None:
         print(on_one_line(f"resnetkit verify: {text}"), file=sys.stderr)
@@ -44,6 +50,15 @@ def run(argv: Sequence[str]) -> int:
         print_json(result.to_dict())
         return 0 if result.agrees else 1
     print(on_one_line(f"{result.pictures:,} pictures, {result.of}"))
+    if isinstance(result, DetectorVerification):
+        _print_boxes(result)
+    else:
+        _print_classes(result)
+    print("all ways agree" if result.agrees else "the ways do NOT agree")
+    return 0 if result.agrees else 1
+
+
+def _print_classes(result: "Verification") -> None:
     rows = [
         (
             name,
@@ -67,5 +82,32 @@ def run(argv: Sequence[str]) -> int:
                 f"difference is {served.largest_difference:.1e}, and {served.other_rejections:,} rejections differ"
             )
         )
-    print("all ways agree" if result.agrees else "the ways do NOT agree")
-    return 0 if result.agrees else 1
+
+
+def _print_boxes(result: "DetectorVerification") -> None:
+    rows = [
+        (
+            name,
+            way.precision,
+            f"{way.objects:,}",
+            f"{way.other_objects:,}",
+            f"{way.largest_score_difference:.1e}",
+            f"{way.largest_edge_difference:.1e}",
+            "yes" if way.agrees else "NO",
+        )
+        for name, way in result.ways.items()
+    ]
+    columns = ("precision", "objects", "other objects", "score difference", "edge difference", "agrees")
+    print_table(("compared with training's evaluation", *columns), rows)
+    for name, reason in result.left_out.items():
+        print(on_one_line(f"{name}: {reason}"))
+    if (served := result.served) is not None:
+        same = "" if served.same_file else "; its model file is ANOTHER one"
+        way = served.way
+        print(
+            on_one_line(
+                f"{served.url}, model {served.model}{same}: beside detect predict by {served.computed_by}, the largest "
+                f"differences are {way.largest_score_difference:.1e} (score) and {way.largest_edge_difference:.1e} "
+                f"pixels (edge), and {way.other_objects:,} objects are others"
+            )
+        )

@@ -52,7 +52,13 @@ class Client:
         A busy server is asked again when it says. Raises DataError if the server can't be reached, or answers with an
         error.
         """
-        values = {"model": model, "top": str(top)} | ({"reject": "true"} if reject else {})
+        return self._result({"model": model, "top": str(top)} | ({"reject": "true"} if reject else {}), picture)
+
+    def find(self, picture: bytes, *, model: str) -> dict[str, Any]:
+        """Return a detector's answer, {"width", "height", "detections": [...]} or {"error"}: see `predict`."""
+        return self._result({"model": model}, picture)
+
+    def _result(self, values: Mapping[str, str], picture: bytes) -> dict[str, Any]:
         found = self._ask("predict", values, picture).get("results")
         if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
             raise DataError(f"{self.url} is no server of resnetkit: its /predict gave no result")

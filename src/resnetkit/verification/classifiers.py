@@ -1,4 +1,4 @@
-"""One receipt that training's evaluation, predictions, exported files, tuned graphs and a server agree on pictures."""
+"""A classifier: training's evaluation, predictions, exported files, tuned graphs and a server compared on pictures."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from resnetkit.data.decoding.pictures import open_picture
-from resnetkit.data.folders.listing import find_below
 from resnetkit.data.parts import choose_part, open_as_trained
 from resnetkit.data.samples import Samples
-from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import DataError, ExportError, ResnetkitError
 from resnetkit.evaluation.evaluate import evaluate_labels, evaluate_net
 from resnetkit.files import expanded
@@ -33,11 +30,8 @@ from resnetkit.modelfile import Model, load
 from resnetkit.serve.client import Client
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
+from resnetkit.verification.pictures import DRAWN, draw_pictures, pictures_in, some_of
 
-MOST_PICTURES = 200
-"""Most pictures that are compared, evenly spaced over the data."""
-GENERATED = 24
-"""Pictures that are drawn where there are no others."""
 EXACT = 1e-3
 """Largest difference of a probability that rounding in float32 makes; many times what is usual."""
 SAME = 1e-6
@@ -141,13 +135,8 @@ class Verification:
         }
 
 
-def verify(
-    model: str | Path,
-    data: str | Path | None = None,
-    *,
-    url: str | None = None,
-    key: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+def verify_classifier(
+    model: str | Path, data: str | Path | None, *, client: Client | None, say: Callable[[str], None]
 ) -> Verification:
     """Compare all ways to predict with training's evaluation, picture by picture.
 
@@ -156,15 +145,11 @@ def verify(
     the pictures are those of the run's validation part, if the model is in a run folder whose data are there; else they
     are drawn. `say` is called with a line before each way.
 
-    With `url`, the address of a server of `resnetkit serve`, its answers are one more way. They are also compared with
-    `predict` by the same backend, rejections included. `key` is the key that the server asks for.
+    With `client`, the answers of a server of `resnetkit serve` are one more way. They are also compared with `predict`
+    by the same backend, rejections included.
 
-    Raises DataError if no picture can be read or the server can't be asked, UsageError for a wrong `url`, and the
-    errors of `load`.
+    Raises DataError if no picture can be read or the server can't be asked, and the errors of `load`.
     """
-    client = None if url is None else Client(url, key)
-    if client is not None:
-        client.models()  # a server that can't be asked is said before minutes of work
     loaded = load(model)
     with TemporaryDirectory(prefix="resnetkit-verify-") as folder:
         paths, of = _pictures(model, loaded, data, Path(folder))
@@ -268,7 +253,7 @@ def _pictures(model: str | Path, loaded: Model, data: str | Path | None, folder:
         found = _files(data, loaded)
         if not found:
             raise DataError(f"{data} has no picture files to compare on; give a folder of pictures")
-        return _some(found), f"of {data}"
+        return some_of(found), f"of {data}"
     located = locate(model)
     run = RunFolder(located.path.parent) if isinstance(located, LocalFile) else None
     if run and run.recipe.is_file():
@@ -277,37 +262,17 @@ def _pictures(model: str | Path, loaded: Model, data: str | Path | None, folder:
             dataset = open_as_trained(str(place), loaded.header.data) if place else None
             part = choose_part(dataset, loaded.header.data) if dataset else None
             if part and part.samples.paths:
-                return _some(part.samples.paths), f"the {part.name} part of {part.of}, which the run did not train on"
+                return some_of(part.samples.paths), f"the {part.name} part of {part.of}, which the run did not train on"
         except ResnetkitError:
             pass
-    return _drawn(folder / "drawn", loaded.header.preprocess), "drawn for this, since the run's data are not there"
+    return draw_pictures(folder / "drawn", loaded.header.preprocess), DRAWN
 
 
 def _files(data: str | Path, loaded: Model) -> Sequence[Path]:
     path = expanded(data)
     if path.is_dir():
-        return [found.path for found in find_below(path) if found.kind == "picture" and not found.reason]
+        return pictures_in(path)
     return choose_part(open_as_trained(str(data), loaded.header.data), loaded.header.data, "all").samples.paths or ()
-
-
-def _some(paths: Sequence[Path]) -> list[Path]:
-    places = np.linspace(0, len(paths) - 1, min(len(paths), MOST_PICTURES)).round().astype(int)
-    return [paths[place] for place in places]
-
-
-def _drawn(folder: Path, preprocess: Preprocess) -> list[Path]:
-    """Write pictures of coarse and fine noise, of several sizes, modes and formats, the same ones each time."""
-    folder.mkdir()
-    drawn, paths = np.random.default_rng(0), list[Path]()
-    for number in range(GENERATED):
-        width, height = drawn.integers(preprocess.size // 2 + 1, 3 * preprocess.size, 2).tolist()
-        coarse = Image.fromarray(drawn.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height))
-        fine = Image.fromarray(drawn.integers(0, 256, (height, width, 3), np.uint8))
-        picture = Image.blend(coarse, fine, 0.2)
-        mode, suffix = [("RGB", ".jpg"), ("RGB", ".png"), ("L", ".png"), ("RGBA", ".png")][number % 4]
-        paths.append(folder / f"{number:02d}{suffix}")
-        picture.convert(mode).save(paths[-1])
-    return paths
 
 
 def _evaluated(model: Model, samples: Samples) -> tuple[NDArray[np.float32], list[int]]:

@@ -1,0 +1,1 @@
+"""One receipt that training, predictions, exports, tuned graphs and a server agree."""
