@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -123,14 +124,23 @@ def test_pictures_wait_as_files_where_too_much_is_decoded(path: Path, monkeypatc
 
 
 def test_a_request_that_would_be_late_is_refused_at_once(path: Path) -> None:
-    async def run(c: httpx.AsyncClient) -> list[httpx.Response]:
+    async def run(c: httpx.AsyncClient) -> tuple[list[httpx.Response], httpx.Response]:
         model._seconds_per_picture = 20  # so slow is a large detector
-        waiting = [asyncio.ensure_future(c.post("/predict", content=jpeg(i), headers=IMAGE)) for i in range(3)]
-        return await asyncio.gather(*waiting)
+        waiting = [asyncio.ensure_future(c.post("/predict", content=jpeg(i), headers=IMAGE)) for i in range(2)]
+        while model._loaded.in_flight < 2:
+            await asyncio.sleep(0.01)
+        late = await c.post("/predict", content=jpeg(), headers=IMAGE)
+        go_on.set()
+        return await asyncio.gather(*waiting), late
 
+    go_on = Event()
     with served(path, limits=Limits(timeout=30)) as (app, model):
-        answers = ask(app, run)
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 503]
+        batcher = model._loaded.batcher
+        compute = batcher._compute
+        batcher._compute = lambda pictures: go_on.wait(20) and compute(pictures)
+        accepted, late = ask(app, run)
+    assert [answer.status_code for answer in accepted] == [200, 200]
+    assert (late.status_code, late.headers["retry-after"]) == (503, "40")
 
 
 def test_detectors_and_classifiers_are_served_together(path: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,6 +32,8 @@ Given: TypeAlias = bytes | Pixels
 """The content of a picture file, or a decoded picture."""
 MOST_DECODED = 256 * 2**20
 """Bytes of a model's decoded pictures that wait. Beyond them, a picture waits as its file, which its stream decodes."""
+LAST_BATCHES = 15
+"""By which the time of the next pictures is estimated."""
 log = logging.getLogger("resnetkit.serve")
 
 
@@ -79,7 +83,8 @@ class ServedModel:
         self._explainer = ThreadPoolExecutor(1, "resnetkit-explain")
         self._files = files
         self._changed = Condition()
-        self._seconds_per_picture, self._batches = 0.01, 0
+        self._paces: deque[float] = deque(maxlen=LAST_BATCHES)
+        self._seconds_per_picture = 0.01
         self._stamp = self._seen = self._stamp_of_files()
         self._loaded = self._load()
 
@@ -278,8 +283,9 @@ class ServedModel:
 
     def _observe(self, computed: Computed, streams: int) -> None:
         pace = computed.seconds / computed.pictures / streams
-        self._batches += 1
-        self._seconds_per_picture += max(0.1, 1 / self._batches) * (pace - self._seconds_per_picture)
+        with self._changed:  # the median: one batch that the machine held up tells nothing of the next ones
+            self._paces.append(pace)
+            self._seconds_per_picture = median(self._paces)
         self._metrics.batch_pictures.labels(self.name).observe(computed.pictures)
         self._metrics.stage_seconds.labels(self.name, "compute").observe(computed.seconds)
         for waited in computed.waited:
