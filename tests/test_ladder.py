@@ -13,7 +13,7 @@ from resnetkit.data.dataset import open_dataset
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.errors import TrainingError, UsageError
 from resnetkit.evaluation.evaluate import evaluate
-from resnetkit.finetune import ladder, rungs, trust
+from resnetkit.finetune import ladder, lengths, rungs, trust
 from resnetkit.finetune.classes import open_changed
 from resnetkit.finetune.ladder import resume, start
 from resnetkit.finetune.stage import windows
@@ -226,6 +226,19 @@ def test_a_finished_run_gets_another_length_and_goes_on_to_the_same_bits(
     for name in ("best.safetensors", "last.safetensors"):
         one, two = (load(tmp_path / run / name).net.state_dict() for run in ("one", "two"))
         assert all((one[tensor] == two[tensor]).all() for tensor in one)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_third_rung_of_many_pictures_begins_with_a_new_head(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    monkeypatch.setattr(lengths, "PLAIN_FROM", 1 if plain else 10**9)
+    run = start(recipe.replace(rung="all", iterations=1), data, out=tmp_path / "run", quiet=True).run
+    whole, _ = read_recipe(run / "all" / "recipe.yaml", Recipe())
+    assert whole.keep_statistics != plain
+    assert whole.layer_decay == (1.0 if plain else 0.7)
+    assert whole.gradient_clip == (0.0 if plain else 1.0)
+    assert whole.init == (recipe.init if plain else str(run / "best.safetensors"))
 
 
 def test_a_run_that_was_to_take_no_third_rung_gets_no_length(data: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ STEP_COST, VALIDATION_COST = 4.6, 1.4
 torch the others. Measured for ResNet-18 on two cores with AVX2."""
 CLEARLY_HALVED = 16
 """Mistakes of which half are fewer by two standard deviations."""
-EARLY_SCALE, EARLY_UNTIL = 0.75, 0.6
-"""Crops of the third rung. Much smaller ones would not be what the head was fitted for."""
+PLAIN_FROM = 1000
+"""From so many training pictures on, the third rung is plain fine-tuning, from a new head; see `rungs.third_rung`."""
+PLAIN_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,33 @@ class Costs:
         macs = spec.macs(size)
         before = replace(spec, depths=spec.depths[:-1]).macs(size) if len(spec.depths) > 1 else 0
         whole = STEP_COST * feature_seconds * train
-        small = 1 - EARLY_UNTIL * (1 - EARLY_SCALE**2)
+        scale, until = early_crops(train)
+        small = 1 - until * (1 - scale**2)
         return cls(whole * (1 - before / macs), whole * small, VALIDATION_COST * feature_seconds * val)
 
 
 def epochs(pictures: int) -> float:
     """Return the epochs of a rung without `minutes`."""
     return float(min(MOST_EPOCHS, max(LEAST_EPOCHS, ceil(ENOUGH_PICTURES / pictures))))
+
+
+def trained_plainly(pictures: int) -> bool:
+    """Return whether the third rung is plain fine-tuning with so many training pictures."""
+    return pictures >= PLAIN_FROM
+
+
+def whole_epochs(pictures: int) -> float:
+    """Return the epochs of the third rung without `minutes`."""
+    return float(PLAIN_EPOCHS) if trained_plainly(pictures) else epochs(pictures)
+
+
+def early_crops(pictures: int) -> tuple[float, float]:
+    """Return the size of the third rung's crops at first, as a share of the full one, and until which share of the run.
+
+    Crops that are much smaller would not be what the first rung's head was fitted for, so a new head learns better from
+    them.
+    """
+    return (0.57, 0.7) if trained_plainly(pictures) else (0.75, 0.6)
 
 
 def small_batches(recipe: Recipe, pictures: int, rate: float, asked: frozenset[str]) -> dict[str, Any]:

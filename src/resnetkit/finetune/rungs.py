@@ -17,7 +17,15 @@ from resnetkit.errors import DataError
 from resnetkit.files import write_whole
 from resnetkit.finetune import heads, label_heads
 from resnetkit.finetune.features import FeatureCache, Features
-from resnetkit.finetune.lengths import EARLY_SCALE, EARLY_UNTIL, Costs, epochs, small_batches, stage_seconds
+from resnetkit.finetune.lengths import (
+    Costs,
+    early_crops,
+    epochs,
+    small_batches,
+    stage_seconds,
+    trained_plainly,
+    whole_epochs,
+)
 from resnetkit.finetune.stage import StageTask, measured
 from resnetkit.finetune.views import training_views
 from resnetkit.location import short_name
@@ -40,8 +48,8 @@ VIEWS = 2
 """Views of each training picture: as in validation, and mirrored."""
 EVALUATE_EVERY = 1.6
 """Epochs between two evaluations in the second and third rung: one costs a tenth of an epoch."""
-STAGE_RATE, WHOLE_RATE = 0.005, 0.005
-"""Highest learning rates of the second and third rung, for batches of 16."""
+STAGE_RATE, WHOLE_RATE, PLAIN_RATE = 0.005, 0.005, 0.01
+"""Highest learning rates of the second and third rung, and of the third with a new head, for batches of 16."""
 LONGEST_GRADIENT = 1.0
 """Largest norm of a gradient: a head that was fitted to its end gives large ones for the few pictures it gets wrong."""
 SOFTER = 9.0
@@ -294,20 +302,27 @@ def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bo
 
 
 def third_rung(climb: Climb) -> None:
-    """Train the whole network with layer-wise rates, beginning with the best rung before."""
+    """Train the whole network: with layer-wise rates from the best rung before, or plainly.
+
+    With `lengths.PLAIN_FROM` pictures or more, it is plain fine-tuning: from the first weights and a new head, by the
+    statistics of the batches, with one rate. On 1,651 photographs that ImageNet has none like, it made 3.6 % errors in
+    the time in which the other way made 4.9 %. With a few hundred, it spoils features that fit already.
+    """
     began, folder = time.monotonic(), RunFolder(climb.run.path / "all")
     pictures = len(climb.dataset.train or ())
+    plain = trained_plainly(pictures)
+    scale, until = early_crops(pictures)
     fitted = {
         "schedule": "one-cycle",
         "label_smoothing": 0.0,
-        "keep_statistics": True,
-        "gradient_clip": LONGEST_GRADIENT,
-        "layer_decay": 0.7,
-        "early_scale": EARLY_SCALE,
-        "early_until": EARLY_UNTIL,
+        "keep_statistics": not plain,
+        "gradient_clip": 0.0 if plain else LONGEST_GRADIENT,
+        "layer_decay": 1.0 if plain else 0.7,
+        "early_scale": scale,
+        "early_until": until,
         "min_area": 0.5,
         "evaluate_every": EVALUATE_EVERY,
-        **small_batches(climb.recipe, pictures, WHOLE_RATE, climb.asked),
+        **small_batches(climb.recipe, pictures, PLAIN_RATE if plain else WHOLE_RATE, climb.asked),
     }
     if climb.recipe.size is not None and climb.recipe.size < 128:
         fitted["early_scale"] = 1.0
@@ -315,9 +330,10 @@ def third_rung(climb: Climb) -> None:
     if climb.end is not None:
         changes["minutes"] = max(climb.left() + CLOSING_SECONDS, 1.0) / 60
     elif not climb.asked & set(LENGTHS):
-        changes["epochs"] = epochs(pictures)
+        changes["epochs"] = whole_epochs(pictures)
     changes["group_alike"] = False  # the pictures were looked at, and divided, before the first rung
-    recipe = climb.recipe.replace(rung="off", init=str(climb.run.best), **changes)
+    init = climb.recipe.init if plain else str(climb.run.best)
+    recipe = climb.recipe.replace(rung="off", init=init, **changes)
     if folder.state.is_file():
         longer: Mapping[str, Any] = climb.about.get("longer") or {}
         result = resume_whole(
