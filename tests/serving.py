@@ -97,7 +97,7 @@ def served(
 def opened(path: Path, batch_size: int) -> Opened:
     """A model file, opened as the server opens it."""
     if inspect(path).kind == "detector":
-        return OpenedDetector(DetectorPredictor(path))
+        return OpenedDetector(DetectorPredictor(path, backend="torch"))
     return OpenedClassifier(Predictor(path, backend="torch", batch_size=batch_size))
 
 

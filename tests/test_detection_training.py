@@ -295,12 +295,13 @@ def test_the_verbs(dataset, init, tmp_path, capsys, monkeypatch):
     assert {"images", "ap50_percent", "ap_percent", "per_class"} <= set(evaluated)
     assert evaluated["images"] == 4
     pictures = str(tmp_path / "data" / "images" / "val")
-    assert main(["detect", "predict", "run", pictures, "--threshold", "0", "--draw", "drawn", "--json"]) == 0
+    flags = ["--backend", "torch", "--threshold", "0", "--draw", "drawn", "--json"]
+    assert main(["detect", "predict", "run", pictures, *flags]) == 0
     predicted = json.loads(capsys.readouterr().out)
     assert len(predicted) == 4
     assert {"label", "index", "score", "box"} == set(predicted[0]["detections"][0])
     assert Image.open(predicted[0]["drawing"]).size == SIDES
-    assert main(["detect", "predict", "run", pictures, "none.jpg", "--csv"]) == 1
+    assert main(["detect", "predict", "run", pictures, "none.jpg", "--backend", "torch", "--csv"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "path,label,index,score,left,top,right,bottom,error"
     assert "no such file" in lines[-1]

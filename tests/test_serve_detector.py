@@ -71,7 +71,7 @@ def test_boxes_are_those_of_detect_predict(path: Path, app: Guard, tmp_path: Pat
     bad = results.pop(1)
     assert list(bad) == ["name", "error"]
     assert "incomplete" in bad["error"]
-    predictor = DetectorPredictor(path)
+    predictor = DetectorPredictor(path, backend="torch")
     for i, (result, content) in enumerate(zip(results, contents, strict=True)):
         (tmp_path / "a.jpg").write_bytes(content)
         expected = predictor(tmp_path / "a.jpg")
@@ -167,7 +167,7 @@ def test_detectors_and_classifiers_are_served_together(path: Path, tmp_path: Pat
     assert (refused.status_code, refused.json()["error"]) == (400, "model pets is a classifier; leave out `threshold`")
     classifier, detector = about.json()["models"]
     assert (classifier["kind"], detector["kind"]) == ("classifier", "detector")
-    assert detector["fingerprint"] == DetectorPredictor(path).fingerprint
+    assert detector["fingerprint"] == DetectorPredictor(path, backend="torch").fingerprint
     assert detector["thresholds"] == [LEAST] * 3
     assert detector["metrics"] == {"ap50_percent": 12.5}
     assert (detector["size"], detector["head"], detector["least_score"]) == (64, "fpn", 0.05)
@@ -208,7 +208,7 @@ def by_name(answer: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def test_boxes_by_the_protocol_have_a_row_for_each_object_of_the_fullest_picture(path: Path, app: Guard) -> None:
     contents = [jpeg(0, (90, 60)), jpeg(1, (60, 90))]
-    predictor = DetectorPredictor(path)
+    predictor = DetectorPredictor(path, backend="torch")
     expected = [predictor.find(predictor.decode(content)) for content in contents]  # type: ignore[arg-type]
     most = max(map(len, expected))
     assert len(expected[0]) != len(expected[1])
@@ -227,7 +227,7 @@ def test_boxes_by_the_protocol_have_a_row_for_each_object_of_the_fullest_picture
 
 
 def test_pixels_thresholds_and_binary_tensors_by_the_protocol(path: Path, app: Guard) -> None:
-    predictor = DetectorPredictor(path)
+    predictor = DetectorPredictor(path, backend="torch")
     pixels = np.asarray(predictor.decode(jpeg(3, (80, 50))))
     expected = predictor.kept(predictor.compute(pixels), 0.3)
     given = {"name": "pixels", "datatype": "UINT8", "shape": [1, 50, 80, 3]}

@@ -4,13 +4,12 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from resnetkit.commands.detect_computing import COMPUTING, DETECTOR, add_computing, use_one_thread_beside
 from resnetkit.commands.detect_train import BOXES
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.errors import UsageError
 from resnetkit.progress import bar
-
-DETECTOR = "a model file or a run folder of resnetkit detect train"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,32 +28,45 @@ def run(argv: Sequence[str]) -> int:
         default="auto",
         help="part of the data: train, val, test; auto: test if there is one, else val",
     )
+    add_computing(parser, usual="torch, or what a file of resnetkit export is for")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
     parser.add_argument("--strict", action="store_true", help="fail on an unreadable picture")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
-    if given["workers"] < 0:
-        raise UsageError(f"--workers is {given['workers']}; it must be at least 0")
-    from resnetkit.detect.evaluate import evaluate_detector
-    from resnetkit.detect.files import load_detector
+    for name, least in (("threads", 1), ("streams", 1), ("workers", 0)):
+        if given[name] is not None and given[name] < least:
+            raise UsageError(f"--{name} is {given[name]}; it must be at least {least}")
+    from resnetkit.detect.evaluate import evaluate_finder
+    from resnetkit.detect.inference.opening import open_detector
     from resnetkit.detect.run import open_as_trained
 
-    model = load_detector(given["model"])
+    computing = {name: given[name] for name in COMPUTING}
+    exported = given["model"].endswith((".xml", ".onnx"))
+    if not exported and given["precision"] is None:
+        computing["backend"] = given["backend"] or "torch"
+    model = open_detector(given["model"], **computing)
+    use_one_thread_beside(model.choice)
     dataset = open_as_trained(given["data"], model.header)
     part, samples = dataset.part(given["split"])
     if part == "train":
         print("resnetkit detect evaluate: these pictures may have trained the detector", file=sys.stderr)
     coco = find_spec("faster_coco_eval") is not None
     with bar("evaluating", len(samples)) as advance:
-        found, unreadable = evaluate_detector(
-            model, samples, workers=given["workers"], strict=given["strict"], coco=coco, advance=advance
+        found, unreadable = evaluate_finder(
+            model.find,
+            model.header.classes,
+            samples,
+            workers=given["workers"],
+            strict=given["strict"],
+            coco=coco,
+            advance=advance,
         )
     for path, reason in unreadable.items():
         print(on_one_line(f"resnetkit detect evaluate: unreadable: {path}: {reason}"), file=sys.stderr)
     if given["json"]:
         print_json({"part": part, "ap_percent": None, **found.to_dict()})
         return 1 if unreadable else 0
-    print(f"{found.images:,} {part} pictures of {on_one_line(given['data'])}")
+    print(f"{found.images:,} {part} pictures of {on_one_line(given['data'])}, computed by {model.choice}")
     print(f"AP50          {found.ap50_percent:.2f} %")
     if found.ap_percent is not None:
         print(f"AP50 to 95    {found.ap_percent:.2f} %")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetkit.commands.detect_evaluate import DETECTOR
+from resnetkit.commands.detect_computing import COMPUTING, DETECTOR, add_computing, use_one_thread_beside
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import as_is, on_one_line, print_list
 from resnetkit.errors import UsageError
@@ -37,27 +37,31 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help=f"print CSV: {','.join(COLUMNS)}")
-    parser.add_argument("--threads", type=int | None, help="threads that compute; unset: all cores")
+    add_computing(parser)
     parser.add_argument("--workers", type=int, default=1, help="threads that decode pictures")
     given = parser.read(argv)
     if given["json"] and given["csv"]:
         raise UsageError("--json and --csv both set the format; give one of them")
-    for name, least in (("threads", 1), ("workers", 0)):
+    for name, least in (("threads", 1), ("streams", 1), ("workers", 0)):
         if given[name] is not None and given[name] < least:
             raise UsageError(f"--{name} is {given[name]}; it must be at least {least}")
     draw = expanded(given["draw"]) if given["draw"] else None
     for folder in map(Path, given["paths"] if draw else ()):
         if draw and folder.is_dir() and draw.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"--draw {draw} is inside {folder}, whose pictures are read; give a folder outside it")
-    import torch
-
     from resnetkit.detect.predict import DetectorPredictor
 
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
+    several = len(given["paths"]) > 1 or not Path(given["paths"][0]).is_file()
     predictor = DetectorPredictor(
-        given["model"], threshold=given["threshold"], tile=given["tile"], tile_size=given["tile_size"]
+        given["model"],
+        threshold=given["threshold"],
+        tile=given["tile"],
+        tile_size=given["tile_size"],
+        **{name: given[name] for name in COMPUTING},
+        goal="throughput" if several else "latency",
+        may_export=several or given["backend"] is not None,
     )
+    use_one_thread_beside(predictor.choice)
     failed: list[str] = []
     results = _noting_failures(predictor.predict_paths(given["paths"], workers=given["workers"], draw=draw), failed)
     if given["json"]:

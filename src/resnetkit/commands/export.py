@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
+from resnetkit.commands.detect_computing import is_detector
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import print_json
 from resnetkit.errors import UsageError
@@ -50,10 +52,17 @@ def run(argv: Sequence[str]) -> int:
         "--calibrate",
         type=str,
         metavar="DATA",
-        help="pictures for the calibration of --int8, which measures the ranges of the numbers",
+        help="pictures for the calibration of --int8, which measures the ranges of the numbers; for a detector, "
+        "pictures with boxes, whose val part judges",
     )
     parser.add_argument(
         "--max_top1_loss", type=float, metavar="POINTS", help="points of accuracy that --int8 may lose (unset: 0.5)"
+    )
+    parser.add_argument(
+        "--max_ap_loss",
+        type=float,
+        metavar="POINTS",
+        help="points of AP50 that --int8 may cost a detector (unset: 0.5)",
     )
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -62,10 +71,14 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--to missing; it takes onnx, openvino or pt2")
     if given["int8"] and not given["calibrate"]:
         raise UsageError("--int8 needs --calibrate DATA: some hundred pictures like those of the later use")
-    for flag in ("calibrate", "max_top1_loss"):
+    for flag in ("calibrate", "max_top1_loss", "max_ap_loss"):
         if given[flag] is not None and not given["int8"]:
             raise UsageError(f"--{flag.replace('_', '-')} needs --int8; give both or neither")
 
+    if is_detector(given["model"]):
+        return _export_detector(given)
+    if given["max_ap_loss"] is not None:
+        raise UsageError("--max-ap-loss is for detectors; a classifier has --max-top1-loss")
     from resnetkit.infer.exports.export import describe, export
 
     done = export(
@@ -90,6 +103,41 @@ def run(argv: Sequence[str]) -> int:
         floats = len(done.integers.layers_in_float)
         print(f"integers  {done.integers.layers - floats} of {done.integers.layers} layers; {done.integers.verdict}")
     print(f"file      {' and '.join(map(str, done.files))}")
+    return 0
+
+
+def _export_detector(given: dict[str, Any]) -> int:
+    """Export a detector, and print how much the files differ from it."""
+    for flag in ("with_preprocess", "output", "max_top1_loss"):
+        if given[flag]:
+            raise UsageError(f"--{flag.replace('_', '-')} is for classifiers; {given['model']} is a detector")
+    from resnetkit.detect.inference.export import export_detector
+
+    done = export_detector(
+        given["model"],
+        given["out"],
+        to=given["to"],
+        check=given["check"],
+        calibrate=given["calibrate"],
+        force=given["force"],
+        say=lambda line: print(f"resnetkit export: {line}", file=sys.stderr, flush=True),
+        **({} if given["max_ap_loss"] is None else {"max_ap_loss": given["max_ap_loss"]}),
+    )
+    integers = done.integers
+    if given["json"]:
+        document = {"files": [str(file) for file in done.files], "to": given["to"], "compared": asdict(done.gap)}
+        told = integers and {
+            "layers": integers.layers,
+            "layers_in_float": list(integers.layers_in_float),
+            **integers.verdict.to_dict(),
+        }
+        print_json({**document, "int8": told})
+        return 0
+    print(f"compared  {done.gap}")
+    if integers:
+        floats = len(integers.layers_in_float)
+        print(f"integers  {integers.layers - floats} of {integers.layers} layers; {integers.verdict}")
+    print(f"files     {', '.join(map(str, done.files))}")
     return 0
 
 

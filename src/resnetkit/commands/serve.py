@@ -138,16 +138,13 @@ def _opener(model: str, given: dict[str, Any]) -> "Callable[[], Opened]":
 
 
 def _open_detector(model: str, given: dict[str, Any]) -> "Opened":
-    if given["backend"] not in (None, "torch") or given["precision"] not in (None, "float32"):
-        raise UsageError(f"{model} is a detector, which torch computes in float32; leave out --backend and --precision")
-    import torch
-
+    from resnetkit.commands.detect_computing import COMPUTING, use_one_thread_beside
     from resnetkit.detect.predict import DetectorPredictor
     from resnetkit.serve.detector import OpenedDetector
 
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
-    return OpenedDetector(DetectorPredictor(model))
+    predictor = DetectorPredictor(model, goal=given["goal"], **{name: given[name] for name in COMPUTING})
+    use_one_thread_beside(predictor.choice)
+    return OpenedDetector(predictor)
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:

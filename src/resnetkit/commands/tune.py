@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnetkit.commands.detect_computing import is_detector
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import print_json, print_table
 
@@ -26,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
         metavar="DATA",
         nargs="?",
         help="cifar10, cifar100, a CSV file, or a folder of pictures with or without class folders, to measure the "
-        "accuracy on. Without DATA, 8-bit integers are not tried",
+        "accuracy on; for a detector, pictures with boxes. Without DATA, 8-bit integers are not tried",
     )
     parser.add_argument(
         "--goal",
@@ -41,6 +42,12 @@ def run(argv: Sequence[str]) -> int:
         help="points of top-1 accuracy that may be lost on pictures not seen, by what those of DATA show",
     )
     parser.add_argument(
+        "--max_ap_loss",
+        type=float,
+        default=0.5,
+        help="for a detector: points of AP50, and of COCO's AP, that may be lost on the val pictures of DATA",
+    )
+    parser.add_argument(
         "--calibrate", type=str, metavar="DATA", help="pictures for the calibration of 8-bit integers; unset: DATA"
     )
     parser.add_argument(
@@ -48,23 +55,25 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
+    common: dict[str, Any] = {name: given[name] for name in ("goal", "calibrate", "quick")}
+    common["say"] = _say
+    if is_detector(given["model"]):
+        from resnetkit.detect.inference.tuning import tune_detector
 
-    from resnetkit.infer.tuning.tune import tune
+        tuned = tune_detector(given["model"], given["data"], max_ap_loss=given["max_ap_loss"], **common)
+    else:
+        from resnetkit.infer.tuning.tune import tune
 
-    tuned = tune(
-        given["model"],
-        given["data"],
-        goal=given["goal"],
-        max_top1_loss=given["max_top1_loss"],
-        calibrate=given["calibrate"],
-        quick=given["quick"],
-        say=lambda line: print(f"resnetkit tune: {line}", file=sys.stderr, flush=True),
-    )
+        tuned = tune(given["model"], given["data"], max_top1_loss=given["max_top1_loss"], **common)
     if given["json"]:
         print_json(asdict(tuned))
     else:
         _print(tuned)
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"resnetkit tune: {line}", file=sys.stderr, flush=True)
 
 
 def _print(tuned: "Tuned") -> None:

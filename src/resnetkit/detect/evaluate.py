@@ -1,9 +1,11 @@
 """The evaluation of a detector: what it finds in pictures, and its AP."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,17 +22,19 @@ from resnetkit.evaluation.detection.measures import DetectionEvaluation, measure
 from resnetkit.precision import exact_float32
 from resnetkit.progress import Advance, ignore
 
+Finder: TypeAlias = Callable[[NDArray[np.uint8]], Detections]
+"""Finds objects in an upright picture, uint8 (h, w, 3): all that reach DetectorSpec.score_threshold."""
 AHEAD = 4  # decoded pictures per worker that wait in memory
 
 
 def find_in_files(
-    net: Detector, paths: Sequence[Path], *, workers: int = 2
+    finder: Finder, paths: Sequence[Path], *, workers: int = 2
 ) -> Generator[tuple[Path, Detections | Failure]]:
-    """Yield each picture's path with what `net` finds in it, or with the reason why it can't be read."""
+    """Yield each picture's path with what `finder` finds in it, or with the reason why it can't be read."""
     reading = prefetch(decoded, paths, workers=workers, ahead=AHEAD * workers)
     with closing(reading):
         for path, pixels in zip(paths, reading, strict=True):
-            yield path, pixels if isinstance(pixels, Failure) else find(net, pixels)
+            yield path, pixels if isinstance(pixels, Failure) else finder(pixels)
 
 
 def decoded(path: Path) -> NDArray[np.uint8]:
@@ -66,20 +70,36 @@ def evaluate_detector(
     coco: bool = False,
     advance: Advance = ignore,
 ) -> tuple[DetectionEvaluation, dict[Path, str]]:
-    """Measure a detector on pictures with boxes; return the measures, and the pictures that can't be read.
+    """Measure a detector on pictures with boxes, computed by torch: see `evaluate_finder`."""
+    finder, classes = partial(find, model.net), model.header.classes
+    return evaluate_finder(finder, classes, samples, workers=workers, strict=strict, coco=coco, advance=advance)
 
-    Classes are matched by name, in any order. In a picture that can't be read, nothing is found. With `coco`, COCO's
-    measures are computed, too. `advance` is called after each picture.
 
-    Raises DataError for classes that the model does not have and, with `strict`, for a picture that can't be read.
+def evaluate_finder(
+    finder: Finder,
+    classes: tuple[str, ...],
+    samples: DetectionSamples,
+    *,
+    workers: int = 2,
+    strict: bool = False,
+    coco: bool = False,
+    advance: Advance = ignore,
+) -> tuple[DetectionEvaluation, dict[Path, str]]:
+    """Measure what `finder` finds in pictures with boxes; return the measures, and the pictures that can't be read.
+
+    `classes` are those of the finder, and are matched by name with those of `samples`, in any order. In a picture that
+    can't be read, nothing is found. With `coco`, COCO's measures are computed, too. `advance` is called after each
+    picture.
+
+    Raises DataError for classes that the detector does not have and, with `strict`, for a picture that can't be read.
     """
-    samples = as_classes(samples, model.header.classes)
-    found, unreadable = find_all(model.net, samples, workers=workers, strict=strict, advance=advance)
+    samples = as_classes(samples, classes)
+    found, unreadable = find_all(finder, samples, workers=workers, strict=strict, advance=advance)
     return measure(found, samples, coco=coco), unreadable
 
 
 def find_all(
-    net: Detector, samples: DetectionSamples, *, workers: int, strict: bool, advance: Advance
+    finder: Finder, samples: DetectionSamples, *, workers: int, strict: bool, advance: Advance
 ) -> tuple[list[Detections], dict[Path, str]]:
     """Return what is found in each picture, and the pictures that can't be read, in which nothing is found.
 
@@ -87,7 +107,7 @@ def find_all(
     """
     found: list[Detections] = []
     unreadable: dict[Path, str] = {}
-    for path, one in find_in_files(net, samples.paths, workers=workers):
+    for path, one in find_in_files(finder, samples.paths, workers=workers):
         if isinstance(one, Failure):
             if strict:
                 raise DataError(one.reason, name=str(path))

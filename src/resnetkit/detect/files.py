@@ -93,6 +93,11 @@ def empty_detector(header: Header, *, source: str) -> Detector:
     return net
 
 
+def spec_of(header: Header) -> DetectorSpec:
+    """Return what the detector of a header has around its trunk. Raises UsageError for a broken header."""
+    return DetectorSpec.from_dict(header.detector[SPEC])
+
+
 def with_thresholds(header: Header, thresholds: Mapping[str, float]) -> Header:
     """Return the header with the best thresholds of classes, by name."""
     return replace(header, detector={**header.detector, THRESHOLDS: dict(thresholds)})

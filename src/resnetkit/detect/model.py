@@ -103,9 +103,10 @@ class Detector(nn.Module):
         )
         pooled, head, features = _region_head(self.backbone.body, spec)
         strides = map_strides(trunk, spec)
+        self.pooled_strides = strides if spec.head == "c4" else strides[:-1]
         pool = ContextPool if spec.context else RegionPool
         self.roi_heads = RoIHeads(
-            pool(strides if spec.head == "c4" else strides[:-1], output_size=pooled, sampling_ratio=2),
+            pool(self.pooled_strides, output_size=pooled, sampling_ratio=2),
             ContextHead(head) if spec.context else head,
             FastRCNNPredictor((1 + spec.context) * features, classes + 1),
             fg_iou_thresh=0.5,
@@ -144,7 +145,8 @@ class Detector(nn.Module):
     def batch(self, images: Sequence[Tensor]) -> ImageList:
         """Normalise resized pictures and put them into the top left corners of one tensor, float32 (n, 3, h, w)."""
         weight = next(self.rpn.parameters())
-        kind: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        # A detector without weights, on the meta device, prepares the input of an exported graph.
+        kind: dict[str, Any] = {"device": "cpu" if weight.is_meta else weight.device, "dtype": weight.dtype}
         mean = torch.tensor(self.preprocess.mean, **kind)[:, None, None]
         std = torch.tensor(self.preprocess.std, **kind)[:, None, None]
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]

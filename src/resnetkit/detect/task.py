@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from math import isnan
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from resnetkit.data.detection.samples import DetectionSamples
-from resnetkit.detect.evaluate import find_all
+from resnetkit.detect.evaluate import find, find_all
 from resnetkit.detect.files import THRESHOLDS, DetectorModel, load_detector, save_detector, with_thresholds
 from resnetkit.detect.model import Detector
 from resnetkit.detect.pictures import DetectionBatch, TrainingPictures
@@ -102,7 +103,7 @@ class DetectionTask:
         if self.val is None:
             return None
         found, self.unread = find_all(
-            _detector(net).eval(),
+            partial(find, _detector(net).eval()),
             self.val,
             workers=self.pictures.recipe.workers,
             strict=self.pictures.recipe.strict,

@@ -28,6 +28,31 @@ class ScaledConv2d(KernelConv2d):
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return self.convolve(input, self.weight * gain[:, None, None, None], norm.bias - norm.running_mean * gain)
 
+    def plain(self) -> nn.Conv2d:
+        """Return the convolution without the normalisation, with the same weight."""
+        kernel, stride, padding, dilation = self.kernel_size, self.stride, self.padding, self.dilation
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            cast("tuple[int, int]", kernel),
+            cast("tuple[int, int]", stride),
+            padding=cast("tuple[int, int]", padding),
+            dilation=cast("tuple[int, int]", dilation),
+            groups=self.groups,
+            bias=False,
+            device="meta",
+        )
+        conv.weight = self.weight
+        return conv
+
+
+def without_scaled(net: nn.Module) -> None:
+    """Replace, in place, each ScaledConv2d of a network by its plain convolution, which misses the normalisation."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ScaledConv2d):
+                setattr(parent, name, child.plain())
+
 
 class FoldedNorm2d(FrozenBatchNorm2d):
     """The tensors of a fixed normalisation that the convolution before it computes."""

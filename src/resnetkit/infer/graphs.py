@@ -43,10 +43,7 @@ def cached_graph(model: UnloadedModel, *, backend: BackendName, output: Output =
             f"{path} does not exist, and torch, which makes this graph of {model.name}, is not installed; make it "
             "where torch is, by one prediction with the same RESNETKIT_CACHE, and bring that folder"
         )
-    if not can_write(path.parent):
-        folder = mkdtemp(prefix="resnetkit-")
-        register(_remove, folder, os.getpid())
-        path = Path(folder) / name
+    path = writable(path)
     with locked(path):
         if not path.is_file():  # another process may have made it while this one waited
             # Delete the unfinished files of a process that was killed: temporary folders, and a .bin without its .xml.
@@ -58,6 +55,15 @@ def cached_graph(model: UnloadedModel, *, backend: BackendName, output: Output =
                 say(f"{model.name}: making a graph for {backend}; this is done only once")
             export_graph(model.name, path.parent, backend=backend, output=output)
     return path
+
+
+def writable(path: Path) -> Path:
+    """Return `path`, or one of the same name in a temporary folder of this process if its folder can't be written."""
+    if can_write(path.parent):
+        return path
+    folder = mkdtemp(prefix="resnetkit-")
+    register(_remove, folder, os.getpid())
+    return Path(folder) / path.name
 
 
 def _remove(folder: str, process: int) -> None:

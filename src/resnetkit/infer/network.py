@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from resnetkit.models.blocks import BasicBlock, Bottleneck
 from resnetkit.models.layers import FrozenBatchNorm2d
 from resnetkit.models.preactivation import PreBasicBlock, PreBottleneck
 from resnetkit.models.resnet import ResNet
+
+Net = TypeVar("Net", bound=nn.Module)
 
 ExportOutput: TypeAlias = Literal["logits", "probabilities", "pool", "c5"]
 """logits and probabilities (n, classes); c5, the feature map of the last stage (n, channels, h, w), which in a CIFAR
@@ -82,7 +84,7 @@ class ExportedNetwork(nn.Module):
         return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
 
-def folded(net: ResNet) -> ResNet:
+def folded(net: Net) -> Net:
     """Return a copy in evaluation mode with every batch normalisation that follows a convolution folded into it.
 
     The weights are multiplied by the factor of the normalisation, and its offset becomes the bias; both are computed in

@@ -46,26 +46,31 @@ def _core() -> tuple[Any, int]:
     return core, os.getpid()
 
 
+def compiled(choice: Choice, graph: Path, *, cache: Path | None = None) -> Any:
+    """Return a compiled graph, from `cache` if it is there. Raises ModelFileError for a graph that can't be read."""
+    core = openvino_core()
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": HINTS[choice.precision],
+        "INFERENCE_NUM_THREADS": choice.threads or usable_threads(),
+        "NUM_STREAMS": choice.streams,
+    }
+    try:
+        if cache is None:
+            return core.compile_model(core.read_model(graph), "CPU", settings)
+        # With a path, OpenVINO reads the compiled graph from the cache, and not the graph itself.
+        return core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
+    except RuntimeError as error:
+        raise ModelFileError(f"{graph} can't be computed by OpenVINO: {reason_of(error)}{FIX}") from error
+
+
 class OpenVino:
     """A graph compiled by OpenVINO, whose threads (TBB's) do not spin while they wait."""
 
     def __init__(self, choice: Choice, graph: Path, *, cache: Path | None = None) -> None:
         """Compile the graph, or take it from `cache`. Raises ModelFileError for a graph that can't be read."""
-        core = openvino_core()
+        self._network = compiled(choice, graph, cache=cache)
         import openvino
 
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": HINTS[choice.precision],
-            "INFERENCE_NUM_THREADS": choice.threads or usable_threads(),
-            "NUM_STREAMS": choice.streams,
-        }
-        try:
-            if cache is None:
-                self._network = core.compile_model(core.read_model(graph), "CPU", settings)
-            else:  # with a path, OpenVINO reads the compiled graph from the cache, and not the graph itself
-                self._network = core.compile_model(graph, "CPU", settings | {"CACHE_DIR": str(cache)})
-        except RuntimeError as error:
-            raise ModelFileError(f"{graph} can't be computed by OpenVINO: {reason_of(error)}{FIX}") from error
         self._process = os.getpid()
         self._streams = choice.streams
         self._tensor = openvino.Tensor

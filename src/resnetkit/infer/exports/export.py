@@ -1,6 +1,6 @@
 """Export a model to a file for ONNX Runtime, OpenVINO or torch.export. The file is kept only if it equals the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ class Exported:
     output: str
     """Name, type and shape: `probabilities: float32 (batch, 10)`."""
     gap: Gap
-    integers: "Quantized | None" = None
+    integers: "Quantized[Verdict] | None" = None
     """Of an int8 file: how many layers stayed in float, and the accuracy. `gap` then includes the rounding to int8."""
 
     def __repr__(self) -> str:
@@ -96,7 +96,7 @@ def export(
     if to not in FILE_FORMATS:
         raise UsageError(f"`to` is {to!r}; choose one of {', '.join(FILE_FORMATS)}")
     check_loss(max_top1_loss)
-    target = _target(path, model, to, force=force)
+    target = target_of(path, None if isinstance(model, Model) else model, FILE_FORMATS[to].suffixes, to, force=force)
     if missing := [name for name in FILE_FORMATS[to].packages if find_spec(name) is None]:
         raise UsageError(f"`to` {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")
 
@@ -187,11 +187,16 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"({', '.join(['batch', *map(str, shape[1:])])})"
 
 
-def _target(path: str | Path | None, model: str | Path | Model, to: Format, *, force: bool) -> Path:
-    """Return the path of the file. Raises UsageError, before any work is done, if it can't be written there."""
-    first, *others = FILE_FORMATS[to].suffixes
+def target_of(
+    path: str | Path | None, model: str | Path | None, suffixes: Sequence[str], to: Format, *, force: bool
+) -> Path:
+    """Return the path of the first file of an export, by default MODEL's name in the working folder.
+
+    `model` is None for a model in memory. Raises UsageError, before any work is done, if it can't be written there.
+    """
+    first, *others = suffixes
     if path is None:
-        if isinstance(model, Model):
+        if model is None:
             raise UsageError("a model in memory has no file name; give a path")
         source = expanded(model)
         stem = source.resolve().name if source.is_dir() else source.name.removesuffix(".safetensors")
@@ -237,7 +242,7 @@ def _write_integers(
     *,
     max_top1_loss: float,
     say: Callable[[str], None],
-) -> "Quantized":
+) -> "Quantized[Verdict]":
     """Write OpenVINO's files in 8-bit integers, and judge them by `expected`, the model's output."""
     from resnetkit.infer.quantizing.quantize import quantize
 

@@ -1,7 +1,7 @@
 """The formats of exported files: how a file is written, with the model's header as metadata, and how it is run."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -53,22 +53,37 @@ def trace(network: "ExportedNetwork") -> "ExportedProgram":
 
 def to_onnx(network: "ExportedNetwork", header: str) -> "ModelProto":
     """Return the graph as an ONNX model of opset OPSET, checked by onnx.checker. Its first dimension is named batch."""
+    return onnx_of(trace(network), header, inputs=[network.input], outputs=[network.output], dynamic=({0: "batch"},))
+
+
+def onnx_of(
+    program: "ExportedProgram",
+    header: str,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: tuple[Mapping[int, Any], ...],
+) -> "ModelProto":
+    """Return a graph of torch.export as an ONNX model of opset OPSET, checked by onnx.checker.
+
+    `inputs` and `outputs` are names; `dynamic` has for each input the names of its dimensions that may have any size.
+    """
     import onnx
     import torch
 
     with warnings.catch_warnings(action="ignore"), unreported():  # torch warns about its own code
-        program = torch.onnx.export(
-            trace(network),
+        made = torch.onnx.export(
+            program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[network.input],
-            output_names=[network.output],
-            dynamic_shapes=({0: "batch"},),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dynamic,
             external_data=False,
             verbose=False,
         )
-    assert program is not None
-    model = program.model_proto
+    assert made is not None
+    model = made.model_proto
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
         del part.metadata_props[:]  # torch's notes on the origin of each node, a third of a small file
@@ -92,12 +107,17 @@ def _open_onnx(path: Path) -> Compute:
 
 
 def _write_openvino(network: "ExportedNetwork", path: Path, header: str) -> None:
+    save_openvino(to_onnx(network, header), path, header)
+
+
+def save_openvino(onnx: "ModelProto", path: Path, header: str) -> None:
+    """Write an ONNX model as OpenVINO's .xml at `path`, and a .bin beside it."""
     core = openvino_core()
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
     # Through ONNX, because openvino.convert_model may send a report to Intel if other code has imported openvino.
-    model = core.read_model(to_onnx(network, header).SerializeToString())
+    model = core.read_model(onnx.SerializeToString())
     folding = Manager()
     folding.register_pass(
         ConstantFolding()

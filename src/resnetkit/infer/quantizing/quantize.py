@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from resnetkit.display import line
 from resnetkit.errors import ExportError, UsageError
 from resnetkit.files import HEADER_KEY
 from resnetkit.infer.backends.openvino_backend import openvino_core
-from resnetkit.infer.quantizing.accuracy import Verdict
 from resnetkit.infer.unreported import unreported
 from resnetkit.machine import read_machine
 
@@ -32,8 +31,23 @@ RANKED_BY = 8
 """Number of pictures with which the noise of layers is measured."""
 
 
+class Judged(Protocol):
+    """A verdict on a graph; as a text, it says how accurate the graph is."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the loss of accuracy is allowed."""
+        ...
+
+
+Verdict = TypeVar("Verdict", bound=Judged)
+Inputs: TypeAlias = "NDArray[Any] | Sequence[NDArray[Any]]"
+"""The graph's input for n pictures: one array (n, ...), or for each picture an array without the first dimension, which
+may have another shape than the others."""
+
+
 @dataclass(frozen=True)
-class Quantized:
+class Quantized(Generic[Verdict]):
     """An int8 graph that was made, and its accuracy."""
 
     layers: int
@@ -49,12 +63,12 @@ class Quantized:
 def quantize(
     graph: Path,
     target: Path,
-    calibration: NDArray[np.uint8],
+    calibration: Inputs,
     judge: Callable[[Path], Verdict],
     *,
     seconds: float = 90.0,
     say: Callable[[str], None] = lambda line: None,
-) -> Quantized:
+) -> Quantized[Verdict]:
     """Write the float32 graph at `graph` to `target` (.xml, with a .bin) in 8-bit integers, and judge it.
 
     `calibration` is the graph's input for n pictures like those that will be predicted, such as uint8 (n, size, size,
@@ -87,7 +101,7 @@ def quantize(
         kept = tuple(ranked[:enough])
 
 
-def quantize_for_speed(graph: Path, target: Path, pictures: NDArray[np.uint8]) -> None:
+def quantize_for_speed(graph: Path, target: Path, pictures: Inputs) -> None:
     """Write the graph at `graph` to `target` in 8-bit integers, to measure its speed and not its accuracy.
 
     Each picture of `pictures`, the graph's input, takes time; one is enough. Raises ExportError if NNCF fails.
@@ -95,12 +109,12 @@ def quantize_for_speed(graph: Path, target: Path, pictures: NDArray[np.uint8]) -
     _write(openvino_core().read_model(graph), target, pictures, ())
 
 
-def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]) -> list[str]:
+def rank_by_noise(source: "Graph", quantized: "Graph", pixels: Inputs) -> list[str]:
     """Return the names of the layers of `source`, the noisiest first.
 
     A layer's noise is the difference between its output in `quantized` and the output of its float weights for the same
     input before rounding. Layers are ranked by the mean square of the noise divided by that of the float output. All
-    layers are measured in one run of one graph. `pixels` is the graph's input.
+    layers are measured in one run of one graph for each shape of the graph's input, `pixels`.
     """
     import openvino
     from openvino import opset13 as op
@@ -125,7 +139,8 @@ def rank_by_noise(source: "Graph", quantized: "Graph", pixels: NDArray[np.uint8]
         names.append(name)
     measuring = make([op.result(ratio) for ratio in ratios], twins.get_parameters())
     compiled = openvino_core().compile_model(measuring, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    noise = [float(value) for value in compiled(pixels).to_tuple()]
+    batches = [pixels] if isinstance(pixels, np.ndarray) else [picture[None] for picture in pixels]
+    noise = np.mean([[float(value) for value in compiled(batch).to_tuple()] for batch in batches], axis=0)
     return [name for _, name in sorted(zip(noise, names, strict=True), key=lambda pair: -pair[0])]
 
 
@@ -151,7 +166,7 @@ def _with_inputs(node: Any, values: Any, weights: Any) -> Any:
     return make(values, weights, *(attributes[name] for name in names))
 
 
-def _write(source: "Graph", target: Path, calibration: NDArray[np.uint8], in_float: Sequence[str]) -> "Graph":
+def _write(source: "Graph", target: Path, calibration: Inputs, in_float: Sequence[str]) -> "Graph":
     """Write `source` in 8-bit integers to `target`, with its header, and return the graph."""
     import openvino
 
@@ -161,7 +176,7 @@ def _write(source: "Graph", target: Path, calibration: NDArray[np.uint8], in_flo
     return made
 
 
-def _quantized(graph: "Graph", calibration: NDArray[np.uint8], in_float: Sequence[str]) -> "Graph":
+def _quantized(graph: "Graph", calibration: Inputs, in_float: Sequence[str]) -> "Graph":
     with _quiet():
         import nncf
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix

@@ -156,23 +156,23 @@ def copy_graph(graph: Path | None, place: TuningPlace) -> str | None:
         return move_graph(Path(folder, graph.name), place)
 
 
-def move_graph(graph: Path, place: TuningPlace) -> str:
-    """Move an int8 graph to `place` under a name that no other graph there has, and return the name.
+def move_graph(graph: Path, place: TuningPlace, *, name: str = INT8_GRAPH) -> str:
+    """Move an int8 graph to `place` under `name`, or one like it that no other graph there has, and return the name.
 
     The graph that tune.json refers to is not changed, so tune.json stays valid until it is written anew.
     """
-    first = place.folder / INT8_GRAPH
+    first = place.folder / name
     names = (first.with_stem(f"{first.stem}{f'-{number}' if number > 1 else ''}") for number in count(1))
-    target = next(name for name in names if not name.exists() and not name.with_suffix(".bin").exists())
+    target = next(path for path in names if not path.exists() and not path.with_suffix(".bin").exists())
     graph.with_suffix(".bin").replace(target.with_suffix(".bin"))
     graph.replace(target)
     return target.name
 
 
-def delete_other_graphs(place: TuningPlace, tuned: Tuned) -> None:
+def delete_other_graphs(place: TuningPlace, tuned: Tuned, *, name: str = INT8_GRAPH) -> None:
     """Delete the int8 graphs in `place` that `tuned` does not refer to: they are of earlier runs or other weights."""
-    first = Path(INT8_GRAPH)
-    referred = {Path(name).stem for goal in tuned.goals for name in tuned.graphs(goal)}
+    first = Path(name)
+    referred = {Path(graph).stem for goal in tuned.goals for graph in tuned.graphs(goal)}
     for file in place.folder.glob(f"{first.stem}*"):
         if file.stem not in referred and file.suffix in (first.suffix, ".bin"):
             file.unlink(missing_ok=True)

@@ -195,7 +195,7 @@ def _quantized(
     judge: Callable[[Path], Verdict],
     *,
     is_slow: Callable[[], str | None],
-) -> Quantized | None:
+) -> Quantized[Verdict] | None:
     """Make the int8 graph at `trial.int8`. If it can't be made, or can't win, say the reason and return None.
 
     `is_slow` returns why the graph there can't win, or None. Its speed is measured first, as this takes least time.
