@@ -132,7 +132,7 @@ def export_detector(
     target = target_of(path, model if isinstance(model, str | Path) else None, SUFFIXES[to], to, force=force)
     loaded = model if isinstance(model, DetectorModel) else load_detector(model)
     pictures = read_pictures(check)
-    say(f"making {target.name} and {target.with_suffix(SUFFIXES[to][-2 if to == 'openvino' else -1]).name}")
+    say(f"making {target.name} and {regions_file(target).name}")
     with replaced_together(target, suffixes=SUFFIXES[to]) as file:
         write_graphs(loaded, file, to=to)
         say(f"comparing them with the detector on {len(pictures)} pictures")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -131,6 +132,11 @@ def cached_files(model: UnloadedModel, backend: BackendName) -> Path:
     path = writable(path)
     with locked(path):
         if not _are_whole(path):  # another process may have made them while this one waited
+            # Delete the unfinished files of a process that was killed.
+            for unfinished in path.parent.glob(f".{path.name}.*"):
+                rmtree(unfinished, ignore_errors=True)
+            for suffix in SUFFIXES[FORMATS[backend]]:
+                path.with_suffix(suffix).unlink(missing_ok=True)
             if sys.stderr.isatty():
                 say(f"{model.name}: making graphs for {backend}; this is done only once")
             export_detector(load_detector(model.located.name), path, to=FORMATS[backend], force=True)
