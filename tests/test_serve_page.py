@@ -168,7 +168,7 @@ def test_boxes_are_drawn_and_listed_and_code_finds_the_same(opened: Any, url: st
     expect(page.locator("#lead")).to_have_text("finds finds objects of 3 classes: cat, frog and Größe.")
     page.set_input_files("#files", pictures(folder, 0))
     expect(page.locator(".verdict:visible")).to_have_count(1)
-    predictor = DetectorPredictor(folder / "finds.safetensors")
+    predictor = DetectorPredictor(folder / "finds.safetensors", backend="torch")
     expected = predictor(folder / "it's 0.jpg")["detections"]
     assert len({one["label"] for one in expected}) > 1
     rows, drawn = page.locator(".object"), page.locator(".boxes .line")
@@ -199,7 +199,9 @@ def test_boxes_are_drawn_and_listed_and_code_finds_the_same(opened: Any, url: st
     cats.click()
     # Another threshold is that of the request, too.
     page.get_by_label("Least score").fill("40")
-    least = DetectorPredictor(folder / "finds.safetensors", threshold=0.4)(folder / "it's 0.jpg")["detections"]
+    least = DetectorPredictor(folder / "finds.safetensors", threshold=0.4, backend="torch")(folder / "it's 0.jpg")[
+        "detections"
+    ]
     assert 0 < len(least) != len(expected)
     expect(rows).to_have_count(len(least))
     environment = os.environ | {"NO_PROXY": "127.0.0.1"}

@@ -143,7 +143,7 @@ def verify_detector(
         loaded = load_detector(model)
         paths, of = _pictures(model, loaded.header, data, Path(folder))
         say(f"{len(paths):,} pictures: {of}")
-        predictor = DetectorPredictor(model)
+        predictor = DetectorPredictor(model, may_export=False)  # torch, unless graphs were made for predictions
         thresholds = predictor.thresholds.tolist()
         pixels = [predictor.decode(path) for path in paths]
         paths = [path for path, one in zip(paths, pixels, strict=True) if not isinstance(one, Failure)]
