@@ -1,14 +1,17 @@
 """The appendix's ladder: each step changes what it should, and nothing else."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from resnetkit.cli import main
 from resnetkit.data.transforms.preprocess import Preprocess
 from resnetkit.detect.evaluate import find
-from resnetkit.detect.files import DetectorModel, header_of
+from resnetkit.detect.files import DetectorModel, header_of, save_detector
 from resnetkit.detect.ladder import Ladder, LadderFinder, adjacent_scales, voted
 from resnetkit.detect.model import Detector
 from resnetkit.detect.spec import DETECTORS
@@ -161,3 +164,23 @@ def test_impossible_ladders_are_refused():
     with pytest.raises(UsageError, match="the same classes in the same order"):
         LadderFinder([model(), model(classes=("b", "a", "c"))], Ladder())
     assert Ladder(scales=(400, 320)).scales == (320, 400)
+
+
+def test_the_verbs_have_the_switches(tmp_path, picture, capsys):
+    """Each switch changes the boxes; the thresholds are those of the first detector."""
+    names = [str(tmp_path / f"{seed}.safetensors") for seed in range(2)]
+    for seed, name in enumerate(names):
+        one = model(seed)
+        save_detector(name, one.net, one.header)
+    file = tmp_path / "a.png"
+    Image.fromarray(picture).save(file)
+    seen = []
+    for flags in ([], ["--refine"], ["--scales", "64,96"], ["--with", names[1]]):
+        common = ["--threshold", "0", "--json", "--threads", "1", "--backend", "torch"]
+        assert main(["detect", "predict", names[0], str(file), *common, *flags]) == 0
+        (result,) = json.loads(capsys.readouterr().out)
+        seen.append(result["detections"])
+    assert all(len(found) > 5 for found in seen)
+    assert all(found != seen[0] for found in seen[1:])
+    assert main(["detect", "predict", names[0], str(file), "--refine", "--backend", "openvino"]) == 2
+    assert "--backend has no effect with --refine" in capsys.readouterr().err

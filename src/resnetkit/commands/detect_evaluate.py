@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from resnetkit.commands.detect_computing import COMPUTING, DETECTOR, add_computing, use_one_thread_beside
+from resnetkit.commands.detect_ladder import add_ladder, ladder_detector
 from resnetkit.commands.detect_train import BOXES
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
@@ -29,6 +30,7 @@ def run(argv: Sequence[str]) -> int:
         help="part of the data: train, val, test; auto: test if there is one, else val",
     )
     add_computing(parser, usual="torch, or what a file of resnetkit export is for")
+    add_ladder(parser)
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
     parser.add_argument("--strict", action="store_true", help="fail on an unreadable picture")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -44,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     exported = given["model"].endswith((".xml", ".onnx"))
     if not exported and given["precision"] is None:
         computing["backend"] = given["backend"] or "torch"
-    model = open_detector(given["model"], **computing)
+    model = ladder_detector(given) or open_detector(given["model"], **computing)
     use_one_thread_beside(model.choice)
     dataset = open_as_trained(given["data"], model.header)
     part, samples = dataset.part(given["split"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetkit.commands.detect_computing import COMPUTING, DETECTOR, add_computing, use_one_thread_beside
+from resnetkit.commands.detect_ladder import add_ladder, ladder_detector
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import as_is, on_one_line, print_list
 from resnetkit.errors import UsageError
@@ -38,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--csv", action="store_true", help=f"print CSV: {','.join(COLUMNS)}")
     add_computing(parser)
+    add_ladder(parser)
     parser.add_argument("--workers", type=int, default=1, help="threads that decode pictures")
     given = parser.read(argv)
     if given["json"] and given["csv"]:
@@ -53,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
     several = len(given["paths"]) > 1 or not Path(given["paths"][0]).is_file()
     predictor = DetectorPredictor(
-        given["model"],
+        ladder_detector(given) or given["model"],
         threshold=given["threshold"],
         tile=given["tile"],
         tile_size=given["tile_size"],

@@ -54,7 +54,7 @@ class _Help(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
-        silent = not action.option_strings or action.nargs == 0 or action.default in (None, SUPPRESS)
+        silent = not action.option_strings or action.nargs == 0 or action.default in (None, (), SUPPRESS)
         if silent:
             return text
         default = ",".join(map(str, action.default)) if _is_list(action) else json.dumps(action.default)

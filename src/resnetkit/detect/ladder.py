@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,9 +16,11 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from resnetkit.data.detection.samples import Detections
 from resnetkit.detect.evaluate import as_detections
-from resnetkit.detect.files import DetectorModel
+from resnetkit.detect.files import DetectorModel, load_detector
+from resnetkit.detect.inference.opening import ReadyDetector
 from resnetkit.detect.model import Detector, scaled
 from resnetkit.errors import UsageError
+from resnetkit.infer.choice import Choice
 from resnetkit.precision import exact_float32
 
 REFINED_NMS_IOU = 0.3
@@ -51,6 +54,15 @@ class Ladder:
     def plain(self) -> bool:
         """Whether nothing differs from a plain prediction."""
         return self == Ladder()
+
+
+def open_ladder(models: Sequence[str | Path], ladder: Ladder) -> ReadyDetector:
+    """Return the detectors of model files or run folders as one; the header, with its thresholds, is the first one's.
+
+    Raises UsageError for detectors of different classes, ModelFileError for a file that is not a detector.
+    """
+    opened = [load_detector(model) for model in models]
+    return ReadyDetector(LadderFinder(opened, ladder), Choice("torch"), opened[0].header, None)
 
 
 class Judged(NamedTuple):

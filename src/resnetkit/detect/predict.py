@@ -14,7 +14,7 @@ from resnetkit.data.prefetch import Failure, own_path, prefetch
 from resnetkit.detect.drawing import draw_boxes
 from resnetkit.detect.evaluate import AHEAD, decoded, nothing
 from resnetkit.detect.files import THRESHOLDS, DetectorModel, empty_detector, spec_of
-from resnetkit.detect.inference.opening import open_detector
+from resnetkit.detect.inference.opening import ReadyDetector, open_detector
 from resnetkit.detect.tiles import find_in_tiles
 from resnetkit.errors import DataError, UsageError
 from resnetkit.evaluation.explanation import drawing_path
@@ -39,14 +39,15 @@ class DetectorPredictor:
     pictures, or USUAL_THRESHOLD. With `tile`, pictures far larger than the tile are searched in tiles, too (see
     `find_in_tiles`). A tile has `tile_size` pixels in each direction; by default, as many as the shorter side of most
     training pictures. How it is computed (`backend`, `precision`, `threads`, `streams`) is chosen as `open_detector`
-    describes it; `choice` has the values that are used. Several threads may call it.
+    describes it; `choice` has the values that are used. A ReadyDetector, as `open_ladder` returns it, is used as it is.
+    Several threads may call it.
 
     Raises UsageError for values out of range, ModelFileError for a file that is not a detector.
     """
 
     def __init__(
         self,
-        model: DetectorModel | str | Path,
+        model: ReadyDetector | DetectorModel | str | Path,
         *,
         threshold: float | None = None,
         tile: bool = False,
@@ -62,15 +63,18 @@ class DetectorPredictor:
             raise UsageError(f"`threshold` is {threshold}; it must be from 0 to 1")
         if tile_size is not None and tile_size < 32:
             raise UsageError(f"`tile_size` is {tile_size}; it must be at least 32")
-        self._opened = open_detector(
-            model,
-            backend=backend,
-            precision=precision,
-            threads=threads,
-            streams=streams,
-            goal=goal,
-            may_export=may_export,
-        )
+        if isinstance(model, ReadyDetector):
+            self._opened = model
+        else:
+            self._opened = open_detector(
+                model,
+                backend=backend,
+                precision=precision,
+                threads=threads,
+                streams=streams,
+                goal=goal,
+                may_export=may_export,
+            )
         self.header = self._opened.header
         self.classes = self.header.classes
         self.spec = spec_of(self.header)
