@@ -161,7 +161,7 @@ def test_backends_are_chosen_by_flags(exported, tmp_path, capsys):
     assert "--output is for classifiers" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["fpn-small", "c4"])
 def test_onnx_finds_the_same(head, tmp_path):
     model = tiny(head)

@@ -62,7 +62,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "pets.safetensors", folder / "data"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_int8_is_exported_if_it_keeps_the_precision(tuned, capsys):
     model, data = tuned
     target = model.with_name("int8.xml")
