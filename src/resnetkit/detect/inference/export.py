@@ -129,7 +129,8 @@ def export_detector(
     if calibrate is not None and to != "openvino":
         raise UsageError("`calibrate` is for `to` openvino")
     check_ap_loss(max_ap_loss)
-    target = target_of(path, model if isinstance(model, str | Path) else None, SUFFIXES[to], to, force=force)
+    name = None if isinstance(model, DetectorModel) else expanded(model)
+    target = target_of(path, name, SUFFIXES[to], to, force=force)
     loaded = model if isinstance(model, DetectorModel) else load_detector(model)
     pictures = read_pictures(check)
     say(f"making {target.name} and {regions_file(target).name}")

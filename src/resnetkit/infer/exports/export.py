@@ -96,7 +96,8 @@ def export(
     if to not in FILE_FORMATS:
         raise UsageError(f"`to` is {to!r}; choose one of {', '.join(FILE_FORMATS)}")
     check_loss(max_top1_loss)
-    target = target_of(path, None if isinstance(model, Model) else model, FILE_FORMATS[to].suffixes, to, force=force)
+    name = None if isinstance(model, Model) else expanded(model)
+    target = target_of(path, name, FILE_FORMATS[to].suffixes, to, force=force)
     if missing := [name for name in FILE_FORMATS[to].packages if find_spec(name) is None]:
         raise UsageError(f"`to` {to} needs {' and '.join(missing)}: pip install 'resnetkit[export]'")
 

@@ -16,7 +16,7 @@ PER_CONVOLUTION = 2
 """Most maps kept for each convolution: its output, and the output of the normalisation after it."""
 PER_BLOCK = 2
 """Maps for each block that is computed again: its output, and unused space that its other maps leave in the heap."""
-IN_FLIGHT = 4
+IN_FLIGHT = 6
 """Maps of the largest size that the backward pass holds at the same time."""
 PER_WEIGHT = 4
 """Numbers for each weight: the weight, its gradient, its momentum, and a copy while it is cast or saved."""
