@@ -14,6 +14,7 @@ from resnetkit.calibration import Calibration
 from resnetkit.cli import main
 from resnetkit.errors import DataError, UsageError
 from resnetkit.serve.client import Client
+from resnetkit.verification.agreement import find_card
 from serving import jpeg, process, write_model
 
 
@@ -54,6 +55,22 @@ def test_a_picture_is_asked_for_again_while_the_server_is_busy() -> None:
         assert Client(url + "/", "s3cret").predict(b"picture", model="m m", top=3, reject=True) == result
     assert [path for path, _, _ in asked] == ["/predict?model=m+m&top=3&reject=true"] * 2
     assert [(headers["X-Api-Key"], body) for _, headers, body in asked] == [("s3cret", b"picture")] * 2
+
+
+def test_the_card_is_that_of_the_same_file_or_of_the_first_model_of_the_kind() -> None:
+    cards = [
+        {"name": "cells", "kind": "detector", "fingerprint": "a"},
+        {"name": "pets", "kind": "classifier", "fingerprint": "b"},
+        {"name": "birds", "kind": "classifier", "fingerprint": "c"},
+    ]
+    found = (200, {}, json.dumps({"models": cards}).encode())
+    with answering(*[found] * 3, (200, {}, json.dumps({"models": cards[:1]}).encode())) as (url, _):
+        client = Client(url)
+        assert find_card(client, "c", "classifier") == (cards[2], True)
+        assert find_card(client, "x", "classifier") == (cards[1], False)
+        assert find_card(client, "x", "detector") == (cards[0], False)
+        with pytest.raises(DataError, match="serves no classifier, but cells"):
+            find_card(client, "x", "classifier")
 
 
 def test_a_picture_that_can_not_be_read_has_its_reason() -> None:

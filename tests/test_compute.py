@@ -14,6 +14,7 @@ from resnetkit.kernels.library import library, status
 from resnetkit.models.freezing import freeze
 from resnetkit.models.resnet import ResNet, build
 from resnetkit.models.spec import parse_spec
+from resnetkit.train.computing import compute
 from resnetkit.train.computing.compute import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, choose_forward, refuse_single_values
 from resnetkit.train.computing.fused import FusedNet
 from resnetkit.train.recipe import Recipe
@@ -227,3 +228,12 @@ def test_compiled_steps_do_not_depend_on_the_sizes_before():
 
     for small_first, alone in zip(gradients([24, 32]), gradients([32]), strict=True):
         assert torch.equal(small_first, alone)
+
+
+def test_ways_are_measured_apart_for_kept_statistics(monkeypatch):
+    settings = []
+    monkeypatch.setattr(compute, "fastest", lambda *ways, setting, **given: settings.append(setting) or "eager")
+    monkeypatch.setattr(compute, "worth_measuring", lambda *given, **more: True)
+    for kept in (False, True):
+        chosen("resnet20", Recipe(iterations=1, keep_statistics=kept))
+    assert settings == ["float32", "float32, kept statistics"]

@@ -397,6 +397,11 @@ def test_class_folders_are_no_boxes(tmp_path: Path) -> None:
     dataset = open_dataset(root)
     assert dataset.classes == ("cat", "dog")
     assert "boxes (PASCAL VOC)" in dataset.understood[0]
+    with pytest.raises(DataError, match=r"a\.xml"):
+        open_dataset(root, strict=True)
+    picture(root / "val" / "bird" / "a.jpg")
+    with pytest.raises(DataError, match='only in val: "bird"'):
+        open_dataset(root)
 
 
 def test_blood_cells(shared: Path):

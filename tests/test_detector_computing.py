@@ -18,14 +18,6 @@ from units import error
 pytestmark = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("shape", "inputs", "outputs"),
     [((1, 3, 5), 16, 32), ((2, 12, 16), 48, 16), ((5, 4, 4), 16, 16), ((1, 40, 24), 32, 16), ((3, 13, 6), 16, 48)],

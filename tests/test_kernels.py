@@ -38,14 +38,6 @@ def no_tiles(monkeypatch: pytest.MonkeyPatch):
     kernels._winograd_serves.cache_clear()
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @compiled
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("beside", "relu"), [(False, True), (True, True), (True, False)])

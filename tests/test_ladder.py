@@ -233,9 +233,13 @@ def test_the_third_rung_of_many_pictures_begins_with_a_new_head(
     data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
     monkeypatch.setattr(lengths, "PLAIN_FROM", 1 if plain else 10**9)
-    run = start(recipe.replace(rung="all", iterations=1), data, out=tmp_path / "run", quiet=True).run
+    monkeypatch.setattr(lengths, "LEAST_FOR_CROPS", 8)
+    run = start(recipe.replace(rung="all"), data, out=tmp_path / "run", quiet=True).run
     whole, _ = read_recipe(run / "all" / "recipe.yaml", Recipe())
     assert whole.keep_statistics != plain
+    assert whole.early_scale == (0.57 if plain else 0.75)
+    assert whole.lr == pytest.approx((0.01 if plain else 0.005) * whole.batch_size / 16)
+    assert whole.epochs == (4 if plain else 20)
     assert whole.layer_decay == (1.0 if plain else 0.7)
     assert whole.gradient_clip == (0.0 if plain else 1.0)
     assert whole.init == (recipe.init if plain else str(run / "best.safetensors"))

@@ -1,5 +1,7 @@
 """How long a rung takes, and whether it is likely to help: pure functions."""
 
+from dataclasses import replace
+
 import pytest
 
 from resnetkit.finetune.lengths import Costs, epochs, small_batches, stage_seconds, why_no_stage, why_no_whole
@@ -35,6 +37,18 @@ def test_costs_follow_the_multiplications() -> None:
     many = Costs.estimate(spec, size=224, feature_seconds=0.02, train=1000, val=100)
     assert many.whole_epoch == pytest.approx(4.6 * 0.02 * 1000 * (0.3 + 0.7 * 0.57**2))
     assert costs.validation == pytest.approx(1.4 * 0.02 * 100)
+    assert (costs.least_epochs, many.least_epochs) == (1, 3)
+    small = Costs.estimate(spec, size=112, feature_seconds=0.02, train=1000, val=100)
+    assert small.whole_epoch == pytest.approx(4.6 * 0.02 * 1000), "no smaller crops"
+
+
+def test_a_third_rung_with_a_new_head_needs_time_for_three_epochs() -> None:
+    costs = replace(COSTS, least_epochs=3)
+    assert stage_seconds(155, costs, pictures=1000, more=True) == 152  # not enough for both
+    assert stage_seconds(156, costs, pictures=1000, more=True) == 0.35 * 156 - 3
+    why = why_no_whole(rungs(6.3, 6.3), 122, costs, pictures=411, bounded=True)
+    assert why == "no rung all: it begins with a new head, whose first 3 epochs take about 120 s, and 122 s are left"
+    assert why_no_whole(rungs(6.3, 6.3), 126, costs, pictures=411, bounded=True) is None
 
 
 def test_a_short_time_is_for_the_second_rung_alone() -> None:

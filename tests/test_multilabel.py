@@ -23,6 +23,7 @@ from resnetkit.evaluation.average_precision import average_precision, interval_o
 from resnetkit.evaluation.evaluate import evaluate_multilabel
 from resnetkit.evaluation.multilabel import MultiLabelEvaluation, mean_logits
 from resnetkit.evaluation.thresholds import best_threshold, fit_several, fit_temperature, supported_temperature
+from resnetkit.finetune import lengths
 from resnetkit.finetune.label_heads import fit_head, fit_path
 from resnetkit.infer.answers import Answer
 from resnetkit.modelfile import MULTILABEL, inspect, load, save
@@ -282,12 +283,27 @@ def test_the_ladder(trained: tuple[Path, Path], tmp_path: Path) -> None:
     errors = [row["error_percent"] for row in result.rungs]
     assert result.rungs[1]["kept"] == (errors[1] < errors[0])
     assert result.best["error_percent"] == min(errors)
-    assert inspect(tmp_path / "ladder" / "stage").metrics["error_percent"] <= errors[1] + 0.5
+    assert inspect(tmp_path / "ladder" / "stage").metrics["error_percent"] == pytest.approx(errors[1], abs=0.5)
     header = inspect(result.model)
     assert header.multilabel
     assert header.metrics["error_percent"] <= inspect(run).metrics["error_percent"] + 5
     assert evaluate_multilabel(result.run, str(path), workers=0).error_percent == result.best["error_percent"]
     assert "top1_error_percent" not in result.rungs[0]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_third_rung(
+    trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    run, path = trained
+    monkeypatch.setattr(lengths, "PLAIN_FROM", 1 if plain else 10**9)
+    recipe = RECIPE.replace(init=str(run), rung="all", epochs=1, size=None)
+    result = rk.train(recipe, str(path), out=tmp_path / "ladder", quiet=True)
+    assert [row["rung"] for row in result.rungs] == ["head", "all"]
+    assert result.best["error_percent"] == min(row["error_percent"] for row in result.rungs)
+    whole = inspect(tmp_path / "ladder" / "all")
+    assert whole.multilabel
+    assert whole.recipe["keep_statistics"] != plain
 
 
 # Predictions

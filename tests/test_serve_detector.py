@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread
 from typing import Any
 
 import httpx
@@ -122,9 +122,14 @@ def test_wishes_that_a_detector_can_not_fulfil_are_refused(app: Guard, query: st
 def test_pictures_wait_as_files_where_too_much_is_decoded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "MOST_DECODED", -1)
     files = [("file", (f"{i}.jpg", content)) for i, content in enumerate([jpeg(0), b"no picture", jpeg(1)])]
+    decoding: list[str] = []
     with served(path) as (app, model):
+        decode = model.opened.decode
+        monkeypatch.setattr(model.opened, "decode", lambda p: (decoding.append(current_thread().name), decode(p))[1])
         found = ask(app, lambda c: c.post("/predict", files=files)).json()["results"]
         loaded = model._loaded
+    assert len(decoding) == 3
+    assert all(name.startswith("resnetkit-batch") for name in decoding), "as files, until it is their turn"
     assert (loaded.in_flight, loaded.decoded) == (0, 0)
     monkeypatch.undo()
     with served(path) as (app, _):
@@ -350,6 +355,7 @@ def test_a_receipt_without_a_server_or_pictures_draws_its_own(path: Path) -> Non
     found = verify(path)
     assert (found.pictures, found.agrees) == (24, True)
     assert list(found.ways) == ["detect predict"]
+    assert found.ways["detect predict"].objects > 0
 
 
 def test_what_boxes_agree() -> None:
@@ -365,5 +371,9 @@ def test_what_boxes_agree() -> None:
     assert Way.of(expected, [objects((0.9, [200.0, 10.0, 240.0, 50.0]))], [0.5]).other_objects == 2
     many = [objects(*((0.9, [40.0 * place, 0.0, 40.0 * place + 30, 30.0]) for place in range(20)))]
     assert Way.of(many, [many[0][:18]], [0.5], precision="int8").agrees
-    assert not Way.of(many, [many[0][:10]], [0.5], precision="int8").agrees
+    assert not Way.of(many, [many[0][:17]], [0.5], precision="int8").agrees
+    moved_away = [objects((0.9, [0.0, 900.0, 30.0, 930.0]), (0.9, [90.0, 900.0, 120.0, 930.0])), many[0][2:]]
+    assert Way.of(many, [[*moved_away[0], *moved_away[1]]], [0.5], precision="int8").agrees
+    strange = [{"index": 5, "score": 0.9, "box": box}]  # a class that the model has not
+    assert Way.of([[]], [strange], [0.5]).other_objects == 1
     assert not Way.of(many, [many[0][:19]], [0.5]).agrees

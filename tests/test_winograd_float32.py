@@ -11,14 +11,6 @@ from units import UnitCase, check_added, check_same_bits, conv3x3, double, error
 pytestmark = pytest.mark.skipif(library() is None, reason=f"the kernels are {status()}")
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def unit(inputs: int, outputs: int, shape: tuple[int, int, int], *, beside: bool = True, relu: bool = True) -> UnitCase:
     return UnitCase(inputs, outputs, shape, beside=beside, relu=relu, dtype=torch.float32)
 

@@ -27,6 +27,10 @@ class DataError(ResnetkitError):
         self.reason = reason
 
 
+class LayoutError(DataError):
+    """A folder whose pictures are not in class folders."""
+
+
 class ModelFileError(ResnetkitError):
     """A model file that is missing, broken, or made for something else."""
 

@@ -1,8 +1,11 @@
 """The flags that choose how a detector is computed."""
 
-from typing import TYPE_CHECKING, Literal
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnetkit.commands.parser import Parser
+from resnetkit.errors import UsageError
 
 if TYPE_CHECKING:
     from resnetkit.infer.choice import Choice
@@ -26,21 +29,30 @@ def add_computing(parser: Parser, *, usual: str = "the tuned one, else openvino 
     parser.add_argument("--streams", type=int | None, help="pictures that are computed at a time; unset: 1")
 
 
-def use_one_thread_beside(choice: "Choice") -> None:
-    """Let torch use one thread beside a graph: its threads would wait busily for the few operations between the graphs.
+def use_one_thread_beside(*choices: "Choice") -> None:
+    """Let torch use one thread where graphs compute all models: between two graphs, more would wait busily.
 
-    The process must be the command's own.
+    The process must be the command's own. Without a detector, it has not imported torch, and need not.
     """
     from resnetkit.infer.choice import GRAPHS
 
-    if choice.backend in GRAPHS:
+    if "torch" in sys.modules and all(choice.backend in GRAPHS for choice in choices):
         import torch
 
         torch.set_num_threads(1)
 
 
-def is_detector(model: str) -> bool:
-    """Whether MODEL is the model file or the run folder of a detector. Raises what `find_model` raises."""
-    from resnetkit.infer.unloaded import find_model
+def check_computing(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for values that are too small in the flags of `add_computing`, and in --workers."""
+    for name, least in (("threads", 1), ("streams", 1), ("workers", 0)):
+        if given[name] is not None and given[name] < least:
+            raise UsageError(f"--{name} is {given[name]}; it must be at least {least}")
 
-    return find_model(model).header.kind == "detector"
+
+def is_detector(model: str) -> bool:
+    """Return whether MODEL is a detector. Raises what `locate` and `inspect` raise."""
+    from resnetkit.location import PublishedWeights, locate
+    from resnetkit.modelfile import inspect
+
+    located = locate(model)  # the header of published weights takes seconds to make, and they are classifiers
+    return not isinstance(located, PublishedWeights) and inspect(located).kind == "detector"

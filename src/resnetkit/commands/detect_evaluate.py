@@ -4,12 +4,17 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from resnetkit.commands.detect_computing import COMPUTING, DETECTOR, add_computing, use_one_thread_beside
+from resnetkit.commands.detect_computing import (
+    COMPUTING,
+    DETECTOR,
+    add_computing,
+    check_computing,
+    use_one_thread_beside,
+)
 from resnetkit.commands.detect_ladder import add_ladder, ladder_detector
 from resnetkit.commands.detect_train import BOXES
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import on_one_line, print_json, print_table
-from resnetkit.errors import UsageError
 from resnetkit.progress import bar
 
 
@@ -35,9 +40,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="fail on an unreadable picture")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.read(argv)
-    for name, least in (("threads", 1), ("streams", 1), ("workers", 0)):
-        if given[name] is not None and given[name] < least:
-            raise UsageError(f"--{name} is {given[name]}; it must be at least {least}")
+    check_computing(given)
     from resnetkit.detect.evaluate import evaluate_finder
     from resnetkit.detect.inference.opening import open_detector
     from resnetkit.detect.run import open_as_trained

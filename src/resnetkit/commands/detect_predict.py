@@ -6,7 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetkit.commands.detect_computing import COMPUTING, DETECTOR, add_computing, use_one_thread_beside
+from resnetkit.commands.detect_computing import (
+    COMPUTING,
+    DETECTOR,
+    add_computing,
+    check_computing,
+    use_one_thread_beside,
+)
 from resnetkit.commands.detect_ladder import add_ladder, ladder_detector
 from resnetkit.commands.parser import Parser
 from resnetkit.commands.printing import as_is, on_one_line, print_list
@@ -44,9 +50,7 @@ def run(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     if given["json"] and given["csv"]:
         raise UsageError("--json and --csv both set the format; give one of them")
-    for name, least in (("threads", 1), ("streams", 1), ("workers", 0)):
-        if given[name] is not None and given[name] < least:
-            raise UsageError(f"--{name} is {given[name]}; it must be at least {least}")
+    check_computing(given)
     draw = expanded(given["draw"]) if given["draw"] else None
     for folder in map(Path, given["paths"] if draw else ()):
         if draw and folder.is_dir() and draw.resolve().is_relative_to(folder.resolve()):

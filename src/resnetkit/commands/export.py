@@ -12,6 +12,7 @@ from resnetkit.errors import UsageError
 
 if TYPE_CHECKING:
     from resnetkit.infer.exports.export import Exported
+    from resnetkit.infer.quantizing.quantize import Quantized
 
 
 def run(argv: Sequence[str]) -> int:
@@ -19,8 +20,9 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "export",
         "MODEL --to onnx|openvino|pt2 [options]",
-        "Write a model as a file for ONNX Runtime, OpenVINO or torch.export, for batches of any size. Its output on "
-        "pictures is compared with that of the model; if they differ too much, no file is written.",
+        "Write a model as a file for ONNX Runtime, OpenVINO or torch.export: a classifier for batches of any size, a "
+        "detector for a picture of any size. Its output on pictures is compared with that of the model; if they differ "
+        "too much, no file is written.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
@@ -43,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
         help="output of the file; c5 is the last feature map, pool its mean over all positions",
     )
     parser.add_argument(
-        "--check", type=str, metavar="DATA", help="pictures for the comparison; unset: 16 pictures in this package"
+        "--check", type=str, metavar="DATA", help="pictures for the comparison; unset: some in this package"
     )
     parser.add_argument(
         "--int8", action="store_true", help="compute in 8-bit integers, except in layers that lose too much accuracy"
@@ -62,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
         "--max_ap_loss",
         type=float,
         metavar="POINTS",
-        help="points of AP50 that --int8 may cost a detector (unset: 0.5)",
+        help="points of AP50, and of COCO's AP, that --int8 may cost a detector (unset: 0.5)",
     )
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -99,9 +101,7 @@ def run(argv: Sequence[str]) -> int:
     print(f"input     {done.input}")
     print(f"output    {done.output}")
     print(f"compared  {describe(done.gap)}")
-    if done.integers:
-        floats = len(done.integers.layers_in_float)
-        print(f"integers  {done.integers.layers - floats} of {done.integers.layers} layers; {done.integers.verdict}")
+    _print_integers(done.integers)
     print(f"file      {' and '.join(map(str, done.files))}")
     return 0
 
@@ -109,7 +109,7 @@ def run(argv: Sequence[str]) -> int:
 def _export_detector(given: dict[str, Any]) -> int:
     """Export a detector, and print how much the files differ from it."""
     for flag in ("with_preprocess", "output", "max_top1_loss"):
-        if given[flag]:
+        if given[flag] not in (None, False):
             raise UsageError(f"--{flag.replace('_', '-')} is for classifiers; {given['model']} is a detector")
     from resnetkit.detect.inference.export import export_detector
 
@@ -123,20 +123,12 @@ def _export_detector(given: dict[str, Any]) -> int:
         say=lambda line: print(f"resnetkit export: {line}", file=sys.stderr, flush=True),
         **({} if given["max_ap_loss"] is None else {"max_ap_loss": given["max_ap_loss"]}),
     )
-    integers = done.integers
     if given["json"]:
         document = {"files": [str(file) for file in done.files], "to": given["to"], "compared": asdict(done.gap)}
-        told = integers and {
-            "layers": integers.layers,
-            "layers_in_float": list(integers.layers_in_float),
-            **integers.verdict.to_dict(),
-        }
-        print_json({**document, "int8": told})
+        print_json({**document, "int8": _integers(done.integers)})
         return 0
     print(f"compared  {done.gap}")
-    if integers:
-        floats = len(integers.layers_in_float)
-        print(f"integers  {integers.layers - floats} of {integers.layers} layers; {integers.verdict}")
+    _print_integers(done.integers)
     print(f"files     {', '.join(map(str, done.files))}")
     return 0
 
@@ -153,11 +145,17 @@ def _document(done: "Exported", to: str) -> dict[str, object]:
             "probabilities": done.gap.probabilities,
             "agreement": done.gap.agreement,
         },
-        "int8": None
-        if done.integers is None
-        else {
-            "layers": done.integers.layers,
-            "layers_in_float": list(done.integers.layers_in_float),
-            **done.integers.verdict.to_dict(),
-        },
+        "int8": _integers(done.integers),
     }
+
+
+def _integers(made: "Quantized[Any] | None") -> dict[str, Any] | None:
+    """Return the fields of a graph in 8-bit integers for JSON."""
+    if made is None:
+        return None
+    return {"layers": made.layers, "layers_in_float": list(made.layers_in_float), **made.verdict.to_dict()}
+
+
+def _print_integers(made: "Quantized[Any] | None") -> None:
+    if made:
+        print(f"integers  {made.layers - len(made.layers_in_float)} of {made.layers} layers; {made.verdict}")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from resnetkit.commands.detect_computing import COMPUTING, is_detector, use_one_thread_beside
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import on_one_line
 from resnetkit.errors import DataError, UsageError
@@ -98,6 +99,7 @@ def _serve(given: dict[str, Any], models: dict[str, str], limits: Limits, key: s
             )
             for name, model in models.items()
         }
+        use_one_thread_beside(*(one.opened.choice for one in served.values()))
         create_app, server = imported.result()
         guard = create_app(served, limits=limits, metrics=metrics, api_key=key)
         address = address_of(listener)
@@ -122,11 +124,7 @@ def _import_server() -> tuple[Any, Any]:
 
 def _opener(model: str, given: dict[str, Any]) -> "Callable[[], Opened]":
     def open_model() -> "Opened":
-        from resnetkit.location import LocalFile, locate
-        from resnetkit.modelfile import inspect
-
-        located = locate(model)
-        if isinstance(located, LocalFile) and inspect(located).kind == "detector":
+        if is_detector(model):
             return _open_detector(model, given)
         from resnetkit.infer.predictor import Predictor
         from resnetkit.serve.classifier import OpenedClassifier
@@ -138,13 +136,10 @@ def _opener(model: str, given: dict[str, Any]) -> "Callable[[], Opened]":
 
 
 def _open_detector(model: str, given: dict[str, Any]) -> "Opened":
-    from resnetkit.commands.detect_computing import COMPUTING, use_one_thread_beside
     from resnetkit.detect.predict import DetectorPredictor
     from resnetkit.serve.detector import OpenedDetector
 
-    predictor = DetectorPredictor(model, goal=given["goal"], **{name: given[name] for name in COMPUTING})
-    use_one_thread_beside(predictor.choice)
-    return OpenedDetector(predictor)
+    return OpenedDetector(DetectorPredictor(model, goal=given["goal"], **{name: given[name] for name in COMPUTING}))
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resnetkit.commands.detect_computing import is_detector
 from resnetkit.commands.parser import MODEL, Parser
 from resnetkit.commands.printing import print_json, print_table
+from resnetkit.errors import UsageError
 
 if TYPE_CHECKING:
     from resnetkit.infer.tuning.record import Tuned
@@ -37,15 +38,14 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--max_top1_loss",
-        type=float,
-        default=0.5,
-        help="points of top-1 accuracy that may be lost on pictures not seen, by what those of DATA show",
+        type=float | None,
+        help="points of top-1 accuracy that may be lost on pictures not seen, by what those of DATA show (unset: 0.5)",
     )
     parser.add_argument(
         "--max_ap_loss",
-        type=float,
-        default=0.5,
-        help="for a detector: points of AP50, and of COCO's AP, that may be lost on the val pictures of DATA",
+        type=float | None,
+        help="for a detector: points of AP50, and of COCO's AP, that may be lost on the val pictures of DATA "
+        "(unset: 0.5)",
     )
     parser.add_argument(
         "--calibrate", type=str, metavar="DATA", help="pictures for the calibration of 8-bit integers; unset: DATA"
@@ -57,14 +57,21 @@ def run(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     common: dict[str, Any] = {name: given[name] for name in ("goal", "calibrate", "quick")}
     common["say"] = _say
-    if is_detector(given["model"]):
+    detector = is_detector(given["model"])
+    own, other = ("max_ap_loss", "max_top1_loss") if detector else ("max_top1_loss", "max_ap_loss")
+    if given[other] is not None:
+        kinds = ("detector", "classifiers") if detector else ("classifier", "detectors")
+        raise UsageError(f"--{other.replace('_', '-')} is for {kinds[1]}; {given['model']} is a {kinds[0]}")
+    if given[own] is not None:
+        common[own] = given[own]
+    if detector:
         from resnetkit.detect.inference.tuning import tune_detector
 
-        tuned = tune_detector(given["model"], given["data"], max_ap_loss=given["max_ap_loss"], **common)
+        tuned = tune_detector(given["model"], given["data"], **common)
     else:
         from resnetkit.infer.tuning.tune import tune
 
-        tuned = tune(given["model"], given["data"], max_top1_loss=given["max_top1_loss"], **common)
+        tuned = tune(given["model"], given["data"], **common)
     if given["json"]:
         print_json(asdict(tuned))
     else:

@@ -10,8 +10,8 @@ from resnetkit.commands.printing import on_one_line, print_json, print_table
 from resnetkit.commands.serve import KEY
 
 if TYPE_CHECKING:
-    from resnetkit.verification.classifiers import Verification
-    from resnetkit.verification.detectors import DetectorVerification
+    from resnetkit.verification.classifiers import Served, Verification
+    from resnetkit.verification.detectors import DetectorVerification, ServedDetector
 
 
 def run(argv: Sequence[str]) -> int:
@@ -20,7 +20,8 @@ def run(argv: Sequence[str]) -> int:
         "verify",
         "MODEL [DIR] [options]",
         "Compare training's evaluation with every way to predict that is installed here, on the same pictures: predict "
-        "with each backend, tuned graphs, exported files, and a server. Exit code 1 if they do not agree.",
+        "with each backend, tuned graphs, exported files, and a server; for a detector, detect predict as it is "
+        "computed now, and a server. Exit code 1 if they do not agree.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
@@ -54,6 +55,10 @@ def run(argv: Sequence[str]) -> int:
         _print_boxes(result)
     else:
         _print_classes(result)
+    for name, reason in result.left_out.items():
+        print(on_one_line(f"{name}: {reason}"))
+    if result.served is not None:
+        print(on_one_line(_beside_predict(result.served)))
     print("all ways agree" if result.agrees else "the ways do NOT agree")
     return 0 if result.agrees else 1
 
@@ -72,16 +77,6 @@ def _print_classes(result: "Verification") -> None:
     print_table(
         ("compared with training's evaluation", "precision", "largest difference", "other best class", "agrees"), rows
     )
-    for name, reason in result.left_out.items():
-        print(on_one_line(f"{name}: {reason}"))
-    if (served := result.served) is not None:
-        same = "" if served.same_file else "; its model file is ANOTHER one"
-        print(
-            on_one_line(
-                f"{served.url}, model {served.model}{same}: beside predict by {served.computed_by}, the largest "
-                f"difference is {served.largest_difference:.1e}, and {served.other_rejections:,} rejections differ"
-            )
-        )
 
 
 def _print_boxes(result: "DetectorVerification") -> None:
@@ -99,15 +94,23 @@ def _print_boxes(result: "DetectorVerification") -> None:
     ]
     columns = ("precision", "objects", "other objects", "score difference", "edge difference", "agrees")
     print_table(("compared with training's evaluation", *columns), rows)
-    for name, reason in result.left_out.items():
-        print(on_one_line(f"{name}: {reason}"))
-    if (served := result.served) is not None:
-        same = "" if served.same_file else "; its model file is ANOTHER one"
-        way = served.way
-        print(
-            on_one_line(
-                f"{served.url}, model {served.model}{same}: beside detect predict by {served.computed_by}, the largest "
-                f"differences are {way.largest_score_difference:.1e} (score) and {way.largest_edge_difference:.1e} "
-                f"pixels (edge), and {way.other_objects:,} objects are others"
-            )
+
+
+def _beside_predict(served: "Served | ServedDetector") -> str:
+    """Return what the server's answers differ in from those of `predict` by the same backend."""
+    from resnetkit.verification.detectors import ServedDetector
+
+    if isinstance(served, ServedDetector):
+        way, verb = served.way, "detect predict"
+        differences = (
+            f"the largest differences are {way.largest_score_difference:.1e} (score) and "
+            f"{way.largest_edge_difference:.1e} pixels (edge), and {way.other_objects:,} objects are others"
         )
+    else:
+        verb = "predict"
+        differences = (
+            f"the largest difference is {served.largest_difference:.1e}, and {served.other_rejections:,} rejections "
+            "differ"
+        )
+    same = "" if served.same_file else "; its model file is ANOTHER one"
+    return f"{served.url}, model {served.model}{same}: beside {verb} by {served.computed_by}, {differences}"

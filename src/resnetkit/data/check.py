@@ -361,12 +361,9 @@ def _always(dataset: Dataset) -> list[str]:
         for i in np.flatnonzero(totals == len(labels))
     ]
     first, second, both = pairs_of(labels)
-    ways = [*zip(first, second, both, strict=True), *zip(second, first, both, strict=True)]
-    never = [
-        f"{names[i]!r} without {names[j]!r}"
-        for i, j in sorted((i, j) for i, j, number in ways if number == totals[i])
-        if totals[i] >= FEW and totals[j] < len(labels)
-    ]
+    one, other = np.concatenate([first, second]), np.concatenate([second, first])
+    kept = (np.tile(both, 2) == totals[one]) & (totals[one] >= FEW) & (totals[other] < len(labels))
+    never = [f"{names[i]!r} without {names[j]!r}" for i, j in sorted(zip(one[kept], other[kept], strict=True))]
     if never:
         more = f" and {len(never) - 3} more pairs" if len(never) > 3 else ""
         notes.append(f"labels that never occur without another one: {', '.join(never[:3])}{more}")

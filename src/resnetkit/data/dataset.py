@@ -18,7 +18,7 @@ from resnetkit.data.published.cifar import CIFARS, find_cifar, load_cifar
 from resnetkit.data.reading import LISTS, Reading
 from resnetkit.data.samples import Dataset
 from resnetkit.display import shell, wrong_name
-from resnetkit.errors import DataError, UsageError
+from resnetkit.errors import DataError, LayoutError, UsageError
 from resnetkit.files import expanded
 
 ACCEPTED = f"{', '.join(CIFARS)}, a folder or a .csv file, or another list of pictures (.tsv, .txt, .jsonl)"
@@ -128,7 +128,7 @@ def _open(
             dataset = load_folder(
                 path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping
             )
-        except DataError:
+        except LayoutError:
             if reading.parts is None:
                 _refuse_boxes(data)
             raise

@@ -114,8 +114,8 @@ class Looks:
         self.thumbnails: NDArray[np.uint8]
         """uint8 (n, SIDE, SIDE)."""
         if pictures * SIDE * SIDE > IN_MEMORY:
-            self._file = TemporaryFile()  # noqa: SIM115 -- it lives as long as the looks
-            self.thumbnails = np.memmap(self._file, np.uint8, "w+", shape=shape)
+            with TemporaryFile() as file:  # the map keeps the file when it is closed
+                self.thumbnails = np.memmap(file, np.uint8, "w+", shape=shape)
         else:
             self.thumbnails = np.zeros(shape, np.uint8)
         self.digests = np.zeros((pictures, DIGEST_BYTES), np.uint8)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class DetectorPredictor:
         """SHA-256 in hex of the model file; None for a detector in memory."""
         return self._opened.fingerprint
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(one.numel() for one in empty_detector(self.header, source="the detector").parameters())

@@ -1,7 +1,7 @@
 """Heads on features of pictures with several labels: one logistic regression per class, by L-BFGS over penalties.
 
 They are fitted together, because their objectives add up, and share one penalty: with few validation pictures of a
-class, a penalty of its own would be chosen by chance. NumPy only, no torch.
+class, a penalty of its own would be chosen by chance.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """The ladder: the head, then the last stage, then the whole network; each rung is kept if validation improves.
 
-After LP-FT (Kumar et al. 2022, arXiv:2202.10054): a head that fits the features first, so that the steps of the whole
-network do not spoil them.
+With few pictures, after LP-FT (Kumar et al. 2022, arXiv:2202.10054): a head that fits the features first, so that the
+steps of the whole network do not spoil them. With many, the third rung begins anew.
 """
 
 import json
@@ -282,7 +282,7 @@ def _climb(climb: Climb, task: Classification) -> TrainResult:
             if "stage" in planned and "stage" not in done and train.with_maps and _goes_on(climb, "stage", task):
                 second_rung(climb, train, val, more="all" in planned)
         if "all" in planned and "all" not in done and _goes_on(climb, "all", task):
-            third_rung(climb)
+            third_rung(climb, task)
     except InterruptedTrainingError as error:
         raise InterruptedTrainingError(
             f"stopped; everything is saved. Go on with: resnetkit train --resume {shell(climb.run.path)}",

@@ -9,7 +9,8 @@ from resnetkit.models.spec import ModelSpec
 from resnetkit.train.recipe import Recipe
 
 LEAST_EPOCHS, ENOUGH_PICTURES, MOST_EPOCHS = 3, 700, 20
-"""A rung takes 3 epochs, and with few pictures as many as it takes to see 700, at most 20."""
+"""A rung that begins with a fitted head takes 3 epochs, and with few pictures as many as it takes to see 700, at most
+20."""
 SMALL_SET = 4000
 """With fewer training pictures, batches are small: more steps for the same work."""
 STAGE_SHARE = 0.35
@@ -20,8 +21,11 @@ torch the others. Measured for ResNet-18 on two cores with AVX2."""
 CLEARLY_HALVED = 16
 """Mistakes of which half are fewer by two standard deviations."""
 PLAIN_FROM = 1000
-"""From so many training pictures on, the third rung is plain fine-tuning, from a new head; see `rungs.third_rung`."""
+"""From so many training pictures on, the third rung is plain fine-tuning; see `rungs.third_rung`."""
 PLAIN_EPOCHS = 4
+"""Epochs of plain fine-tuning; with `minutes`, fewer than LEAST_EPOCHS are not worth it, since the head is new."""
+LEAST_FOR_CROPS = 128
+"""Networks for smaller pictures get no smaller crops."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,13 @@ class Costs:
     """An epoch of the whole network."""
     validation: float
     """A validation."""
+    least_epochs: int = 1
+    """The fewest epochs of the whole network that may help."""
+
+    @property
+    def least_whole(self) -> float:
+        """The shortest third rung that may help, with a validation."""
+        return self.least_epochs * self.whole_epoch + self.validation
 
     @classmethod
     def estimate(cls, spec: ModelSpec, *, size: int, feature_seconds: float, train: int, val: int) -> "Costs":
@@ -41,9 +52,10 @@ class Costs:
         macs = spec.macs(size)
         before = replace(spec, depths=spec.depths[:-1]).macs(size) if len(spec.depths) > 1 else 0
         whole = STEP_COST * feature_seconds * train
-        scale, until = early_crops(train)
+        scale, until = early_crops(train, size)
         small = 1 - until * (1 - scale**2)
-        return cls(whole * (1 - before / macs), whole * small, VALIDATION_COST * feature_seconds * val)
+        least = LEAST_EPOCHS if trained_plainly(train) else 1
+        return cls(whole * (1 - before / macs), whole * small, VALIDATION_COST * feature_seconds * val, least)
 
 
 def epochs(pictures: int) -> float:
@@ -61,12 +73,14 @@ def whole_epochs(pictures: int) -> float:
     return float(PLAIN_EPOCHS) if trained_plainly(pictures) else epochs(pictures)
 
 
-def early_crops(pictures: int) -> tuple[float, float]:
-    """Return the size of the third rung's crops at first, as a share of the full one, and until which share of the run.
+def early_crops(pictures: int, size: int) -> tuple[float, float]:
+    """Return the size of the third rung's crops at first, as a share of `size`, and until which share of the run.
 
     Crops that are much smaller would not be what the first rung's head was fitted for, so a new head learns better from
     them.
     """
+    if size < LEAST_FOR_CROPS:
+        return 1.0, 0.6
     return (0.57, 0.7) if trained_plainly(pictures) else (0.75, 0.6)
 
 
@@ -88,7 +102,7 @@ def stage_seconds(left: float, costs: Costs | None, *, pictures: int, more: bool
     if costs is None:
         return STAGE_SHARE * left if more else left
     enough = epochs(pictures) * costs.stage_epoch
-    if more and left - enough >= costs.whole_epoch + 2 * costs.validation:
+    if more and left - enough >= costs.least_whole + costs.validation:
         left = max(STAGE_SHARE * left, enough + costs.validation)
     most = MOST_EPOCHS * costs.stage_epoch
     return max(min(left - costs.validation, most), 1.0)
@@ -110,8 +124,11 @@ def why_no_whole(
     has `minutes`. With few mistakes left, even half of them would be no clear gain, so it follows only where the second
     rung gained much, or where a person gave the time for it.
     """
-    if costs is not None and left < costs.whole_epoch + costs.validation:
-        return f"no rung all: an epoch of it takes about {costs.whole_epoch:.0f} s, and {max(left, 0):.0f} s are left"
+    if costs is not None and left < costs.least_whole:
+        seconds = f"{costs.least_epochs * costs.whole_epoch:.0f} s, and {max(left, 0):.0f} s are left"
+        if costs.least_epochs == 1:
+            return f"no rung all: an epoch of it takes about {seconds}"
+        return f"no rung all: it begins with a new head, whose first {costs.least_epochs} epochs take about {seconds}"
     if bounded and costs is not None and left >= LEAST_EPOCHS * costs.whole_epoch + 2 * costs.validation:
         return None
     errors = {row["rung"]: row["top1_error_percent"] for row in rungs}

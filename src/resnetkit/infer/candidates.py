@@ -3,10 +3,11 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from resnetkit.display import shell
+from resnetkit.errors import ExportError, ModelFileError, UsageError
 from resnetkit.infer.choice import Choice, Goal, Output, choose, installed
 from resnetkit.infer.graphs import has_cached_graph
 from resnetkit.infer.tuning.record import find_tuned
@@ -14,6 +15,7 @@ from resnetkit.infer.unloaded import UnloadedModel
 from resnetkit.machine import read_machine
 from resnetkit.modelfile import Model
 
+T = TypeVar("T")
 BATCH_SIZE = 32
 """Pictures in a batch, if neither an argument nor tuning gives their number."""
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -56,6 +58,25 @@ def candidates(
     if installed("torch") or not rules:
         rules.append(Choice("torch", batch_size=BATCH_SIZE))
     return choose(stated, rules)
+
+
+def first_usable(choices: Sequence[Choice], use: Callable[[Choice], T], *, stacklevel: int) -> tuple[Choice, T]:
+    """Return the first choice that can be used, and what `use` returned for it.
+
+    `use` raises ExportError, ModelFileError or UsageError for a choice that can't be used; then a warning says so, at
+    the caller `stacklevel` frames up, and the next one is tried. The error of the last one is raised.
+    """
+    *others, last = choices
+    for choice, following in zip(others, choices[1:], strict=True):
+        try:
+            return choice, use(choice)
+        except (ExportError, ModelFileError, UsageError) as error:
+            instead = f"{following.backend} {following.precision}"
+            warnings.warn(
+                f"{choice.backend} {choice.precision} can't be used, so {instead} is used: {error}",
+                stacklevel=1 + stacklevel,
+            )
+    return last, use(last)
 
 
 def _tuned_choice(model: UnloadedModel, goal: Goal) -> Choice | None:

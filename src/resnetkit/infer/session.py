@@ -1,10 +1,8 @@
 """A model with the backends that compute it, which are opened when they are first needed, once in each process."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import RLock
@@ -13,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.errors import UsageError
 from resnetkit.forked import apart, is_forked
 from resnetkit.infer.backends.backend import Backend
 from resnetkit.infer.backends.last_map import WithLastMap
 from resnetkit.infer.backends.opening import check_installed, open_backend
+from resnetkit.infer.candidates import first_usable
 from resnetkit.infer.choice import GRAPHS, Choice, Goal, Output
 from resnetkit.infer.graphs import cached_graph, compiled_folder, export_graph
 from resnetkit.infer.tuning.record import find_int8_graph
@@ -133,17 +132,7 @@ class Session:
 
     def _open_first(self, output: Output) -> tuple[Choice, Backend]:
         """Open the first choice that can be opened; return the choice and its backend."""
-        for choice, following in zip_longest(self._choices, self._choices[1:]):
-            try:
-                return choice, self._open(choice, output)
-            except (ExportError, ModelFileError, UsageError) as error:
-                if following is None:
-                    raise
-                instead = f"{following.backend} {following.precision}"
-                warnings.warn(
-                    f"{choice.backend} {choice.precision} can't be used, so {instead} is used: {error}", stacklevel=6
-                )
-        raise AssertionError("there is at least one choice")
+        return first_usable(self._choices, lambda choice: self._open(choice, output), stacklevel=6)
 
     def _open(self, choice: Choice, output: Output) -> Backend:
         if output != "logits" and choice.precision == "int8":  # tuning checks the accuracy of int8 logits only

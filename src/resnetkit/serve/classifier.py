@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resnetkit.data.prefetch import Failure
 from resnetkit.data.transforms.resampling import prepare
+from resnetkit.infer.choice import Choice
 from resnetkit.infer.predictor import Predictor
 from resnetkit.infer.signature import Signature
 from resnetkit.modelfile import Header
@@ -36,6 +37,11 @@ class OpenedClassifier:
         self._scores = Scores(known.confidences) if known and predictor.can_reject else None
         comparable = known and len(known.logit_means) == len(predictor.classes)
         self._moments = Moments(known.logit_means, known.logit_deviations) if known and comparable else None
+
+    @property
+    def choice(self) -> Choice:
+        """How it is computed."""
+        return self.predictor.choice
 
     @property
     def signature(self) -> Signature:

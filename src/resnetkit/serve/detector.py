@@ -1,11 +1,11 @@
 """A detector that is served: boxes."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnetkit.data.detection.samples import Detections
 from resnetkit.data.prefetch import Failure
@@ -13,63 +13,13 @@ from resnetkit.display import printable
 from resnetkit.errors import UsageError
 from resnetkit.infer.choice import Choice
 from resnetkit.infer.signature import Signature
-from resnetkit.modelfile import Header
 from resnetkit.serve.card import card_of
 from resnetkit.serve.metrics import Metrics
 from resnetkit.serve.opened import Pixels
 
 if TYPE_CHECKING:
+    from resnetkit.detect.predict import DetectorPredictor
     from resnetkit.infer.explain import Explanation
-
-
-class Finder(Protocol):
-    """What is served of `resnetkit.detect.predict.DetectorPredictor`. Several threads may call it."""
-
-    @property
-    def header(self) -> Header:
-        """The header of the model file."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into this tuple."""
-        ...
-
-    @property
-    def thresholds(self) -> NDArray[np.float64]:
-        """The least probability of a detection of each class, (classes,)."""
-        ...
-
-    @property
-    def choice(self) -> Choice:
-        """How it is computed."""
-        ...
-
-    @property
-    def fingerprint(self) -> str | None:
-        """SHA-256 in hex of the model file."""
-        ...
-
-    @property
-    def parameters(self) -> int:
-        """The number of weights."""
-        ...
-
-    def decode(self, picture: bytes) -> NDArray[np.uint8] | Failure:
-        """Return an upright picture, uint8 (h, w, 3), or why it can't be read."""
-        ...
-
-    def compute(self, pixels: NDArray[np.uint8]) -> Detections:
-        """Return the detections in a picture, also those below the thresholds."""
-        ...
-
-    def kept(self, found: Detections, threshold: float | None = None) -> Detections:
-        """Return the detections that reach `threshold`, or the thresholds of their classes."""
-        ...
-
-    def name(self, found: Detections, *, threshold: float | None = None) -> list[dict[str, Any]]:
-        """Return the detections that `kept` returns as plain values, {"label", "index", "score", "box"}."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,9 +38,14 @@ class OpenedDetector:
 
     batch_size = 1  # pictures have many sizes, and two at a time are not faster on a CPU
 
-    def __init__(self, finder: Finder) -> None:
+    def __init__(self, finder: "DetectorPredictor") -> None:
         self.finder = finder
         self.streams = max(1, finder.choice.streams)
+
+    @property
+    def choice(self) -> Choice:
+        """How it is computed."""
+        return self.finder.choice
 
     @property
     def signature(self) -> Signature:
@@ -98,9 +53,11 @@ class OpenedDetector:
         return Signature.of(self.finder.header)
 
     def warm_up(self) -> None:
-        """Compute once: the first time takes longest."""
+        """Compute once in each stream, and count the parameters for the card."""
         size = self.finder.header.preprocess.size
-        self.finder.compute(np.zeros((size, size, 3), np.uint8))
+        with ThreadPoolExecutor(self.streams) as pool:
+            list(pool.map(self.finder.compute, [np.zeros((size, size, 3), np.uint8)] * self.streams))
+        assert self.finder.parameters
 
     def decode(self, picture: bytes) -> Pixels | Failure:
         """Return an upright picture, uint8 (h, w, 3), or why it can't be read."""

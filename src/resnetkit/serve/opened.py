@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.prefetch import Failure
+from resnetkit.infer.choice import Choice
 from resnetkit.infer.signature import Signature
 from resnetkit.serve.metrics import Metrics
 
@@ -19,6 +20,11 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 class Opened(Protocol):
     """A model that is ready to compute. Several threads may call it."""
+
+    @property
+    def choice(self) -> Choice:
+        """How it is computed."""
+        ...
 
     @property
     def signature(self) -> Signature:

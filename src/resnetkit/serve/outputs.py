@@ -1,7 +1,7 @@
 """The outputs of the Open Inference Protocol for what was found in the pictures of a request."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,8 +12,11 @@ from resnetkit.infer.predictor import Predictor
 from resnetkit.serve import protocol
 from resnetkit.serve.answers import RequestError, reason
 from resnetkit.serve.classifier import Logits, OpenedClassifier
-from resnetkit.serve.detector import Finder, Found, OpenedDetector
+from resnetkit.serve.detector import Found, OpenedDetector
 from resnetkit.serve.opened import Opened
+
+if TYPE_CHECKING:
+    from resnetkit.detect.predict import DetectorPredictor
 
 Outputs: TypeAlias = list[tuple[protocol.Requested, protocol.Tensor]]
 NO_CLASS = -1
@@ -66,7 +69,9 @@ def _logits(predictor: Predictor, found: Sequence[Logits | Failure]) -> dict[str
     return {"logits": logits, "probabilities": probabilities}
 
 
-def _boxes(finder: Finder, found: Sequence[Found | Failure], threshold: float | None) -> dict[str, protocol.Tensor]:
+def _boxes(
+    finder: "DetectorPredictor", found: Sequence[Found | Failure], threshold: float | None
+) -> dict[str, protocol.Tensor]:
     """Return boxes, labels, scores and names with a row for each detection of the picture with the most.
 
     Rows beyond the `counts` of a picture are 0, the label NO_CLASS, the name empty.

@@ -175,6 +175,7 @@ class ServedModel:
             return False
         with self._changed:
             old, self._loaded = self._loaded, loaded
+            self._paces.clear()  # the new model may take another time
         log.info("%s: its file was replaced; new requests use the new one", self.name)
         self._retire(old)
         return True

@@ -57,13 +57,15 @@ def start(
     began: float | None = None,
     reading: Reading = NOTHING_SAID,
     command: str | None = None,
+    fitted_before: bool = False,
 ) -> TrainResult:
     """Train as documented at `resnetkit.train`.
 
     `asked` maps each field of the recipe that a person gave to the place where they gave it; a field without effect is
     an error or a remark (see `check_effects`). `reading` describes the layout of the data. `began` is the
     time.monotonic() from which the recipe's minutes count, by default now. `command` is what a person typed;
-    recipe.yaml and the report contain it.
+    recipe.yaml and the report contain it. With `fitted_before`, the network knows its classes already, so
+    that no run is too short.
     """
     started = time.monotonic() if began is None else began
     if not isinstance(recipe, Recipe):
@@ -98,6 +100,7 @@ def start(
         started=started,
         quiet=quiet,
         fresh=True,
+        fitted_before=fitted_before,
     )
 
 
@@ -112,6 +115,7 @@ def resume(
     allow_other_arithmetic: bool = False,
     quiet: bool = False,
     reading: Reading | None = None,
+    fitted_before: bool = False,
 ) -> TrainResult:
     """Resume a stopped run from its last checkpoint; the weights at the end are those of a run that never stopped.
 
@@ -123,7 +127,7 @@ def resume(
 
     With `allow_other_arithmetic`, the run also continues if the network is now computed in another way, for example
     without the kernels; the weights then differ slightly. `reading` describes the layout of the data, by default the
-    layout at the start.
+    layout at the start. `fitted_before` is as for `start`.
 
     Raises the same errors as `train`.
     """
@@ -175,6 +179,7 @@ def resume(
         remarks=(*remarks, *remarks_on(dataset)),
         started=started,
         quiet=quiet,
+        fitted_before=fitted_before,
     )
 
 

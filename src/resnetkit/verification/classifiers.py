@@ -30,6 +30,7 @@ from resnetkit.modelfile import Model, load
 from resnetkit.serve.client import Client
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
+from resnetkit.verification.agreement import Receipt, find_card, rounded
 from resnetkit.verification.pictures import DRAWN, draw_pictures, pictures_in, some_of
 
 EXACT = 1e-3
@@ -74,6 +75,10 @@ class Way:
             return cls(largest, other, precision, agrees=largest <= EXACT and not other)
         return cls(largest, other, precision, agrees=other <= max(1, TUNED_SHARE * len(expected)))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return rounded(vars(self))
+
 
 @dataclass(frozen=True)
 class Served:
@@ -96,43 +101,13 @@ class Served:
         """Whether no probability differs by more than SAME, and no rejection."""
         return self.largest_difference <= SAME and not self.other_rejections
 
-
-@dataclass(frozen=True)
-class Verification:
-    """The receipt."""
-
-    pictures: int
-    of: str
-    """Where the pictures come from, for people."""
-    ways: Mapping[str, Way]
-    left_out: Mapping[str, str]
-    """Ways that could not be tried, with the reasons."""
-    served: Served | None = None
-    """The server's answers beside `predict`; None without a server, or where `predict` can't use the same backend."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether all ways agree."""
-        return all(way.agrees for way in self.ways.values()) and (self.served is None or self.served.agrees)
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the receipt as plain values for JSON."""
-        ways = {
-            name: vars(way) | {"largest_difference": float(f"{way.largest_difference:.3g}")}
-            for name, way in self.ways.items()
-        }
-        served = self.served and vars(self.served) | {
-            "largest_difference": float(f"{self.served.largest_difference:.3g}"),
-            "agrees": self.served.agrees,
-        }
-        return {
-            "pictures": self.pictures,
-            "of": self.of,
-            "ways": ways,
-            "left_out": dict(self.left_out),
-            "served": served,
-            "agrees": self.agrees,
-        }
+        """Return the fields as plain values."""
+        return rounded(vars(self)) | {"agrees": self.agrees}
+
+
+class Verification(Receipt[Way, Served]):
+    """The receipt of a classifier."""
 
 
 def verify_classifier(
@@ -202,10 +177,8 @@ class Answers(NamedTuple):
 
 
 def _ask(client: Client, fingerprint: str, paths: Sequence[Path], *, classes: int) -> Answers:
-    """Ask the model with this fingerprint for each picture; the first model if none has it."""
-    cards = client.models()
-    same = [card for card in cards if card.get("fingerprint") == fingerprint]
-    card = (same or cards)[0]
+    """Ask the model with this fingerprint for each picture; the first classifier if none has it."""
+    card, same = find_card(client, fingerprint, "classifier")
     found = np.full((len(paths), classes), np.nan, np.float32)
     rejected: list[bool | None] = []
     errors: list[str] = []
@@ -221,7 +194,7 @@ def _ask(client: Client, fingerprint: str, paths: Sequence[Path], *, classes: in
             row[[one["index"] for one in predictions]] = [one["probability"] for one in predictions]
         else:
             errors.append(f"the model {card['name']} of the server has {len(predictions)} classes, not {classes}")
-    return Answers(card, bool(same), found, rejected, errors)
+    return Answers(card, same, found, rejected, errors)
 
 
 def _beside_predict(model: str | Path, url: str, answers: Answers, paths: Sequence[Path]) -> Served:

@@ -1,7 +1,7 @@
 """A detector: what training's evaluation finds in pictures, beside `detect predict` and a server."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -16,12 +16,14 @@ from resnetkit.detect.run import open_as_trained
 from resnetkit.errors import DataError, ResnetkitError
 from resnetkit.evaluation.detection.overlap import overlaps
 from resnetkit.files import expanded
+from resnetkit.infer.choice import Choice
 from resnetkit.infer.unloaded import find_model
 from resnetkit.location import LocalFile, locate
 from resnetkit.modelfile import Header
 from resnetkit.serve.client import Client
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run_folder import RunFolder
+from resnetkit.verification.agreement import Receipt, find_card, rounded
 from resnetkit.verification.pictures import DRAWN, draw_pictures, pictures_in, some_of
 
 MOST_PICTURES = 50
@@ -63,22 +65,26 @@ class Way:
         close: tuple[float, float] = (CLOSE_SCORE, CLOSE_EDGE),
     ) -> "Way":
         """Compare the objects in pictures; `close` are the largest differences of a score and an edge in float32."""
-        scores, edges, other = [0.0], [0.0], 0
+        scores, edges, alone = [0.0], [0.0], [0, 0]
         for one, another in zip(expected, found, strict=True):
             pairs = _pairs(one, another)
             for first, second in pairs:
                 scores.append(abs(one[first]["score"] - another[second]["score"]))
                 edges.append(float(np.abs(np.subtract(one[first]["box"], another[second]["box"])).max()))
-            for objects, paired in ((one, {a for a, _ in pairs}), (another, {b for _, b in pairs})):
-                alone = [object_ for place, object_ in enumerate(objects) if place not in paired]
-                other += sum(abs(a["score"] - thresholds[a["index"]]) > CLOSE_SCORE for a in alone)
-        count = sum(map(len, expected))
+            for side, objects, paired in ((0, one, {a for a, _ in pairs}), (1, another, {b for _, b in pairs})):
+                rest = [object_ for place, object_ in enumerate(objects) if place not in paired]
+                alone[side] += sum(_is_clear(object_, thresholds) for object_ in rest)
+        count, other = sum(map(len, expected)), sum(alone)
         if precision == "float32":
             digits = 1e-9  # of the sums of rounded numbers
             agrees = not other and max(scores) <= close[0] + digits and max(edges) <= close[1] + digits
         else:
-            agrees = other <= max(1, 2 * (1 - LEAST_SHARE) * count)
+            agrees = max(alone) <= max(1, (1 - LEAST_SHARE) * count + 1e-9)
         return cls(count, other, max(scores), max(edges), precision, agrees)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return rounded(vars(self))
 
 
 @dataclass(frozen=True)
@@ -100,36 +106,11 @@ class ServedDetector:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {**vars(self), "way": _plain(self.way), "agrees": self.agrees}
+        return {**vars(self), "way": self.way.to_dict(), "agrees": self.agrees}
 
 
-@dataclass(frozen=True)
-class DetectorVerification:
-    """The receipt."""
-
-    pictures: int
-    of: str
-    """Where the pictures come from, for people."""
-    ways: Mapping[str, Way]
-    left_out: Mapping[str, str]
-    """Ways that could not be tried, with the reasons."""
-    served: ServedDetector | None = None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether all ways agree."""
-        return all(way.agrees for way in self.ways.values()) and (self.served is None or self.served.agrees)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the receipt as plain values for JSON."""
-        return {
-            "pictures": self.pictures,
-            "of": self.of,
-            "ways": {name: _plain(way) for name, way in self.ways.items()},
-            "left_out": dict(self.left_out),
-            "served": self.served and self.served.to_dict(),
-            "agrees": self.agrees,
-        }
+class DetectorVerification(Receipt[Way, ServedDetector]):
+    """The receipt of a detector."""
 
 
 def verify_detector(
@@ -145,31 +126,70 @@ def verify_detector(
         say(f"{len(paths):,} pictures: {of}")
         predictor = DetectorPredictor(model, may_export=False)  # torch, unless graphs were made for predictions
         thresholds = predictor.thresholds.tolist()
-        pixels = [predictor.decode(path) for path in paths]
-        paths = [path for path, one in zip(paths, pixels, strict=True) if not isinstance(one, Failure)]
-        readable = [one for one in pixels if not isinstance(one, Failure)]
-        if not readable:
-            raise DataError(f"none of the pictures {of} can be read")
-        expected = [predictor.name(find(loaded.net, one)) for one in readable]
         say("comparing detect predict")
-        found = [predictor.name(predictor.compute(one)) for one in readable]
+        read: list[Path] = []
+        expected: list[Objects] = []
+        found: list[Objects] = []
+        for path in paths:  # one at a time, since photographs are large
+            pixels = predictor.decode(path)
+            if isinstance(pixels, Failure):
+                continue
+            read.append(path)
+            expected.append(predictor.name(find(loaded.net, pixels)))
+            found.append(predictor.name(predictor.compute(pixels)))
+        if not read:
+            raise DataError(f"none of the pictures {of} can be read")
         ways = {"detect predict": Way.of(expected, found, thresholds, precision=predictor.choice.precision)}
         left_out: dict[str, str] = {}
         served = None
         if client is not None:
             say(f"asking {client.url}")
-            card, same = _card(client, find_model(model).fingerprint)
-            answers, errors = _ask(client, card, paths)
-            precision = card["choice"]["precision"]
-            ways["served"] = Way.of(expected, answers, thresholds, precision=precision)
+            card, same = find_card(client, find_model(model).fingerprint, "detector")
+            answers, errors = _ask(client, card, read)
+            ways["served"] = Way.of(expected, answers, thresholds, precision=card["choice"]["precision"])
             if errors:
+                ways["served"] = replace(ways["served"], agrees=False)
                 left_out["served"] = f"{len(errors):,} of the pictures were not answered; {errors[0]}"
-            if card["choice"] == predictor.choice.to_dict():
-                exact = Way.of(found, answers, thresholds, close=(SAME_SCORE, SAME_EDGE))
-                served = ServedDetector(client.url, card["name"], card["computed_by"], same, exact)
-            else:
-                left_out["detect predict as the server"] = f"it is computed by {card['computed_by']}"
-    return DetectorVerification(len(paths), of, ways, left_out, served)
+            try:
+                served = _beside_predict(model, client.url, card, same, answers, read)
+            except ResnetkitError as error:
+                left_out["detect predict as the server"] = str(error)
+    return DetectorVerification(len(read), of, ways, left_out, served)
+
+
+def _beside_predict(
+    model: str | Path,
+    url: str,
+    card: Mapping[str, Any],
+    same: bool,
+    answers: Sequence[Objects],
+    paths: Sequence[Path],
+) -> ServedDetector:
+    """Compare the answers of a server with `detect predict` by the server's backend, precision, threads and streams.
+
+    Raises UsageError or ExportError if the server's backend can't be used here.
+    """
+    choice = Choice.from_dict(card["choice"])
+    predictor = DetectorPredictor(
+        model,
+        backend=choice.backend,
+        precision=choice.precision,
+        threads=choice.threads,
+        streams=choice.streams,
+        goal="throughput",
+    )
+    found = [predictor(path).get("detections", ()) for path in paths]
+    way = Way.of(found, answers, predictor.thresholds.tolist(), close=(SAME_SCORE, SAME_EDGE))
+    return ServedDetector(url, card["name"], str(predictor.choice), same, way)
+
+
+def _is_clear(found: Mapping[str, Any], thresholds: Sequence[float]) -> bool:
+    """Return whether an object's score is not just at the threshold of its class.
+
+    The classes of another model may be more than the thresholds.
+    """
+    place = found["index"]
+    return place >= len(thresholds) or abs(found["score"] - thresholds[place]) > CLOSE_SCORE
 
 
 def _pairs(one: Objects, another: Objects) -> list[tuple[int, int]]:
@@ -186,18 +206,6 @@ def _pairs(one: Objects, another: Objects) -> list[tuple[int, int]]:
             pairs.append((first, second))
             shares[:, second] = 0
     return pairs
-
-
-def _card(client: Client, fingerprint: str) -> tuple[Mapping[str, Any], bool]:
-    """Return the card of the model with this fingerprint and True; else that of the first detector and False."""
-    cards = client.models()
-    for card in cards:
-        if card.get("fingerprint") == fingerprint:
-            return card, True
-    for card in cards:
-        if card.get("kind") == "detector":
-            return card, False
-    raise DataError(f"{client.url} serves no detector, but {', '.join(str(card.get('name')) for card in cards)}")
 
 
 def _ask(client: Client, card: Mapping[str, Any], paths: Sequence[Path]) -> tuple[list[Objects], list[str]]:
@@ -235,7 +243,3 @@ def _pictures(model: str | Path, header: Header, data: str | Path | None, folder
 
 def _of_dataset(data: str, header: Header) -> Sequence[Path]:
     return open_as_trained(data, header).part("auto")[1].paths
-
-
-def _plain(way: Way) -> dict[str, Any]:
-    return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in vars(way).items()}

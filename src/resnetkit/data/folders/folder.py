@@ -26,7 +26,7 @@ from resnetkit.data.reading import CLASSES_ONLY, LISTS, NOTHING, PARTS, Reading,
 from resnetkit.data.samples import Dataset
 from resnetkit.display import count as counted
 from resnetkit.display import shell, wrong_name
-from resnetkit.errors import DataError
+from resnetkit.errors import DataError, LayoutError
 
 IN_CLASSES = ("train", "val", "valid", "validation", "test")
 """Names of part folders within every class folder, in any letter case."""
@@ -134,7 +134,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
     layout = _Layout(inner)
     flat = [folder for folder in parts if _holds(folder) == "pictures"]
     if flat and not any(_has_pictures(folder, inner) for folder in folders if folder not in parts):
-        raise DataError(
+        raise LayoutError(
             f"{inner} can be read in two ways. If {_names(flat)} are parts, their labels are not in folders, so give "
             f"{_lists_in(inner) or 'a list with a line path,label per picture'}. If they are classes, give `parts` none"
         )
@@ -248,7 +248,7 @@ def _refuse_alike(root: Path, classes: Sequence[tuple[str, Path]]) -> None:
     else:
         shown = ",".join(f"{part}={folder.relative_to(root)}" for part, folder in zip(PARTS, folders, strict=False))
         ways = f"If they are parts, give `parts` {shell(shown)}"
-    raise DataError(f"{them}. {ways}. If they are the classes, give `parts` none")
+    raise LayoutError(f"{them}. {ways}. If they are the classes, give `parts` none")
 
 
 def _parts_in_classes(classes: Sequence[tuple[str, Path]]) -> dict[str, list[tuple[str, Path]]]:
@@ -346,7 +346,7 @@ def _class_folders(layout: _Layout, folder: Path) -> list[tuple[str, Path]]:
             lack += f", or give the list of their labels, which may be {lists}"
         if archive:
             lack += f"; unpack {archive} first"
-        raise DataError(f"{folder}: {lack}. Expected {_expected(layout.root)}")
+        raise LayoutError(f"{folder}: {lack}. Expected {_expected(layout.root)}")
     return classes
 
 

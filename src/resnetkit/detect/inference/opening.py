@@ -1,10 +1,8 @@
 """Open a detector with the fastest way to compute it: what tuning found, else OpenVINO, else torch."""
 
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
@@ -22,10 +20,10 @@ from resnetkit.detect.inference.export import (
     regions_file,
 )
 from resnetkit.detect.inference.finders import TorchFinder
-from resnetkit.errors import ExportError, ModelFileError, UsageError
+from resnetkit.errors import ModelFileError, UsageError
 from resnetkit.files import expanded
 from resnetkit.infer.backends.opening import check_installed
-from resnetkit.infer.candidates import candidates
+from resnetkit.infer.candidates import candidates, first_usable
 from resnetkit.infer.choice import GRAPHS, BackendName, Choice, Goal, Precision, choose
 from resnetkit.infer.exports.formats import Format
 from resnetkit.infer.graphs import compiled_folder, writable
@@ -90,18 +88,10 @@ def open_detector(
         )
     ]
     cache = not {"threads", "streams"} & stated.keys()  # other settings need another compiled graph each
-    for choice, following in zip_longest(choices, choices[1:]):
-        try:
-            find = open_choice(unloaded, choice, goal=goal, cache_compiled=cache)
-            return ReadyDetector(find, choice, unloaded.header, unloaded.fingerprint)
-        except (ExportError, ModelFileError, UsageError) as error:
-            if following is None:
-                raise
-            instead = f"{following.backend} {following.precision}"
-            warnings.warn(
-                f"{choice.backend} {choice.precision} can't be used, so {instead} is used: {error}", stacklevel=3
-            )
-    raise AssertionError("there is at least one choice")
+    choice, find = first_usable(
+        choices, lambda choice: open_choice(unloaded, choice, goal=goal, cache_compiled=cache), stacklevel=3
+    )
+    return ReadyDetector(find, choice, unloaded.header, unloaded.fingerprint)
 
 
 def open_choice(model: UnloadedModel, choice: Choice, *, goal: Goal, cache_compiled: bool = False) -> Finder:

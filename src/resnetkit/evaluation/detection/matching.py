@@ -52,23 +52,26 @@ def match(
     there = np.zeros(classes, np.int64)
     labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     scores: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    verdicts: list[NDArray[np.int8]] = [np.zeros(0, np.int8)]
+    given: list[NDArray[np.int8]] = [np.zeros(0, np.int8)]
     for truth, found in zip(objects, detections, strict=True):
         there += np.bincount(truth.labels[truth.trained], minlength=classes)
         found = found.subset(np.argsort(-found.scores, kind="stable"))
         labels.append(found.labels)
         scores.append(found.scores)
-        verdicts.append(_verdicts(truth, found, least_overlap))
-    label, score, verdict = (np.concatenate(one) for one in (labels, scores, verdicts))
+        given.append(verdicts(truth, found, least_overlap))
+    label, score, verdict = (np.concatenate(one) for one in (labels, scores, given))
     order = np.argsort(-score, kind="stable")
     order = order[verdict[order] >= 0]
     label, score, right = label[order], score[order].astype(np.float64), verdict[order] == 1
     return tuple(Matches(int(there[one]), score[label == one], right[label == one]) for one in range(classes))
 
 
-def _verdicts(truth: Objects, found: Detections, least_overlap: float) -> NDArray[np.int8]:
-    """Return 1 for a right detection, 0 for a wrong one, and -1 for one that does not count, int8 (n,)."""
-    verdicts = np.zeros(len(found), np.int8)
+def verdicts(truth: Objects, found: Detections, least_overlap: float) -> NDArray[np.int8]:
+    """Return 1 for a right detection, 0 for a wrong one, and -1 for one that does not count, int8 (n,); see `match`.
+
+    `found` are the detections in one picture, the most probable first.
+    """
+    given = np.zeros(len(found), np.int8)
     single, crowds = truth.subset(~truth.crowd), truth.subset(truth.crowd)
     if len(single) and len(found):
         overlap = overlaps(found.boxes, single.boxes) * (found.labels[:, None] == single.labels[None])
@@ -77,11 +80,11 @@ def _verdicts(truth: Objects, found: Detections, least_overlap: float) -> NDArra
         for place in np.flatnonzero(overlap.max(axis=1) >= least_overlap).tolist():
             object_ = nearest[place]
             if single.difficult[object_]:
-                verdicts[place] = -1
+                given[place] = -1
             elif not taken[object_]:
                 taken[object_] = True
-                verdicts[place] = 1
+                given[place] = 1
     if len(crowds) and len(found):
         within = shares_within(found.boxes, crowds.boxes) * (found.labels[:, None] == crowds.labels[None])
-        verdicts[(within.max(axis=1) >= least_overlap) & (verdicts == 0)] = -1
-    return verdicts
+        given[(within.max(axis=1) >= least_overlap) & (given == 0)] = -1
+    return given

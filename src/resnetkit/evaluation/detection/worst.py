@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from resnetkit.data.detection.samples import Detections, DetectionSamples, Objects
-from resnetkit.evaluation.detection.matching import Matches, match
+from resnetkit.evaluation.detection.matching import LEAST_OVERLAP, Matches, verdicts
 
 POINTS = 101
 """Number of recalls of a curve: 0, 0.01, ... 1."""
@@ -51,17 +51,16 @@ def worst_pictures(
     rows: list[Errors] = []
     for picture, (objects, all_found) in enumerate(zip(samples.objects, found, strict=True)):
         kept = all_found.subset(all_found.scores >= limits[all_found.labels])
-        missed, wrong = _errors(objects, kept, len(samples.classes))
+        missed, wrong = _errors(objects, kept)
         if missed or wrong:
             rows.append(Errors(picture, missed, wrong, kept))
     return sorted(rows, key=lambda one: -(one.missed + one.wrong))[:most]
 
 
-def _errors(objects: Objects, found: Detections, classes: int) -> tuple[int, int]:
+def _errors(objects: Objects, found: Detections) -> tuple[int, int]:
     """Return the numbers of missed objects and of wrong detections in one picture."""
-    of_classes = match([objects], [found], classes)
-    missed = sum(one.objects - int(one.right.sum()) for one in of_classes)
-    return missed, sum(int((~one.right).sum()) for one in of_classes)
+    given = verdicts(objects, found.subset(np.argsort(-found.scores, kind="stable")), LEAST_OVERLAP)
+    return int(objects.trained.sum()) - int((given == 1).sum()), int((given == 0).sum())
 
 
 def as_plain(errors: Errors, samples: DetectionSamples) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def choose_forward(
     """
     reason = "it is not on a CPU" if device.type != "cpu" else why_not(net)
     if recipe.keep_statistics and (precision != "float32" or recompute):
-        # In bfloat16 the kernels' gain is the normalisation by the batch's statistics.
+        # In bfloat16 the kernels' gain is the normalisation by the batch's statistics; and without these, all maps are
+        # kept.
         reason = reason or "its batch norm keeps its statistics, and it is not in float32 with all maps kept"
     if recipe.compile == "kernels" and reason:
         raise UsageError(f"`compile` kernels does not support this network: {reason}. Give `compile` auto")
@@ -63,7 +64,7 @@ def choose_forward(
     elif before in ("kernels", "eager"):
         name = before
     elif worth_measuring(net.spec, recipe, size=size, steps=steps):
-        setting = f"{precision}, recomputing" if recompute else precision
+        setting = ", ".join([precision, *["recomputing"] * recompute, *["kept statistics"] * recipe.keep_statistics])
         name = fastest(("kernels", "eager"), make, net, batch_size=recipe.batch_size, size=size, setting=setting)
     else:
         name = "kernels"

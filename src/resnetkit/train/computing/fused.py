@@ -283,13 +283,18 @@ def _unit(conv: nn.Module, norm: nn.Module, *, relu: bool = True) -> Unit:
 def _normalised(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Return norm(conv(x)), where `norm` uses its running statistics.
 
-    The normalisation is then an affine function, and is multiplied into the convolution, so no map is kept for it.
+    The normalisation is then an affine function. In float32 it is multiplied into the convolution, so no map is kept
+    for it.
     """
     mean, variance = norm.running_mean, norm.running_var
-    if not kernels.winograd_serves(conv, x) or x.dtype != torch.float32 or mean is None or variance is None:
+    if x.dtype != torch.float32 or mean is None or variance is None:
         return norm(_convolve(conv, x).float()).to(x.dtype)
     gain = norm.weight * (variance + norm.eps).rsqrt()
-    return convolve(x, conv.weight * gain[:, None, None, None], norm.bias - mean * gain)
+    weight, bias = conv.weight * gain[:, None, None, None], norm.bias - mean * gain
+    if kernels.winograd_serves(conv, x):
+        return convolve(x, weight, bias)
+    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:

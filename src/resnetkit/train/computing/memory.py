@@ -54,9 +54,8 @@ def training_need(net: ResNet, *, batch_size: int, size: int, precision: str, un
     def kept_again(block: nn.Module) -> int:
         """Return how many numbers per picture are kept for a block that is computed again, and for its projection."""
         projection = getattr(block, "downsample", None)
-        return (PER_BLOCK * sizes[block] if kept(block) else 0) + (
-            kept(projection) // PER_CONVOLUTION if projection else 0
-        )
+        shortcut = kept(projection) // PER_CONVOLUTION if isinstance(projection, nn.Module) else 0
+        return (PER_BLOCK * sizes[block] if kept(block) else 0) + shortcut
 
     stem = sum(map(kept, net.parts["stem"]))
     flight = IN_FLIGHT * max(sizes.values())
