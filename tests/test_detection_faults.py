@@ -1,6 +1,7 @@
 """Wrong annotations, each named with its place, and what is done about them."""
 
 import json
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from resnetkit.data.detection.check import check_boxes
 from resnetkit.data.detection.dataset import open_detection, read_detection
 from resnetkit.data.detection.faults import settle, turned
 from resnetkit.data.detection.xml import read_xml
+from resnetkit.detect.overview import write_overview
 from resnetkit.errors import DataError
 
 NAN = float("nan")
@@ -124,6 +126,25 @@ def test_every_wrong_voc_annotation_is_named(tmp_path: Path):
     assert left["twice"].labels.tolist() == [0, 1]
     assert left["small"].boxes.tolist() == [[0.5, 0.5, 9, 9]]
     assert len(data.notes) >= 8
+    write_overview(tmp_path / "page.html", found)
+    page = (tmp_path / "page.html").read_text()
+    assert all(escape(one.place) in page and escape(one.what) in page for one in found.findings)
+    assert "Leaks" not in page
+    assert {one.path.stem for one in found.examples} <= set(left) - {"torn"}
+    assert page.count("<img") == len(found.examples) > 0
+
+
+def test_the_page_shows_leaks_and_every_class(tmp_path: Path):
+    root = voc_folder(tmp_path / "set", {"a": [("cat", 1, 1, 9, 9)], "b": [("cat", 1, 1, 9, 9)],
+                                         "c": [("dog", 1, 1, 9, 9)], "d": []},
+                      lists={"train": "a b", "val": "c d"})  # fmt: skip
+    (root / "JPEGImages/d.jpg").write_bytes((root / "JPEGImages/a.jpg").read_bytes())
+    found = check_boxes(root)
+    assert [one.path.stem for one in found.examples] == ["a", "c", "b"]
+    write_overview(tmp_path / "page.html", found)
+    page = (tmp_path / "page.html").read_text()
+    assert "Leaks between parts: 1 group" in page
+    assert page.count("<img") == 5
 
 
 def test_every_wrong_coco_annotation_is_named(tmp_path: Path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnetkit.data.detection.samples import Detections, Objects
 from resnetkit.data.transforms.preprocess import Preprocess
-from resnetkit.detect.drawing import COLORS, draw_boxes
+from resnetkit.detect.drawing import COLORS, draw_boxes, draw_objects
 from resnetkit.detect.files import DetectorModel, header_of, with_thresholds
 from resnetkit.detect.model import Detector
 from resnetkit.detect.predict import DetectorPredictor
@@ -131,3 +131,6 @@ def test_frames_have_the_colour_of_the_class():
     assert tuple(drawn[70, 40]) == color
     assert tuple(drawn[50, 40]) == (0, 0, 0)
     assert tuple(drawn[5, 10]) == (255, 255, 255)
+    drawn = np.array(draw_objects(np.zeros((100, 120, 3), np.uint8), truth, ("cat", "dog")))
+    assert "#{:02x}{:02x}{:02x}".format(*drawn[15, 10]) == COLORS[0]
+    assert drawn[70, 40].tolist() == [0, 0, 0]

@@ -117,7 +117,12 @@ def test_the_command_converts_and_checks(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["data", "check", str(tmp_path / "new"), "--json"]) == 0
     assert '"form": "yolo"' in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "new"), "--fix"]) == 2
-    assert "--fix is for class folders" in capsys.readouterr().err
+    assert f"resnetkit data convert {tmp_path / 'new'} DIR --to voc" in capsys.readouterr().err
+    page = tmp_path / "check.html"
+    assert main(["data", "check", str(root), "--page", str(page)]) == 1
+    assert f"page: {page}" in capsys.readouterr().out
+    assert main(["data", "check", str(root), "--page", str(page)]) == 2
+    assert "--force" in capsys.readouterr().err
     assert main(["data", "check", str(tmp_path / "new"), "--group-by", "parent", "--annotations", "yolo"]) == 2
     assert "--group-by has no use here" in capsys.readouterr().err
     assert main(["data", "convert", str(root), str(tmp_path / "new"), "--to", "coco"]) == 2

@@ -21,6 +21,7 @@ from resnetkit.data.transforms.mixing import Mix
 from resnetkit.errors import UsageError
 from resnetkit.evaluation.average_precision import average_precision, interval_of, resampled_means
 from resnetkit.evaluation.evaluate import evaluate_multilabel
+from resnetkit.evaluation.mistakes import worst_labels
 from resnetkit.evaluation.multilabel import MultiLabelEvaluation, mean_logits
 from resnetkit.evaluation.thresholds import best_threshold, fit_several, fit_temperature, supported_temperature
 from resnetkit.finetune import lengths
@@ -392,6 +393,25 @@ def test_verify(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) 
     assert Way.of(expected, other, "float32", np.array([0.3, 0.5], np.float32)).other_best_class == 1
 
 
+def test_the_worst_labels_come_first_and_each_picture_once(trained: tuple[Path, Path]) -> None:
+    run, path = trained
+    model = load(run)
+    val = open_dataset(str(path)).train
+    assert val is not None
+    found = evaluate_multilabel(run, val, workers=0)
+    right = np.where(found.labels, 9.0, -9.0).astype(np.float32)
+    found = replace(found, logits=right, calibration=None)
+    assert list(worst_labels(model, val, found)) == []
+    right[2, 1] *= -1  # the surest mistake
+    right[5] *= [-0.5, -0.2, 1]  # two in one picture
+    shown = list(worst_labels(model, val, replace(found, logits=right)))
+    assert [one.place for one in shown] == [val.place(2), val.place(5)]
+    fault = "is labelled, and has 0.0 %" if found.labels[2, 1] else "is answered with 100.0 %, and not labelled"
+    assert f"<b>green</b> {fault}" in shown[0].said
+    assert "<b>blue</b>" in shown[1].said
+    assert len(list(worst_labels(model, val, replace(found, logits=-right), most=4))) == 4
+
+
 # The verbs
 
 
@@ -423,6 +443,10 @@ def test_evaluate(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "mAP " in out
     assert "threshold" in out
+    assert main(["evaluate", str(worse), str(path), "--report", str(tmp_path / "worse.html")]) == 0
+    page = (tmp_path / "worse.html").read_text()
+    assert page.count('<div class="pair">') == page.count("not labelled") + page.count("is labelled, and has") > 0
+    capsys.readouterr()
     assert main(["evaluate", str(run), str(path), "--label-errors"]) == 2
     assert "--label-errors judges one label for each picture" in capsys.readouterr().err
     assert main(["evaluate", str(run), str(path), "--views", "ten-crop", "--json"]) == 0

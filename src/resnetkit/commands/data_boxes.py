@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from resnetkit.commands.parser import Parser
-from resnetkit.commands.printing import on_one_line, print_json, print_table
+from resnetkit.commands.printing import free_file, on_one_line, print_json, print_table
 from resnetkit.data.detection.check import BoxFindings, check_boxes, lines
 from resnetkit.data.detection.dataset import open_detection
 from resnetkit.data.detection.sources import find_sources
 from resnetkit.data.detection.writing import write_detection
 from resnetkit.data.published.cifar import CIFARS
 from resnetkit.data.reading import reading_of
-from resnetkit.display import count
+from resnetkit.display import count, shell
 from resnetkit.errors import UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import bar
@@ -34,9 +34,12 @@ def check(given: Mapping[str, Any]) -> int | None:
     sources = find_sources(given["data"])
     if not stated and not (sources and sources.forms):
         return None
-    if given["page"] or given["fix"]:
-        flag = "--page" if given["page"] else "--fix"
-        raise UsageError(f"{flag} is for class folders, and {given['data']} has boxes; --json has every finding")
+    if given["fix"]:
+        raise UsageError(
+            f"--fix is for class folders, and {given['data']} has boxes. To write a copy with mended boxes: "
+            f"resnetkit data convert {shell(given['data'])} DIR --to voc"
+        )
+    overview = free_file(given["page"], "--page", force=given["force"]) if given["page"] else None
     reading_of(given).refuse(*reading_of(given).given(), why=f"{given['data']} has boxes")
     with bar("checking", None) as advance:
         found = check_boxes(
@@ -46,10 +49,16 @@ def check(given: Mapping[str, Any]) -> int | None:
             workers=given["workers"],
             advance=advance,
         )
+    if overview:
+        from resnetkit.detect.overview import write_overview
+
+        write_overview(overview, found)
     if given["json"]:
         print_json(found.to_dict())
     else:
         _print(found)
+        if overview:
+            print(on_one_line(f"page: {overview}"))
     return 0 if found.sound else 1
 
 

@@ -178,6 +178,7 @@ def _write_report(
     chose: bool,
     sections: Mapping[str, str],
 ) -> None:
+    from resnetkit.evaluation.mistakes import worst_labels
     from resnetkit.evaluation.multilabel_section import labels_section
     from resnetkit.evaluation.report import versions, write_report
     from resnetkit.train.effects import effective_fields
@@ -188,7 +189,11 @@ def _write_report(
         title=f"{short_name(given['model'])} on {short_name(given['data'])}",
         evaluated=None,
         before=labels_section(
-            result, on=f"{part.name} pictures", chose=chose, compared=_compared(document, str(given["against"]))
+            result,
+            on=f"{part.name} pictures",
+            chose=chose,
+            compared=_compared(document, str(given["against"])),
+            mistakes=list(worst_labels(model, part.samples, result)),
         ),
         recipe=effective_fields(model.header.recipe, model.header.data.get("split", {})),
         sections=sections,

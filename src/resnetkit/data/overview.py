@@ -1,8 +1,9 @@
 """The HTML page of `resnetkit data check`: classes with a picture of each, and every finding with its pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from resnetkit.data.check import Duplicate, Findings
 from resnetkit.data.decoding.pictures import open_picture
@@ -49,18 +50,20 @@ def write_overview(path: Path, findings: Findings) -> None:
         *(f"<p>{escape(note[0].upper() + note[1:])}.</p>" for note in findings.notes),
         *_together(findings),
         *_files("Unreadable files", findings.unreadable),
-        *_groups(
+        *groups_section(
             "Other labels for the same or nearly the same picture",
             "One of the labels is wrong, or the classes differ in details that are smaller than 1/32 of a picture.",
-            contradictions,
+            map(_group, contradictions),
         ),
-        *_groups(
+        *groups_section(
             "Leaks between parts",
             "An error that is measured on these pictures is too low: training has seen them, or nearly the same ones.",
-            leaks,
+            map(_group, leaks),
         ),
         *_shortcuts(findings),
-        *_groups("Copies and near copies", "They are in one class and part, and each of them counts.", within),
+        *groups_section(
+            "Copies and near copies", "They are in one class and part, and each of them counts.", map(_group, within)
+        ),
         *_files("Left out", findings.skipped),
     ]
     write_whole(path, page(f"Check of {Path(findings.name).name}", parts, style=STYLE))
@@ -102,25 +105,39 @@ def _together(findings: Findings) -> list[str]:
     return ["<h2>Labels that come together</h2>", scrolled(table(("", "", "both", "the first", "the second"), rows))]
 
 
-def _groups(title: str, why: str, groups: Sequence[Duplicate]) -> list[str]:
+class Group(NamedTuple):
+    """Pictures that are shown side by side."""
+
+    pictures: Sequence[tuple[str, str]]
+    """The path of each, and what stands above it, such as its part."""
+    kind: str = ""
+
+
+def groups_section(title: str, why: str, groups: Iterable[Group]) -> list[str]:
     """Return a section with the pictures of groups, side by side; nothing without groups."""
+    groups = list(groups)
     if not groups:
         return []
-    shown = [_group(group) for group in groups[:MOST_GROUPS]]
+    shown = [_shown(group) for group in groups[:MOST_GROUPS]]
     more = [f"<p>and {len(groups) - MOST_GROUPS:,} more groups</p>"] if len(groups) > MOST_GROUPS else []
     return [f"<h2>{escape(title)}: {count(len(groups), 'group')}</h2>", f"<p>{escape(why)}</p>", *shown, *more]
 
 
-def _group(group: Duplicate) -> str:
+def _group(group: Duplicate) -> Group:
+    named = zip(group.paths, group.parts, group.labels, strict=True)
+    return Group([(path, f"{label}, {part}") for path, part, label in named], group.kind)
+
+
+def _shown(group: Group) -> str:
     figures = [
-        f"<figure>{_image(Path(path), SIDE)}<figcaption>{escape(label)}, {part}<br>"
+        f"<figure>{_image(Path(path), SIDE)}<figcaption>{escape(above)}<br>"
         f"{escape(middle_cut(path, 60))}</figcaption></figure>"
-        for path, part, label in zip(group.paths, group.parts, group.labels, strict=True)
+        for path, above in group.pictures[:MOST_PICTURES]
     ]
-    more = len(figures) - MOST_PICTURES
+    more = len(group.pictures) - MOST_PICTURES
     rest = [f"<figure>and {count(more, 'picture')} more</figure>"] if more > 0 else []
-    kind = f'<figure class="note">{group.kind}</figure>'
-    return f'<div class="group">{"".join([*figures[:MOST_PICTURES], *rest, kind])}</div>'
+    kind = [f'<figure class="note">{group.kind}</figure>'] if group.kind else []
+    return f'<div class="group">{"".join([*figures, *rest, *kind])}</div>'
 
 
 def _shortcuts(findings: Findings) -> list[str]:

@@ -30,15 +30,13 @@ from resnetkit.modelfile import Header, Model, inspect, load
 from resnetkit.models.freezing import freeze
 from resnetkit.models.spec import ModelSpec, parse_spec
 from resnetkit.train.checkpoint import load_state
-from resnetkit.train.lifecycle import TrainResult, arithmetic_of, train_task
+from resnetkit.train.lifecycle import DETECTION, TrainResult, arithmetic_of, train_task
 from resnetkit.train.network import trunk as body_of
 from resnetkit.train.recipe import Recipe, read_recipe
 from resnetkit.train.run import default_folder, pictures_of, process_kept, remarks_on
 from resnetkit.train.run_folder import RunFolder
 from resnetkit.version import __version__
 
-KIND = "detection"
-"""The entry of recipe.yaml's `run` with the settings of a detector's training; other runs do not have it."""
 USUAL_SIZE = 320
 ANCHORS = "anchors"
 """Entry of `Header.data`: what fitted anchors reach, as `fit` returns it."""
@@ -75,7 +73,7 @@ def start(
         **arithmetic_of(task),
         **pictures_of(dataset),
         "data": None if isinstance(data, DetectionDataset) else str(expanded(data).resolve()),
-        KIND: recipe.to_dict(),
+        DETECTION: recipe.to_dict(),
     }
     about |= {"command": command} if command else {}
     if run:
@@ -112,9 +110,9 @@ def resume(
     if not run.recipe.is_file():
         raise TrainingError(f"{run.path} is not a run folder (no recipe.yaml)")
     _, about = read_recipe(run.recipe, Recipe())
-    if KIND not in about:
+    if DETECTION not in about:
         raise TrainingError(f"{run.path} trained no detector; go on with: resnetkit train --resume {shell(run.path)}")
-    recipe = DetectionRecipe.from_dict(about[KIND]).replace(**(lengths or {}))
+    recipe = DetectionRecipe.from_dict(about[DETECTION]).replace(**(lengths or {}))
     data = data if data is not None else about.get("data")
     if data is None:
         raise TrainingError(f"{run.recipe} does not name the run's data; give the data, too")
@@ -138,7 +136,7 @@ def resume(
         task,
         task.recipe,
         run,
-        about=about | {KIND: recipe.to_dict()},
+        about=about | {DETECTION: recipe.to_dict()},
         state=state,
         remarks=_remarks_on(dataset, task.header),
         started=started,
@@ -149,7 +147,7 @@ def resume(
 def is_detection(run_folder: str | Path) -> bool:
     """Whether a run folder is that of a detector's training."""
     recipe = RunFolder(expanded(run_folder)).recipe
-    return recipe.is_file() and KIND in read_recipe(recipe, Recipe())[1]
+    return recipe.is_file() and DETECTION in read_recipe(recipe, Recipe())[1]
 
 
 def open_for(recipe: DetectionRecipe, data: str, *, split: Mapping[str, Any] | None = None) -> DetectionDataset:

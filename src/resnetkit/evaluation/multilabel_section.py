@@ -1,10 +1,11 @@
 """The part of a report on an evaluation with several labels for a picture, in place of errors and confusions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from resnetkit.display import table
 from resnetkit.evaluation.drawing import reliability_diagram
+from resnetkit.evaluation.mistakes import Mistake, mistakes_section
 from resnetkit.evaluation.multilabel import MultiLabelEvaluation
 from resnetkit.page import scrolled
 
@@ -15,17 +16,24 @@ MOST_PAIRS = 30
 
 
 def labels_section(
-    evaluated: MultiLabelEvaluation, *, on: str, chose: bool = False, compared: Mapping[str, str] | None = None
+    evaluated: MultiLabelEvaluation,
+    *,
+    on: str,
+    chose: bool = False,
+    compared: Mapping[str, str] | None = None,
+    mistakes: Sequence[Mistake] = (),
 ) -> str:
     """Return the HTML of an evaluation. `on` names its pictures, such as "validation pictures".
 
     `chose` says that the thresholds were chosen on these pictures. `compared` are further results, as name and text.
+    `mistakes` are shown with their pictures; see `worst_labels`.
     """
     parts = [f"<h2>On {evaluated.images:,} {escape(on)}</h2>"]
     if evaluated.part:
         parts.append(f"<p>{escape(f'{evaluated.part}: {evaluated.why}')}.</p>")
     parts += [f'<p class="note">{escape(note[0].upper() + note[1:])}.</p>' for note in evaluated.notes]
     parts += [_figures(evaluated), *(_compared(compared) if compared else ())]
+    parts += mistakes_section(mistakes, "the class in bold type")
     parts += ["<h2>Classes</h2>", _classes(evaluated, chose=chose)]
     parts += _mixed_up(evaluated)
     parts += _calibration(evaluated)

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from resnetkit.data.parts import drawn
-from resnetkit.display import count, middle_cut, printable, table
+from resnetkit.display import count, middle_cut, table
 from resnetkit.evaluation.drawing import STYLE, reliability_diagram
 from resnetkit.evaluation.metrics import Evaluation
-from resnetkit.evaluation.mistakes import Mistake
+from resnetkit.evaluation.mistakes import Mistake, mistakes_section
 from resnetkit.files import write_whole
 from resnetkit.location import short_name
 from resnetkit.modelfile import Header
@@ -54,13 +54,14 @@ def write_report(
     if evaluated is not None:
         parts += [f"<h2>On {evaluated.images:,} {escape(on)}</h2>", *_said_of(evaluated, header), _figures(evaluated)]
         parts += [_errors(evaluated, compared)]
-        parts += _mistakes(mistakes)
+        parts += mistakes_section(mistakes, "the predicted class")
         parts += ["<h2>Classes</h2>", _classes(evaluated), "<h2>Confusions</h2>", _confusions(evaluated)]
         parts += _calibration(evaluated)
     for heading, html in sections.items():
         parts += [f"<h2>{escape(heading)}</h2>", html]
     if curves:
-        parts.append(f'<h2>Curves</h2><img alt="curves" src="{_embedded(curves, "png")}">')
+        encoded = base64.b64encode(curves).decode()
+        parts.append(f'<h2>Curves</h2><img alt="curves" src="data:image/png;base64,{encoded}">')
     if evaluated is not None:
         parts += _unreadable(evaluated)
     if recipe:
@@ -81,10 +82,6 @@ def versions() -> dict[str, str]:
     return {"resnetkit": __version__, "torch": str(torch.__version__), "Python": platform.python_version()}
 
 
-def _embedded(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def _figures(evaluated: Evaluation) -> str:
     """Return the most important numbers, large."""
     low, high = evaluated.interval_percent
@@ -103,29 +100,6 @@ def _figures(evaluated: Evaluation) -> str:
         f"like these. So many pictures are likely to show a difference between two models only if it is "
         f"{smallest:.1f} points or more.</p>"
     )
-
-
-def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
-    if not mistakes:
-        return []
-    figures = [
-        f'<figure><div class="pair"><img alt="" src="{_embedded(one.picture, "jpeg")}">'
-        f'<img alt="evidence" src="{_embedded(one.evidence, "jpeg")}"></div>'
-        f"<figcaption>labelled <b>{escape(one.label)}</b>, predicted <b>{escape(one.predicted)}</b> with "
-        f'{100 * one.probability:.1f} %<div class="faint" title="{escape(printable(one.place))}">'
-        f"{escape(_short(one.place))}</div></figcaption></figure>"
-        for one in mistakes
-    ]
-    return [
-        "<h2>Worst mistakes</h2><p>Beside each picture: where the evidence for the predicted class is (Grad-CAM). "
-        "A mistake with a high probability is often a wrong label.</p>",
-        f'<div class="pictures">{"".join(figures)}</div>',
-    ]
-
-
-def _short(place: str) -> str:
-    """Return the last two parts of a path, which name the picture and mostly its class."""
-    return printable("/".join(Path(place).parts[-2:]))
 
 
 def _classes(evaluated: Evaluation) -> str:

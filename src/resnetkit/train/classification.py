@@ -28,7 +28,7 @@ from resnetkit.evaluation.batches import evaluation_batch
 from resnetkit.evaluation.calibration import LogitSample
 from resnetkit.evaluation.evaluate import evaluate_labels, evaluate_net
 from resnetkit.evaluation.metrics import Evaluation
-from resnetkit.evaluation.mistakes import worst_mistakes
+from resnetkit.evaluation.mistakes import worst_labels, worst_mistakes
 from resnetkit.evaluation.multilabel import MultiLabelEvaluation
 from resnetkit.evaluation.multilabel_section import labels_section
 from resnetkit.evaluation.report import versions, write_report
@@ -284,12 +284,15 @@ class MultiLabel(Classification):
         """Write average precisions, F1 and thresholds of the classes, calibration and curves as an HTML page."""
         header = model.header
         evaluated = MultiLabelEvaluation.from_state(measured.details) if measured else None
+        mistakes = list(worst_labels(model, self.val, evaluated)) if evaluated and self.val else []
         write_report(
             path,
             header,
             title=self.title,
             evaluated=None,
-            before=labels_section(evaluated, on="validation pictures", chose=True) if evaluated else "",
+            before=labels_section(evaluated, on="validation pictures", chose=True, mistakes=mistakes)
+            if evaluated
+            else "",
             recipe=effective_fields(header.recipe, header.data.get("split", {})),
             curves=curves,
             sections=sections,

@@ -17,6 +17,9 @@ from resnetkit.train.signals import Signals
 from resnetkit.train.task import Measured, Task
 from resnetkit.train.timing import fit_to_clock, too_short
 
+DETECTION = "detection"
+"""The entry of recipe.yaml's `run` with the settings of a detector's training; other runs do not have it."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -165,7 +168,8 @@ def train_on(recipe: Recipe, run: RunFolder, data: str | None = None) -> str:
     """Return the command that starts a new run from a run's weights, on `data` or else on the same data."""
     _, about = read_recipe(run.recipe, Recipe())
     data = data or (shell(about["data"]) if about.get("data") else "DATA")
-    return f"resnetkit train {data} --init {shell(run.path)} --model {recipe.model}"
+    verb = "detect train" if DETECTION in about else "train"
+    return f"resnetkit {verb} {data} --init {shell(run.path)} --model {recipe.model}"
 
 
 def arithmetic_of(task: Task[Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Check pictures with boxes: count them, name every wrong annotation with its place, and find leaks between parts."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from resnetkit.progress import Advance, ignore
 ACCEPTED = ("no annotation",)
 """Faults that may be meant so: a picture that nobody has labelled yet."""
 PICTURES_AHEAD = 16
+MOST_EXAMPLES = 24
+"""Largest number of pictures that show the classes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class BoxFindings:
     """Groups of pictures with equal content in one part."""
     notes: tuple[str, ...]
     """How the layout was read, and facts that need no mending."""
+    examples: tuple[Boxed, ...] = ()
+    """Some pictures with their objects that show all classes, if there are not too many."""
 
     def __repr__(self) -> str:
         parts = (f"{name} {number:,}" for name, number in self.pictures.items())
@@ -123,7 +127,22 @@ def check_boxes(
         leaks,
         copies,
         (*opened.understood, *notes_on_classes(opened.classes, opened.parts)),
+        _examples(pictures, unreadable={finding.place for finding in findings if finding.fault == "picture"}),
     )
+
+
+def _examples(pictures: Sequence[tuple[str, Boxed]], *, unreadable: Container[str]) -> tuple[Boxed, ...]:
+    """Return pictures of which each shows a class that those before it do not, then others with boxes."""
+    shown: set[int] = set()
+    first: list[Boxed] = []
+    others: list[Boxed] = []
+    for _, one in pictures:
+        labels = {*one.objects.labels.tolist()}
+        if not labels or str(one.path) in unreadable:
+            continue
+        (others if labels <= shown else first).append(one)
+        shown |= labels
+    return tuple((first + others)[:MOST_EXAMPLES])
 
 
 def _per_class(classes: Sequence[str], pictures: Sequence[Boxed]) -> dict[str, int]:
