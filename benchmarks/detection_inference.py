@@ -7,6 +7,8 @@ returned in its own pixels. Their networks are not the same, so two peers are me
   stride 4 of 256 channels, 1,000 proposals, in float32, eager, in inference mode;
 - torchvision, small: torchvision's parts with the sizes of our `fpn-small` (a pyramid from stride 8 of 128 channels,
   300 proposals, the same anchors) and our weights: the same network, and the same boxes but for the resizing;
+- torchvision, small, one ONNX graph: the same, from torch.onnx.export, with suppression and RoI align in the graph, in
+  ONNX Runtime; it takes any size of picture;
 - ours, torch: our detector, eager;
 - ours: DetectorPredictor by each backend and precision (int8 needs --model that `resnetkit tune MODEL DATA` has tuned).
 
@@ -18,8 +20,10 @@ own network are random.
 """
 
 import argparse
+import io
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -28,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from machine import describe
 from resnetkit.data.folders.listing import find_below
@@ -43,7 +48,7 @@ Call = Callable[[NDArray[np.uint8]], int]
 """Takes a picture, uint8 (h, w, 3); returns the number of its boxes."""
 
 
-def torchvision_detector(ours: DetectorModel, spec: DetectorSpec | None) -> Call:
+def torchvision_detector(ours: DetectorModel, spec: DetectorSpec | None) -> nn.Module:
     """Return torchvision's Faster R-CNN on a ResNet-18; with the `spec` of ours, with its sizes and its weights."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -77,22 +82,57 @@ def torchvision_detector(ours: DetectorModel, spec: DetectorSpec | None) -> Call
             box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),
         )
         net.load_state_dict(to_torchvision(ours.net))
-    net.eval().to(memory_format=torch.channels_last)
+    return net.eval()
+
+
+def eager(net: nn.Module) -> Call:
+    """Return the call of torchvision's detector."""
+    net = net.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def call(pixels: NDArray[np.uint8]) -> int:
-        (found,) = net([torch.from_numpy(pixels).permute(2, 0, 1).float() / 255])
+        (found,) = net([_scaled(pixels)])
         return len(found["boxes"])
 
     return call
 
 
-def contenders(model: Path, threads: int) -> dict[str, tuple[Call, int]]:
+def one_graph(net: nn.Module, example: NDArray[np.uint8], threads: int) -> Call:
+    """Return the call of one graph of torchvision's detector, exported with a picture, in ONNX Runtime."""
+    import onnxruntime
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, which torchvision's code is written for
+        torch.onnx.export(
+            net,
+            ([_scaled(example)],),
+            file,
+            input_names=["image"],
+            output_names=["boxes", "labels", "scores"],
+            dynamic_axes={"image": {1: "height", 2: "width"}},
+            opset_version=17,
+            dynamo=False,
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    return lambda pixels: len(session.run(["boxes"], {"image": _scaled(pixels).numpy()})[0])
+
+
+def _scaled(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """Return a picture as torchvision wants it: float32 (3, h, w), 0 to 1."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def contenders(model: Path, threads: int, example: NDArray[np.uint8]) -> dict[str, tuple[Call, int]]:
     """Return name -> call and the threads of torch: a graph is computed beside one."""
     loaded = load_detector(model)
+    small = torchvision_detector(loaded, loaded.net.spec)
     found: dict[str, tuple[Call, int]] = {
-        "torchvision": (torchvision_detector(loaded, None), threads),
-        "torchvision, small": (torchvision_detector(loaded, loaded.net.spec), threads),
+        "torchvision": (eager(torchvision_detector(loaded, None)), threads),
+        "torchvision, small": (eager(small), threads),
+        "torchvision, small, one ONNX": (one_graph(small, example, threads), 1),
         "ours, torch": (_ours(DetectorPredictor(loaded)), threads),
     }
     for backend in (name for name in available() if name in GRAPHS):
@@ -152,7 +192,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     machine = describe()
     pictures = [decoded(path) for path in paths]
-    found = run(contenders(given.model, given.threads), pictures, given.rounds)
+    found = run(contenders(given.model, given.threads, pictures[0]), pictures, given.rounds)
     if given.json:
         print(json.dumps({"machine": machine, "contenders": found}, indent=2))
         return
