@@ -167,8 +167,48 @@ def log_softmax(logits: Values) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-class _Problem:
-    """The rows of one fit, scaled once for all penalties."""
+class Scaled:
+    """Features that are scaled once for all penalties, and the fit of a head to them."""
+
+    def __init__(self, features: Values, mean: NDArray[np.floating], deviation: NDArray[np.floating]) -> None:
+        self.mean = mean
+        # A feature that is constant, or nearly, would get a huge weight; its part is then only rounding.
+        self.deviation = np.maximum(deviation, 1e-6 * max(float(deviation.max()), 1e-12))
+        self.rows = ((features - self.mean) / self.deviation).astype(np.float32)
+
+    def solved(
+        self,
+        value: Callable[[NDArray[np.float64], float], tuple[float, NDArray[np.float64]]],
+        penalty: float,
+        start: Head | None,
+        *,
+        classes: int,
+        most_steps: int,
+        tolerance: float,
+    ) -> Head:
+        """Return the head with the smallest `value` of weights and biases (classes, channels + 1) and the penalty.
+
+        `value` also returns the gradient, float64 (classes · (channels + 1),). L-BFGS begins at `start`.
+        """
+        shape = (classes, self.rows.shape[1] + 1)
+        first = np.zeros(shape)
+        if start is not None:
+            first[:, :-1] = start.weight * self.deviation
+            first[:, -1] = start.bias + start.weight @ self.mean
+        found, steps = minimise(
+            lambda flat: value(flat.reshape(shape), penalty),
+            first.ravel(),
+            most_steps=most_steps,
+            tolerance=tolerance,
+        )
+        solution = found.reshape(shape)
+        weight = solution[:, :-1] / self.deviation
+        bias = solution[:, -1] - weight @ self.mean
+        return Head(weight.astype(np.float32), bias.astype(np.float32), penalty, steps)
+
+
+class _Problem(Scaled):
+    """The rows of one fit."""
 
     def __init__(
         self,
@@ -191,30 +231,15 @@ class _Problem:
             raise DataError("the features have values that are not finite")
         self.classes, self.labels, self.targets = classes, labels, targets
         self.share = (share / share.sum()).astype(np.float32)
-        self.mean = self.share @ features
-        self.deviation = np.sqrt(self.share @ np.square(features - self.mean))
+        mean = self.share @ features
+        deviation = np.sqrt(self.share @ np.square(features - mean))
         if not per_feature:
-            self.deviation = np.full_like(self.deviation, np.sqrt(np.square(self.deviation).mean()))
-        # A feature that is constant, or nearly, would get a huge weight; its part is then only rounding.
-        self.deviation = np.maximum(self.deviation, 1e-6 * max(float(self.deviation.max()), 1e-12))
-        self.rows = ((features - self.mean) / self.deviation).astype(np.float32)
+            deviation = np.full_like(deviation, np.sqrt(np.square(deviation).mean()))
+        super().__init__(features, mean, deviation)
 
     def fit(self, penalty: float, start: Head | None, *, tolerance: float = TOLERANCE) -> Head:
-        channels = self.rows.shape[1]
-        first = np.zeros((self.classes, channels + 1))
-        if start is not None:
-            first[:, :-1] = start.weight * self.deviation
-            first[:, -1] = start.bias + start.weight @ self.mean
-
-        def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            return self.value(flat.reshape(self.classes, channels + 1), penalty)
-
-        most = most_steps(len(self.rows), self.classes, channels)
-        found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=tolerance)
-        solution = found.reshape(self.classes, channels + 1)
-        weight = solution[:, :-1] / self.deviation
-        bias = solution[:, -1] - weight @ self.mean
-        return Head(weight.astype(np.float32), bias.astype(np.float32), penalty, steps)
+        most = most_steps(len(self.rows), self.classes, self.rows.shape[1])
+        return self.solved(self.value, penalty, start, classes=self.classes, most_steps=most, tolerance=tolerance)
 
     def value(self, solution: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
         """Return the objective and its gradient, float64 (classes · (channels + 1),), at weights and biases."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnetkit.errors import DataError
 from resnetkit.evaluation.average_precision import average_precisions, mean_of
 from resnetkit.finetune.features import Features
-from resnetkit.finetune.heads import PENALTIES, TOLERANCE, Head, chunks, folds, minimise, most_steps
+from resnetkit.finetune.heads import PENALTIES, TOLERANCE, Head, Scaled, chunks, folds, most_steps
 from resnetkit.train.loss import MOST_WEIGHT
 
 FOLDS = 5
@@ -97,8 +97,8 @@ def _losses(logits: NDArray[Any], having: NDArray[np.bool_]) -> tuple[NDArray[An
     return losses, np.where(logits >= 0, 1, small) / (1 + small) - having
 
 
-class _Problem:
-    """The rows of one fit, scaled once for all penalties."""
+class _Problem(Scaled):
+    """The rows of one fit."""
 
     def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64], *, balanced: bool) -> None:
         if not len(features):
@@ -106,11 +106,7 @@ class _Problem:
         if not np.isfinite(features).all():
             raise DataError("the features have values that are not finite")
         self.labels = labels
-        self.mean = features.mean(axis=0)
-        self.deviation = features.std(axis=0)
-        # A feature that is constant, or nearly, would get a huge weight; its part is then only rounding.
-        self.deviation = np.maximum(self.deviation, 1e-6 * max(float(self.deviation.max()), 1e-12))
-        self.rows = ((features - self.mean) / self.deviation).astype(np.float32)
+        super().__init__(features, features.mean(axis=0), features.std(axis=0))
         total, having = len(labels), labels.sum(axis=0)
         self.weights = np.full((2, labels.shape[1]), 1 / total, np.float32)  # without the label, and with it
         if balanced:
@@ -120,21 +116,9 @@ class _Problem:
                 self.weights[row] = np.where(both, factors, 1) / total
 
     def fit(self, penalty: float, start: Head | None) -> Head:
-        classes, channels = self.labels.shape[1], self.rows.shape[1]
-        first = np.zeros((classes, channels + 1))
-        if start is not None:
-            first[:, :-1] = start.weight * self.deviation
-            first[:, -1] = start.bias + start.weight @ self.mean
-
-        def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            return self.value(flat.reshape(classes, channels + 1), penalty)
-
-        most = most_steps(len(self.rows), classes, channels + AS_CHANNELS)
-        found, steps = minimise(value, first.ravel(), most_steps=most, tolerance=TOLERANCE)
-        solution = found.reshape(classes, channels + 1)
-        weight = solution[:, :-1] / self.deviation
-        bias = solution[:, -1] - weight @ self.mean
-        return Head(weight.astype(np.float32), bias.astype(np.float32), penalty, steps)
+        classes = self.labels.shape[1]
+        most = most_steps(len(self.rows), classes, self.rows.shape[1] + AS_CHANNELS)
+        return self.solved(self.value, penalty, start, classes=classes, most_steps=most, tolerance=TOLERANCE)
 
     def value(self, solution: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
         """Return the objective and its gradient, float64 (classes · (channels + 1),), at weights and biases."""

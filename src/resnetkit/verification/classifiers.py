@@ -15,9 +15,8 @@ from torch import Tensor
 from resnetkit.data.decoding.pictures import open_picture
 from resnetkit.data.parts import choose_part, open_as_trained
 from resnetkit.data.samples import Samples
-from resnetkit.errors import DataError, ExportError, ResnetkitError
+from resnetkit.errors import ExportError, ResnetkitError
 from resnetkit.evaluation.evaluate import evaluate_labels, evaluate_net
-from resnetkit.files import expanded
 from resnetkit.infer.answers import Answer
 from resnetkit.infer.choice import Choice, Goal, installed
 from resnetkit.infer.exports.export import export
@@ -25,13 +24,10 @@ from resnetkit.infer.exports.formats import FILE_FORMATS, Format
 from resnetkit.infer.predictor import Predictor
 from resnetkit.infer.tuning.record import find_tuned
 from resnetkit.infer.unloaded import find_model
-from resnetkit.location import LocalFile, locate
 from resnetkit.modelfile import Model, load
 from resnetkit.serve.client import Client
-from resnetkit.train.recipe import Recipe, read_recipe
-from resnetkit.train.run_folder import RunFolder
 from resnetkit.verification.agreement import Receipt, find_card, rounded
-from resnetkit.verification.pictures import DRAWN, draw_pictures, pictures_in, some_of
+from resnetkit.verification.pictures import pictures_for
 
 EXACT = 1e-3
 """Largest difference of a probability that rounding in float32 makes; many times what is usual."""
@@ -127,7 +123,14 @@ def verify_classifier(
     """
     loaded = load(model)
     with TemporaryDirectory(prefix="resnetkit-verify-") as folder:
-        paths, of = _pictures(model, loaded, data, Path(folder))
+        paths, of = pictures_for(
+            model,
+            data,
+            Path(folder),
+            loaded.header.preprocess,
+            listed=lambda name: _listed(name, loaded),
+            held_out=lambda name: _held_out(name, loaded),
+        )
         say(f"{len(paths):,} pictures: {of}")
         samples = Samples(loaded.header.classes, np.zeros(len(paths), np.int64), paths=tuple(paths))
         expected, read = _evaluated(loaded, samples)
@@ -220,32 +223,14 @@ def _beside_predict(model: str | Path, url: str, answers: Answers, paths: Sequen
     )
 
 
-def _pictures(model: str | Path, loaded: Model, data: str | Path | None, folder: Path) -> tuple[list[Path], str]:
-    """Return the files to compare on, and where they come from."""
-    if data is not None:
-        found = _files(data, loaded)
-        if not found:
-            raise DataError(f"{data} has no picture files to compare on; give a folder of pictures")
-        return some_of(found), f"of {data}"
-    located = locate(model)
-    run = RunFolder(located.path.parent) if isinstance(located, LocalFile) else None
-    if run and run.recipe.is_file():
-        try:
-            place = read_recipe(run.recipe, Recipe())[1].get("data")
-            dataset = open_as_trained(str(place), loaded.header.data) if place else None
-            part = choose_part(dataset, loaded.header.data) if dataset else None
-            if part and part.samples.paths:
-                return some_of(part.samples.paths), f"the {part.name} part of {part.of}, which the run did not train on"
-        except ResnetkitError:
-            pass
-    return draw_pictures(folder / "drawn", loaded.header.preprocess), DRAWN
+def _held_out(data: str, loaded: Model) -> tuple[Sequence[Path], str] | None:
+    """Return the files of the part that is evaluated, and which it is."""
+    part = choose_part(open_as_trained(data, loaded.header.data), loaded.header.data)
+    return (part.samples.paths, f"the {part.name} part of {part.of}") if part.samples.paths else None
 
 
-def _files(data: str | Path, loaded: Model) -> Sequence[Path]:
-    path = expanded(data)
-    if path.is_dir():
-        return pictures_in(path)
-    return choose_part(open_as_trained(str(data), loaded.header.data), loaded.header.data, "all").samples.paths or ()
+def _listed(data: str, loaded: Model) -> Sequence[Path]:
+    return choose_part(open_as_trained(data, loaded.header.data), loaded.header.data, "all").samples.paths or ()
 
 
 def _evaluated(model: Model, samples: Samples) -> tuple[NDArray[np.float32], list[int]]:

@@ -15,16 +15,12 @@ from resnetkit.detect.predict import DetectorPredictor
 from resnetkit.detect.run import open_as_trained
 from resnetkit.errors import DataError, ResnetkitError
 from resnetkit.evaluation.detection.overlap import overlaps
-from resnetkit.files import expanded
 from resnetkit.infer.choice import Choice
 from resnetkit.infer.unloaded import find_model
-from resnetkit.location import LocalFile, locate
 from resnetkit.modelfile import Header
 from resnetkit.serve.client import Client
-from resnetkit.train.recipe import Recipe, read_recipe
-from resnetkit.train.run_folder import RunFolder
 from resnetkit.verification.agreement import Receipt, find_card, rounded
-from resnetkit.verification.pictures import DRAWN, draw_pictures, pictures_in, some_of
+from resnetkit.verification.pictures import pictures_for
 
 MOST_PICTURES = 50
 """Most pictures that are compared: a detector takes much longer than a classifier."""
@@ -122,7 +118,16 @@ def verify_detector(
     """
     with TemporaryDirectory(prefix="resnetkit-verify-") as folder:
         loaded = load_detector(model)
-        paths, of = _pictures(model, loaded.header, data, Path(folder))
+        header = loaded.header
+        paths, of = pictures_for(
+            model,
+            data,
+            Path(folder),
+            header.preprocess,
+            listed=lambda name: _listed(name, header),
+            held_out=lambda name: _held_out(name, header),
+            most=MOST_PICTURES,
+        )
         say(f"{len(paths):,} pictures: {of}")
         predictor = DetectorPredictor(model, may_export=False)  # torch, unless graphs were made for predictions
         thresholds = predictor.thresholds.tolist()
@@ -220,26 +225,10 @@ def _ask(client: Client, card: Mapping[str, Any], paths: Sequence[Path]) -> tupl
     return found, errors
 
 
-def _pictures(model: str | Path, header: Header, data: str | Path | None, folder: Path) -> tuple[list[Path], str]:
-    """Return the files to compare on, and where they come from."""
-    if data is not None:
-        path = expanded(data)
-        paths = pictures_in(path) if path.is_dir() else _of_dataset(str(data), header)
-        if not paths:
-            raise DataError(f"{data} has no picture files to compare on; give a folder of pictures")
-        return some_of(paths, MOST_PICTURES), f"of {data}"
-    located = locate(model)
-    run = RunFolder(located.path.parent) if isinstance(located, LocalFile) else None
-    if run and run.recipe.is_file():
-        try:
-            place = read_recipe(run.recipe, Recipe())[1].get("data")
-            val = open_as_trained(str(place), header).val if place else None
-            if val is not None:
-                return some_of(val.paths, MOST_PICTURES), f"the val part of {place}, which the run did not train on"
-        except ResnetkitError:
-            pass
-    return draw_pictures(folder / "drawn", header.preprocess), DRAWN
+def _held_out(data: str, header: Header) -> tuple[Sequence[Path], str] | None:
+    val = open_as_trained(data, header).val
+    return None if val is None else (val.paths, f"the val part of {data}")
 
 
-def _of_dataset(data: str, header: Header) -> Sequence[Path]:
+def _listed(data: str, header: Header) -> Sequence[Path]:
     return open_as_trained(data, header).part("auto")[1].paths
