@@ -29,13 +29,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import sqrt
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import resnetkit as rk
+from resnetkit.evaluation.intervals import error_interval
 from resnetkit.modelfile import Model
 from resnetkit.models.spec import SPECS
 
@@ -44,11 +44,9 @@ WORKERS = 2
 
 
 def interval(error_percent: float, pictures: int) -> str:
-    """Return accuracy and its 95 % interval (Wilson) in percent."""
-    p, z = 1 - error_percent / 100, 1.96
-    centre = (p + z * z / (2 * pictures)) / (1 + z * z / pictures)
-    half = z * sqrt(p * (1 - p) / pictures + z * z / (4 * pictures**2)) / (1 + z * z / pictures)
-    return f"{100 * p:.1f} % ({100 * (centre - half):.1f} to {100 * (centre + half):.1f})"
+    """Return accuracy and its 95 % interval in percent, as `resnetkit evaluate` has it."""
+    low, high = error_interval(round(pictures * error_percent / 100), pictures)
+    return f"{100 - error_percent:.1f} % ({100 - 100 * high:.1f} to {100 - 100 * low:.1f})"
 
 
 def processor() -> str:

@@ -312,6 +312,10 @@ def test_no_annotations_or_several_forms(tmp_path: Path):
         open_detection(tmp_path)
     assert open_detection(tmp_path, annotations="voc").classes == ("cat",)
     assert open_detection(tmp_path, annotations="yolo").classes == ("0",)
+    assert open_detection(tmp_path, usual="yolo").classes == ("0",)
+    assert open_detection(tmp_path, usual="yolo", annotations="voc").classes == ("cat",)
+    with pytest.raises(DataError, match="several forms"):
+        open_detection(tmp_path, usual="coco")
     with pytest.raises(DataError, match="of the form coco"):
         open_detection(tmp_path, annotations="coco")
     with pytest.raises(UsageError, match="`annotations` is 'labelme'; give voc, coco, yolo"):

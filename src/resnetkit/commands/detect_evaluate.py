@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Literal
 
 from resnetkit.commands.detect_computing import (
     COMPUTING,
@@ -34,6 +35,11 @@ def run(argv: Sequence[str]) -> int:
         default="auto",
         help="part of the data: train, val, test; auto: test if there is one, else val",
     )
+    parser.add_argument(
+        "--annotations",
+        type=Literal["voc", "coco", "yolo"],
+        help="form of the boxes if DATA has several; unset: the one of the training, or what DATA has",
+    )
     add_computing(parser, usual="torch, or what a file of resnetkit export is for")
     add_ladder(parser)
     parser.add_argument("--workers", type=int, default=2, help="threads that decode pictures")
@@ -51,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
         computing["backend"] = given["backend"] or "torch"
     model = ladder_detector(given) or open_detector(given["model"], **computing)
     use_one_thread_beside(model.choice)
-    dataset = open_as_trained(given["data"], model.header)
+    dataset = open_as_trained(given["data"], model.header, annotations=given["annotations"])
     part, samples = dataset.part(given["split"])
     if part == "train":
         print("resnetkit detect evaluate: these pictures may have trained the detector", file=sys.stderr)

@@ -34,6 +34,8 @@ class DetectionRecipe:
     """Length of the run in optimiser steps, instead of epochs."""
     minutes: float | None = None
     """Length of the run in minutes, instead of epochs: the whole schedule is fitted into this time."""
+    annotations: Literal["voc", "coco", "yolo"] | None = None
+    """Form of the boxes if DATA has several; unset: what it has."""
     batch_size: int = 4
     """Number of pictures in a batch."""
     accumulate: int = 1

@@ -156,14 +156,25 @@ def open_for(recipe: DetectionRecipe, data: str, *, split: Mapping[str, Any] | N
     `split` is the record of an earlier division, which is repeated.
     """
     kept = Kept(recipe.group_alike, recipe.group_by, (split or {}).get("drawn"))
-    return open_detection(data, val_fraction=recipe.val_fraction, seed=recipe.seed, kept=kept)
+    return open_detection(
+        data, val_fraction=recipe.val_fraction, seed=recipe.seed, annotations=recipe.annotations, kept=kept
+    )
 
 
-def open_as_trained(data: str, header: Header) -> DetectionDataset:
-    """Open data for the evaluation of a detector; a val part is drawn as it was for its training."""
+def open_as_trained(data: str, header: Header, *, annotations: str | None = None) -> DetectionDataset:
+    """Open data for the evaluation of a detector; a val part is drawn as it was for its training.
+
+    If there are several forms of annotations, `annotations` chooses one; unset: the one that was chosen for training.
+    """
     split = header.data.get("split", {})
     used = {name: split[name] for name in ("val_fraction", "seed") if name in split}
-    return open_detection(data, **used, kept=Kept(drawn=split.get("drawn")))
+    return open_detection(
+        data,
+        **used,
+        annotations=annotations,
+        usual=header.recipe.get("annotations"),
+        kept=Kept(drawn=split.get("drawn")),
+    )
 
 
 def prepare(

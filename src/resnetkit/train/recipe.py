@@ -413,7 +413,7 @@ PURPOSES: dict[str, str] = {
     "50,000 pictures; two cores take about 15 minutes.",
     "paper-cifar10": "The paper's recipe for CIFAR-10 (Sec. 4.2): 64k steps of 128 pictures, learning rate 0.1 divided "
     "by 10 at 32k and 48k, weight decay 1e-4 on everything; 4 px of padding, random crop and flip, per-pixel mean "
-    "subtracted. Table 6: 8.75 % test error for resnet20; about 1.4 hours at 1,600 pictures a second.",
+    "subtracted. Table 6: 8.75 % test error for resnet20; about 1.3 hours at 1,700 pictures a second.",
     "paper-cifar10-110": "The same for 110 layers; the learning rate is 0.01 until the training error is under 80 % "
     "(Sec. 4.2). Table 6: 6.61 +- 0.16 % test error, the best 6.43 %.",
     "paper-imagenet": "The paper's recipe for ImageNet (Sec. 3.4): up to 600k steps of 256 pictures, learning rate 0.1 "

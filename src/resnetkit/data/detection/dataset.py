@@ -56,13 +56,15 @@ def open_detection(
     val_fraction: float = 0.2,
     seed: int = 0,
     annotations: str | None = None,
+    usual: str | None = None,
     kept: Kept | None = None,
     advance: Advance = ignore,
 ) -> DetectionDataset:
     """Open pictures with boxes: a folder with PASCAL VOC, COCO or YOLO annotations, or a JSON or YAML file of them.
 
-    The form is found by what is in the folder; `annotations` (voc, coco, yolo) chooses one if there are several. Boxes
-    that are wrong are mended or left out by the rule of `faults.RULES`, and one note for each fault says how many.
+    The form is found by what is in the folder; `annotations` (voc, coco, yolo) chooses one if there are several, and
+    `usual` one that is taken if it is among them and none was chosen. Boxes that are wrong are mended or left out by
+    the rule of `faults.RULES`, and one note for each fault says how many.
     Boxes of the result are finite, within their picture, and at least one pixel wide and high. Pictures without boxes
     are kept: they show only background. The parts are those of lists, files and folders. If there is no val, the
     `val_fraction` (0 to 1) of the training pictures become val, the same ones each time; `kept` says which pictures
@@ -75,7 +77,7 @@ def open_detection(
     """
     if not 0 <= val_fraction < 1:
         raise UsageError(f"`val_fraction` is {val_fraction}; it must be at least 0 and less than 1")
-    opened = read_detection(data, annotations=annotations, advance=advance)
+    opened = read_detection(data, annotations=annotations, usual=usual, advance=advance)
     refuse_if_mostly_wrong(opened)
     parts = {part: list(pictures) for part, pictures in opened.parts.items()}
     split: dict[str, Any] = {"rule": "as given"}
@@ -115,7 +117,12 @@ def open_detection(
 
 
 def read_detection(
-    data: str | Path, *, annotations: str | None = None, sources: Sources | None = None, advance: Advance = ignore
+    data: str | Path,
+    *,
+    annotations: str | None = None,
+    usual: str | None = None,
+    sources: Sources | None = None,
+    advance: Advance = ignore,
 ) -> Opened:
     """Read annotations and the sizes of their pictures, and apply the rule for wrong boxes; val is not drawn.
 
@@ -131,6 +138,8 @@ def read_detection(
     if sources is None or not forms or (annotations and annotations not in forms):
         wanted = f" of the form {annotations}" if annotations else ""
         raise DataError(f"{data} has no annotations of boxes{wanted}; {instead(data, forms)}")
+    if len(forms) > 1 and not annotations:
+        annotations = usual if usual in forms else None
     if len(forms) > 1 and not annotations:
         raise DataError(
             f"{data} has annotations of several forms, {' and '.join(forms)}; choose one with `annotations`"
