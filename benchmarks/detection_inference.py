@@ -80,6 +80,9 @@ def torchvision_detector(ours: DetectorModel, spec: DetectorSpec | None) -> nn.M
             box_roi_pool=MultiScaleRoIAlign(list(kept.values()), output_size=7, sampling_ratio=2),
             box_head=TwoMLPHead(spec.width * 49, spec.hidden),
             box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),
+            box_score_thresh=spec.score_threshold,
+            box_nms_thresh=spec.nms_iou,
+            box_detections_per_img=spec.most_detections,
         )
         net.load_state_dict(to_torchvision(ours.net))
     return net.eval()

@@ -14,13 +14,15 @@ timm      the defaults of train.py with --batch-size 32 --epochs 25: SGD with Ne
 With fewer --peer-epochs, the first of the 25 are run: their time is extrapolated, which is said, and the accuracy is
 that after so many. Less than one is a share of an epoch's batches, for the time alone. The best epoch counts, as in
 both. `--log` gets a line of JSON for each epoch. Features of earlier runs are not used: the cache of ours is a new
-folder. Flags that are not known here go to `resnetkit train`.
+folder, with the kernels alone, which are compiled once on a machine (wheels contain them). Flags that are not known
+here go to `resnetkit train`.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ from torch import nn
 
 import resnetkit as rk
 from resnetkit.evaluation.intervals import error_interval
+from resnetkit.files import cache_folder
 from resnetkit.modelfile import Model
 from resnetkit.models.spec import SPECS
 
@@ -59,7 +62,10 @@ def processor() -> str:
 def ours(data: str, init: str, rung: str, folder: Path, more: list[str]) -> tuple[float, float, list[dict]]:
     """Train with the command line; return seconds of the whole command, error in percent, and the rungs."""
     command = [sys.executable, "-m", "resnetkit", "train", data, "--init", init, "--rung", rung, "--json", *more]
-    environment = os.environ | {"RESNETKIT_CACHE": str(folder / f"cache-{rung}")}
+    cache = folder / f"cache-{rung}"
+    if (kernels := cache_folder() / "kernels").is_dir():
+        shutil.copytree(kernels, cache / "kernels")
+    environment = os.environ | {"RESNETKIT_CACHE": str(cache)}
     began = time.monotonic()
     done = subprocess.run(
         [*command, "--out", str(folder / rung)], env=environment, check=True, stdout=subprocess.PIPE, text=True
