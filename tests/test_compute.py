@@ -230,6 +230,7 @@ def test_compiled_steps_do_not_depend_on_the_sizes_before():
         assert torch.equal(small_first, alone)
 
 
+@compiled
 def test_ways_are_measured_apart_for_kept_statistics(monkeypatch):
     settings = []
     monkeypatch.setattr(compute, "fastest", lambda *ways, setting, **given: settings.append(setting) or "eager")

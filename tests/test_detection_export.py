@@ -159,6 +159,8 @@ def test_backends_are_chosen_by_flags(exported, tmp_path, capsys):
     assert "detectors are exported to openvino or onnx" in capsys.readouterr().err
     assert main(["export", str(model_file), "--to", "onnx", "--output", "pool"]) == 2
     assert "--output is for classifiers" in capsys.readouterr().err
+    assert main(["export", str(model_file), "--to", "onnx", "--int8", "--calibrate", "d", "--max-top1-loss", "0"]) == 2
+    assert "--max-top1-loss is for classifiers" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -308,7 +308,8 @@ def test_no_annotations_or_several_forms(tmp_path: Path):
     yolo(tmp_path / "cat" / "a.txt", "0 0.5 0.5 0.5 0.5")
     assert forms_of(tmp_path) == ("yolo",)
     voc(tmp_path / "cat" / "a.xml", [CAT])
-    with pytest.raises(DataError, match="several forms, voc and yolo; choose one with `annotations`"):
+    several = "several forms, voc and yolo; choose one with `annotations`, or write one of them: resnetkit data convert"
+    with pytest.raises(DataError, match=several):
         open_detection(tmp_path)
     assert open_detection(tmp_path, annotations="voc").classes == ("cat",)
     assert open_detection(tmp_path, annotations="yolo").classes == ("0",)
@@ -381,6 +382,8 @@ def test_boxes_are_no_class_folders(tmp_path: Path, write: Callable[[Path], None
     for data in (root, *root.glob("*.yaml"), *root.glob("*/*.json")):
         with pytest.raises(DataError, match=re.escape(wanted) if data == root else "resnetkit detect train"):
             open_dataset(data)
+    with pytest.raises(DataError, match=re.escape(wanted)):
+        open_dataset(root, strict=True)
 
 
 def test_class_folders_are_no_boxes(tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ from resnetkit.detect.recipe import DetectionRecipe
 from resnetkit.detect.spec import DETECTORS
 from resnetkit.errors import DataError, ModelFileError, TrainingError, UsageError
 from resnetkit.models.resnet import build
+from resnetkit.train.lifecycle import train_on
 from resnetkit.train.loop import InterruptedTrainingError
 from resnetkit.train.monitor import Monitor
+from resnetkit.train.recipe import write_recipe
+from resnetkit.train.run_folder import RunFolder
 
 COLORS = {"red": (220, 40, 40), "blue": (40, 60, 220)}
 SIDES = (96, 80)
@@ -312,3 +315,13 @@ def test_the_verbs(dataset, init, tmp_path, capsys, monkeypatch):
 def test_a_classifier_finds_no_boxes(init):
     with pytest.raises(ModelFileError, match="contains a classifier; give a detector"):
         load_detector(init)
+
+
+def test_what_goes_on_from_a_detector_trains_a_detector(tmp_path):
+    folder = RunFolder(tmp_path / "my run")
+    folder.create()
+    recipe = DetectionRecipe().for_loop()
+    write_recipe(folder.recipe, recipe, {"data": "cells", run.DETECTION: {}})
+    assert train_on(recipe, folder) == f"resnetkit detect train cells --init '{folder.path}' --model resnet18"
+    write_recipe(folder.recipe, recipe, {"data": "cells"})
+    assert train_on(recipe, folder).startswith("resnetkit train cells")

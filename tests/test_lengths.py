@@ -42,12 +42,16 @@ def test_costs_follow_the_multiplications() -> None:
     assert small.whole_epoch == pytest.approx(4.6 * 0.02 * 1000), "no smaller crops"
 
 
-def test_a_third_rung_with_a_new_head_needs_time_for_three_epochs() -> None:
+def test_plain_fine_tuning_needs_time_for_three_epochs() -> None:
     costs = replace(COSTS, least_epochs=3)
-    assert stage_seconds(155, costs, pictures=1000, more=True) == 152  # not enough for both
-    assert stage_seconds(156, costs, pictures=1000, more=True) == 0.35 * 156 - 3
+    assert stage_seconds(158, costs, pictures=1000, more=True) == 155  # not enough for both
+    assert stage_seconds(159, costs, pictures=1000, more=True) == 30
+    for seconds in range(159, 1000):
+        left = seconds - stage_seconds(seconds, costs, pictures=1000, more=True) - costs.validation
+        why = why_no_whole(rungs(0.3, 0.3), left, costs, pictures=411, bounded=True)
+        assert why is None, "the time was kept for it"
     why = why_no_whole(rungs(6.3, 6.3), 122, costs, pictures=411, bounded=True)
-    assert why == "no rung all: it begins with a new head, whose first 3 epochs take about 120 s, and 122 s are left"
+    assert why == "no rung all: the first 3 epochs of plain fine-tuning take about 120 s, and 122 s are left"
     assert why_no_whole(rungs(6.3, 6.3), 126, costs, pictures=411, bounded=True) is None
 
 

@@ -139,7 +139,7 @@ def test_pictures_wait_as_files_where_too_much_is_decoded(path: Path, monkeypatc
 
 def test_a_request_that_would_be_late_is_refused_at_once(path: Path) -> None:
     async def run(c: httpx.AsyncClient) -> tuple[list[httpx.Response], httpx.Response]:
-        model._seconds_per_picture = 20  # so slow is a large detector
+        model._loaded.seconds_per_picture = 20  # so slow is a large detector
         waiting = [asyncio.ensure_future(c.post("/predict", content=jpeg(i), headers=IMAGE)) for i in range(2)]
         while model._loaded.in_flight < 2:
             await asyncio.sleep(0.01)

@@ -109,7 +109,7 @@ def run(argv: Sequence[str]) -> int:
 def _export_detector(given: dict[str, Any]) -> int:
     """Export a detector, and print how much the files differ from it."""
     for flag in ("with_preprocess", "output", "max_top1_loss"):
-        if given[flag] not in (None, False):
+        if given[flag] is not None and given[flag] is not False:
             raise UsageError(f"--{flag.replace('_', '-')} is for classifiers; {given['model']} is a detector")
     from resnetkit.detect.inference.export import export_detector
 

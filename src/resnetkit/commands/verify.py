@@ -98,19 +98,7 @@ def _print_boxes(result: "DetectorVerification") -> None:
 
 def _beside_predict(served: "Served | ServedDetector") -> str:
     """Return what the server's answers differ in from those of `predict` by the same backend."""
-    from resnetkit.verification.detectors import ServedDetector
-
-    if isinstance(served, ServedDetector):
-        way, verb = served.way, "detect predict"
-        differences = (
-            f"the largest differences are {way.largest_score_difference:.1e} (score) and "
-            f"{way.largest_edge_difference:.1e} pixels (edge), and {way.other_objects:,} objects are others"
-        )
-    else:
-        verb = "predict"
-        differences = (
-            f"the largest difference is {served.largest_difference:.1e}, and {served.other_rejections:,} rejections "
-            "differ"
-        )
     same = "" if served.same_file else "; its model file is ANOTHER one"
-    return f"{served.url}, model {served.model}{same}: beside {verb} by {served.computed_by}, {differences}"
+    return (
+        f"{served.url}, model {served.model}{same}: beside {served.verb} by {served.computed_by}, {served.differences}"
+    )

@@ -10,7 +10,7 @@ from resnetkit.data.corrections import corrected
 from resnetkit.data.detection.sources import NAMES, forms_of
 from resnetkit.data.division import NOT_KEPT, Keeping
 from resnetkit.data.folders.archives import is_archive, is_spreadsheet, of_archive
-from resnetkit.data.folders.folder import NO_CLASS, load_folder
+from resnetkit.data.folders.folder import NO_CLASS, load_folder, refuse_left_out
 from resnetkit.data.folders.listing import decoded, is_utf8
 from resnetkit.data.lists.beside import refuse_lists_beside
 from resnetkit.data.lists.lists import load_list
@@ -125,9 +125,7 @@ def _open(
         return load_cifar(name, folder=path, train_split=train_split, seed=seed)
     if path.is_dir():
         try:
-            dataset = load_folder(
-                path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping
-            )
+            dataset = load_folder(path, val_fraction=val_fraction, seed=seed, reading=reading, keeping=keeping)
         except LayoutError:
             if reading.parts is None:
                 _refuse_boxes(data)
@@ -136,6 +134,8 @@ def _open(
             if len(dataset.classes) < 2 or {name.lower() for name in dataset.classes} & OF_BOXES:
                 _refuse_boxes(data)
             refuse_lists_beside(dataset, path)
+        if strict:
+            refuse_left_out(dataset.skipped)
         return _with_boxes_named(dataset, data)
     if path.suffix.lower() in LISTS:
         return load_list(path, val_fraction=val_fraction, seed=seed, strict=strict, reading=reading, keeping=keeping)

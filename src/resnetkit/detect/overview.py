@@ -1,4 +1,4 @@
-"""The HTML page of `resnetkit data check` for pictures with boxes: classes, boxes as they are read, every finding."""
+"""The HTML page of `resnetkit data check` for pictures with boxes: classes, wrong boxes, leaks, pictures with boxes."""
 
 from collections.abc import Sequence
 from html import escape
@@ -26,7 +26,7 @@ SIDE = 480
 STYLE = """
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
 .pictures figure { width: auto; }
-@media (max-width: 40rem) { .pictures { grid-template-columns: 1fr; } .pictures figure { width: auto; } }
+@media (max-width: 40rem) { .pictures { grid-template-columns: 1fr; } }
 """
 
 

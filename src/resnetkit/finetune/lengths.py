@@ -102,8 +102,9 @@ def stage_seconds(left: float, costs: Costs | None, *, pictures: int, more: bool
     if costs is None:
         return STAGE_SHARE * left if more else left
     enough = epochs(pictures) * costs.stage_epoch
-    if more and left - enough >= costs.least_whole + costs.validation:
-        left = max(STAGE_SHARE * left, enough + costs.validation)
+    whole = costs.least_whole + costs.validation
+    if more and left - enough >= whole + costs.validation:
+        left = min(max(STAGE_SHARE * left, enough + costs.validation), left - whole)
     most = MOST_EPOCHS * costs.stage_epoch
     return max(min(left - costs.validation, most), 1.0)
 
@@ -128,7 +129,7 @@ def why_no_whole(
         seconds = f"{costs.least_epochs * costs.whole_epoch:.0f} s, and {max(left, 0):.0f} s are left"
         if costs.least_epochs == 1:
             return f"no rung all: an epoch of it takes about {seconds}"
-        return f"no rung all: it begins with a new head, whose first {costs.least_epochs} epochs take about {seconds}"
+        return f"no rung all: the first {costs.least_epochs} epochs of plain fine-tuning take about {seconds}"
     if bounded and costs is not None and left >= LEAST_EPOCHS * costs.whole_epoch + 2 * costs.validation:
         return None
     errors = {row["rung"]: row["top1_error_percent"] for row in rungs}

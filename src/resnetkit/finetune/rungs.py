@@ -49,7 +49,7 @@ VIEWS = 2
 EVALUATE_EVERY = 1.6
 """Epochs between two evaluations in the second and third rung: one costs a tenth of an epoch."""
 STAGE_RATE, WHOLE_RATE, PLAIN_RATE = 0.005, 0.005, 0.01
-"""Highest learning rates of the second and third rung, and of the third with a new head, for batches of 16."""
+"""Highest learning rates of the second and third rung, and of plain fine-tuning, for batches of 16."""
 LONGEST_GRADIENT = 1.0
 """Largest norm of a gradient: a head that was fitted to its end gives large ones for the few pictures it gets wrong."""
 GENTLE = {"keep_statistics": True, "gradient_clip": LONGEST_GRADIENT, "layer_decay": 0.7}

@@ -57,7 +57,7 @@ class OpenedDetector:
         size = self.finder.header.preprocess.size
         with ThreadPoolExecutor(self.streams) as pool:
             list(pool.map(self.finder.compute, [np.zeros((size, size, 3), np.uint8)] * self.streams))
-        assert self.finder.parameters
+        _ = self.finder.parameters
 
     def decode(self, picture: bytes) -> Pixels | Failure:
         """Return an upright picture, uint8 (h, w, 3), or why it can't be read."""

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from threading import Condition
@@ -56,6 +56,10 @@ class Loaded:
     """Pictures that are decoded, wait or are computed."""
     decoded: int = 0
     """Bytes of those that are decoded."""
+    paces: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_BATCHES))
+    """Seconds for a picture in each of the last batches."""
+    seconds_per_picture: float = 0.01
+    """Their median: one batch that the machine held up tells nothing of the next ones."""
 
 
 class ServedModel:
@@ -83,8 +87,6 @@ class ServedModel:
         self._explainer = ThreadPoolExecutor(1, "resnetkit-explain")
         self._files = files
         self._changed = Condition()
-        self._paces: deque[float] = deque(maxlen=LAST_BATCHES)
-        self._seconds_per_picture = 0.01
         self._stamp = self._seen = self._stamp_of_files()
         self._loaded = self._load()
 
@@ -175,7 +177,6 @@ class ServedModel:
             return False
         with self._changed:
             old, self._loaded = self._loaded, loaded
-            self._paces.clear()  # the new model may take another time
         log.info("%s: its file was replaced; new requests use the new one", self.name)
         self._retire(old)
         return True
@@ -190,7 +191,7 @@ class ServedModel:
             batch_size=opened.batch_size,
             streams=opened.streams,
             wait=self._limits.wait_ms / 1000,
-            observe=lambda computed: self._observe(computed, opened.streams),
+            observe=lambda computed: self._observe(computed, loaded[0]),
             dropped=lambda work: self._leave(loaded[0], work),
         )
         loaded.append(Loaded(opened, batcher))
@@ -256,7 +257,7 @@ class ServedModel:
         """Take room for `count` pictures, all or none; none if those before them take longer than `seconds`."""
         with self._changed:
             loaded = self._loaded
-            late = loaded.in_flight * self._seconds_per_picture > seconds
+            late = loaded.in_flight * loaded.seconds_per_picture > seconds
             if late or loaded.in_flight + count > self._limits.queue:
                 self._metrics.refused.labels("queue").inc()
                 raise FullError(self._retry_after(loaded))
@@ -265,7 +266,7 @@ class ServedModel:
         return loaded
 
     def _retry_after(self, loaded: Loaded) -> int:
-        return max(1, math.ceil(loaded.in_flight * self._seconds_per_picture))
+        return max(1, math.ceil(loaded.in_flight * loaded.seconds_per_picture))
 
     def _leave(self, loaded: Loaded, work: Work) -> None:
         self._metrics.pictures.labels(self.name, _outcome(work.future)).inc()
@@ -282,11 +283,10 @@ class ServedModel:
                 self._changed.wait()
         loaded.batcher.close()
 
-    def _observe(self, computed: Computed, streams: int) -> None:
-        pace = computed.seconds / computed.pictures / streams
-        with self._changed:  # the median: one batch that the machine held up tells nothing of the next ones
-            self._paces.append(pace)
-            self._seconds_per_picture = median(self._paces)
+    def _observe(self, computed: Computed, loaded: Loaded) -> None:
+        with self._changed:
+            loaded.paces.append(computed.seconds / computed.pictures / loaded.opened.streams)
+            loaded.seconds_per_picture = median(loaded.paces)
         self._metrics.batch_pictures.labels(self.name).observe(computed.pictures)
         self._metrics.stage_seconds.labels(self.name, "compute").observe(computed.seconds)
         for waited in computed.waited:

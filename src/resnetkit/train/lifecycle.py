@@ -168,8 +168,9 @@ def train_on(recipe: Recipe, run: RunFolder, data: str | None = None) -> str:
     """Return the command that starts a new run from a run's weights, on `data` or else on the same data."""
     _, about = read_recipe(run.recipe, Recipe())
     data = data or (shell(about["data"]) if about.get("data") else "DATA")
-    verb = "detect train" if DETECTION in about else "train"
-    return f"resnetkit {verb} {data} --init {shell(run.path)} --model {recipe.model}"
+    if DETECTION in about:
+        return f"resnetkit detect train {data} --init {shell(run.path)} --model {recipe.model}"
+    return f"resnetkit train {data} --init {shell(run.path)} --model {recipe.model}"
 
 
 def arithmetic_of(task: Task[Any]) -> dict[str, str]:

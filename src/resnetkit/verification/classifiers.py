@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -91,6 +91,14 @@ class Served:
     """The largest difference of a probability of a class in a picture."""
     other_rejections: int
     """Number of pictures that only one of them rejects."""
+    verb: ClassVar[str] = "predict"
+
+    @property
+    def differences(self) -> str:
+        """What differs, for people."""
+        return (
+            f"the largest difference is {self.largest_difference:.1e}, and {self.other_rejections:,} rejections differ"
+        )
 
     @property
     def agrees(self) -> bool:

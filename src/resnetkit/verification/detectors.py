@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Way:
             digits = 1e-9  # of the sums of rounded numbers
             agrees = not other and max(scores) <= close[0] + digits and max(edges) <= close[1] + digits
         else:
-            agrees = max(alone) <= max(1, (1 - LEAST_SHARE) * count + 1e-9)
+            agrees = other <= 1 or max(alone) <= (1 - LEAST_SHARE) * count + 1e-9
         return cls(count, other, max(scores), max(edges), precision, agrees)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +94,16 @@ class ServedDetector:
     same_file: bool
     """Whether the server has the same model file."""
     way: Way
+    verb: ClassVar[str] = "detect predict"
+
+    @property
+    def differences(self) -> str:
+        """What differs, for people."""
+        way = self.way
+        return (
+            f"the largest differences are {way.largest_score_difference:.1e} (score) and "
+            f"{way.largest_edge_difference:.1e} pixels (edge), and {way.other_objects:,} objects are others"
+        )
 
     @property
     def agrees(self) -> bool:

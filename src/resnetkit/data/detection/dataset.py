@@ -16,7 +16,7 @@ from resnetkit.data.detection.sources import EXPECTED, Sources, find_sources, in
 from resnetkit.data.detection.voc import read_voc
 from resnetkit.data.detection.yolo import read_yolo
 from resnetkit.data.reading import PARTS
-from resnetkit.display import count
+from resnetkit.display import count, shell
 from resnetkit.errors import DataError, UsageError
 from resnetkit.files import expanded
 from resnetkit.progress import Advance, ignore
@@ -141,8 +141,10 @@ def read_detection(
     if len(forms) > 1 and not annotations:
         annotations = usual if usual in forms else None
     if len(forms) > 1 and not annotations:
+        name = forms[0]
         raise DataError(
-            f"{data} has annotations of several forms, {' and '.join(forms)}; choose one with `annotations`"
+            f"{data} has annotations of several forms, {' and '.join(forms)}; choose one with `annotations`, or write "
+            f"one of them: resnetkit data convert {shell(data)} DIR --annotations {name} --to {name}"
         )
     form = next(one for one in forms if annotations in (None, one))
     path, files = sources.path, sources.files

@@ -56,6 +56,12 @@ class _Layout:
     """See `Dataset.skipped`."""
 
 
+def refuse_left_out(skipped: Sequence[tuple[Path, str]]) -> None:
+    """Raise DataError if files of a folder are left out that should not be there; `skipped` are those of a Dataset."""
+    if wrong := [(path, reason) for path, reason in skipped if reason not in FINE]:
+        raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave `strict` out")
+
+
 def load_folder(
     root: Path,
     *,
@@ -94,8 +100,8 @@ def load_folder(
     if bare:
         are = "is recognised by its" if bare == 1 else "are recognised by their"
         layout.understood.append(f"{counted(bare, 'file')} without a picture's suffix {are} first bytes")
-    if strict and (wrong := [(path, reason) for path, reason in layout.skipped if reason not in FINE]):
-        raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave `strict` out")
+    if strict:
+        refuse_left_out(layout.skipped)
     return divided(
         str(root),
         parts,
