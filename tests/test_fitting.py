@@ -9,6 +9,9 @@ import yaml
 from resnetkit import train
 from resnetkit.commands.recipe_flags import read_recipe_flags
 from resnetkit.data.samples import Dataset, Samples
+from resnetkit.data.transforms.preprocess import Preprocess
+from resnetkit.modelfile import Header, save
+from resnetkit.models.resnet import build
 from resnetkit.train import timing
 from resnetkit.train.classification import prepare
 from resnetkit.train.fitting import (
@@ -23,6 +26,7 @@ from resnetkit.train.fitting import (
     work_of,
 )
 from resnetkit.train.monitor import Monitor
+from resnetkit.train.network import network_of
 from resnetkit.train.recipe import RECIPES, Recipe, changed, read_recipe, write_recipe
 from resnetkit.train.run_folder import RunFolder
 
@@ -187,3 +191,32 @@ def test_a_short_run_on_the_clock_is_fitted_by_its_measured_steps(dataset, tmp_p
     assert cost.step_seconds == pytest.approx(0.3 * fitted.batch_size / 128)
     steps = int(capsys.readouterr().err.split("about ")[1].split(" steps")[0])
     assert steps == pytest.approx(60 / cost.step_seconds / mean_cost(fitted), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        ({}, "resnet20"),
+        ({"init": "resnet56:cifar10"}, "resnet56"),
+        ({"init": "resnet50:IMAGENET1K_V2"}, "resnet50"),
+        ({"init": "resnet56:cifar10", "model": "resnet20"}, "resnet20"),  # refused when the weights are read
+        ({"init": "nowhere.safetensors"}, "resnet20"),
+        ({"init": "hf:timm/resnet34.a1_in1k"}, "resnet20"),  # not downloaded for its name
+    ],
+)
+def test_the_network_is_that_of_the_first_weights(given, model):
+    recipe, asked = read_recipe_flags({"data": "cifar10", **given})
+    assert recipe.model == model
+    assert asked.keys() == given.keys()
+
+
+def test_a_model_without_a_recipe_is_found_among_the_rows(tmp_path):
+    net = build("resnet18,width=8", classes=3)
+    path = tmp_path / "own.safetensors"
+    save(path, net, Header(spec=net.spec, classes=("a", "b", "c"), preprocess=Preprocess(32)))
+    assert network_of(str(path)) is None  # no row is so narrow
+    net = build("plain20", classes=3)
+    save(path, net, Header(spec=net.spec, classes=("a", "b", "c"), preprocess=Preprocess(32)))
+    assert network_of(str(path)) == "plain20"
+    save(path, net, Header(spec=net.spec, classes=("a", "b", "c"), preprocess=Preprocess(32), recipe={"model": "x"}))
+    assert network_of(str(path)) == "x"

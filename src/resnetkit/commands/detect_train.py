@@ -47,8 +47,13 @@ def run(argv: Sequence[str]) -> int:
     else:
         if "data" not in given:
             raise UsageError(f"DATA missing: {BOXES}")
-        recipe = DetectionRecipe().replace(**{name: given[name] for name in FIELDS if name in given})
+        fields_given = {name: given[name] for name in FIELDS if name in given}
         from resnetkit.detect.run import start
+        from resnetkit.train.network import network_of
+
+        if fields_given.get("init") and "model" not in given and (network := network_of(given["init"])):
+            fields_given["model"] = network
+        recipe = DetectionRecipe().replace(**fields_given)
 
         command = shlex.join(["resnetkit", "detect", "train", *argv])
         result = start(recipe, given["data"], out=given.get("out"), began=began, command=command)

@@ -1,7 +1,7 @@
 """The flags of a recipe: --recipe, --config, and one for each field."""
 
 from argparse import SUPPRESS
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from resnetkit.commands.parser import Parser, as_key
@@ -42,7 +42,8 @@ def _defaults() -> dict[str, str]:
 def read_recipe_flags(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe, changed by the config file and then by flags; and the place of each field that a person gave.
 
-    A field in a file does not count as given if it has its default value, or if the file is a run's recipe.yaml.
+    A field in a file does not count as given if it has its default value, or if the file is a run's recipe.yaml. With
+    `init`, but without a network in flags or a file, the network is that of `init`.
     """
     for_cifar, for_others = DEFAULT_ROWS
     recipe = find_recipe(given.get("recipe") or (for_cifar if given["data"] in ("cifar10", "cifar100") else for_others))
@@ -60,6 +61,10 @@ def read_recipe_flags(given: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
             raise UsageError(f"{path}: {as_key(str(error))}") from error
         asked = {} if recorded else {name: str(path) for name in values if values[name] != getattr(Recipe(), name)}
     flags = {name: given[name] for name in FIELDS if name in given}
+    if flags.get("init") and "model" not in flags and "config" not in given:
+        from resnetkit.train.network import network_of
+
+        recipe = replace(recipe, model=network_of(flags["init"]) or recipe.model)
     return _changed(recipe, flags, "flags"), asked | dict.fromkeys(flags, FLAG)
 
 

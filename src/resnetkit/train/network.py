@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from resnetkit.data.samples import Dataset
-from resnetkit.errors import UsageError
-from resnetkit.modelfile import Model
+from resnetkit.errors import ResnetkitError, UsageError
+from resnetkit.location import LocalFile, PublishedWeights, locate
+from resnetkit.modelfile import Header, Model, inspect
 from resnetkit.models.resnet import ResNet
 from resnetkit.models.spec import SPECS, ModelSpec, parse_spec
 from resnetkit.train.recipe import Recipe
@@ -20,10 +21,32 @@ def choose_spec(recipe: Recipe, dataset: Dataset, start: Model | None) -> ModelS
     if "classes=" in recipe.model and asked != spec:
         raise UsageError(f"`model` {recipe.model}: {dataset.name} has {spec.classes} classes; leave classes= out")
     if start and trunk(start.header.spec) != trunk(spec):
-        rows = [name for name, row in SPECS.items() if trunk(row) == trunk(start.header.spec)]
-        name = start.header.recipe.get("model") or (rows[0] if rows else "with the same changes")
+        name = network_in(start.header) or "with the same changes"
         raise UsageError(f"{recipe.init} does not contain a {recipe.model}; give `model` {name}")
     return spec
+
+
+def network_in(header: Header) -> str | None:
+    """Return the name of a model's network for `Recipe.model`; None for one that is no row and was not trained here."""
+    if name := header.recipe.get("model"):
+        return str(name)
+    if header.kind == "detector":
+        return None
+    return next((name for name, row in SPECS.items() if trunk(row) == trunk(header.spec)), None)
+
+
+def network_of(init: str) -> str | None:
+    """Return the name of the network of first weights; None if it can't be told before they are read.
+
+    What is wrong with `init` is said when it is read.
+    """
+    try:
+        located = locate(init)
+        if isinstance(located, PublishedWeights):
+            return located.network
+        return network_in(inspect(located)) if isinstance(located, LocalFile) else None
+    except ResnetkitError:
+        return None
 
 
 def trunk(spec: ModelSpec) -> ModelSpec:
