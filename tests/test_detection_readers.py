@@ -317,7 +317,7 @@ def test_no_annotations_or_several_forms(tmp_path: Path):
     assert open_detection(tmp_path, usual="yolo", annotations="voc").classes == ("cat",)
     with pytest.raises(DataError, match="several forms"):
         open_detection(tmp_path, usual="coco")
-    with pytest.raises(DataError, match="of the form coco"):
+    with pytest.raises(DataError, match="of the form coco, but voc and yolo; leave `annotations` out"):
         open_detection(tmp_path, annotations="coco")
     with pytest.raises(UsageError, match="`annotations` is 'labelme'; give voc, coco, yolo"):
         open_detection(tmp_path, annotations="labelme")

@@ -325,3 +325,16 @@ def test_what_goes_on_from_a_detector_trains_a_detector(tmp_path):
     assert train_on(recipe, folder) == f"resnetkit detect train cells --init '{folder.path}' --model resnet18"
     write_recipe(folder.recipe, recipe, {"data": "cells"})
     assert train_on(recipe, folder).startswith("resnetkit train cells")
+
+
+@pytest.mark.parametrize(("flags", "model"), [([], "resnet56"), (["--model", "resnet18"], "resnet18")])
+def test_the_trunk_is_that_of_the_first_weights(flags, model, monkeypatch):
+    given = []
+
+    def start(recipe: DetectionRecipe, *_: object, **__: object) -> None:
+        given.append(recipe.model)
+        raise UsageError("that is enough")
+
+    monkeypatch.setattr(run, "start", start)
+    assert main(["detect", "train", "cells", "--init", "resnet56:cifar10", *flags]) == 2
+    assert given == [model]

@@ -143,7 +143,7 @@ def test_what_is_ignored_and_what_is_skipped(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"loose.png: a picture in no class folder \(3 in all\); remove it, or leave `strict` out"
     ):
-        load_folder(tmp_path, strict=True)
+        open_dataset(tmp_path, strict=True)
 
 
 def test_links(tmp_path: Path) -> None:

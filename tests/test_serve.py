@@ -375,10 +375,14 @@ def test_a_replaced_file_serves_new_requests_and_old_ones_keep_theirs(tmp_path: 
         reloading = asyncio.ensure_future(asyncio.to_thread(model.reload_if_changed))
         while model._loaded is before:
             await asyncio.sleep(0.01)
+        assert not model._loaded.paces  # what the one before took tells nothing of this one
         newer = await c.post("/predict", content=jpeg(), headers=IMAGE)
         assert not begun.done()
         gate.open.set()
         assert await reloading
+        while not model._loaded.paces:  # noted after the answer
+            await asyncio.sleep(0.01)
+        assert (len(before.paces), len(model._loaded.paces)) == (1, 1)
         return await begun, newer
 
     with served(path) as (app, model):

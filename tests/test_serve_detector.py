@@ -374,6 +374,8 @@ def test_what_boxes_agree() -> None:
     assert not Way.of(many, [many[0][:17]], [0.5], precision="int8").agrees
     moved_away = [objects((0.9, [0.0, 900.0, 30.0, 930.0]), (0.9, [90.0, 900.0, 120.0, 930.0])), many[0][2:]]
     assert Way.of(many, [[*moved_away[0], *moved_away[1]]], [0.5], precision="int8").agrees
+    assert Way.of([objects((0.9, box))], [[]], [0.5], precision="int8").agrees
+    assert not Way.of([objects((0.9, box))], [moved_away[0][:1]], [0.5], precision="int8").agrees  # another object
     strange = [{"index": 5, "score": 0.9, "box": box}]  # a class that the model has not
     assert Way.of([[]], [strange], [0.5]).other_objects == 1
     assert not Way.of(many, [many[0][:19]], [0.5]).agrees

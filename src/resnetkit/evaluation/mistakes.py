@@ -76,7 +76,7 @@ def worst_labels(
         fault = (
             f"is labelled, and has {probability:.1f} %"
             if evaluated.labels[row, label]
-            else (f"is answered with {probability:.1f} %, and not labelled")
+            else f"is answered with {probability:.1f} %, and not labelled"
         )
         there = [name for name, has in zip(evaluated.classes, evaluated.labels[row], strict=True) if has]
         said = f"<b>{escape(evaluated.classes[label])}</b> {fault}<br>labels: {escape(', '.join(there) or 'none')}"

@@ -136,8 +136,10 @@ def read_detection(
     sources = sources or find_sources(data)
     forms = sources.forms if sources else ()
     if sources is None or not forms or (annotations and annotations not in forms):
-        wanted = f" of the form {annotations}" if annotations else ""
-        raise DataError(f"{data} has no annotations of boxes{wanted}; {instead(data, forms)}")
+        if forms:
+            has = " and ".join(forms)
+            raise DataError(f"{data} has no annotations of the form {annotations}, but {has}; leave `annotations` out")
+        raise DataError(f"{data} has no annotations of boxes; {instead(data)}")
     if len(forms) > 1 and not annotations:
         annotations = usual if usual in forms else None
     if len(forms) > 1 and not annotations:

@@ -1,6 +1,5 @@
 """Look for annotations of boxes, in the form of VOC, COCO or YOLO, without reading them."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +78,11 @@ def _forms(files: Files, path: Path) -> list[Form]:
     return found
 
 
-def instead(data: str | Path, forms: Sequence[Form]) -> str:
+def instead(data: str | Path) -> str:
     """Return what to do with data that lack the annotations: train a classifier on class folders or on a list."""
     path = expanded(data)
     labelled = path.is_file() and path.suffix.lower() in LISTS
-    if path.is_dir() and not forms:
+    if path.is_dir():
         with suppress(DataError, UsageError):
             labelled = len(load_folder(path, val_fraction=0).classes) > 1
     if labelled:

@@ -57,7 +57,10 @@ class _Layout:
 
 
 def refuse_left_out(skipped: Sequence[tuple[Path, str]]) -> None:
-    """Raise DataError if files of a folder are left out that should not be there; `skipped` are those of a Dataset."""
+    """Raise DataError if files are left out that should not be there, unlike folders of training runs.
+
+    `skipped` is that of the Dataset.
+    """
     if wrong := [(path, reason) for path, reason in skipped if reason not in FINE]:
         raise DataError(f"{wrong[0][0]}: {wrong[0][1]} ({len(wrong)} in all); remove it, or leave `strict` out")
 
@@ -67,7 +70,6 @@ def load_folder(
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
-    strict: bool = False,
     reading: Reading = NOTHING,
     keeping: Keeping = NOT_KEPT,
 ) -> Dataset:
@@ -78,8 +80,8 @@ def load_folder(
     the result describes both. A part without class folders has no labels; if other parts have class folders, it is left
     out. `reading` decides between several possible layouts. If there is no val, `val_fraction` (0 to 1) of the training
     pictures of each class become val, the same ones on every machine. val and test may lack classes of train. Files in
-    a class folder that are not pictures are listed in `skipped`; with `strict`, they are an error. Folders of training
-    runs are listed in `skipped`, too, and are not an error.
+    a class folder that are not pictures are listed in `skipped`, and so are folders of training runs; see
+    `refuse_left_out`.
 
     Raises:
         DataError: the layout is another one or can be read in two ways, a folder can't be read, or val or test has a
@@ -100,8 +102,6 @@ def load_folder(
     if bare:
         are = "is recognised by its" if bare == 1 else "are recognised by their"
         layout.understood.append(f"{counted(bare, 'file')} without a picture's suffix {are} first bytes")
-    if strict:
-        refuse_left_out(layout.skipped)
     return divided(
         str(root),
         parts,
