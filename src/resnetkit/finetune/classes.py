@@ -23,7 +23,8 @@ from resnetkit.errors import DataError, TrainingError, UsageError
 from resnetkit.evaluation.metrics import Evaluation
 from resnetkit.files import expanded
 from resnetkit.finetune.features import FeatureCache, Features
-from resnetkit.finetune.rungs import VIEWS, fit_head
+from resnetkit.finetune.head_choice import fit_head
+from resnetkit.finetune.rungs import VIEWS
 from resnetkit.finetune.stage import measured
 from resnetkit.finetune.views import training_views
 from resnetkit.modelfile import Model, load, save
@@ -251,7 +252,7 @@ def _fitted(
     if dataset.val is not None and len(dataset.val):
         val = cache.compute(dataset.val, strict=recipe.strict, advance=counts)
     train = cache.compute(dataset.train, views=views, strict=recipe.strict, advance=counts)
-    head = fit_head(train, val, classes=len(dataset.classes), balanced=recipe.balance != "off")
+    head = fit_head(train, val, balanced=recipe.balance != "off")
     net = build(replace(model.net.spec, classes=len(dataset.classes)))
     weights = {name: tensor for name, tensor in model.net.state_dict().items() if not name.startswith("fc.")}
     weights |= {"fc.weight": torch.from_numpy(head.weight), "fc.bias": torch.from_numpy(head.bias)}

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -156,14 +156,18 @@ class FeatureCache:
         maps: bool = False,
         strict: bool = False,
         until: float | None = None,
+        order: NDArray[np.int64] | None = None,
+        enough: Callable[[], bool] | None = None,
         advance: Advance = ignore,
     ) -> Features:
         """Return the features of `samples`; only those that are not on disk yet are computed.
 
         The first view is always computed; a further one only as long as time.monotonic() is before `until`, after it
-        for no picture. With `maps`, the inputs of the last stage are kept, too. `advance` is called with the number of
-        pictures of each batch, also for those that were on disk; it may raise to stop, and then what is computed is
-        kept. With `strict`, an unreadable file raises DataError; without it, it is named in the result and left out.
+        for no picture. If `enough`, which is asked before each batch, returns True, the first view ends there, and the
+        result is of the pictures that have it. They are computed in `order`, indices int64 (n,), by default as they
+        come. With `maps`, the inputs of the last stage are kept, too. `advance` is called with the number of pictures
+        of each batch, also for those that were on disk; it may raise to stop, and then what is computed is kept. With
+        `strict`, an unreadable file raises DataError; without it, it is named in the result and left out.
 
         Raises DataError if no picture can be read, and if the disk is full.
         """
@@ -180,17 +184,22 @@ class FeatureCache:
                 own = {"pool": Table(self.folder / _name(view, "pool"), (self.channels,), "<f4")}
                 if maps and self.map_shape:
                     own["maps"] = Table(self.folder / _name(view, "maps"), self.map_shape, "<f2")
+                over = enough if not done else None if until is None else lambda: time.monotonic() >= until
                 complete = self._compute_view(
-                    samples, view, own, keys, unreadable, strict=strict, until=until if done else None, advance=advance
+                    samples, view, own, keys, unreadable, strict=strict, order=order, over=over, advance=advance
                 )
-                if not complete:
+                if done and not complete:
                     break
                 done.append(view)
                 tables |= {_name(view, output): table for output, table in own.items()}
-        indices = np.array([i for i, key in enumerate(keys) if key and samples.path(i) not in unreadable], np.int64)
+                if not complete:
+                    break
+        readable = [(i, key) for i, key in enumerate(keys) if key and samples.path(i) not in unreadable]
+        there = [(i, key) for i, key in readable if all(key in table for table in tables.values())]
+        indices = np.array([i for i, _ in there], np.int64)
         if not len(indices):
             raise DataError(f"none of the {len(samples)} pictures can be read; see resnetkit data check")
-        known = [keys[i] or b"" for i in indices]
+        known = [key for _, key in there]
         places = {name: table.places(known) for name, table in tables.items()}
         rows = {name: table.rows() for name, table in tables.items()}  # open files: another process may delete them
         return Features(samples, tuple(done), indices, unreadable, maps, places, rows)
@@ -204,12 +213,14 @@ class FeatureCache:
         unreadable: dict[Path, str],
         *,
         strict: bool,
-        until: float | None,
+        order: NDArray[np.int64] | None,
+        over: Callable[[], bool] | None,
         advance: Advance,
     ) -> bool:
-        """Compute the missing rows of one view; return whether the view is complete (`until` may end it early)."""
+        """Compute the missing rows of one view; return whether the view is complete (`over` may end it early)."""
         missing: dict[bytes, int] = {}  # of pictures with the same bytes, one is computed
-        for index, key in enumerate(keys):
+        for index in range(len(keys)) if order is None else order.tolist():
+            key = keys[index]
             if key and samples.path(index) not in unreadable and any(key not in table for table in tables.values()):
                 missing.setdefault(key, index)
         advance(len(samples) - len(missing))
@@ -223,7 +234,7 @@ class FeatureCache:
             side, channels = self.preprocess.size, self.preprocess.channels
             waiting = iter(missing.items())
             while some := list(islice(waiting, AT_ONCE)):
-                if until is not None and time.monotonic() >= until:
+                if over is not None and over():
                     return
                 pixels = np.empty((len(some), side, side, channels), np.uint8)
                 batch = [_Job(key, index, out) for (key, index), out in zip(some, pixels, strict=True)]

@@ -31,6 +31,8 @@ LOGITS_AT_ONCE = 2**24
 MOST_WORK = 5e11
 """Rows times classes times channels, times the steps for one penalty: with many classes, there are fewer steps."""
 LEAST_STEPS = 3
+ENOUGH_STEPS = 15
+"""With fewer steps for each penalty, a head is far from the answer; see `too_large`."""
 MANY_WEIGHTS, FEW_PAIRS = 2**22, 3
 """With more weights than this, L-BFGS keeps so few pairs, because each needs 16 bytes for every weight."""
 
@@ -46,7 +48,7 @@ class Head:
     bias: Values
     """float32 (classes,)."""
     penalty: float
-    """The penalty by which it was fitted."""
+    """The penalty by which it was fitted; 0 for a head without one."""
     steps: int = 0
     """Steps of L-BFGS."""
 
@@ -335,6 +337,11 @@ def _direction(
 def most_steps(rows: int, classes: int, channels: int) -> int:
     """Return how many steps of L-BFGS one penalty gets, so that many classes don't take hours; see MOST_WORK."""
     return max(LEAST_STEPS, min(MOST_STEPS, int(MOST_WORK / (rows * classes * channels))))
+
+
+def too_large(rows: int, classes: int, channels: int) -> bool:
+    """Return whether L-BFGS would take too long to come near the answer: there are very many classes, or rows."""
+    return most_steps(rows, classes, channels) < ENOUGH_STEPS
 
 
 def chunks(rows: int, classes: int, *, logits: int | None = None) -> list[slice]:

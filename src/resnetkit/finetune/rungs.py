@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 
-from resnetkit.data.samples import Dataset
+from resnetkit.data.samples import Dataset, Samples
 from resnetkit.display import count
 from resnetkit.errors import DataError
 from resnetkit.files import write_whole
-from resnetkit.finetune import heads, label_heads
+from resnetkit.finetune import heads
 from resnetkit.finetune.features import FeatureCache, Features
+from resnetkit.finetune.head_choice import fit_head, softer_head
+from resnetkit.finetune.in_time import Enough, drawn_evenly
 from resnetkit.finetune.lengths import (
     Costs,
     early_crops,
@@ -54,14 +55,12 @@ LONGEST_GRADIENT = 1.0
 """Largest norm of a gradient: a head that was fitted to its end gives large ones for the few pictures it gets wrong."""
 GENTLE = {"keep_statistics": True, "gradient_clip": LONGEST_GRADIENT, "layer_decay": 0.7}
 """What keeps the steps of the whole network from spoiling the features that a fitted head relies on."""
-SOFTER = 9.0
-"""The penalty with which the second rung begins, in times of the first rung's."""
 CLOSING_SECONDS = 6.0
 """With `minutes`: kept for the report."""
+FEATURES_SHARE = 0.8
+"""With `minutes`: the most of the time that the features get; half of that if a later rung was asked for."""
 MEASURED_PICTURES = 32
 """Features of so many pictures measure what the other rungs cost."""
-FOLDS = 5
-"""Without validation pictures, the head's penalty is chosen on folds of the training pictures."""
 
 
 @dataclass
@@ -165,13 +164,25 @@ def first_rung(
         total = len(dataset.train) * len(chosen) + task.validation_pictures
         monitor.say(f"{recipe.model}: features of {count(pictures, 'picture')} by {cache.computed_by.split()[0]}")
         advance = _Stopped(monitor.doing("features", total, "pictures"), signals)
-        val, tick = None, time.monotonic()
+        until, order, enough = None, None, None
+        if climb.end is not None:
+            until = began + 0.5 * climb.left()
+            order = drawn_evenly(dataset.train.strata, seed=recipe.seed)
+            enough = _enough(climb, dataset.train, task.validation_pictures, cache, monitor, advance)
+        tick = time.monotonic()
+        train = cache.compute(
+            dataset.train,
+            views=chosen,
+            maps=maps,
+            strict=recipe.strict,
+            until=until,
+            order=order,
+            enough=enough,
+            advance=advance,
+        )
+        val = None
         if task.val is not None:
             val = cache.compute(task.val, maps=maps, strict=recipe.strict, advance=advance)
-        until = None if climb.end is None else began + 0.5 * climb.left()
-        train = cache.compute(
-            dataset.train, views=chosen, maps=maps, strict=recipe.strict, until=until, advance=advance
-        )
         if cache.computed >= MEASURED_PICTURES:
             climb.costs = Costs.estimate(
                 task.net.spec,
@@ -185,7 +196,6 @@ def first_rung(
             head = fit_head(
                 train,
                 val,
-                classes=len(dataset.classes),
                 balanced=recipe.balance != "off",
                 stop=lambda: climb.left() <= 0,
             )
@@ -196,35 +206,30 @@ def first_rung(
     return train, val
 
 
-def fit_head(
-    train: Features,
-    val: Features | None,
-    *,
-    classes: int,
-    balanced: bool = False,
-    stop: Callable[[], bool] | None = None,
-) -> heads.Head:
-    """Return the head of the path that is best on validation; without validation, on folds of the training pictures.
+def _enough(
+    climb: Climb, train: Samples, val_pictures: int, cache: FeatureCache, monitor: Monitor, advance: _Stopped
+) -> Enough:
+    """Return what ends the features of the training pictures early if all would take longer than `minutes`.
 
-    With `balanced`, every class counts the same in the fit. `stop` ends the path early: of many classes, a penalty
-    takes a minute and more. It is not asked without validation.
+    Those of the validation pictures, which come after them, are always computed.
     """
-    features, labels = train.stacked()
-    if train.samples.several:
-        return label_heads.fit_head(features, labels, val, views=len(train.views), balanced=balanced, stop=stop)
-    shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
-    if val is not None:
-        path = heads.fit_path(features, labels, classes=classes, weights=shares, per_feature=False, stop=stop)
-        return heads.choose(path, val.pool(), val.labels)
-    fold = np.tile(heads.folds(train.labels, count=min(FOLDS, len(train))), len(train.views))
-    losses = np.zeros(len(heads.PENALTIES))
-    for number in range(int(fold.max()) + 1):
-        path = heads.fit_path(features, labels, classes=classes, weights=shares * (fold != number), per_feature=False)
-        out = fold == number
-        losses += [heads.score(head, features[out], labels[out]).loss for head in path]
-    best = int(losses.argmin())
-    penalties = heads.PENALTIES[: best + 1]
-    return heads.fit_path(features, labels, classes=classes, penalties=penalties, weights=shares, per_feature=False)[-1]
+    share = FEATURES_SHARE if climb.recipe.rung in ("auto", "head") else FEATURES_SHARE / 2
+
+    def tell(fitting: int, seconds: float) -> None:
+        if fitting < len(train):
+            monitor.say(
+                f"the head is fitted to about {fitting:,} of the {len(train):,} training pictures, drawn evenly from "
+                f"the classes: the features of all take longer than `minutes` {climb.recipe.minutes:g}"
+            )
+            advance.advance = monitor.doing("features", fitting + val_pictures, "pictures")
+        if seconds > climb.left():
+            monitor.say(
+                f"even so the features take about {max(seconds / 60, 0.1):.1f} minutes: there is one picture of each "
+                "class at least, and all those of validation"
+            )
+
+    end = time.monotonic() + share * climb.left()
+    return Enough(cache, end, least=len(train.classes), after=val_pictures, tell=tell)
 
 
 def put_head(task: Classification, head: heads.Head) -> None:
@@ -232,19 +237,6 @@ def put_head(task: Classification, head: heads.Head) -> None:
     with torch.no_grad():
         task.net.fc.weight.copy_(torch.from_numpy(head.weight))
         task.net.fc.bias.copy_(torch.from_numpy(head.bias))
-
-
-def _softer_head(climb: Climb, train: Features) -> heads.Head:
-    """Return the head of a stronger penalty than the first rung's, for training to begin with.
-
-    The head that is best on validation often makes no mistake on the views that it was fitted to, nor do these have any
-    loss, so they would teach the stage before it nothing.
-    """
-    features, labels = train.stacked()
-    classes, balanced = len(climb.dataset.classes), climb.recipe.balance != "off"
-    shares = heads.class_weights(labels, classes=classes) if balanced else np.ones(len(labels))
-    penalties = [penalty for penalty in heads.PENALTIES if penalty >= SOFTER * climb.penalty] or heads.PENALTIES[:1]
-    return heads.fit_path(features, labels, classes=classes, penalties=penalties, weights=shares, per_feature=False)[-1]
 
 
 def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bool) -> None:
@@ -273,8 +265,9 @@ def second_rung(climb: Climb, train: Features, val: Features | None, *, more: bo
         **small_batches(climb.recipe, len(train), STAGE_RATE, climb.asked),
     )
     whole = task_of(recipe, climb.dataset)
-    if not train.samples.several:  # a head for several labels makes mistakes on its pictures, too
-        put_head(whole, _softer_head(climb, train))
+    head = softer_head(train, climb.penalty, balanced=climb.recipe.balance != "off")
+    if head is not None:
+        put_head(whole, head)
     header = replace(whole.header, recipe=recipe.to_dict())
 
     def make(fitted: Recipe) -> StageTask:

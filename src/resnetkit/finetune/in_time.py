@@ -1,0 +1,66 @@
+"""Features within `minutes`: of large data, of as many training pictures as the time allows, drawn evenly."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.finetune.features import FeatureCache
+
+MEASURED = 64
+"""Pictures after the first ones whose time tells how long the others take."""
+
+
+def drawn_evenly(strata: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Return the indices of n pictures, int64 (n,), in an order that `seed` decides.
+
+    One picture of each class comes first. After that, any number of pictures from the beginning has each class in its
+    share. `strata` is the class of each picture, int64 (n,), from 0.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, 2]))
+    drawn = rng.permutation(len(strata))
+    by_class = drawn[np.argsort(strata[drawn], kind="stable")]
+    ordered = strata[by_class]
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    turn = rank / np.maximum(np.bincount(ordered)[ordered], 1)
+    return by_class[np.lexsort((rng.random(len(turn)), turn))]
+
+
+class Enough:
+    """Says when to stop computing features, so that there is time for those of `after` more pictures.
+
+    It is asked before each batch. The pace is measured on the way, without the first pictures: these wait for the
+    network to be compiled.
+    """
+
+    def __init__(
+        self, cache: FeatureCache, end: float, *, least: int, after: int, tell: Callable[[int, float], object]
+    ) -> None:
+        """Stop before time.monotonic() is `end`, but not before `least` pictures.
+
+        `tell` is called once, when the pace is known: with the number of pictures that are likely to be computed, and
+        the seconds until those and the ones `after` them are done.
+        """
+        self._cache, self._end, self._least, self._after = cache, end, max(least, MEASURED), after
+        self._tell: Callable[[int, float], object] | None = tell
+        self._before = cache.computed
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self) -> bool:
+        now, computed = time.monotonic(), self._cache.computed
+        if computed == self._before:
+            return False
+        if self._first is None:
+            self._first = now, computed
+        began, at = self._first
+        if computed - at < MEASURED:
+            return False
+        pace = (now - began) / (computed - at)
+        more = (self._end - now) / pace - self._after
+        if self._tell is not None:
+            done = computed - self._before
+            fitting = max(done + max(int(more), 0), self._least)
+            self._tell(fitting, (fitting - done + self._after) * pace)
+            self._tell = None
+        return more <= 0 and computed - self._before >= self._least
