@@ -245,6 +245,17 @@ def test_the_third_rung_of_many_pictures_begins_with_a_new_head(
     assert whole.init == (recipe.init if plain else str(run / "best.safetensors"))
 
 
+def test_a_short_third_rung_from_a_model_of_the_same_classes_is_not_called_too_short(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lengths, "PLAIN_FROM", 1)
+    short = recipe.replace(rung="all", epochs=1)
+    first = start(short, data, out=tmp_path / "first", quiet=True)
+    start(short.replace(init=str(first.model)), data, out=tmp_path / "again", quiet=True)
+    logs = [(tmp_path / run / "all" / "log.txt").read_text() for run in ("first", "again")]
+    assert ["too short" in log for log in logs] == [True, False]
+
+
 def test_a_run_that_was_to_take_no_third_rung_gets_no_length(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     run = start(recipe.replace(rung="head"), data, out=tmp_path / "run", quiet=True).run
     with pytest.raises(UsageError, match=r"the rung head, which has no length.*--rung all"):

@@ -325,6 +325,7 @@ def third_rung(climb: Climb, task: Classification) -> None:
     changes["group_alike"] = False  # the pictures were looked at, and divided, before the first rung
     init = climb.recipe.init if plain else str(climb.run.best)
     recipe = climb.recipe.replace(rung="off", init=init, **changes)
+    fitted_before = not plain or load(str(init)).header.classes == climb.dataset.classes
     if folder.state.is_file():
         longer: Mapping[str, Any] = climb.about.get("longer") or {}
         result = resume_whole(
@@ -333,12 +334,12 @@ def third_rung(climb: Climb, task: Classification) -> None:
             **{name: longer.get(name) for name in LENGTHS},
             allow_other_arithmetic=climb.allow_other_arithmetic,
             quiet=climb.quiet,
-            fitted_before=not plain,
+            fitted_before=fitted_before,
         )
     else:
         shutil.rmtree(folder.path, ignore_errors=True)
         result = start_whole(
-            recipe, climb.dataset, out=folder.path, quiet=climb.quiet, began=began, fitted_before=not plain
+            recipe, climb.dataset, out=folder.path, quiet=climb.quiet, began=began, fitted_before=fitted_before
         )
     model, state = load(result.model), load_state(folder.state)
     task = replace(task, header=model.header)
