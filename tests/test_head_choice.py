@@ -73,15 +73,18 @@ def test_a_weight_counts_rows_and_a_class_without_rows_is_never_the_best() -> No
 def test_the_head_is_the_best_on_validation_of_discriminants_and_regressions() -> None:
     train, val = features_of(*some_rows(300, seed=0), views=2), features_of(*some_rows(200, seed=1))
     path = heads.fit_path(*train.stacked(), classes=3, per_feature=False)
-    head, regression = fit_head(train, val), heads.choose(path, val.pool(), val.labels)
+    (head, behind), regression = fit_head(train, val), heads.choose(path, val.pool(), val.labels)
     assert head.penalty == 0
     found, before = (heads.score(one, val.pool(), val.labels).error_percent for one in (head, regression))
     assert found < before
+    assert behind == round(2 * (before - found))
     softer = softer_head(train, head.penalty, balanced=False)
     assert softer is not None
     assert softer.penalty == 0.1
     quiet = [features_of(*some_rows(count, seed=seed, quiet=0.5)) for count, seed in ((300, 0), (200, 1))]
-    assert fit_head(*quiet).penalty > 0
+    head, behind = fit_head(*quiet)
+    assert head.penalty > 0
+    assert behind == 0
 
 
 def test_of_very_many_classes_there_are_only_discriminants(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +94,6 @@ def test_of_very_many_classes_there_are_only_discriminants(monkeypatch: pytest.M
     monkeypatch.setattr(head_choice.heads, "too_large", lambda *given: True)
     monkeypatch.setattr(head_choice.heads, "fit_path", lambda *given, **more: pytest.fail("it takes too long"))
     train, val = features_of(*some_rows(300, seed=0)), features_of(*some_rows(200, seed=1))
-    assert heads.score(fit_head(train, val), val.pool(), val.labels).error_percent < 12
-    assert heads.score(fit_head(train, None), val.pool(), val.labels).error_percent < 12
+    assert heads.score(fit_head(train, val).head, val.pool(), val.labels).error_percent < 12
+    assert heads.score(fit_head(train, None).head, val.pool(), val.labels).error_percent < 12
     assert softer_head(train, 0.0, balanced=True) is None

@@ -66,6 +66,21 @@ def test_a_short_time_is_for_the_second_rung_alone() -> None:
     assert why_no_stage(1, None) is None
 
 
+def test_discriminants_that_are_clearly_better_leave_the_second_rung_nothing_to_reach() -> None:
+    why = why_no_stage(float("inf"), COSTS, wrong=9, behind=18)
+    assert why == (
+        "no rung stage: the head's discriminants get 9 validation pictures wrong, and the regression with which it "
+        "would begin 27"
+    )
+    assert why_no_stage(float("inf"), COSTS, wrong=6, behind=2) is None
+    alone = rungs(2.19, 2.19)[:1]
+    told = why_no_whole(alone, float("inf"), COSTS, pictures=411, bounded=False, no_stage=True)
+    assert told is not None
+    assert "9 of 411 validation pictures are wrong, too few" in told
+    many = rungs(20, 20)[:1]
+    assert why_no_whole(many, float("inf"), COSTS, pictures=411, bounded=False, no_stage=True) is None
+
+
 @pytest.mark.parametrize(
     ("head", "stage", "pictures", "goes_on"),
     [(5.23, 4.58, 153, False), (6.3, 6.3, 411, True), (3.0, 1.0, 411, True), (3.0, 2.7, 411, False)],

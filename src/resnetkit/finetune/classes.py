@@ -252,7 +252,7 @@ def _fitted(
     if dataset.val is not None and len(dataset.val):
         val = cache.compute(dataset.val, strict=recipe.strict, advance=counts)
     train = cache.compute(dataset.train, views=views, strict=recipe.strict, advance=counts)
-    head = fit_head(train, val, balanced=recipe.balance != "off")
+    head = fit_head(train, val, balanced=recipe.balance != "off").head
     net = build(replace(model.net.spec, classes=len(dataset.classes)))
     weights = {name: tensor for name, tensor in model.net.state_dict().items() if not name.startswith("fc.")}
     weights |= {"fc.weight": torch.from_numpy(head.weight), "fc.bias": torch.from_numpy(head.bias)}

@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Collection, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def _resume(
     climb.allow_other_arithmetic = allow_other_arithmetic
     climb.rungs = [Rung(**row) for row in state["rungs"]]
     climb.images, climb.training_seconds = state["images"], state["training_seconds"]
-    climb.penalty = state.get("penalty", 0.0)
+    climb.penalty, climb.behind = state.get("penalty", 0.0), state.get("behind", 0)
     if any(rung.kept for rung in climb.rungs):
         climb.best = dict(load(run.best).header.metrics)
         errors = [rung.top1_error_percent for rung in climb.rungs if rung.top1_error_percent is not None]
@@ -306,14 +307,16 @@ def _goes_on(climb: Climb, rung: str, task: Classification) -> bool:
         return True
     if not climb.best.get("error_percent", 0.0) or climb.left() <= 0:
         return False
+    pictures = task.validation_pictures
+    wrong = round(climb.best.get("error_percent", 0.0) / 100 * pictures)
     if rung == "stage":
-        why = why_no_stage(climb.left(), climb.costs)
+        why = why_no_stage(climb.left(), climb.costs, wrong=wrong, behind=climb.behind)
     else:
         # The error of several labels is no count of pictures, so it does not say what would be a clear gain.
         done = () if task.header.multilabel else climb.rungs
         rows, bounded = [vars(row) for row in done], climb.end is not None
-        pictures = task.validation_pictures
-        why = why_no_whole(rows, climb.left(), climb.costs, pictures=pictures, bounded=bounded)
+        no_stage = why_no_stage(inf, None, wrong=wrong, behind=climb.behind) is not None
+        why = why_no_whole(rows, climb.left(), climb.costs, pictures=pictures, bounded=bounded, no_stage=no_stage)
     if why:
         with Monitor(climb.run, quiet=climb.quiet) as monitor:
             monitor.say(why)

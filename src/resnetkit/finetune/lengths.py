@@ -109,21 +109,37 @@ def stage_seconds(left: float, costs: Costs | None, *, pictures: int, more: bool
     return max(min(left - costs.validation, most), 1.0)
 
 
-def why_no_stage(left: float, costs: Costs | None) -> str | None:
-    """Return why the second rung can't help in the seconds that are left; None if it can."""
-    if costs is None or left >= costs.stage_epoch + costs.validation:
-        return None
-    return f"no rung stage: an epoch of it takes about {costs.stage_epoch:.0f} s, and {max(left, 0):.0f} s are left"
+def why_no_stage(left: float, costs: Costs | None, *, wrong: int = 0, behind: int = 0) -> str | None:
+    """Return why the second rung is not likely to help in the seconds that are left; None if it is.
+
+    The head gets `wrong` validation pictures wrong, and the best regression `behind` more. The second rung begins with
+    a regression, since discriminants leave it nothing to learn; so it does not reach one that is clearly better.
+    """
+    if costs is not None and left < costs.stage_epoch + costs.validation:
+        return f"no rung stage: an epoch of it takes about {costs.stage_epoch:.0f} s, and {max(left, 0):.0f} s are left"
+    if behind > sqrt(wrong + behind):
+        return (
+            f"no rung stage: the head's discriminants get {wrong} validation pictures wrong, and the regression with "
+            f"which it would begin {wrong + behind}"
+        )
+    return None
 
 
 def why_no_whole(
-    rungs: Sequence[Mapping[str, Any]], left: float, costs: Costs | None, *, pictures: int, bounded: bool
+    rungs: Sequence[Mapping[str, Any]],
+    left: float,
+    costs: Costs | None,
+    *,
+    pictures: int,
+    bounded: bool,
+    no_stage: bool = False,
 ) -> str | None:
     """Return why the third rung is not likely to help; None if it is.
 
     `rungs` are those that are done, `pictures` is the number of validation pictures, and `bounded` says that the run
-    has `minutes`. With few mistakes left, even half of them would be no clear gain, so it follows only where the second
-    rung gained much, or where a person gave the time for it.
+    has `minutes`. `no_stage` says that the second rung was left out because it would not have helped. With few mistakes
+    left, even half of them would be no clear gain, so it follows only where the second rung gained much, or where a
+    person gave the time for it.
     """
     if costs is not None and left < costs.least_whole:
         seconds = f"{costs.least_epochs * costs.whole_epoch:.0f} s, and {max(left, 0):.0f} s are left"
@@ -134,6 +150,7 @@ def why_no_whole(
         return None
     errors = {row["rung"]: row["top1_error_percent"] for row in rungs}
     head, stage = errors.get("head"), errors.get("stage")
+    stage = head if no_stage else stage
     if head is None or stage is None:
         return None
     before, after = (round(pictures * error / 100) for error in (head, stage))
@@ -142,6 +159,6 @@ def why_no_whole(
     if left_over >= CLEARLY_HALVED or before - after >= sqrt(before):
         return None
     return (
-        f"no rung all: {left_over} of {pictures} validation pictures are wrong, too few to show that it helps, and the "
-        "last stage did not help clearly; `rung` all trains the whole network"
+        f"no rung all: {left_over} of {pictures} validation pictures are wrong, too few to show that it helps, and no "
+        "clear gain came before; `rung` all trains the whole network"
     )

@@ -106,6 +106,8 @@ class Climb:
     allow_other_arithmetic: bool = False
     penalty: float = 0.0
     """The penalty of the first rung's head."""
+    behind: int = 0
+    """How many more pictures the best regression gets wrong than the first rung's head."""
     costs: Costs | None = None
     """What the other rungs cost; None if the features were there already, so that nothing was measured."""
 
@@ -193,14 +195,14 @@ def first_rung(
             )
         if "head" not in done:
             monitor.doing("fitting the head")
-            head = fit_head(
+            head, behind = fit_head(
                 train,
                 val,
                 balanced=recipe.balance != "off",
                 stop=lambda: climb.left() <= 0,
             )
             put_head(task, head)
-            climb.penalty = head.penalty
+            climb.penalty, climb.behind = head.penalty, behind
             result = None if val is None else measured(head.batches(val.pool()), val)
             _keep(climb, task, "head", time.monotonic() - began, result, row={"step": 0, "epoch": 0.0}, say=monitor.say)
     return train, val
@@ -398,5 +400,6 @@ def write_state(climb: Climb) -> None:
         "images": climb.images,
         "training_seconds": climb.training_seconds,
         "penalty": climb.penalty,
+        "behind": climb.behind,
     }
     write_whole(climb.run.ladder, json.dumps(values, indent=1) + "\n")
