@@ -41,29 +41,30 @@ class Counter:
 
 
 @pytest.mark.parametrize(
-    ("end", "least", "after", "computed"),
+    ("after", "known", "computed"),
     [
-        (10.0, 0, 0, 1000),  # 100 pictures a second
-        (10.0, 0, 400, 600),  # there is time for those that come after
-        (10.0, 0, 4000, MEASURED + 20),  # there is none: it ends when that is known
-        (1.0, 600, 0, 600),
+        (0, 0, 1000),  # 100 pictures a second
+        (0, 300, 1000),  # those that were there before take no time
+        (400, 0, 600),  # there is time for those that come after
+        (4000, 0, MEASURED + 20),  # there is none: it ends when that is known
     ],
 )
 def test_it_ends_when_the_others_would_come_too_late(
-    monkeypatch: pytest.MonkeyPatch, end: float, least: int, after: int, computed: int
+    monkeypatch: pytest.MonkeyPatch, after: int, known: int, computed: int
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(in_time.time, "monotonic", lambda: now[0])
     cache, told = Counter(), []
-    enough = Enough(cache, end, least=least, after=after, tell=lambda *given: told.append(given))  # type: ignore[arg-type]
+    enough = Enough(cache, 10.0, least=50, after=after, tell=lambda *given: told.append(given))  # type: ignore[arg-type]
+    assert not enough(known)
     cache.computed += 20
     now[0] = 0.2  # the first batch is not slower here, so that the sums are simple
-    while not enough():
+    while not enough(known + cache.computed - 5):
         cache.computed += 1
         now[0] += 0.01
     assert cache.computed - 5 == pytest.approx(computed, abs=1)
     ((fitting, seconds),) = told
-    assert fitting == pytest.approx(computed, abs=2)
+    assert fitting == pytest.approx(known + computed, abs=2)
     assert now[0] + 0.01 * after == pytest.approx(seconds + 0.2 + 0.01 * MEASURED, abs=0.05)
 
 
@@ -98,11 +99,14 @@ def test_a_part_of_the_first_view_has_features(tmp_path: Path, weights: Path) ->
     cache = FeatureCache(load(weights), folder=tmp_path / "kept")
     order = drawn_evenly(samples.labels, seed=0)
     asked = iter([False, False, True])
-    some = cache.compute(samples, order=order, enough=lambda: next(asked))
+    some = cache.compute(samples, order=order, enough=lambda there: next(asked))
     assert 2 * 16 <= len(some) < 100
     assert {*some.indices} == {*order[: len(some)]}
     assert some.pool().shape == (len(some), 64)
     assert (some.labels == samples.labels[some.indices]).all()
+    more = cache.compute(samples, order=order, at_least=60, enough=lambda there: True)
+    assert {*order[:60]} <= {*more.indices}
+    assert len(more) < 60 + 2 * 16, "what was there before counts"
     whole = cache.compute(samples)
     assert len(whole) == 100
     assert (whole.pool()[some.indices] == some.pool()).all()

@@ -157,17 +157,19 @@ class FeatureCache:
         strict: bool = False,
         until: float | None = None,
         order: NDArray[np.int64] | None = None,
-        enough: Callable[[], bool] | None = None,
+        at_least: int = 0,
+        enough: Callable[[int], bool] | None = None,
         advance: Advance = ignore,
     ) -> Features:
         """Return the features of `samples`; only those that are not on disk yet are computed.
 
         The first view is always computed; a further one only as long as time.monotonic() is before `until`, after it
-        for no picture. If `enough`, which is asked before each batch, returns True, the first view ends there, and the
-        result is of the pictures that have it. They are computed in `order`, indices int64 (n,), by default as they
-        come. With `maps`, the inputs of the last stage are kept, too. `advance` is called with the number of pictures
-        of each batch, also for those that were on disk; it may raise to stop, and then what is computed is kept. With
-        `strict`, an unreadable file raises DataError; without it, it is named in the result and left out.
+        for no picture. `enough` is asked before each batch, with the number of pictures that have the first view or are
+        begun; if it returns True, the view ends there, and the result is of the pictures that have it. They are
+        computed in `order`, indices int64 (n,), by default as they come, and the first `at_least` of it always. With
+        `maps`, the inputs of the last stage are kept, too. `advance` is called with the number of pictures of each
+        batch, also for those that were on disk; it may raise to stop, and then what is computed is kept. With `strict`,
+        an unreadable file raises DataError; without it, it is named in the result and left out.
 
         Raises DataError if no picture can be read, and if the disk is full.
         """
@@ -184,9 +186,18 @@ class FeatureCache:
                 own = {"pool": Table(self.folder / _name(view, "pool"), (self.channels,), "<f4")}
                 if maps and self.map_shape:
                     own["maps"] = Table(self.folder / _name(view, "maps"), self.map_shape, "<f2")
-                over = enough if not done else None if until is None else lambda: time.monotonic() >= until
+                over = enough if not done else None if until is None else lambda _: time.monotonic() >= until
                 complete = self._compute_view(
-                    samples, view, own, keys, unreadable, strict=strict, order=order, over=over, advance=advance
+                    samples,
+                    view,
+                    own,
+                    keys,
+                    unreadable,
+                    strict=strict,
+                    order=order,
+                    at_least=0 if done else at_least,
+                    over=over,
+                    advance=advance,
                 )
                 if done and not complete:
                     break
@@ -214,12 +225,14 @@ class FeatureCache:
         *,
         strict: bool,
         order: NDArray[np.int64] | None,
-        over: Callable[[], bool] | None,
+        at_least: int,
+        over: Callable[[int], bool] | None,
         advance: Advance,
     ) -> bool:
         """Compute the missing rows of one view; return whether the view is complete (`over` may end it early)."""
         missing: dict[bytes, int] = {}  # of pictures with the same bytes, one is computed
-        for index in range(len(keys)) if order is None else order.tolist():
+        ordered = range(len(keys)) if order is None else order.tolist()
+        for index in ordered:
             key = keys[index]
             if key and samples.path(index) not in unreadable and any(key not in table for table in tables.values()):
                 missing.setdefault(key, index)
@@ -232,10 +245,12 @@ class FeatureCache:
 
         def jobs() -> Iterator[_Job]:
             side, channels = self.preprocess.size, self.preprocess.channels
-            waiting = iter(missing.items())
+            waiting, begun = iter(missing.items()), 0
+            needed = len({keys[index] for index in ordered[:at_least]} & missing.keys())
             while some := list(islice(waiting, AT_ONCE)):
-                if over is not None and over():
+                if over is not None and begun >= needed and over(len(samples) - len(missing) + begun):
                     return
+                begun += len(some)
                 pixels = np.empty((len(some), side, side, channels), np.uint8)
                 batch = [_Job(key, index, out) for (key, index), out in zip(some, pixels, strict=True)]
                 started.append(batch)

@@ -37,17 +37,18 @@ class Enough:
     def __init__(
         self, cache: FeatureCache, end: float, *, least: int, after: int, tell: Callable[[int, float], object]
     ) -> None:
-        """Stop before time.monotonic() is `end`, but not before `least` pictures.
+        """Stop before time.monotonic() is `end`.
 
-        `tell` is called once, when the pace is known: with the number of pictures that are likely to be computed, and
-        the seconds until those and the ones `after` them are done.
+        `tell` is called once, when the pace is known: with the number of pictures that are likely to have features in
+        the end, `least` at least, and the seconds until those and the ones `after` them are done.
         """
-        self._cache, self._end, self._least, self._after = cache, end, max(least, MEASURED), after
+        self._cache, self._end, self._least, self._after = cache, end, least, after
         self._tell: Callable[[int, float], object] | None = tell
         self._before = cache.computed
         self._first: tuple[float, int] | None = None
 
-    def __call__(self) -> bool:
+    def __call__(self, there: int) -> bool:
+        """Return whether it is time to stop; `there` pictures have features, or are begun."""
         now, computed = time.monotonic(), self._cache.computed
         if computed == self._before:
             return False
@@ -59,8 +60,7 @@ class Enough:
         pace = (now - began) / (computed - at)
         more = (self._end - now) / pace - self._after
         if self._tell is not None:
-            done = computed - self._before
-            fitting = max(done + max(int(more), 0), self._least)
-            self._tell(fitting, (fitting - done + self._after) * pace)
+            fitting = max(there + max(int(more), 0), self._least)
+            self._tell(fitting, (fitting - there + self._after) * pace)
             self._tell = None
-        return more <= 0 and computed - self._before >= self._least
+        return more <= 0

@@ -179,6 +179,7 @@ def first_rung(
             strict=recipe.strict,
             until=until,
             order=order,
+            at_least=len(dataset.classes),
             enough=enough,
             advance=advance,
         )
