@@ -179,7 +179,7 @@ def check(
     `data` is a Dataset, or a value that `open_dataset` accepts, with its layout in `reading`. If val is drawn, it is
     drawn as for training: alike pictures stay together. `workers` threads decode the pictures; 0 decodes them in the
     calling thread. `advance` is called with 1 after each picture. Memory contains a few pictures at a time, and some
-    600 bytes for each picture of the data set; thumbnails of large sets are in a temporary file.
+    3 kB for each picture of the data set, with its path; thumbnails of large sets are in a temporary file.
 
     Raises the errors of `open_dataset`. An unreadable picture is not an error: it is listed in `unreadable`.
     """
