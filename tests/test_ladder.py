@@ -362,3 +362,15 @@ def test_rates_fall_from_part_to_part() -> None:
     assert scale[id(net.conv1.weight)] == 0.5**5
     assert {group["weight_decay"] for group in groups} == {0.0, 5e-4}
     assert all("lr_scale" not in group for group in make_optimizer(net, Recipe(model=SPEC)).param_groups)
+
+
+def test_a_head_far_ahead_of_regressions_leaves_the_stage_out_also_after_a_stop(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_head = rungs.fit_head
+    monkeypatch.setattr(rungs, "fit_head", lambda *given, **more: fit_head(*given, **more)._replace(behind=1000))
+    result = start(recipe, data, out=tmp_path / "run", quiet=True)
+    assert [row["rung"] for row in result.rungs][:1] == ["head"]
+    assert "stage" not in [row["rung"] for row in result.rungs]
+    assert "no rung stage: the head's discriminants get" in (tmp_path / "run" / "log.txt").read_text()
+    assert json.loads((tmp_path / "run" / "ladder.json").read_text())["behind"] == 1000

@@ -77,6 +77,8 @@ def test_discriminants_that_are_clearly_better_leave_the_second_rung_nothing_to_
     told = why_no_whole(alone, float("inf"), COSTS, pictures=411, bounded=False, no_stage=True)
     assert told is not None
     assert "9 of 411 validation pictures are wrong, too few" in told
+    gained = why_no_whole(rungs(3.0, 1.0), float("inf"), COSTS, pictures=411, bounded=False, no_stage=True)
+    assert gained is None, "a second rung that was taken counts"
     many = rungs(20, 20)[:1]
     assert why_no_whole(many, float("inf"), COSTS, pictures=411, bounded=False, no_stage=True) is None
 

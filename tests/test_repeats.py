@@ -103,10 +103,9 @@ def test_folds_go_up_the_ladder_and_share_their_features(picture_folder, tmp_pat
     monkeypatch.setattr(features.FeatureCache, "compute", counted)
     done = train_repeatedly(recipe, picture_folder, kind="folds", count=3, out=tmp_path / "out", quiet=True)
     assert [[row["rung"] for row in run.rungs] for run in done.runs] == [["head", "stage"]] * 3
-    # Each fold's train is computed as in validation and mirrored, its val as in validation: 80 + 20, then 20 mirrored
-    # ones that were val in the first fold, then everything is there.
+    # Each fold's val is computed as in validation, its train also mirrored: 20 + 80, 0 + 20, then everything is there.
     # The third of each is for the report, which finds them all.
-    assert computed == [80, 100, 0, 20, 20, 0, 0, 0, 0]
+    assert computed == [20, 100, 0, 0, 20, 0, 0, 0, 0]
     assert done.out_of_fold.images == 60
     assert done.out_of_fold.top1_error_percent == pytest.approx(statistics.fmean(done.errors), abs=0.01)
     assert done.to_dict()["runs"][0]["rungs"][0]["rung"] == "head"

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.errors import DataError
-from resnetkit.finetune.heads import Head, Values
+from resnetkit.finetune.heads import Head, Values, chunks
 
 SHRINKAGES = (0.01, 0.1, 1.0, 10.0)
 """What is added to the variances within the classes, in times of the features' mean variance; one head for each."""
-ROWS_AT_ONCE = 8192
+VALUES_AT_ONCE = 2**21
+"""Features in float64 that are summed together: 16 MB."""
 
 
 def discriminants(
@@ -31,7 +32,7 @@ def discriminants(
         raise DataError("the features have values that are not finite")
     mass = np.bincount(labels, weights, minlength=classes)
     total = float(mass.sum())
-    blocks = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(labels), ROWS_AT_ONCE)]
+    blocks = chunks(len(labels), features.shape[1], logits=VALUES_AT_ONCE)
     mean = np.asarray(weights @ features / total, np.float32)
     means = np.zeros((classes, features.shape[1]))
     for rows in blocks:

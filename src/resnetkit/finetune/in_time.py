@@ -28,21 +28,19 @@ def drawn_evenly(strata: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
 
 
 class Enough:
-    """Says when to stop computing features, so that there is time for those of `after` more pictures.
+    """Says when to stop computing features.
 
     It is asked before each batch. The pace is measured on the way, without the first pictures: these wait for the
     network to be compiled.
     """
 
-    def __init__(
-        self, cache: FeatureCache, end: float, *, least: int, after: int, tell: Callable[[int, float], object]
-    ) -> None:
+    def __init__(self, cache: FeatureCache, end: float, *, least: int, tell: Callable[[int, float], object]) -> None:
         """Stop before time.monotonic() is `end`.
 
         `tell` is called once, when the pace is known: with the number of pictures that are likely to have features in
-        the end, `least` at least, and the seconds until those and the ones `after` them are done.
+        the end, `least` at least, and the seconds until they have.
         """
-        self._cache, self._end, self._least, self._after = cache, end, least, after
+        self._cache, self._end, self._least = cache, end, least
         self._tell: Callable[[int, float], object] | None = tell
         self._before = cache.computed
         self._first: tuple[float, int] | None = None
@@ -57,10 +55,9 @@ class Enough:
         began, at = self._first
         if computed - at < MEASURED:
             return False
-        pace = (now - began) / (computed - at)
-        more = (self._end - now) / pace - self._after
         if self._tell is not None:
-            fitting = max(there + max(int(more), 0), self._least)
-            self._tell(fitting, (fitting - there + self._after) * pace)
+            pace = (now - began) / (computed - at)
+            fitting = max(there + max(int((self._end - now) / pace), 0), self._least)
+            self._tell(fitting, (fitting - there) * pace)
             self._tell = None
-        return more <= 0
+        return now >= self._end

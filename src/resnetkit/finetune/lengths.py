@@ -150,7 +150,7 @@ def why_no_whole(
         return None
     errors = {row["rung"]: row["top1_error_percent"] for row in rungs}
     head, stage = errors.get("head"), errors.get("stage")
-    stage = head if no_stage else stage
+    stage = head if no_stage and stage is None else stage
     if head is None or stage is None:
         return None
     before, after = (round(pictures * error / 100) for error in (head, stage))

@@ -30,7 +30,7 @@ from resnetkit.finetune.lengths import (
 from resnetkit.finetune.stage import StageTask, measured
 from resnetkit.finetune.views import training_views
 from resnetkit.location import short_name
-from resnetkit.modelfile import Model, load, save
+from resnetkit.modelfile import Model, inspect, load, save
 from resnetkit.models.resnet import ResNet
 from resnetkit.progress import Advance
 from resnetkit.train.checkpoint import load_state
@@ -166,12 +166,14 @@ def first_rung(
         total = len(dataset.train) * len(chosen) + task.validation_pictures
         monitor.say(f"{recipe.model}: features of {count(pictures, 'picture')} by {cache.computed_by.split()[0]}")
         advance = _Stopped(monitor.doing("features", total, "pictures"), signals)
+        val, tick = None, time.monotonic()
+        if task.val is not None:
+            val = cache.compute(task.val, maps=maps, strict=recipe.strict, advance=advance)
         until, order, enough = None, None, None
         if climb.end is not None:
             until = began + 0.5 * climb.left()
             order = drawn_evenly(dataset.train.strata, seed=recipe.seed)
-            enough = _enough(climb, dataset.train, task.validation_pictures, cache, monitor, advance)
-        tick = time.monotonic()
+            enough = _enough(climb, dataset.train, began, cache, monitor, advance)
         train = cache.compute(
             dataset.train,
             views=chosen,
@@ -183,9 +185,6 @@ def first_rung(
             enough=enough,
             advance=advance,
         )
-        val = None
-        if task.val is not None:
-            val = cache.compute(task.val, maps=maps, strict=recipe.strict, advance=advance)
         if cache.computed >= MEASURED_PICTURES:
             climb.costs = Costs.estimate(
                 task.net.spec,
@@ -210,11 +209,11 @@ def first_rung(
 
 
 def _enough(
-    climb: Climb, train: Samples, val_pictures: int, cache: FeatureCache, monitor: Monitor, advance: _Stopped
+    climb: Climb, train: Samples, began: float, cache: FeatureCache, monitor: Monitor, advance: _Stopped
 ) -> Enough:
     """Return what ends the features of the training pictures early if all would take longer than `minutes`.
 
-    Those of the validation pictures, which come after them, are always computed.
+    Those of the validation pictures, which come before them, are always computed. The rung `began` with these.
     """
     share = FEATURES_SHARE if climb.recipe.rung in ("auto", "head") else FEATURES_SHARE / 2
 
@@ -224,15 +223,15 @@ def _enough(
                 f"the head is fitted to about {fitting:,} of the {len(train):,} training pictures, drawn evenly from "
                 f"the classes: the features of all take longer than `minutes` {climb.recipe.minutes:g}"
             )
-            advance.advance = monitor.doing("features", fitting + val_pictures, "pictures")
+            advance.advance = monitor.doing("features", fitting, "pictures")
         if seconds > climb.left():
             monitor.say(
-                f"even so the features take about {max(seconds / 60, 0.1):.1f} minutes: there is one picture of each "
-                "class at least, and all those of validation"
+                f"even so the features take about {max(seconds / 60, 0.1):.1f} minutes more, because one picture of "
+                "each class is needed"
             )
 
-    end = time.monotonic() + share * climb.left()
-    return Enough(cache, end, least=len(train.classes), after=val_pictures, tell=tell)
+    end = began + share * (climb.left() + time.monotonic() - began)
+    return Enough(cache, end, least=len(train.classes), tell=tell)
 
 
 def put_head(task: Classification, head: heads.Head) -> None:
@@ -328,7 +327,7 @@ def third_rung(climb: Climb, task: Classification) -> None:
     changes["group_alike"] = False  # the pictures were looked at, and divided, before the first rung
     init = climb.recipe.init if plain else str(climb.run.best)
     recipe = climb.recipe.replace(rung="off", init=init, **changes)
-    fitted_before = not plain or load(str(init)).header.classes == climb.dataset.classes
+    fitted_before = not plain or inspect(str(init)).classes == climb.dataset.classes
     if folder.state.is_file():
         longer: Mapping[str, Any] = climb.about.get("longer") or {}
         result = resume_whole(
